@@ -1,0 +1,1 @@
+"""What several parts of Tessera need. Imports none of the other packages."""

@@ -1,0 +1,186 @@
+"""CodeLayout, and the codes dataset on disk: the only thing that passes between the two stages."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.arrays import open_array
+from common.artifacts import Manifest, read_manifest
+from common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Level:
+    """One grid of codes: `height` x `width` positions, `depth` codes a position, each below `codebook_size`."""
+
+    height: int
+    width: int
+    depth: int
+    codebook_size: int
+
+    @property
+    def tokens(self) -> int:
+        return self.height * self.width * self.depth
+
+
+@dataclass(frozen=True)
+class CodeLayout:
+    """The shape of an image's codes: levels, coarsest first, and how they form one sequence.
+
+    The sequence runs level by level, then row, column and depth, so every token comes after all coarser levels and
+    after its position's earlier depths.
+    """
+
+    image_shape: tuple[int, int, int]
+    levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        sizes = [v for level in self.levels for v in asdict(level).values()] + list(self.image_shape)
+        if not self.levels or len(self.image_shape) != 3 or min(sizes) < 1:
+            raise ValueError(f"a layout needs (C, H, W) and levels of positive sizes, got {self}")
+
+    @property
+    def num_tokens(self) -> int:
+        """N: tokens an image."""
+        return sum(level.tokens for level in self.levels)
+
+    @property
+    def vocabulary(self) -> int:
+        """V: the largest codebook."""
+        return max(level.codebook_size for level in self.levels)
+
+    @property
+    def dimensions(self) -> int:
+        """C·H·W: what nats an image are divided by for bits per dimension."""
+        return math.prod(self.image_shape)
+
+    @property
+    def uniform_nats(self) -> float:
+        """Nats an image under the uniform prior: Σ log K over its tokens (van den Oord et al. 2017, section 3.1)."""
+        return sum(level.tokens * math.log(level.codebook_size) for level in self.levels)
+
+    def slices(self) -> list[slice]:
+        """Each level's place in the sequence."""
+        ends = np.cumsum([level.tokens for level in self.levels])
+        return [slice(int(e) - level.tokens, int(e)) for e, level in zip(ends, self.levels, strict=True)]
+
+    def flatten(self, codes: list[torch.Tensor]) -> torch.Tensor:
+        """Grids [(B, h, w, depth), ...] to tokens (B, N)."""
+        expected = [(level.height, level.width, level.depth) for level in self.levels]
+        if [tuple(c.shape[1:]) for c in codes] != expected:
+            raise ValueError(f"expected code grids {expected}, got {[tuple(c.shape[1:]) for c in codes]}")
+        return torch.cat([c.flatten(1) for c in codes], dim=1)
+
+    def unflatten(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """Tokens (B, N) to grids [(B, h, w, depth), ...]."""
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"expected tokens (B, {self.num_tokens}), got {tuple(tokens.shape)}")
+        return [
+            tokens[:, part].reshape(-1, level.height, level.width, level.depth)
+            for part, level in zip(self.slices(), self.levels, strict=True)
+        ]
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """int64 (N, 4): each token's level, row, column and depth."""
+        rows = []
+        for index, level in enumerate(self.levels):
+            grid = torch.cartesian_prod(
+                torch.tensor([index]), torch.arange(level.height), torch.arange(level.width), torch.arange(level.depth)
+            )
+            rows.append(grid)
+        return torch.cat(rows)
+
+    @cached_property
+    def codebook_sizes(self) -> torch.Tensor:
+        """int64 (N,): how many values each token has."""
+        return torch.tensor([level.codebook_size for level in self.levels])[self.places[:, 0]]
+
+    @cached_property
+    def allowed(self) -> torch.Tensor:
+        """bool (N, V): which values each token may take; logits elsewhere are -inf."""
+        return torch.arange(self.vocabulary) < self.codebook_sizes[:, None]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest unsigned type that holds every code."""
+        return np.min_scalar_type(self.vocabulary - 1)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict) -> CodeLayout:
+        return cls(tuple(raw["image_shape"]), tuple(Level(**level) for level in raw["levels"]))
+
+
+@dataclass(frozen=True)
+class CodeSplit:
+    """One split: `tokens` (passes, n, N), memory-mapped, and `labels` int64 (n,) or None.
+
+    Pass 0 is the images as they are; further passes are flipped or shifted copies (training split only).
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def passes(self) -> int:
+        return self.tokens.shape[0]
+
+    def rows(self, indices: np.ndarray | slice, passes: np.ndarray | int = 0) -> torch.Tensor:
+        """int64 tokens (m, N) of the given images, from the given pass (one, or one an image)."""
+        return torch.from_numpy(self.tokens[passes, indices].astype(np.int64))
+
+    def label_tensor(self, indices: np.ndarray | slice) -> torch.Tensor | None:
+        """int64 labels (m,) of the given images, or None."""
+        return None if self.labels is None else torch.from_numpy(np.array(self.labels[indices], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes of a dataset: splits by name, layout, class names and manifest."""
+
+    splits: dict[str, CodeSplit]
+    layout: CodeLayout
+    classes: tuple[str, ...] | None
+    manifest: Manifest
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes) if self.classes else 0
+
+    def __getitem__(self, split: str) -> CodeSplit:
+        return self.splits[split]
+
+
+def open_codes(folder: Path) -> Codes:
+    """Open what `extract_codes` published, every byte checked.
+
+    Raises:
+        UserError: missing or damaged, or a code outside its codebook.
+    """
+    manifest = read_manifest(folder, "codes")
+    raw = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
+    layout = CodeLayout.from_json(raw["layout"])
+    classes = None if raw["classes"] is None else tuple(raw["classes"])
+    splits = {}
+    for name, (passes, images) in raw["splits"].items():
+        tokens = open_array(folder / name / "codes.npy")
+        if tokens.shape != (passes * images, layout.num_tokens):
+            raise UserError(f"{folder / name}: codes of shape {tokens.shape}, layout.json says {(passes, images)}")
+        labels = folder / name / "labels.npy"
+        splits[name] = CodeSplit(
+            tokens.reshape(passes, images, layout.num_tokens), open_array(labels) if labels.exists() else None
+        )
+    return Codes(splits, layout, classes, manifest)

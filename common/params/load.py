@@ -1,0 +1,86 @@
+"""Read params.yaml (YAML 1.2) into `Params`, and say plainly what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from common.errors import UserError
+from common.params.root import Params
+
+
+def _names_at(location: tuple, raw: Any) -> list[str]:
+    """The valid keys of the section that `location` (its last item an unknown key) lies in."""
+    model: Any = Params
+    for key in location[:-1]:
+        model = model.model_fields[key].annotation
+    return [name for name in model.model_fields if name not in raw] or list(model.model_fields)
+
+
+def _describe(error: dict[str, Any], raw: Any) -> str:
+    location = tuple(part for part in error["loc"] if isinstance(part, int) or "[" not in part and part != "int")
+    path = ".".join(str(part) for part in location)
+    if error["type"] == "missing":
+        return f"{path}: missing"
+    if error["type"] == "extra_forbidden":
+        section = raw
+        for key in location[:-1]:
+            section = section[key]
+        close = difflib.get_close_matches(str(location[-1]), _names_at(location, section), n=1, cutoff=0.0)
+        return f"{path}: unknown parameter{f'; did you mean `{close[0]}`?' if close else ''}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and not path:
+        return message  # a check that spans sections names its own path
+    close = ""
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        allowed = [word.strip("'") for word in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        nearest = difflib.get_close_matches(error["input"], allowed, n=1)
+        close = f"; did you mean `{nearest[0]}`?" if nearest else ""
+    if error["type"] == "value_error":
+        return f"{path}: {message}"
+    return f"{path}: {message[0].lower()}{message[1:]}, got {error['input']!r}{close}"
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML 1.2 file: `3e-4` is a number, `no` is a string.
+
+    Raises:
+        UserError: the file is missing or not YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the repository's root or pass --params FILE") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def validate(raw: Any, origin: str = "params.yaml") -> Params:
+    """Check a whole parameter tree.
+
+    Raises:
+        UserError: one line with every fault: dotted path, value, what is allowed, nearest valid name.
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"{origin}: expected a mapping of sections, got {type(raw).__name__}")
+    try:
+        # Through JSON, where a list is a tuple even in strict mode.
+        return Params.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        faults = [_describe(e, raw) for e in error.errors()]
+        raise UserError(f"{origin}: " + "; ".join(dict.fromkeys(faults))) from None
+
+
+def load(path: Path) -> Params:
+    """params.yaml as a frozen, validated object.
+
+    Raises:
+        UserError: see `read_yaml` and `validate`.
+    """
+    return validate(read_yaml(path), str(path))

@@ -1,0 +1,64 @@
+"""The whole of params.yaml, with the checks that span sections."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import model_validator
+
+from common.params.base import Section
+from common.params.data import DataParams, ExtractParams
+from common.params.sampling import ClassifierParams, SamplingParams
+from common.params.stage1 import Stage1Params
+from common.params.stage2 import Stage2Params
+from common.params.training import RuntimeParams
+
+
+class Params(Section):
+    """params.yaml, frozen and validated."""
+
+    data: DataParams
+    stage1_vqvae: Stage1Params
+    extract_codes: ExtractParams
+    stage2_prior: Stage2Params
+    classifier: ClassifierParams
+    sampling: SamplingParams
+    runtime: RuntimeParams
+
+    @model_validator(mode="after")
+    def sections_fit_together(self) -> Params:
+        network = self.stage1_vqvae.network.conv
+        factor = math.prod(network.strides)
+        for side in ("height", "width"):
+            if getattr(self.data, side) % factor:
+                raise ValueError(
+                    f"data.{side}: {getattr(self.data, side)} is not divisible by {factor}, the product of "
+                    f"stage1_vqvae.network.conv.strides {list(network.strides)}; choose a multiple of {factor}"
+                )
+        sizes = self.stage1_vqvae.quantizer.vq.codebook_size
+        if isinstance(sizes, tuple) and len(sizes) != len(network.strides):
+            raise ValueError(
+                f"stage1_vqvae.quantizer.vq.codebook_size: {len(sizes)} sizes for {len(network.strides)} levels "
+                "(stage1_vqvae.network.conv.strides); give one number, or one a level, coarsest first"
+            )
+        largest = max(sizes) if isinstance(sizes, tuple) else sizes
+        if self.sampling.top_k is not None and self.sampling.top_k > largest:
+            raise ValueError(
+                f"sampling.top_k: {self.sampling.top_k} is over the largest codebook_size, {largest}; "
+                "choose at most that, or null for no filter"
+            )
+        for path, training in self.trainings().items():
+            if training.warmup_steps >= training.steps:
+                raise ValueError(
+                    f"{path}.warmup_steps: {training.warmup_steps} must be below {path}.steps, {training.steps}"
+                )
+        return self
+
+    def trainings(self) -> dict:
+        """Every training section by its dotted path."""
+        return {
+            "stage1_vqvae.training": self.stage1_vqvae.training,
+            "stage2_prior.pixelcnn.training": self.stage2_prior.pixelcnn.training,
+            "stage2_prior.transformer.training": self.stage2_prior.transformer.training,
+            "classifier.training": self.classifier.training,
+        }

@@ -1,0 +1,1 @@
+"""Stage 1: images to a grid of discrete codes and back."""

@@ -1,0 +1,1 @@
+"""Stage 2: a prior over the codes."""
