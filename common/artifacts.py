@@ -31,6 +31,7 @@ REMEDY = {
     "prior": "accelerate launch -m stage2_prior.train",
     "classifier": "accelerate launch -m sampling.classifier",
     "samples": "python -m sampling.sample",
+    "state": "the stage that was interrupted",
 }
 
 

@@ -24,7 +24,7 @@ def _names_at(location: tuple, raw: Any) -> list[str]:
 
 
 def _describe(error: dict[str, Any], raw: Any) -> str:
-    location = tuple(part for part in error["loc"] if isinstance(part, int) or "[" not in part and part != "int")
+    location = tuple(part for part in error["loc"] if isinstance(part, int) or ("[" not in part and part != "int"))
     path = ".".join(str(part) for part in location)
     if error["type"] == "missing":
         return f"{path}: missing"

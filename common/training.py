@@ -1,0 +1,319 @@
+"""The one training loop: steps, cadence, resuming. It knows neither stage; a stage brings a `Task`."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from tqdm import tqdm
+
+from common.checkpoint import StateFolder
+from common.distributed import sum_over_processes, world
+from common.errors import UserError
+from common.params.training import RuntimeParams, TrainingParams
+from common.randomness import seed_of
+from common.tracking import Row
+
+MAX_SKIPPED = 10  # consecutive steps without a finite gradient before the run is given up
+
+
+class Task(Protocol):
+    """What a stage brings to the loop."""
+
+    model: nn.Module  # forward(**batch) -> (loss, {name: scalar tensor})
+    not_averaged: frozenset[str]  # parameters that a weight EMA leaves alone (codebooks)
+
+    def start(self) -> None:
+        """Data-driven initialisation, before step 0, the same on every process."""
+
+    def batch(self, step: int, rows: slice) -> dict[str, torch.Tensor]:
+        """The given rows of the global batch of a step, on the CPU. Called from another thread."""
+
+    def compile(self) -> None:
+        """Compile what training runs."""
+
+    def update(self, step: int) -> dict[str, torch.Tensor]:
+        """After an optimizer step with finite gradients: codebook statistics, schedules; returns scalars to log."""
+
+    def discard(self) -> None:
+        """After a step that was skipped: forget what the forward pass gathered."""
+
+    def settle(self) -> None:
+        """With averaged weights in the model: re-estimate what is not averaged."""
+
+    def validate(self) -> dict[str, float]:
+        """Figures over the validation split, the same on every process; `criterion` is what is minimised."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is saved."""
+
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    stale: int = 0
+    skipped: int = 0
+    finished: bool = False
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    train: list[Row] = field(default_factory=list)
+    validation: list[Row] = field(default_factory=list)
+
+
+class StopRequest:
+    """SIGINT and SIGTERM set a flag; the loop saves its state and leaves at the next step."""
+
+    def __enter__(self) -> StopRequest:
+        self.signal: int | None = None
+        self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.signal = number
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def agreed(self, device: torch.device) -> int | None:
+        """The signal that any process has received, or None; the same answer everywhere."""
+        if world()[1] == 1:
+            return self.signal
+        return int(sum_over_processes(torch.tensor([self.signal or 0], device=device)).item()) or None
+
+
+def accelerator(runtime: RuntimeParams) -> Accelerator:
+    """Devices and processes by Accelerate; threads by the machine, since a launcher may have left us only one.
+
+    Raises:
+        UserError: a launcher started several processes that would each train alone.
+    """
+    handler = DistributedDataParallelKwargs(broadcast_buffers=False)  # codebooks are kept equal by their own update
+    result = Accelerator(mixed_precision="no", kwargs_handlers=[handler])
+    if int(os.environ.get("WORLD_SIZE", "1")) != result.num_processes:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but Accelerate sees {result.num_processes} process(es), which "
+            "would each train alone; on CPU set ACCELERATE_USE_CPU=1 in the launcher's environment"
+        )
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(runtime.threads or max(1, cores // local))
+    return result
+
+
+def learning_rate(step: int, params: TrainingParams) -> float:
+    """Linear warm-up, then cosine from the full rate to `final_learning_rate_fraction` of it."""
+    if step < params.warmup_steps:
+        return params.learning_rate * (step + 1) / params.warmup_steps
+    progress = (step - params.warmup_steps) / max(1, params.steps - params.warmup_steps)
+    floor = params.final_learning_rate_fraction
+    return params.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def build_optimizer(model: nn.Module, params: TrainingParams) -> torch.optim.AdamW:
+    """AdamW; only matrices and kernels are decayed, not biases, norms or embeddings' like."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": params.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(0.9, params.beta2), fused=True)
+
+
+class WeightAverage:
+    """An exponential moving average of network weights, never of codebooks."""
+
+    def __init__(self, task: Task, decay: float) -> None:
+        self.decay = decay
+        self.source = {n: p for n, p in task.model.named_parameters() if n not in task.not_averaged}
+        self.weights = {n: p.detach().clone() for n, p in self.source.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))  # young averages forget their random start
+        torch._foreach_lerp_(list(self.weights.values()), list(self.source.values()), 1 - decay)
+
+
+class Trainer:
+    """One run of a task: holds what changes while it trains. Call `run`."""
+
+    def __init__(
+        self, task: Task, params: TrainingParams, runtime: RuntimeParams, accelerator: Accelerator, state: StateFolder
+    ) -> None:
+        size = accelerator.num_processes
+        if params.batch_size % size:
+            raise UserError(
+                f"training.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
+                f"{size} processes; change one of them"
+            )
+        self.task, self.params, self.runtime, self.accelerator, self.state = task, params, runtime, accelerator, state
+        self.device = accelerator.device
+        share = params.batch_size // size
+        self.rows = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+        memory_format = torch.channels_last if params.channels_last else torch.preserve_format
+        task.model.to(self.device, memory_format=memory_format)
+        self.optimizer = build_optimizer(task.model, params)
+        self.average = WeightAverage(task, params.weight_ema_decay) if params.weight_ema_decay else None
+        self.progress = Progress()
+        self.best: dict[str, torch.Tensor] = {}
+
+    def run(self) -> Progress:
+        """Train to the end, or go on from the last saved state; leave the best weights in the model.
+
+        Raises:
+            SystemExit: after SIGINT or SIGTERM, once the state is saved.
+            UserError: the gradients stay non-finite.
+        """
+        if not self._restore():
+            self.task.model.train()
+            self.task.start()
+        if not self.progress.finished:
+            if self.params.compile:
+                self.task.compile()
+            self._train()
+        self.task.model.load_state_dict(self.best)
+        self.task.model.eval()
+        return self.progress
+
+    def _train(self) -> None:
+        model = self.accelerator.prepare_model(self.task.model)
+        steps = range(self.progress.step, self.params.steps)
+        bar = tqdm(total=self.params.steps, initial=self.progress.step, disable=self._bar_off(), unit="step")
+        with StopRequest() as stop, ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self.task.batch, self.progress.step, self.rows)
+            for step in steps:
+                batch = ahead.result()
+                if step + 1 < self.params.steps:
+                    ahead = pool.submit(self.task.batch, step + 1, self.rows)
+                self._step(model, step, batch)
+                self.progress.step = step + 1
+                bar.update()
+                if (step + 1) % self.params.validate_every == 0 or step + 1 == self.params.steps:
+                    self._validate()
+                if self._out_of_patience():
+                    break
+                if (number := stop.agreed(self.device)) is not None:
+                    self._save()
+                    self._say(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+                    raise SystemExit(128 + number)
+                if (step + 1) % self.runtime.save_every == 0:
+                    self._save()
+        bar.close()
+        self.progress.finished = True
+        self._save()
+
+    def _step(self, model: nn.Module, step: int, batch: dict[str, torch.Tensor]) -> None:
+        """One optimizer update; a step whose gradient is not finite changes nothing."""
+        torch.manual_seed(seed_of("step", self.params.seed, step, world()[0]))  # dropout, the same after resuming
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        rate = learning_rate(step, self.params)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.params.precision == "bf16"):
+            loss, parts = model(**batch)
+        self.accelerator.backward(loss)
+        # After DDP's reduction the norm is the same on every process, and so is this decision.
+        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.params.gradient_clip or math.inf)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            parts = {**parts, **self.task.update(step)}
+            if self.average:
+                self.average.update(step)
+            self.progress.skipped = 0
+        else:
+            self.task.discard()
+            self.progress.skipped += 1
+            self._say(f"step {step + 1}: the gradient is not finite; the step is skipped")
+            if self.progress.skipped >= MAX_SKIPPED:
+                raise UserError(
+                    f"step {step + 1}: {MAX_SKIPPED} steps in a row without a finite gradient; lower learning_rate, "
+                    "or use precision fp32"
+                )
+        self.optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % self.runtime.log_every == 0:
+            mean = {"loss": loss, **parts}
+            scalars = torch.stack([v.detach().float().reshape(()) for v in mean.values()])
+            scalars = (sum_over_processes(scalars) / world()[1]).tolist()
+            row = dict(zip(mean, scalars, strict=True)) | {"learning_rate": rate, "grad_norm": norm.item()}
+            self.progress.train.append({"step": step + 1, **row})
+
+    def _validate(self) -> None:
+        """Judge the weights that would be published (the average, where there is one); keep the best."""
+        began, model = time.monotonic(), self.task.model
+        model.eval()
+        kept = None
+        if self.average:
+            kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            model.load_state_dict(self.average.weights, strict=False)
+            self.task.settle()
+        metrics = self.task.validate()
+        criterion = metrics.pop("criterion")
+        self.progress.validation.append({"step": self.progress.step, **metrics})
+        if criterion < self.progress.best:
+            self.progress.best, self.progress.best_step, self.progress.stale = criterion, self.progress.step, 0
+            self.progress.best_metrics = metrics
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        else:
+            self.progress.stale += 1
+        if kept is not None:
+            model.load_state_dict(kept)
+        model.train()
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._say(f"step {self.progress.step}/{self.params.steps}  {figures}  ({time.monotonic() - began:.1f} s)")
+
+    def _out_of_patience(self) -> bool:
+        return self.params.patience is not None and self.progress.stale >= self.params.patience
+
+    def _save(self) -> None:
+        if not self.best:  # interrupted before the first validation
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}
+        tensors = {f"model.{n}": t for n, t in self.task.model.state_dict().items()}
+        tensors |= {f"best.{n}": t for n, t in self.best.items()}
+        if self.average:
+            tensors |= {f"average.{n}": t for n, t in self.average.weights.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{n}": t for n, t in moments.items()}
+        if self.accelerator.is_main_process:
+            self.state.save(self.progress.step, tensors, {"progress": vars(self.progress)})
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> bool:
+        saved = self.state.latest()
+        if saved is None:
+            return False
+        tensors, values = saved
+        self.progress = Progress(**values["progress"])
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        self.task.model.load_state_dict(part("model."))
+        self.task.model.train()
+        self.best = part("best.")
+        if self.average:
+            for name, tensor in part("average.").items():
+                self.average.weights[name].copy_(tensor)
+        moments: dict[int, dict[str, Any]] = {}
+        for name, tensor in part("optimizer.").items():
+            index, key = name.split(".", 1)
+            moments.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self._say(f"going on from step {self.progress.step} ({self.state.folder})")
+        return True
+
+    def _bar_off(self) -> bool | None:
+        return None if self.accelerator.is_main_process else True  # None: silent when not a terminal
+
+    def _say(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            tqdm.write(line, file=sys.stderr)

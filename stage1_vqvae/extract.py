@@ -1,0 +1,133 @@
+"""Turn every prepared image into its codes and publish them in data/codes.
+
+    accelerate launch -m stage1_vqvae.extract
+
+The training split also gets the extra passes that `extract_codes` asks for: mirrored and shifted copies, for the prior.
+Always float32. Leaves codebook usage and perplexity of each split in results/extract_codes/metrics.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from common import command, paths
+from common.params import Params
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from common.images import ImageSplit
+    from common.params.data import ExtractParams
+    from stage1_vqvae.model import VQVAE
+
+RESULTS = paths.RESULTS / "extract_codes"
+
+
+def passes(params: ExtractParams) -> list[tuple[bool, int, int]]:
+    """The training passes as (mirrored, pixels down, pixels right); the image as it is comes first."""
+    offsets = range(-params.shift, params.shift + 1)
+    found = [(flip, down, right) for flip in (False, True) for down in offsets for right in offsets]
+    return sorted((p for p in found if params.horizontal_flip or not p[0]), key=lambda p: (any(p), p))
+
+
+def encode_split(
+    model: VQVAE, split: ImageSplit, change: tuple[bool, int, int], batch_size: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """Tokens (m, N) of a split in order, batch by batch, the work divided over all processes."""
+    import torch
+    from accelerate.utils import gather
+    from tqdm import tqdm
+
+    from common.augment import shift
+    from common.distributed import world
+    from common.images import to_float
+
+    rank, size = world()
+    flip, down, right = change
+    layout = model.layout
+    for start in tqdm(range(0, len(split), batch_size * size), disable=None if rank == 0 else True, leave=False):
+        rows = slice(start + rank * batch_size, min(start + (rank + 1) * batch_size, len(split)))
+        tokens = torch.zeros(batch_size, layout.num_tokens, dtype=torch.int64, device=device)  # equal shapes to gather
+        if rows.start < rows.stop:
+            pixels = split.pixels(rows)
+            pixels = pixels.flip(-1) if flip else pixels
+            pixels = shift(pixels, torch.full((len(pixels),), down), torch.full((len(pixels),), right))
+            codes = model.encode(to_float(pixels.to(device)))
+            tokens[: len(pixels)] = layout.flatten(codes)
+        yield gather(tokens)[: len(split) - start].cpu()
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Encode every split; the main process writes."""
+    import contextlib
+
+    import numpy as np
+    import torch
+
+    from common.arrays import ArrayWriter
+    from common.artifacts import json_text, publishing, write_text
+    from common.images import open_prepared
+    from common.training import accelerator
+    from stage1_vqvae.model import load_vqvae
+
+    prepared = open_prepared(paths.PREPARED)
+    model, manifest = load_vqvae(paths.VQVAE)
+    manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
+    device = accelerator(params.runtime)
+    model.to(device.device)
+    layout, metrics, splits = model.layout, {}, {}
+    parents = {"vqvae": manifest.identity, "prepared": prepared.manifest.identity}
+    main = device.is_main_process
+    with publishing(paths.CODES, "codes", parents) if main else contextlib.nullcontext() as staging, torch.no_grad():
+        for name, split in prepared.splits.items():
+            changes = passes(params.extract_codes) if name == "train" else [(False, 0, 0)]
+            counts = [np.zeros(level.codebook_size, np.int64) for level in layout.levels]
+            with contextlib.ExitStack() as stack:
+                file = staging and stack.enter_context(
+                    ArrayWriter(staging / name / "codes.npy", (layout.num_tokens,), layout.dtype)
+                )
+                for index, change in enumerate(changes):
+                    for tokens in encode_split(model, split, change, params.runtime.batch_size, device.device):
+                        if file:
+                            file.append(tokens.numpy())
+                        if index == 0:
+                            for count, codes in zip(counts, layout.unflatten(tokens), strict=True):
+                                count += np.bincount(codes.flatten().numpy(), minlength=len(count))
+            splits[name] = [len(changes), len(split)]
+            metrics[name] = codebook_figures(counts)
+            if staging and split.labels is not None:
+                with ArrayWriter(staging / name / "labels.npy", (), np.int64) as labels:
+                    labels.append(np.asarray(split.labels))
+        if staging:
+            classes = prepared.stats.classes
+            description = {"layout": layout.to_json(), "classes": classes and list(classes), "splits": splits}
+            (staging / "layout.json").write_text(json_text(description), encoding="utf-8")
+    if main:
+        write_text(RESULTS / "metrics.json", json_text(metrics))
+        grids = " + ".join(
+            f"{level.height}x{level.width}x{level.depth} of {level.codebook_size}" for level in layout.levels
+        )
+        print(f"{paths.CODES}: {grids}; " + ", ".join(f"{n} {c[1]} images x {c[0]}" for n, c in splits.items()))
+    device.wait_for_everyone()
+
+
+def codebook_figures(counts: list) -> dict:
+    """Usage (share of codes seen) and perplexity of each level, over a whole split."""
+    import torch
+
+    shares = [torch.from_numpy(count / count.sum()) for count in counts]
+    return {
+        "codebook_usage": [(share > 0).double().mean().item() for share in shares],
+        "perplexity": [torch.special.entr(share).sum().exp().item() for share in shares],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main(run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,121 @@
+"""The convolutional encoder and decoder of van den Oord et al. 2017 (section 4), written for any number of levels.
+
+One level is the 2017 model. Several are VQ-VAE-2's arrangement (Razavi et al. 2019, figure 2a): each coarser level is
+quantized first and conditions the next finer one, and the decoder sees all of them.
+
+Contract of every network: `encode(images) -> features a level, coarsest first`; `latent(level, feature, context) -> z`;
+`context(level, z_q) -> what the next finer level is conditioned on`; `decode(list of z_q) -> likelihood parameters`.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Residual(nn.Module):
+    """ReLU, 3x3, ReLU, 1x1, added to the input."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
+        self.narrow = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.narrow(F.relu(self.wide(F.relu(x))))
+
+
+def residual_stack(channels: int, blocks: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(*(Residual(channels, hidden) for _ in range(blocks)), nn.ReLU())
+
+
+def downsample(inputs: int, channels: int, factor: int, blocks: int, hidden: int) -> nn.Sequential:
+    """4x4 convolutions of stride 2, log2(factor) of them, the last at full width; 3x3; residual stack."""
+    halvings = int(math.log2(factor))
+    widths = [inputs] + [channels // 2] * (halvings - 1) + [channels]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(channels, channels, 3, padding=1), residual_stack(channels, blocks, hidden))
+
+
+def upsample(inputs: int, channels: int, outputs: int, factor: int, blocks: int, hidden: int) -> nn.Sequential:
+    """The mirror image: 3x3, residual stack, transposed 4x4 convolutions of stride 2."""
+    halvings = int(math.log2(factor))
+    widths = [channels] + [channels // 2] * (halvings - 1) + [outputs]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+    head = nn.Conv2d(inputs, channels, 3, padding=1)
+    return nn.Sequential(head, residual_stack(channels, blocks, hidden), *layers[:-1])
+
+
+class ConvNetwork(nn.Module):
+    """Encoders, latent projections, conditioning decoders and the image decoder.
+
+    Args:
+        image_shape: (C, H, W).
+        outputs: channels of the likelihood's parameters.
+        codebook_dim: D, width of z.
+        strides: downsampling factors, finest level first; level i (coarsest first) lies behind the product of all but
+            its i last.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        outputs: int,
+        codebook_dim: int,
+        *,
+        strides: list[int],
+        channels: int,
+        residual_blocks: int,
+        residual_channels: int,
+    ) -> None:
+        super().__init__()
+        block = {"blocks": residual_blocks, "hidden": residual_channels}
+        levels = len(strides)
+        inputs = [image_shape[0]] + [channels] * (levels - 1)
+        self.encoders = nn.ModuleList(  # finest first, as they run
+            downsample(i, channels, stride, **block) for i, stride in zip(inputs, strides, strict=True)
+        )
+        self.latents = nn.ModuleList(  # coarsest first; every finer one also sees the coarser level decoded
+            nn.Conv2d(channels * (1 if level == 0 else 2), codebook_dim, 1) for level in range(levels)
+        )
+        self.contexts = nn.ModuleList(
+            upsample(codebook_dim, channels, channels, stride, **block) for stride in reversed(strides[1:])
+        )
+        # To the finest grid, by transposed convolutions that learn what nearest-neighbour copies could not.
+        self.lifts = nn.ModuleList(
+            nn.Sequential(
+                *(nn.ConvTranspose2d(codebook_dim, codebook_dim, 4, stride=2, padding=1) for _ in range(halvings))
+            )
+            for halvings in [int(math.log2(math.prod(strides[1 : levels - level]))) for level in range(levels)]
+        )
+        self.decoder = upsample(codebook_dim * levels, channels, outputs, strides[0], **block)
+        factors = [math.prod(strides[: levels - level]) for level in range(levels)]
+        self.grids = [(image_shape[1] // f, image_shape[2] // f) for f in factors]
+
+    def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Images (B, C, H, W) to a feature map a level, coarsest first."""
+        features = []
+        for encoder in self.encoders:
+            images = encoder(images)
+            features.insert(0, images)
+        return features
+
+    def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """z (B, D, h, w) of a level from its feature map and, but for the coarsest, the coarser level's context."""
+        return self.latents[level](feature if context is None else torch.cat([context, feature], 1))
+
+    def context(self, level: int, z_q: torch.Tensor) -> torch.Tensor | None:
+        """What the next finer level is conditioned on; None after the finest."""
+        return self.contexts[level](z_q) if level < len(self.contexts) else None
+
+    def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
+        """z_q of all levels, coarsest first, to likelihood parameters (B, outputs, H, W)."""
+        return self.decoder(torch.cat([lift(z_q) for lift, z_q in zip(self.lifts, quantized, strict=True)], 1))

@@ -1,0 +1,84 @@
+"""Fit a prior to the codes and publish it in models/prior.
+
+    accelerate launch -m stage2_prior.train
+
+Which prior is `stage2_prior.name`; swapping it touches nothing of stage 1. An interrupted run goes on from its last
+saved state. Leaves curves and validation nats per token in results/train_prior.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from common import command, paths
+from common.params import Params
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from common.codes import CodeSplit
+
+RESULTS = paths.RESULTS / "train_prior"
+
+
+def batches(split: CodeSplit, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Tokens and labels of a split as it is (no extra passes), in order."""
+    for start in range(0, len(split), batch_size):
+        rows = slice(start, start + batch_size)
+        yield split.rows(rows), split.label_tensor(rows)
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Build, fit or train, publish."""
+    import torch
+
+    from common.artifacts import read_manifest, save_model
+    from common.checkpoint import StateFolder, fingerprint
+    from common.codes import open_codes
+    from common.randomness import seed_of
+    from common.tracking import write_results
+    from common.training import Trainer, accelerator
+    from stage2_prior.priors import build_prior, prior_config
+    from stage2_prior.task import PriorTask, nats_per_token
+
+    codes = open_codes(paths.CODES)
+    # Codes of another VQ-VAE than the one published beside them would make a prior that decodes to nothing.
+    codes.manifest.require_parent("vqvae", read_manifest(paths.VQVAE, "vqvae", contents=False).identity, paths.CODES)
+    parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
+    name, section = params.stage2_prior.name, params.stage2_prior.chosen
+    values = {key: value for key, value in section.values().items() if key != "training"}
+    config = {"name": name, "params": values, "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
+    device = accelerator(params.runtime)
+    torch.manual_seed(seed_of("initialise", section.training.seed if hasattr(section, "training") else 0))
+    prior = build_prior(config)
+    if prior.trained:
+        task = PriorTask(prior, codes, section.training, params.runtime.batch_size)
+        whole = {**config, "training": section.training.values()}
+        identity = fingerprint("train_prior", whole, parents)
+        with StateFolder("train_prior", identity, device.is_main_process) as state:
+            progress = Trainer(task, section.training, params.runtime, device, state).run()
+        curves = {"train": progress.train, "validation": progress.validation}
+        metrics = {**progress.best_metrics, "step": progress.best_step}
+    else:
+        prior.fit(batches(codes["train"], params.runtime.batch_size))
+        found = {"nats_per_token": nats_per_token(prior, codes["validation"], params.runtime.batch_size)}
+        curves = {"train": [{"step": 0}], "validation": [{"step": 0, **found}]}
+        metrics = {**found, "step": 0}
+    metrics["parameters"] = sum(p.numel() for p in prior.parameters())
+    if device.is_main_process:
+        tensors = {key: tensor.contiguous() for key, tensor in prior.state_dict().items()}
+        save_model(paths.PRIOR, "prior", prior_config(prior), tensors, parents)
+        write_results(RESULTS, curves, {"validation": metrics})
+        print(f"{paths.PRIOR}: {name}, validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+    device.wait_for_everyone()
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main(run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
