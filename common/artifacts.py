@@ -107,7 +107,12 @@ def publishing(folder: Path, kind: str, parents: dict[str, str]) -> Iterator[Pat
         flush(staging)
         if folder.exists():
             os.rename(folder, retired)
-        os.rename(staging, folder)
+        try:
+            os.rename(staging, folder)
+        except OSError:
+            if retired.exists():
+                os.rename(retired, folder)
+            raise
         flush(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -131,8 +136,9 @@ def read_manifest(folder: Path, kind: str, contents: bool = True) -> Manifest:
     text = path.read_bytes()
     try:
         raw = json.loads(text)
-        manifest = Manifest(raw["kind"], raw["parents"], raw["files"], hashlib.sha256(text).hexdigest())
-    except (ValueError, KeyError, TypeError) as error:
+        identity = hashlib.sha256(text).hexdigest()
+        manifest = Manifest(raw["kind"], dict(raw["parents"]), dict(raw["files"]), identity)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); {remedy}") from error
     if manifest.kind != kind:
         raise UserError(f"{folder}: expected a {kind}, found a {manifest.kind}; {remedy}")

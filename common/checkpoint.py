@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from common.artifacts import file_hash, json_text, publishing, read_manifest
@@ -57,6 +58,7 @@ class StateFolder:
         except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
+            self._lock.close()
             raise UserError(
                 f"{self.folder}: process {holder} is already running this very stage with these parameters; "
                 "wait for it, or stop it"
@@ -82,19 +84,22 @@ class StateFolder:
             values = {**values, "step": step, "code": code_hash()}
             (staging / "state.json").write_text(json.dumps(values), encoding="utf-8")
         read_manifest(target, "state")
-        for old in self._states()[KEPT:]:
-            shutil.rmtree(old)
+        # A state beyond this step is one that was damaged and passed over: it must not count among the kept.
+        kept = [path for path in self._states() if path.name <= target.name][:KEPT]
+        for path in set(self._states()) - set(kept):
+            shutil.rmtree(path)
 
     def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The newest intact state, or None; a damaged one is reported and passed over."""
         for path in self._states():
             try:
                 read_manifest(path, "state")
-            except UserError as error:
-                print(f"warning: {error}; going back to an older state", file=sys.stderr)
+                values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                tensors = load_file(path / "state.safetensors")
+            except (UserError, SafetensorError, ValueError) as error:
+                print(f"warning: {path}: {error}; going back to an older state", file=sys.stderr)
                 continue
-            values = json.loads((path / "state.json").read_text(encoding="utf-8"))
             if values["code"] != code_hash():
                 print(f"note: the code has changed since {path} was saved; going on from it", file=sys.stderr)
-            return load_file(path / "state.safetensors"), values
+            return tensors, values
         return None

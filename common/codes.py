@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from common.arrays import open_array
-from common.artifacts import Manifest, read_manifest
+from common.artifacts import REMEDY, Manifest, read_manifest
 from common.errors import UserError
+
+CHECK_ROWS = 65536  # codes are checked in blocks: the whole need not fit in memory
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,13 @@ def open_codes(folder: Path) -> Codes:
         tokens = open_array(folder / name / "codes.npy")
         if tokens.shape != (passes * images, layout.num_tokens):
             raise UserError(f"{folder / name}: codes of shape {tokens.shape}, layout.json says {(passes, images)}")
+        for start in range(0, len(tokens), CHECK_ROWS):
+            over = tokens[start : start + CHECK_ROWS].max(0, initial=0) >= layout.codebook_sizes.numpy()
+            if over.any():
+                raise UserError(
+                    f"{folder / name}: token {int(over.argmax())} holds a code beyond its codebook of "
+                    f"{int(layout.codebook_sizes[over.argmax()])}; make it anew with `{REMEDY['codes']}`"
+                )
         labels = folder / name / "labels.npy"
         splits[name] = CodeSplit(
             tokens.reshape(passes, images, layout.num_tokens), open_array(labels) if labels.exists() else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 
@@ -11,11 +13,29 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
+def set_threads(threads: int | None) -> None:
+    """Use this many threads, or (None) this process's share of the cores it may run on.
+
+    A launcher may have left only one: `accelerate launch` does on a machine without a GPU.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     """Add a tensor up over all processes, in place; it must lie on the backend's device."""
     if world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def largest_over_processes(value: int, device: torch.device) -> int:
+    """The largest of the processes' values; the same answer everywhere."""
+    if world()[1] == 1:
+        return value
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
 
 
 def total(values: list[float], device: torch.device) -> list[float]:

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.checkpoint import StateFolder
-from common.distributed import sum_over_processes, world
+from common.distributed import largest_over_processes, set_threads, sum_over_processes, world
 from common.errors import UserError
 from common.params.training import RuntimeParams, TrainingParams
 from common.randomness import seed_of
@@ -30,7 +30,7 @@ MAX_SKIPPED = 10  # consecutive steps without a finite gradient before the run i
 class Task(Protocol):
     """What a stage brings to the loop."""
 
-    model: nn.Module  # forward(**batch) -> (loss, {name: scalar tensor})
+    model: nn.Module  # forward(**batch) -> loss, or (loss, {part's name: scalar tensor})
     not_averaged: frozenset[str]  # parameters that a weight EMA leaves alone (codebooks)
 
     def start(self) -> None:
@@ -87,9 +87,7 @@ class StopRequest:
 
     def agreed(self, device: torch.device) -> int | None:
         """The signal that any process has received, or None; the same answer everywhere."""
-        if world()[1] == 1:
-            return self.signal
-        return int(sum_over_processes(torch.tensor([self.signal or 0], device=device)).item()) or None
+        return largest_over_processes(self.signal or 0, device) or None
 
 
 def accelerator(runtime: RuntimeParams) -> Accelerator:
@@ -105,9 +103,7 @@ def accelerator(runtime: RuntimeParams) -> Accelerator:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but Accelerate sees {result.num_processes} process(es), which "
             "would each train alone; on CPU set ACCELERATE_USE_CPU=1 in the launcher's environment"
         )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(runtime.threads or max(1, cores // local))
+    set_threads(runtime.threads)
     return result
 
 
@@ -220,8 +216,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.params.precision == "bf16"):
-            loss, parts = model(**batch)
-        self.accelerator.backward(loss)
+            result = model(**batch)
+        loss, parts = result if isinstance(result, tuple) else (result, {})
+        loss.backward()  # Accelerate's own would divide by an accumulation set in its environment
         # After DDP's reduction the norm is the same on every process, and so is this decision.
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.params.gradient_clip or math.inf)
         if torch.isfinite(norm):
@@ -289,6 +286,12 @@ class Trainer:
 
     def _restore(self) -> bool:
         saved = self.state.latest()
+        step = saved[1]["step"] if saved else -1
+        if largest_over_processes(step, self.device) != -largest_over_processes(-step, self.device):
+            raise UserError(
+                f"{self.state.folder}: not every process finds the same saved state; the machines of one run need one "
+                "shared working folder, or none of them a saved state"
+            )
         if saved is None:
             return False
         tensors, values = saved

@@ -30,13 +30,14 @@ def log_normal_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tenso
 
 
 def log_logistic_interval(
-    lower: torch.Tensor, upper: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+    lower: torch.Tensor, upper: torch.Tensor, width: torch.Tensor, first: torch.Tensor, last: torch.Tensor
 ) -> torch.Tensor:
     """log(σ(b) − σ(a)) by σ(b) σ(−a) (1 − e^{a−b}), which neither cancels nor overflows.
 
     Where `first`, a is −∞, and where `last`, b is ∞; by masks, since an infinite edge would make the gradient NaN.
+    `width` is b − a, whose digits are lost in the edges themselves when they lie far out.
     """
-    gap = torch.log(-torch.expm1(lower - upper))
+    gap = torch.log(-torch.expm1(-width))
     return (
         F.logsigmoid(upper).masked_fill(last, 0.0)
         + F.logsigmoid(-lower).masked_fill(first, 0.0)
@@ -59,7 +60,7 @@ class Gaussian(nn.Module):
     def __init__(self, *, fit_images: int) -> None:
         super().__init__()
         self.fit_images = fit_images
-        self.register_buffer("log_scale", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("log_scale", torch.zeros(()))  # float32: a device may have no float64
 
     def parameter_channels(self, channels: int) -> int:
         """Channels of the decoder's output for images of `channels`."""
@@ -76,7 +77,7 @@ class Gaussian(nn.Module):
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """log p(x | z) of each uint8 pixel value, float64 (B, C, H, W), nats."""
         mu = _exact(parameters)
-        return self._log_prob(mu, pixels.to(mu.device), self.log_scale.to(mu.device).exp())
+        return self._log_prob(mu, pixels.to(mu.device), self.log_scale.to(mu.device).double().exp())
 
     @staticmethod
     def _log_prob(mu: torch.Tensor, pixels: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
@@ -138,7 +139,7 @@ class DiscretizedLogistic(nn.Module):
         location, log_scale = parameters.chunk(2, 1)
         inverse = torch.exp(-log_scale.clamp_min(self.min_log_scale))
         lower, upper = (images - HALF_BIN - location) * inverse, (images + HALF_BIN - location) * inverse
-        return log_logistic_interval(lower, upper, pixels == 0, pixels == 255)
+        return log_logistic_interval(lower, upper, 2 * HALF_BIN * inverse, pixels == 0, pixels == 255)
 
     def nll(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""

@@ -102,12 +102,11 @@ class VQVAE(nn.Module):
         return self.likelihood.mean(self.decode_parameters(codes))
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Let every quantizer move, once for each optimizer step; their scalars, numbered where there are several."""
-        scalars = {}
-        for level, quantizer in enumerate(self.quantizers):
-            suffix = f"_level{level}" if len(self.quantizers) > 1 else ""
-            found = quantizer.update(step, seed=seed + level)
-            scalars |= {name + suffix: value for name, value in found.items()}
+        """Let every quantizer move, once for each optimizer step; the scalars' mean over levels, and each one's."""
+        found = [q.update(step, seed=seed + level) for level, q in enumerate(self.quantizers)]
+        scalars = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
+        if len(found) > 1:
+            scalars |= {f"{name}_level{i}": value for i, f in enumerate(found) for name, value in f.items()}
         return scalars
 
     def discard(self) -> None:

@@ -95,10 +95,12 @@ class VQVAETask:
         distortion, squared = total([distortion, squared], self.device)
         figures = {"distortion": distortion / len(self.validation), "nmse": squared / len(self.validation)}
         for level, count in enumerate(counts):
-            suffix = f"_level{level}" if len(counts) > 1 else ""
             shares = sum_over_processes(count).cpu().double() / count.sum().item()
-            figures[f"codebook_usage{suffix}"] = (shares > 0).double().mean().item()
-            figures[f"perplexity{suffix}"] = torch.special.entr(shares).sum().exp().item()
+            used, perplexity = (shares > 0).double().mean().item(), torch.special.entr(shares).sum().exp().item()
+            for name, value in (("codebook_usage", used), ("perplexity", perplexity)):
+                figures[name] = figures.get(name, 0.0) + value / len(counts)  # the mean over levels
+                if len(counts) > 1:
+                    figures[f"{name}_level{level}"] = value
         return {"criterion": figures["distortion"], **figures}
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     else:
         prior.fit(batches(codes["train"], params.runtime.batch_size))
         found = {"nats_per_token": nats_per_token(prior, codes["validation"], params.runtime.batch_size)}
-        curves = {"train": [{"step": 0}], "validation": [{"step": 0, **found}]}
+        curves = {"train": [{"step": 0, "loss": found["nats_per_token"]}], "validation": [{"step": 0, **found}]}
         metrics = {**found, "step": 0}
     metrics["parameters"] = sum(p.numel() for p in prior.parameters())
     if device.is_main_process:

@@ -169,7 +169,8 @@ class VectorQuantizer(nn.Module):
             self.ema_sum.lerp_(sum_over_processes(sums), 1 - self.ema_decay)
             mass = self.ema_count.sum()
             smoothed = (self.ema_count + self.ema_epsilon) / (mass + self.codebook_size * self.ema_epsilon) * mass
-            self.codebook.copy_(self.ema_sum / smoothed[:, None])
+            # Where nothing counts and nothing is added (ema_epsilon 0), 0/0 would be a code nearest to everything.
+            self.codebook.copy_(self.ema_sum / smoothed.clamp_min(torch.finfo(smoothed.dtype).tiny)[:, None])
         if self.revival_threshold:
             self._revive(vectors, generator("revive", seed, step, self.codebook_size))
         shares = counts / counts.sum()

@@ -1,0 +1,67 @@
+"""Train the classifier that judges conditional samples, on real images, and publish it in models/classifier.
+
+    accelerate launch -m sampling.classifier
+
+An interrupted run goes on from its last saved state. Leaves curves and a summary in results/train_classifier. Without
+labels it publishes a folder that says so, and `evaluate` reports "unavailable".
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from common import command, paths
+from common.params import Params
+
+RESULTS = paths.RESULTS / "train_classifier"
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Train on the training split, keep the best by validation cross-entropy, publish."""
+    import torch
+
+    from common.artifacts import save_model
+    from common.checkpoint import StateFolder, fingerprint
+    from common.images import open_prepared
+    from common.randomness import seed_of
+    from common.tracking import write_results
+    from common.training import Trainer, accelerator
+    from sampling.judge import Judge
+    from sampling.task import JudgeTask
+
+    prepared = open_prepared(paths.PREPARED)
+    parents, section = {"prepared": prepared.manifest.identity}, params.classifier
+    device = accelerator(params.runtime)
+    if not prepared.stats.num_classes:
+        if device.is_main_process:
+            config = {"available": False, "reason": "the images have no labels"}
+            save_model(paths.CLASSIFIER, "classifier", config, {}, parents)
+            write_results(RESULTS, {"train": [{"step": 0}], "validation": [{"step": 0}]}, {"validation": "unavailable"})
+            print(f"{paths.CLASSIFIER}: the images have no labels, so there is no classifier")
+        return
+    config = {
+        "image_shape": list(prepared.stats.image_shape),
+        "num_classes": prepared.stats.num_classes,
+        "channels": section.channels,
+        "dropout": section.dropout,
+    }
+    torch.manual_seed(seed_of("initialise", section.training.seed))
+    task = JudgeTask(Judge(config), prepared["train"], prepared["validation"], section, params.runtime.batch_size)
+    whole = {"judge": config, **section.values()}
+    with StateFolder("train_classifier", fingerprint("train_classifier", whole, parents), device.is_main_process) as s:
+        progress = Trainer(task, section.training, params.runtime, device, s).run()
+    metrics = {**progress.best_metrics, "step": progress.best_step}
+    if device.is_main_process:
+        config = {"available": True, "judge": config}
+        save_model(paths.CLASSIFIER, "classifier", config, task.model.state_dict(), parents)
+        write_results(RESULTS, {"train": progress.train, "validation": progress.validation}, {"validation": metrics})
+        print(f"{paths.CLASSIFIER}: validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+    device.wait_for_everyone()
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main(run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

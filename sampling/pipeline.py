@@ -1,0 +1,269 @@
+"""TwoStagePipeline: both published models together. Generate, reconstruct, complete, and measure log-likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common.codes import CodeLayout
+from common.errors import UserError
+from common.images import to_float
+from sampling.generate import generate, image_uniforms
+from stage1_vqvae.model import load_vqvae
+from stage2_prior.priors import load_prior
+
+# With these, images come from exactly the distribution that the prior has learned.
+NEUTRAL = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "guidance_scale": 1.0}
+
+
+def check_settings(layout: CodeLayout, settings: dict[str, Any]) -> dict[str, Any]:
+    """The five sampling settings, `NEUTRAL` where they are left out.
+
+    Raises:
+        UserError: an unknown name, a value out of range or not a number, or `top_k` over every level's codebook.
+    """
+    if unknown := sorted(set(settings) - set(NEUTRAL)):
+        raise UserError(f"{unknown[0]}: no such sampling setting; there are {', '.join(NEUTRAL)}")
+    settings = {**NEUTRAL, **settings}
+    for name in ("temperature", "guidance_scale"):
+        if not (math.isfinite(settings[name]) and settings[name] >= 0):
+            raise UserError(f"{name}: expected a number of at least 0, got {settings[name]}")
+    top_k, top_p, min_p = settings["top_k"], settings["top_p"], settings["min_p"]
+    if top_k is not None and not (isinstance(top_k, int) and 1 <= top_k <= layout.vocabulary):
+        raise UserError(
+            f"top_k: expected a whole number from 1 to {layout.vocabulary} (the largest codebook), or None for no "
+            f"filter, got {top_k}"
+        )
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p: expected a number above 0, at most 1, or None for no filter, got {top_p}")
+    if min_p is not None and not 0 <= min_p < 1:
+        raise UserError(f"min_p: expected a number of at least 0, below 1, or None for no filter, got {min_p}")
+    return settings
+
+
+class TwoStagePipeline:
+    """A VQ-VAE and a prior over its codes.
+
+    Everything works in batches of `batch_size`, which changes no result. Sampling settings (`temperature`, `top_k`,
+    `top_p`, `min_p`, `guidance_scale`) that are left out are `NEUTRAL`.
+    """
+
+    def __init__(self, vqvae: Any, prior: Any, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        if self.device.type == "mps":
+            raise UserError("device mps: it has no float64, which exact sampling needs; use cpu")
+        if vqvae.layout != prior.layout:
+            raise ValueError(f"the prior is for {prior.layout}, the VQ-VAE has {vqvae.layout}")
+        self.vqvae, self.prior = vqvae.to(self.device).eval(), prior.to(self.device).eval()
+        self.parents: dict[str, str] = {}  # identities of the published models, where they were loaded
+
+    @classmethod
+    def load(cls, folder: Path | str = "models", device: torch.device | str | None = None) -> TwoStagePipeline:
+        """Load FOLDER/vqvae and FOLDER/prior onto a device (None: the GPU where there is one).
+
+        Raises:
+            UserError: a model is missing or damaged, or the prior was made for another VQ-VAE.
+        """
+        folder = Path(folder)
+        vqvae, vqvae_manifest = load_vqvae(folder / "vqvae")
+        prior, prior_manifest = load_prior(folder / "prior")
+        prior_manifest.require_parent("vqvae", vqvae_manifest.identity, folder / "prior")
+        pipeline = cls(vqvae, prior, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        pipeline.parents = {"vqvae": vqvae_manifest.identity, "prior": prior_manifest.identity}
+        return pipeline
+
+    @property
+    def layout(self) -> CodeLayout:
+        return self.vqvae.layout
+
+    @property
+    def num_classes(self) -> int:
+        return self.prior.num_classes
+
+    def check_labels(
+        self, labels: Sequence[int] | torch.Tensor | None, count: int, start: int = 0
+    ) -> torch.Tensor | None:
+        """Check labels; None is the classes in turn, image i having class i mod num_classes, or None without classes.
+
+        Returns:
+            int64 (count,), or None for an unlabelled prior.
+
+        Raises:
+            UserError: labels for an unlabelled prior, a wrong number of them, or a class that does not exist.
+        """
+        classes = self.num_classes
+        if labels is None:
+            return torch.arange(start, start + count) % classes if classes else None
+        if not classes:
+            raise UserError("labels: this prior was trained without labels; leave them out")
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.shape != (count,):
+            raise UserError(
+                f"labels: expected {count} whole numbers, one an image, got {tuple(labels.shape)} of {labels.dtype}"
+            )
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if len(wrong):
+            raise UserError(f"labels: class {int(wrong[0])} does not exist; choose from 0 to {classes - 1}")
+        return labels.long()
+
+    def batches(
+        self,
+        count: int,
+        labels: Sequence[int] | torch.Tensor | None = None,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        start: int = 0,
+        **settings: Any,
+    ) -> Iterator[torch.Tensor]:
+        """`generate`, a batch at a time, for more images than memory holds."""
+        settings = check_settings(self.layout, settings)
+        for name, value, least in (
+            ("n", count, 1),
+            ("seed", seed, 0),
+            ("batch_size", batch_size, 1),
+            ("start", start, 0),
+        ):
+            if value < least:
+                raise UserError(f"{name}: expected a whole number of at least {least}, got {value}")
+        labels = self.check_labels(labels, count, start)
+
+        def draw(begin: int) -> torch.Tensor:
+            end = min(begin + batch_size, count)
+            uniforms = image_uniforms(seed, range(start + begin, start + end), self.layout.num_tokens)
+            classes = None if labels is None else labels[begin:end].to(self.device)
+            return self.decode_tokens(generate(self.prior, classes, uniforms.to(self.device), **settings))
+
+        return (draw(begin) for begin in tqdm(range(0, count, batch_size), desc="generate", unit="batch", disable=None))
+
+    def generate(self, n: int, labels: Sequence[int] | torch.Tensor | None = None, **settings: Any) -> torch.Tensor:
+        """Sample images.
+
+        Args:
+            n: how many.
+            labels: (n,) classes; None: the classes in turn, image i having class i mod num_classes.
+            settings: `temperature`, `top_k`, `top_p`, `min_p`, `guidance_scale`, `seed`, `batch_size`, and `start`, the
+                place in the run of the first image: images 3 to 5 of a run are n=3, start=3.
+
+        Returns:
+            float32 (n, C, H, W) in [-1, 1], on the CPU.
+
+        Raises:
+            UserError: a setting or label that does not exist.
+        """
+        return torch.cat(list(self.batches(n, labels, **settings)))
+
+    @torch.no_grad()
+    def decode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, N) to float32 images (B, C, H, W) in [-1, 1] on the CPU."""
+        return self.vqvae.decode(self.layout.unflatten(tokens.to(self.device))).float().clamp(-1, 1).cpu()
+
+    @torch.no_grad()
+    def reconstruct(self, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+        """Images through the codes and back: float32 (B, C, H, W) in [-1, 1], on the CPU.
+
+        Raises:
+            UserError: images of another shape, or not float.
+        """
+        self._check_images(images, torch.float32)
+        parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in images.split(batch_size)]
+        return torch.cat(parts).float().clamp(-1, 1).cpu()
+
+    @torch.no_grad()
+    def complete(
+        self,
+        images: torch.Tensor,
+        mask: torch.Tensor,
+        labels: Sequence[int] | torch.Tensor | None = None,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        **settings: Any,
+    ) -> torch.Tensor:
+        """Keep an image's known pixels and sample the rest.
+
+        A code is given where every pixel that it stands for is known, and sampled elsewhere. The prior works in
+        sequence order, so a sampled code answers to given codes before it, not to those after it. Unknown pixels are
+        grey to the encoder, whatever they hold.
+
+        Args:
+            images: float32 (B, C, H, W) in [-1, 1].
+            mask: bool (B, 1, H, W) or (H, W), True where a pixel is known.
+            labels: (B,) classes; None: the null label, which stands for no class in particular.
+
+        Returns:
+            float32 (B, C, H, W) in [-1, 1], on the CPU, the known pixels as they came.
+
+        Raises:
+            UserError: a shape, setting or label that does not fit.
+        """
+        self._check_images(images, torch.float32)
+        settings = check_settings(self.layout, settings)
+        if labels is not None:
+            labels = self.check_labels(labels, len(images)).to(self.device)
+        shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
+        if mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
+            raise UserError(f"mask: expected bool {shapes[0]} or {shapes[1]}, got {mask.dtype} {tuple(mask.shape)}")
+        mask = mask.expand(shapes[1])
+        parts = []
+        for rows in torch.arange(len(images)).split(batch_size):
+            known, part = mask[rows].to(self.device), images[rows].to(self.device)
+            tokens = self.layout.flatten(self.vqvae.encode(part.masked_fill(~known, 0.0)))
+            given = torch.where(self._known_tokens(known), tokens, -1)
+            uniforms = image_uniforms(seed, rows.tolist(), self.layout.num_tokens).to(self.device)
+            classes = None if labels is None else labels[rows]
+            tokens = generate(self.prior, classes, uniforms, **settings, given=given)
+            parts.append(torch.where(mask[rows], images[rows], self.decode_tokens(tokens)))
+        return torch.cat(parts)
+
+    def _known_tokens(self, known: torch.Tensor) -> torch.Tensor:
+        """Which tokens bool (B, N) stand for known pixels only, from known pixels (B, 1, H, W)."""
+        unknown = (~known).float()
+        grids = []
+        for level in self.layout.levels:
+            cells = torch.nn.functional.adaptive_max_pool2d(unknown, (level.height, level.width))[:, 0] == 0
+            grids.append(cells[..., None].expand(-1, -1, -1, level.depth))
+        return self.layout.flatten(grids)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, images: torch.Tensor, labels: Sequence[int] | torch.Tensor | None = None, batch_size: int = 64
+    ) -> dict[str, torch.Tensor]:
+        """Bounds of -log p(x | y) in bits per dimension (design: distortion plus rate).
+
+        Args:
+            images: uint8 (B, C, H, W).
+            labels: (B,) classes; None: the null label. The label's own bits are not in the rate.
+
+        Returns:
+            `distortion` -log p(x | z), `rate` -log p(z | y), and their sum `total`: float64 (B,), on the CPU.
+
+        Raises:
+            UserError: images of another shape, or not uint8; a label that does not exist.
+        """
+        self._check_images(images, torch.uint8)
+        if labels is not None:
+            labels = self.check_labels(labels, len(images)).to(self.device)
+        distortion, rate = [], []
+        for rows in torch.arange(len(images)).split(batch_size):
+            pixels = images[rows].to(self.device)
+            codes = self.vqvae.encode(to_float(pixels))
+            distortion.append(self.vqvae.likelihood.nll(self.vqvae.decode_parameters(codes), pixels).double())
+            nats = self.prior.nll(self.layout.flatten(codes), None if labels is None else labels[rows])
+            rate.append(nats.double().sum(1))
+        unit = self.layout.dimensions * math.log(2)
+        result = {"distortion": torch.cat(distortion).cpu() / unit, "rate": torch.cat(rate).cpu() / unit}
+        return result | {"total": result["distortion"] + result["rate"]}
+
+    def _check_images(self, images: torch.Tensor, dtype: torch.dtype) -> None:
+        expected = self.layout.image_shape
+        if images.dtype != dtype or images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
+            raise UserError(
+                f"images: expected {dtype} (B, {', '.join(map(str, expected))}), got {images.dtype} "
+                f"{tuple(images.shape)}; resize or convert them"
+            )

@@ -1,0 +1,86 @@
+"""Sample images from the published models.
+
+    python -m sampling.sample
+
+Reads models/vqvae and models/prior. Writes results/sample: default/ at the parameters of params.yaml, unguided/ at
+temperature 1 without guidance or filters (uint8 images.npy and, with classes, labels.npy), and grid.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import command, paths
+from common.params import Params
+
+if TYPE_CHECKING:
+    from sampling.pipeline import TwoStagePipeline
+
+GRID_CLASSES = 50  # rows of the grid at most; with more classes, the first ones
+
+
+def write_samples(folder: Path, pipeline: TwoStagePipeline, count: int, settings: dict[str, Any]) -> None:
+    """Sample `count` images, the classes in turn, and write them as they come."""
+    import numpy as np
+
+    from common.arrays import ArrayWriter
+    from common.images import to_uint8
+
+    with ArrayWriter(folder / "images.npy", pipeline.layout.image_shape, np.uint8) as writer:
+        for images in pipeline.batches(count, **settings):
+            writer.append(to_uint8(images).numpy())
+    labels = pipeline.check_labels(None, count)
+    if labels is not None:
+        np.save(folder / "labels.npy", labels.numpy())
+
+
+def write_grid(folder: Path, classes: int, columns: int, path: Path) -> None:
+    """The first images of a sampled folder: a row a class, or a square where there are no classes."""
+    import math
+
+    import torch
+
+    from common.grids import image_grid, save_grid
+    from common.images import open_split
+
+    split = open_split(folder)
+    if classes and len(split) >= classes:
+        columns, rows = min(columns, len(split) // classes), min(classes, GRID_CLASSES)
+        places = torch.arange(columns) * classes + torch.arange(rows)[:, None]
+        pixels = split.pixels(places.flatten().numpy())
+    else:
+        pixels = split.pixels(slice(0, columns**2))
+        columns = math.isqrt(len(pixels) - 1) + 1
+    save_grid(image_grid(pixels, columns), path)
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Sample `sampling.images` images of each kind, and publish them with the grid."""
+    import time
+
+    from common.artifacts import publishing
+    from sampling.pipeline import NEUTRAL, TwoStagePipeline
+    from sampling.process import one_process
+
+    one_process(params.runtime, "sampling.sample")
+    pipeline = TwoStagePipeline.load(paths.MODELS)
+    section, common = params.sampling, {"seed": params.sampling.seed, "batch_size": params.runtime.batch_size}
+    kinds = {"default": {name: getattr(section, name) for name in NEUTRAL}, "unguided": NEUTRAL}
+    with publishing(paths.SAMPLES, "samples", pipeline.parents) as folder:
+        began = time.monotonic()
+        for kind, settings in kinds.items():
+            write_samples(folder / kind, pipeline, section.images, settings | common)
+        seconds = time.monotonic() - began
+        write_grid(folder / "default", pipeline.num_classes, section.grid_columns, folder / "grid.png")
+    images = len(kinds) * section.images
+    print(f"{paths.SAMPLES}: {images} images in {seconds:.1f} s, {images / seconds:.0f} images a second")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main(run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,178 @@
+"""The gated layers of a PixelCNN over one grid of codes, for a whole grid at once or token by token.
+
+Embeddings enter shifted, the vertical stack's by a row and the horizontal stack's by a column, so that no layer needs a
+mask: a vertical kernel covers rows r-p..r and columns c-p..c+p, a horizontal one columns c-p..c. Each layer's functions
+take rows (columns) that already hold their p predecessors; a whole grid is padded with zeros, decoding keeps buffers
+that start as zeros. Nothing is computed twice, and both ways compute the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.codes import Level
+from stage2_prior.priors.heads import project, start_heads
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks; both are residual.
+
+    Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", section 2 and figure 2;
+    the vertical stack's residual as in Salimans et al. 2017, "PixelCNN++", section 2.4.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, dropout: float) -> None:
+        super().__init__()
+        self.reach = p = kernel_size // 2
+        self.vertical_conv = nn.Conv2d(channels, 2 * channels, (p + 1, kernel_size), padding=(0, p))
+        self.vertical_out = nn.Conv2d(channels, channels, 1)
+        self.vertical_to_horizontal = nn.Conv2d(channels, 2 * channels, 1)
+        self.horizontal_conv = nn.Conv2d(channels, 2 * channels, (1, p + 1))
+        self.horizontal_out = nn.Conv2d(channels, channels, 1)
+        self.place_bias = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.label_bias = nn.Linear(channels, 4 * channels, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def bias(self, place: Tensor, label: Tensor) -> Tensor:
+        """What place (1 or B, channels, h, w) and label (B, channels) add to the gates: (B, 4 channels, h, w)."""
+        return self.place_bias(place) + self.label_bias(label)[:, :, None, None]
+
+    def gate(self, gates: Tensor) -> Tensor:
+        """(B, 2 channels, ...) -> (B, channels, ...): tanh x sigmoid (equation 2)."""
+        signal, opening = gates.chunk(2, dim=1)
+        return self.dropout(torch.tanh(signal) * torch.sigmoid(opening))
+
+    def vertical(self, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Vertical stack: rows (B, channels, p + n, w), bias (B, 4 channels, n, w) of the last n.
+
+        Returns:
+            the last n rows, (B, channels, n, w), and what they add to the horizontal gates, (B, 2 channels, n, w).
+        """
+        own, across = bias.chunk(2, dim=1)
+        v = rows[:, :, self.reach :] + self.vertical_out(self.gate(self.vertical_conv(rows) + own))
+        return v, self.vertical_to_horizontal(v) + across
+
+    def horizontal(self, columns: Tensor, from_vertical: Tensor) -> Tensor:
+        """Horizontal stack: columns (B, channels, h, p + n) -> the last n, (B, channels, h, n)."""
+        gates = self.horizontal_conv(columns) + from_vertical
+        return columns[..., self.reach :] + self.horizontal_out(self.gate(gates))
+
+
+class Readout(nn.Module):
+    """Features of a position to the logits of its tokens, each given the position's earlier depths."""
+
+    def __init__(self, channels: int, depth: int, codebook_size: int, dropout: float) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Dropout(dropout))
+        self.heads = nn.ModuleList(nn.Linear(2 * channels, codebook_size) for _ in range(depth))
+        start_heads(self.heads)
+
+    def forward(self, features: Tensor, depth: int) -> Tensor:
+        """Features (..., channels), the embeddings of the earlier depths added, to logits (..., K) of one depth."""
+        return project(self.heads[depth], self.mix(features))
+
+
+@dataclass
+class GridState:
+    """Where decoding one grid stands: for each layer its biases, the last p rows and columns that went in, and what the
+    vertical stack says to the current row; the current row's embeddings; the sum over the current position's depths."""
+
+    bias: list[Tensor]
+    rows: list[Tensor]
+    columns: list[Tensor]
+    from_vertical: list[Tensor]
+    line: Tensor
+    features: Tensor
+    position: int = 0
+    earlier: list[Tensor] = field(default_factory=list)
+
+
+class GatedGrid(nn.Module):
+    """A PixelCNN over one grid (h, w) with `depth` codes a position, given a place map and a label embedding."""
+
+    def __init__(self, level: Level, layers: int, channels: int, kernel_size: int, dropout: float) -> None:
+        super().__init__()
+        self.level = level
+        self.layers = nn.ModuleList(GatedLayer(channels, kernel_size, dropout) for _ in range(layers))
+        self.readout = Readout(channels, level.depth, level.codebook_size, dropout)
+
+    def forward(self, embeddings: Tensor, place: Tensor, label: Tensor) -> Tensor:
+        """Logits of a whole grid, teacher-forced.
+
+        Args:
+            embeddings: (B, h, w, depth, channels) of the true tokens.
+            place: (1 or B, channels, h, w); label: (B, channels).
+
+        Returns:
+            (B, h·w·depth, K).
+        """
+        grid = embeddings.sum(3).movedim(-1, 1)
+        v = F.pad(grid[:, :, :-1], (0, 0, 1, 0))
+        h = F.pad(grid[..., :-1], (1, 0))
+        for layer in self.layers:
+            v, from_vertical = layer.vertical(F.pad(v, (0, 0, layer.reach, 0)), layer.bias(place, label))
+            h = layer.horizontal(F.pad(h, (layer.reach, 0)), from_vertical)
+        features = h.movedim(1, -1)
+        logits = []
+        for depth in range(self.level.depth):
+            logits.append(self.readout(features, depth))
+            features = features + embeddings[:, :, :, depth]
+        return torch.stack(logits, dim=3).flatten(1, 3)
+
+    def start(self, place: Tensor, label: Tensor) -> GridState:
+        """Begin decoding; arguments as in `forward`."""
+        bias = [layer.bias(place, label) for layer in self.layers]
+        zeros = label.new_zeros(*label.shape, 1, 1)
+        p, width = self.layers[0].reach, self.level.width
+        return GridState(
+            bias=bias,
+            rows=[zeros.expand(-1, -1, p, width) for _ in self.layers],
+            columns=[zeros.expand(-1, -1, 1, p) for _ in self.layers],
+            from_vertical=[],
+            line=zeros.expand(-1, -1, 1, width),
+            features=label,
+        )
+
+    def step(self, state: GridState, embedding: Tensor | None) -> Tensor:
+        """Logits (B, K) of the next token, given the embedding (B, channels) of the one just chosen (None at first)."""
+        if embedding is not None:
+            state.earlier.append(embedding)
+        depth = len(state.earlier) % self.level.depth
+        if depth == 0:
+            self._advance(state)
+            state.position, state.earlier = state.position + 1, []
+        else:
+            state.features = state.features + embedding
+        return self.readout(state.features, depth)
+
+    def _advance(self, state: GridState) -> None:
+        """Put the position that was just completed into the buffers; leave the next position's features in `state`."""
+        row, column = divmod(state.position, self.level.width)
+        previous = torch.zeros_like(state.features)
+        if state.earlier:
+            previous = torch.stack(state.earlier).sum(0)
+            done = torch.cat([state.line, previous[:, :, None, None]], dim=-1)
+            state.line = done[..., 1:]  # after the last column, exactly the completed row
+        if column == 0:
+            self._advance_row(state, row)
+            previous = torch.zeros_like(previous)
+        h = previous[:, :, None, None]
+        for i, layer in enumerate(self.layers):
+            joined = torch.cat([state.columns[i], h], dim=-1)
+            state.columns[i] = joined[..., 1:]
+            h = layer.horizontal(joined, state.from_vertical[i][..., column : column + 1])
+        state.features = h[:, :, 0, 0]
+
+    def _advance_row(self, state: GridState, row: int) -> None:
+        """Run the vertical stack over one new row, whose input is the row above (zeros above the first)."""
+        v, state.from_vertical = state.line, []
+        for i, layer in enumerate(self.layers):
+            joined = torch.cat([state.rows[i], v], dim=2)
+            state.rows[i] = joined[:, :, 1:]
+            v, from_vertical = layer.vertical(joined, state.bias[i][:, :, row : row + 1])
+            state.from_vertical.append(from_vertical)
+            state.columns[i] = torch.zeros_like(state.columns[i])

@@ -1,0 +1,72 @@
+"""How every entry point starts and ends."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from common import command
+from common.errors import UserError
+
+
+@pytest.fixture
+def project(in_tmp, repository):
+    shutil.copy(repository / "params.yaml", in_tmp / "params.yaml")
+    return in_tmp
+
+
+def test_run_gets_the_checked_parameters_and_the_arguments(project):
+    seen = []
+
+    def add(parser):
+        parser.add_argument("--count", type=int, default=1)
+
+    status = command.main(lambda params, arguments: seen.append((params, arguments)), "doc", ["--count", "3"], add)
+    assert status == 0
+    assert seen[0][0].data.source == "digits" and seen[0][1].count == 3
+
+
+def test_a_mistake_in_params_is_one_line_before_any_work(project, capsys):
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    (project / "params.yaml").write_text(text.replace("temperature: 1.0", "temperature: warm"), encoding="utf-8")
+    status = command.main(lambda *_: pytest.fail("ran"), "doc", [])
+    output = capsys.readouterr()
+    assert status == 2 and output.out == ""
+    assert output.err.startswith("error: params.yaml: sampling.temperature: ") and output.err.count("\n") == 1
+
+
+def test_another_parameter_file_can_be_named(project):
+    (project / "params.yaml").rename(project / "mine.yaml")
+    assert command.main(lambda *_: None, "doc", ["--params", "mine.yaml"]) == 0
+    assert command.main(lambda *_: None, "doc", []) == 2
+
+
+def fail(*_):
+    raise UserError("no images here; put some there")
+
+
+def test_a_user_error_is_one_line_and_status_2(project, capsys):
+    assert command.main(fail, "doc", []) == 2
+    assert capsys.readouterr().err == "error: no images here; put some there\n"
+
+
+def test_only_one_of_several_processes_speaks(project, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert command.main(fail, "doc", []) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_defect_keeps_its_traceback(project):
+    def defect(*_):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        command.main(defect, "doc", [])
+
+
+def test_help_shows_the_description(capsys):
+    with pytest.raises(SystemExit) as left:
+        command.main(fail, "Makes pictures.", ["--help"])
+    assert left.value.code == 0
+    assert "Makes pictures." in capsys.readouterr().out

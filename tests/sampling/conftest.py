@@ -1,0 +1,98 @@
+"""A tiny published run, made by the real entry points, for sampling's tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common import paths
+from common.arrays import ArrayWriter
+from common.artifacts import json_text, publishing, save_model
+from common.images import Stats, open_prepared, to_float
+from stage1_vqvae import extract
+from stage1_vqvae.model import VQVAE
+from stage2_prior import train as train_prior
+
+IMAGES = {"train": 48, "validation": 12, "test": 20}
+
+
+def publish_prepared(shape: tuple[int, int, int], classes: int, seed: int = 0) -> Stats:
+    """Random images whose brightness tells their class."""
+    random = np.random.default_rng(seed)
+    names = tuple(f"class {i}" for i in range(classes)) or None
+    stats = Stats(shape, names, IMAGES, mean=0.0, variance=0.3)
+    with publishing(paths.PREPARED, "prepared", {}) as folder:
+        for split, count in IMAGES.items():
+            labels = np.arange(count) % max(1, classes)
+            pixels = random.integers(0, 60, (count, *shape)) + labels[:, None, None, None] * 60
+            with ArrayWriter(folder / split / "images.npy", shape, np.uint8) as writer:
+                writer.append(pixels)
+            if classes:
+                np.save(folder / split / "labels.npy", labels)
+        (folder / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
+    return stats
+
+
+def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], identity: str, seed: int = 0) -> None:
+    """An untrained VQ-VAE whose codebook starts from the data, so that many codes are used."""
+    conv = {"strides": strides, "channels": 8, "residual_blocks": 1, "residual_channels": 4}
+    vq = {
+        "codebook_size": sizes,
+        "codebook_dim": 4,
+        "codebook_update": "ema",
+        "ema_decay": 0.99,
+        "ema_epsilon": 1e-5,
+        "commitment_cost": 0.25,
+        "gradient_estimator": "straight_through",
+        "start": "kmeans",
+        "kmeans_rounds": 2,
+        "revival_threshold": 0.0,
+    }
+    config = {
+        "image_shape": list(stats.image_shape),
+        "data_variance": stats.variance,
+        "network": {"name": "conv", "conv": conv},
+        "quantizer": {"name": "vq", "vq": vq},
+        "likelihood": {"name": "gaussian", "gaussian": {"fit_images": 8}},
+    }
+    torch.manual_seed(seed)
+    model = VQVAE(config)
+    for parameter in model.network.parameters():
+        parameter.data.mul_(2)  # louder than an untrained network: other codes are clearly another image
+    images = to_float(open_prepared(paths.PREPARED)["train"].pixels(slice(None)))
+    model.start(lambda: iter([images]), seed)
+    save_model(paths.VQVAE, "vqvae", config, model.state_dict(), {"prepared": identity})
+
+
+@pytest.fixture
+def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
+    """`tiny_run(shape, classes, strides, sizes)`: publish everything up to the prior (counts); the folder it is in."""
+    from common.artifacts import read_manifest
+
+    def make(
+        shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, strides: list[int] | None = None, sizes: Any = 8
+    ) -> Path:
+        strides = strides or [4]
+        stats = publish_prepared(shape, classes)
+        raw_params["data"] |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
+        raw_params["stage1_vqvae"]["network"]["conv"]["strides"] = strides
+        raw_params["stage1_vqvae"]["quantizer"]["vq"]["codebook_size"] = sizes
+        raw_params["extract_codes"]["shift"] = 0
+        raw_params["stage2_prior"]["name"] = "counts"
+        raw_params["sampling"] |= {"images": 14, "grid_columns": 3, "temperature": 0.9, "guidance_scale": 2.0}
+        raw_params["classifier"]["channels"] = 8
+        raw_params["classifier"]["training"] |= {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
+        raw_params["runtime"] |= {"threads": 1, "batch_size": 8, "log_every": 10}
+        (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
+        publish_vqvae(stats, strides, sizes, read_manifest(paths.PREPARED, "prepared").identity)
+        assert extract.main([]) == 0
+        assert train_prior.main([]) == 0
+        return in_tmp
+
+    return make

@@ -1,0 +1,155 @@
+"""TwoStagePipeline on a tiny published run: what it gives, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from common.codes import open_codes
+from common.errors import UserError
+from common.images import open_prepared, to_float, to_uint8
+from sampling.pipeline import NEUTRAL, TwoStagePipeline
+
+
+@pytest.fixture
+def pipeline(tiny_run) -> TwoStagePipeline:
+    tiny_run()
+    return TwoStagePipeline.load("models", "cpu")
+
+
+@pytest.fixture
+def pixels(pipeline) -> torch.Tensor:
+    """The test images, uint8."""
+    return open_prepared(pipeline_folder())["test"].pixels(slice(None))
+
+
+def pipeline_folder():
+    from common import paths
+
+    return paths.PREPARED
+
+
+def test_an_image_is_the_same_for_any_batch_size_and_start(pipeline):
+    images = pipeline.generate(10, seed=3, guidance_scale=2.0)
+    assert images.shape == (10, 1, 8, 8) and images.dtype == torch.float32 and images.abs().max() <= 1
+    again = pipeline.generate(10, seed=3, guidance_scale=2.0, batch_size=3)
+    part = pipeline.generate(4, seed=3, guidance_scale=2.0, start=5)
+    assert torch.allclose(again, images, atol=1e-5) and torch.allclose(part, images[5:9], atol=1e-5)
+    assert not torch.allclose(pipeline.generate(10, seed=4), pipeline.generate(10, seed=3), atol=1e-3)
+
+
+def test_classes_come_in_turn_unless_they_are_named(pipeline):
+    assert pipeline.check_labels(None, 5, start=2).tolist() == [2, 0, 1, 2, 0]
+    named = pipeline.generate(3, labels=[0, 1, 2], seed=1)
+    assert torch.equal(named, pipeline.generate(3, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -0.1}, "temperature: expected"),
+        ({"temperature": math.nan}, "temperature: expected"),
+        ({"guidance_scale": math.inf}, "guidance_scale: expected"),
+        ({"guidance_scale": -1.0}, "guidance_scale: expected"),
+        ({"top_k": 9}, "top_k: expected a whole number from 1 to 8"),
+        ({"top_k": 0}, "top_k: expected"),
+        ({"top_p": 0.0}, "top_p: expected"),
+        ({"top_p": math.nan}, "top_p: expected"),
+        ({"min_p": 1.0}, "min_p: expected"),
+        ({"min_p": -0.5}, "min_p: expected"),
+        ({"topk": 3}, "topk: no such sampling setting"),
+        ({"seed": -1}, "seed: expected"),
+        ({"batch_size": 0}, "batch_size: expected"),
+        ({"labels": [0, 1, 3]}, "class 3 does not exist; choose from 0 to 2"),
+        ({"labels": [0, -1, 1]}, "class -1 does not exist"),
+        ({"labels": [0, 1]}, "labels: expected 3 whole numbers"),
+        ({"labels": [0.0, 1.0, 2.0]}, "labels: expected 3 whole numbers"),
+    ],
+)
+def test_a_meaningless_setting_is_refused_in_one_line(pipeline, settings, message):
+    with pytest.raises(UserError, match=message) as error:
+        pipeline.generate(3, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unlabelled_prior_takes_no_labels(tiny_run):
+    tiny_run(classes=0)
+    pipeline = TwoStagePipeline.load()
+    assert pipeline.generate(2, guidance_scale=3.0).shape == (2, 1, 8, 8)
+    with pytest.raises(UserError, match="without labels"):
+        pipeline.generate(2, labels=[0, 0])
+
+
+def test_reconstruction_goes_through_the_codes(pipeline, pixels):
+    images = to_float(pixels)
+    codes = open_codes(pipeline_folder().parent / "codes")
+    expected = pipeline.decode_tokens(codes["test"].rows(slice(None)))
+    assert torch.allclose(pipeline.reconstruct(images, batch_size=7), expected, atol=1e-5)
+
+
+def test_completion_keeps_known_pixels_and_known_cells(pipeline, pixels):
+    images = to_float(pixels)
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:4] = True  # the upper two of the four cells
+    mask[4, 0] = True  # a known pixel in a cell that is not known
+    found = pipeline.complete(images, mask, seed=1)
+    assert torch.equal(found[..., mask], images[..., mask])
+    other = pipeline.complete(images, mask, seed=2)
+    assert not torch.equal(found, other)
+    hidden = torch.where(mask, images, torch.rand_like(images))
+    assert torch.equal(pipeline.complete(hidden, mask, seed=1), found)  # what is unknown is not looked at
+    batched = mask.expand(len(images), 1, 8, 8)
+    assert torch.allclose(pipeline.complete(images, batched, seed=1, batch_size=3), found, atol=1e-5)
+
+
+def test_only_wholly_known_cells_are_given(tiny_run):
+    tiny_run((3, 8, 12), classes=0, strides=[2, 2], sizes=[5, 9])  # grids 2 x 3 and 4 x 6
+    pipeline = TwoStagePipeline.load()
+    known = torch.zeros(1, 1, 8, 12, dtype=torch.bool)
+    known[..., :4, :6] = True
+    coarse, fine = pipeline.layout.unflatten(pipeline._known_tokens(known))
+    assert coarse[0, ..., 0].tolist() == [[True, False, False], [False, False, False]]
+    assert fine[0, ..., 0].tolist() == [[c < 3 and r < 2 for c in range(6)] for r in range(4)]
+
+
+def test_a_whole_mask_is_the_image_and_an_empty_one_is_a_sample(pipeline, pixels):
+    images = to_float(pixels[:3])
+    assert torch.equal(pipeline.complete(images, torch.ones(8, 8, dtype=torch.bool)), images)
+    free = pipeline.complete(images, torch.zeros(8, 8, dtype=torch.bool), [0, 1, 2], seed=5)
+    assert torch.allclose(free, pipeline.generate(3, seed=5), atol=1e-5)
+
+
+def test_log_likelihood_is_distortion_plus_rate(pipeline, pixels):
+    labels = torch.arange(len(pixels)) % 3
+    found = pipeline.log_likelihood(pixels, labels, batch_size=6)
+    tokens = open_codes(pipeline_folder().parent / "codes")["test"].rows(slice(None))
+    unit = 64 * math.log(2)
+    with torch.no_grad():
+        rate = pipeline.prior.nll(tokens, labels).double().sum(1) / unit
+        parameters = pipeline.vqvae.decode_parameters(pipeline.layout.unflatten(tokens))
+        distortion = pipeline.vqvae.likelihood.nll(parameters, pixels).double() / unit
+    assert torch.allclose(found["rate"], rate, atol=1e-6)
+    assert torch.allclose(found["distortion"], distortion, atol=1e-4)
+    assert torch.equal(found["total"], found["rate"] + found["distortion"])
+    assert found["total"].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda p, x: p.reconstruct(to_uint8(x)),
+        lambda p, x: p.reconstruct(x[..., :4]),
+        lambda p, x: p.log_likelihood(x),
+        lambda p, x: p.complete(x, torch.ones(8, 7, dtype=torch.bool)),
+        lambda p, x: p.complete(x, torch.ones(8, 8)),
+    ],
+)
+def test_images_and_masks_of_another_kind_are_refused(pipeline, call):
+    with pytest.raises(UserError, match="expected"):
+        call(pipeline, torch.zeros(2, 1, 8, 8))
+
+
+def test_neutral_settings_are_what_is_left_out(pipeline):
+    assert torch.equal(pipeline.generate(4, **NEUTRAL), pipeline.generate(4))

@@ -1,0 +1,91 @@
+"""The convolutional network: shapes of every level, and the published network's parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stage1_vqvae.networks import build_network
+from stage1_vqvae.networks.conv import ConvNetwork
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def network(shape: tuple[int, int, int], strides: list[int], outputs: int = 3, width: int = 5) -> ConvNetwork:
+    conv = {"strides": strides, "channels": 8, "residual_blocks": 1, "residual_channels": 4}
+    return build_network({"name": "conv", "conv": conv}, shape, outputs, width)
+
+
+CASES = [
+    ((3, 8, 8), [2], [(4, 4)]),
+    ((1, 8, 16), [4], [(2, 4)]),
+    ((3, 16, 8), [8], [(2, 1)]),
+    ((3, 16, 24), [4, 2], [(2, 3), (4, 6)]),
+    ((1, 16, 8), [2, 4], [(2, 1), (8, 4)]),
+    ((3, 24, 16), [2, 2, 2], [(3, 2), (6, 4), (12, 8)]),
+]
+
+
+@pytest.mark.parametrize(("shape", "strides", "grids"), CASES)
+def test_levels_have_their_shapes_coarsest_first(
+    shape: tuple[int, int, int], strides: list[int], grids: list[tuple[int, int]]
+) -> None:
+    net = network(shape, strides, outputs=7)
+    assert net.grids == grids
+    features = net.encode(torch.randn(2, *shape))
+    quantized, context = [], None
+    for level, (height, width) in enumerate(grids):
+        z = net.latent(level, features[level], context)
+        assert z.shape == (2, 5, height, width)
+        quantized.append(z)
+        context = net.context(level, z)
+        if level + 1 < len(grids):
+            assert context.shape[-2:] == grids[level + 1]
+    assert context is None  # after the finest
+    assert net.decode(quantized).shape == (2, 7, *shape[1:])
+
+
+@pytest.mark.parametrize(("shape", "strides"), [((3, 8, 8), [2]), ((3, 16, 8), [4, 2]), ((1, 16, 16), [2, 2, 2])])
+def test_every_parameter_is_used(shape: tuple[int, int, int], strides: list[int]) -> None:
+    net = network(shape, strides)
+    features = net.encode(torch.randn(2, *shape))
+    quantized, context = [], None
+    for level, feature in enumerate(features):
+        quantized.append(net.latent(level, feature, context))
+        context = net.context(level, quantized[-1])
+    net.decode(quantized).square().sum().backward()
+    unused = [name for name, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert unused == []
+
+
+def test_a_finer_level_depends_on_the_coarser_code_and_a_coarser_one_not_on_the_finer() -> None:
+    net = network((3, 16, 16), [2, 2])
+    features = net.encode(torch.randn(1, 3, 16, 16))
+    coarse = torch.randn(1, 5, 4, 4)
+    fine = net.latent(1, features[1], net.context(0, coarse))
+    assert not torch.allclose(fine, net.latent(1, features[1], net.context(0, coarse + 1)))
+
+
+def test_the_published_cifar_network_has_its_number_of_parameters() -> None:
+    """Written out from the layers of the 2017 paper's public PyTorch notebook; a convolution has a bias but for the
+    residual ones: 4x4 3->64, 4x4 64->128, 3x3 128->128, 2 x (3x3 128->32, 1x1 32->128), 1x1 128->64, and the mirror."""
+
+    def conv(size: int, inputs: int, outputs: int, bias: bool = True) -> int:
+        return size * size * inputs * outputs + bias * outputs
+
+    stack = 2 * (conv(3, 128, 32, bias=False) + conv(1, 32, 128, bias=False))
+    encoder = conv(4, 3, 64) + conv(4, 64, 128) + conv(3, 128, 128) + stack
+    decoder = conv(3, 64, 128) + stack + conv(4, 128, 64) + conv(4, 64, 3)
+    net = ConvNetwork((3, 32, 32), 3, 64, strides=[4], channels=128, residual_blocks=2, residual_channels=32)
+    assert sum(p.numel() for p in net.parameters()) == encoder + conv(1, 128, 64) + decoder == 662_083
+    assert net.grids == [(8, 8)]
+    kinds = [(m.kernel_size[0], m.stride[0], m.in_channels, m.out_channels) for m in net.decoder if hasattr(m, "stride")]
+    assert kinds == [(3, 1, 64, 128), (4, 2, 128, 64), (4, 2, 64, 3)]
+
+
+def test_no_residual_blocks_are_possible() -> None:
+    net = ConvNetwork((1, 8, 8), 1, 4, strides=[2], channels=4, residual_blocks=0, residual_channels=1)
+    assert net.decode([net.latent(0, net.encode(torch.zeros(1, 1, 8, 8))[0], None)]).shape == (1, 1, 8, 8)

@@ -1,0 +1,106 @@
+"""Gradient estimators against autograd on their definitions, written out as matrices in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stage1_vqvae.quantizers.gradients import GRADIENT_ESTIMATORS, rotation, straight_through
+
+
+def pairs(count: int = 40, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(count, width, generator=random), torch.randn(count, width, generator=random) * 2
+
+
+def defined_rotation(z: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+    """λRz of one vector, R the rotation from z to the code as an explicit matrix, λ and R constants."""
+    with torch.no_grad():
+        e, q = z / z.norm(), code / code.norm()
+        r = (e + q) / (e + q).norm()
+        matrix = torch.eye(len(z), dtype=z.dtype) - 2 * torch.outer(r, r) + 2 * torch.outer(q, e)
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(len(z), dtype=z.dtype))  # a rotation indeed
+        assert torch.det(matrix) == pytest.approx(1)
+        scale = code.norm() / z.norm()
+    return scale * (matrix @ z)
+
+
+def gradient(output: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Of a loss that weighs every element differently and is not linear."""
+    weights = torch.linspace(0.5, 2, output.numel(), dtype=output.dtype).view_as(output)
+    return torch.autograd.grad((weights * output.sin()).sum(), z)[0]
+
+
+@pytest.mark.parametrize("name", GRADIENT_ESTIMATORS)
+def test_the_forward_value_is_exactly_the_code(name: str) -> None:
+    z, code = pairs(400)
+    code[0], code[1], z[2], code[3] = 0.0, -z[1] * 3, 0.0, z[3] * 1e-9
+    z_q = GRADIENT_ESTIMATORS[name](z.view(20, 20, 5), code.view(20, 20, 5))
+    assert torch.equal(z_q, code.view(20, 20, 5))
+
+
+def test_straight_through_is_autograd_on_its_definition() -> None:
+    z, code = (t.double().requires_grad_() for t in pairs())
+    found = gradient(straight_through(z, code), z)
+    torch.testing.assert_close(found, gradient(z + (code - z).detach(), z))
+
+
+def test_rotation_is_autograd_on_its_definition() -> None:
+    z, code = pairs()
+    exact = z.double().requires_grad_()
+    by_definition = torch.stack([defined_rotation(a, b.double()) for a, b in zip(exact, code, strict=True)])
+    torch.testing.assert_close(by_definition, code.double())
+    expected = gradient(by_definition, exact)
+    double = z.double().requires_grad_()
+    torch.testing.assert_close(gradient(rotation(double, code.double()), double), expected)
+    single = z.requires_grad_()
+    torch.testing.assert_close(gradient(rotation(single, code), single).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rotation_keeps_the_angle_between_gradient_and_vector() -> None:
+    """The trick's point (Fifty et al. 2024, section 4.3): what the gradient is to the code, it becomes to z."""
+    z, code = (t.double() for t in pairs())
+    z.requires_grad_()
+    outgoing = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (incoming,) = torch.autograd.grad(rotation(z, code), z, outgoing)
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(incoming, z.detach()), cosine(outgoing, code))
+
+
+@pytest.mark.parametrize("name", GRADIENT_ESTIMATORS)
+def test_no_gradient_reaches_the_code(name: str) -> None:
+    z, code = pairs()
+    code.requires_grad_()
+    GRADIENT_ESTIMATORS[name](z.requires_grad_(), code).sum().backward()
+    assert code.grad is None and z.grad is not None
+
+
+def test_opposite_vectors_reflect() -> None:
+    z = torch.tensor([[3.0, 0.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(rotation(z, -2 * z.detach()), z, torch.tensor([[1.0, 2.0, 3.0]]).double())
+    e = z.detach()[0] / 5
+    reflection = 2 * (torch.eye(3, dtype=torch.float64) - 2 * torch.outer(e, e))
+    torch.testing.assert_close(found[0], reflection @ torch.tensor([1.0, 2.0, 3.0]).double())
+
+
+def test_a_zero_vector_passes_the_gradient_straight_and_a_zero_code_stops_it() -> None:
+    z = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]], requires_grad=True)
+    code = torch.tensor([[30.0, 40.0], [0.0, 0.0], [0.0, 0.0]])
+    (found,) = torch.autograd.grad(rotation(z, code), z, torch.tensor([[1.0, 2.0]]).expand(3, 2))
+    torch.testing.assert_close(found, torch.tensor([[1.0, 2.0], [0.0, 0.0], [1.0, 2.0]]))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e15])
+def test_rotation_is_finite_for_extreme_vectors(size: float) -> None:
+    z, code = pairs()
+    z = (z * size).requires_grad_()
+    (found,) = torch.autograd.grad(rotation(z, code).sum(), z)
+    assert found.isfinite().all()
+
+
+def test_nearly_opposite_vectors_give_a_finite_gradient_of_the_right_size() -> None:
+    z, _ = pairs(400)
+    code = -z * (1 + 1e-7 * torch.randn(z.shape, generator=torch.Generator().manual_seed(2)))
+    z.requires_grad_()
+    (found,) = torch.autograd.grad(rotation(z, code), z, torch.ones_like(z))
+    assert found.isfinite().all() and found.norm(dim=-1).max() < 4 * 5**0.5

@@ -1,0 +1,372 @@
+"""The vector quantizer against brute force, closed forms, and vector-quantize-pytorch."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stage1_vqvae.quantizers import build_quantizers
+from stage1_vqvae.quantizers.vq import VectorQuantizer, gather_statistics, kmeans, nearest
+
+DEFAULTS: dict[str, Any] = {
+    "codebook_size": 8,
+    "codebook_dim": 4,
+    "codebook_update": "ema",
+    "ema_decay": 0.9,
+    "ema_epsilon": 1e-5,
+    "commitment_cost": 0.25,
+    "gradient_estimator": "straight_through",
+    "start": "normal",
+    "kmeans_rounds": 5,
+    "revival_threshold": 0.0,
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def quantizer(**changes: Any) -> VectorQuantizer:
+    return VectorQuantizer(**{**DEFAULTS, **changes})
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def brute_force(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """The first of the nearest codes, from the full table of differences in float64."""
+    table = (vectors.double()[:, None] - codebook.double()[None]).square().sum(-1)
+    return torch.tensor([min(range(len(codebook)), key=row.__getitem__) for row in table.tolist()])
+
+
+@pytest.mark.parametrize(("count", "size", "width"), [(1, 1, 1), (500, 7, 3), (300, 64, 16), (200, 300, 2)])
+def test_nearest_is_brute_force(count: int, size: int, width: int) -> None:
+    vectors, codebook = torch.randn(count, width), torch.randn(size, width)
+    assert torch.equal(nearest(vectors, codebook), brute_force(vectors, codebook))
+
+
+def test_nearest_gives_ties_to_the_lowest_index() -> None:
+    vectors = torch.randint(-2, 3, (400, 2)).float()
+    codebook = torch.randint(-2, 3, (40, 2)).float()  # on a lattice: repeated codes, and vectors half way between two
+    assert torch.equal(nearest(vectors, codebook), brute_force(vectors, codebook))
+
+
+def test_nearest_is_the_same_across_its_blocks() -> None:
+    codebook = torch.randn(8192, 2)  # blocks of 64 rows
+    vectors = torch.randn(150, 2)
+    found = nearest(vectors, codebook)
+    assert torch.equal(found, torch.cat([nearest(v[None], codebook) for v in vectors]))
+    assert torch.equal(found, torch.cdist(vectors.double(), codebook.double()).argmin(1))
+
+
+def test_nearest_of_nothing_is_nothing() -> None:
+    assert nearest(torch.empty(0, 3), torch.randn(5, 3)).shape == (0,)
+
+
+def test_output_shapes_and_lookup() -> None:
+    vq = quantizer()
+    for shape in [(4,), (3, 4), (2, 3, 5, 4)]:
+        z_q, indices, loss = vq(torch.randn(shape))
+        assert z_q.shape == shape and indices.shape == (*shape[:-1], 1) and loss.shape == ()
+        assert indices.dtype == torch.int64
+        assert torch.equal(vq.lookup(indices), z_q)
+    assert (vq.depth, vq.codebook_size, vq.codebook_dim) == (1, 8, 4)
+
+
+def test_vectors_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"codebook_dim 4, got \(2, 5\)"):
+        quantizer()(torch.randn(2, 5))
+
+
+def test_ema_follows_its_closed_form_and_feeds_no_smoothing_back() -> None:
+    decay, epsilon, size = 0.7, 0.05, 3
+    vq = quantizer(codebook_size=size, codebook_dim=2, ema_decay=decay, ema_epsilon=epsilon)
+    codebook = vq.codebook.double()
+    count, total = torch.ones(size, dtype=torch.float64), codebook.clone()
+    for step in range(3):
+        z = torch.randn(20, 2)
+        vq(z)
+        vq.update(step, seed=0)
+        one_hot = F.one_hot(brute_force(z, codebook), size).double()
+        count = decay * count + (1 - decay) * one_hot.sum(0)
+        total = decay * total + (1 - decay) * one_hot.T @ z.double()
+        smoothed = (count + epsilon) / (count.sum() + size * epsilon) * count.sum()
+        codebook = total / smoothed[:, None]
+        torch.testing.assert_close(vq.ema_count.double(), count, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(vq.ema_sum.double(), total, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(vq.codebook.double(), codebook, rtol=1e-5, atol=1e-6)
+
+
+def test_update_reports_the_perplexity_of_the_batch() -> None:
+    vq = quantizer(codebook_size=4, codebook_dim=1)
+    vq.codebook.copy_(torch.tensor([[0.0], [10.0], [20.0], [30.0]]))
+    vq(torch.tensor([[0.0], [0.0], [10.0], [20.0]]))
+    expected = 2 ** (0.5 * 1 + 2 * 0.25 * 2)
+    assert vq.update(0, seed=0)["perplexity"].item() == pytest.approx(expected)
+
+
+def test_the_commitment_cost_pulls_the_encoder_alone() -> None:
+    vq = quantizer(commitment_cost=0.4, codebook_update="gradient")
+    z = torch.randn(6, 4, requires_grad=True)
+    output = vq(z)
+    assert isinstance(vq.codebook, torch.nn.Parameter)
+    output.loss.backward()
+    difference = z.detach() - output.z_q.detach()
+    torch.testing.assert_close(z.grad, 2 * 0.4 * difference / z.numel())
+    pull = torch.zeros(8, 4).index_add_(0, output.indices.flatten(), -2 * difference / z.numel())  # without β
+    torch.testing.assert_close(vq.codebook.grad, pull)
+    torch.testing.assert_close(output.loss, 1.4 * difference.square().mean())
+
+
+def test_an_ema_codebook_is_no_parameter_and_its_loss_is_the_commitment_alone() -> None:
+    vq = quantizer(commitment_cost=0.4)
+    z = torch.randn(6, 4, requires_grad=True)
+    output = vq(z)
+    output.loss.backward()
+    assert list(vq.parameters()) == []
+    torch.testing.assert_close(output.loss, 0.4 * F.mse_loss(z, output.z_q))
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "rotation"])
+def test_five_steps_equal_vector_quantize_pytorch(estimator: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever an oracle's import has to say is not about us
+        from vector_quantize_pytorch import VectorQuantize
+    theirs = VectorQuantize(
+        dim=4,
+        codebook_size=8,
+        decay=0.9,
+        eps=1e-5,
+        commitment_weight=0.25,
+        rotation_trick=estimator == "rotation",
+        learnable_codebook=False,
+        kmeans_init=False,
+        threshold_ema_dead_code=0,
+    )
+    ours = quantizer(gradient_estimator=estimator)
+    with torch.no_grad():
+        theirs._codebook.embed.copy_(ours.codebook[None])
+        theirs._codebook.embed_avg.copy_(ours.ema_sum[None])
+    weights = torch.randn(3, 10, 4)
+    for step in range(5):
+        z = torch.randn(3, 10, 4)
+        a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
+        output = ours(a)
+        (output.loss + (weights * output.z_q.sin()).sum()).backward()
+        ours.update(step, seed=0)
+        their_z_q, their_indices, their_loss = theirs(b)
+        (their_loss.sum() + (weights * their_z_q.sin()).sum()).backward()
+        assert torch.equal(output.indices.squeeze(-1), their_indices)
+        torch.testing.assert_close(output.z_q, their_z_q)
+        torch.testing.assert_close(output.loss, their_loss.sum())
+        torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(ours.codebook, theirs.codebook)
+    torch.testing.assert_close(ours.ema_count, theirs._codebook.cluster_size[0])
+    torch.testing.assert_close(ours.ema_sum, theirs._codebook.embed_avg[0])
+
+
+def test_evaluation_never_moves_anything() -> None:
+    vq = quantizer(revival_threshold=0.5).eval()
+    before = state(vq)
+    for _ in range(3):
+        vq(torch.randn(50, 4))
+    assert vq._gathered == []
+    for name, tensor in vq.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_training_forward_moves_nothing_before_update() -> None:
+    vq = quantizer(revival_threshold=0.5)
+    before = state(vq)
+    vq(torch.randn(50, 4))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vq.state_dict().items())
+
+
+def test_two_forwards_and_one_update_equal_the_whole_batch() -> None:
+    whole, parts = quantizer(revival_threshold=0.1), quantizer(revival_threshold=0.1)
+    parts.load_state_dict(whole.state_dict())
+    z = torch.randn(40, 4) * 0.3
+    whole(z)
+    for half in z.chunk(2):
+        parts(half)
+    whole.update(7, seed=1)
+    parts.update(7, seed=1)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(tensor, parts.state_dict()[name])
+
+
+def test_discard_forgets_the_batch() -> None:
+    vq, untouched = quantizer(), quantizer()
+    untouched.load_state_dict(vq.state_dict())
+    vq(torch.full((10, 4), float("nan")))
+    vq.discard()
+    for quantized in (vq, untouched):
+        quantized(torch.ones(10, 4))
+        quantized.update(0, seed=0)
+    assert all(torch.equal(tensor, untouched.state_dict()[name]) for name, tensor in vq.state_dict().items())
+
+
+def test_revival_resets_code_count_and_sum_of_the_dead_alone() -> None:
+    alive = quantizer(codebook_size=4, codebook_dim=2)
+    vq = quantizer(codebook_size=4, codebook_dim=2, revival_threshold=0.3)
+    with torch.no_grad():
+        for each in (alive, vq):
+            each.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [50.0, 50.0], [60.0, 60.0]]))
+            each.ema_count.copy_(torch.tensor([5.0, 5.0, 0.1, 0.1]))
+            each.ema_sum.copy_(each.codebook * each.ema_count[:, None])
+    z = torch.rand(30, 2)
+    for each in (alive, vq):
+        each(z)
+        each.update(3, seed=0)
+    even = alive.ema_count.sum() / 4
+    for name in ("codebook", "ema_count", "ema_sum"):
+        torch.testing.assert_close(getattr(vq, name)[:2], getattr(alive, name)[:2])
+    for dead in (2, 3):
+        assert (vq.codebook[dead] == z).all(1).any()  # a vector of the batch
+        torch.testing.assert_close(vq.ema_count[dead], even)
+        torch.testing.assert_close(vq.ema_sum[dead], vq.codebook[dead] * even)
+    assert not torch.equal(vq.codebook[2], vq.codebook[3])
+
+
+def test_a_revived_code_stays_where_it_was_put() -> None:
+    vq = quantizer(codebook_size=4, codebook_dim=2, revival_threshold=0.3)
+    with torch.no_grad():
+        vq.codebook[2:] = 50.0
+        vq.ema_count[2:] = 0.01
+        vq.ema_sum[2:] = 0.5
+    vq(torch.rand(30, 2))
+    vq.update(0, seed=0)
+    revived = vq.codebook[2].clone()
+    vq(vq.codebook[:1].expand(30, 2))  # a batch of which the code gets nothing: its mean must not move
+    vq.update(1, seed=0)
+    torch.testing.assert_close(vq.codebook[2], revived, rtol=1e-3, atol=1e-3)
+
+
+def test_revival_depends_on_seed_and_step_alone() -> None:
+    found = []
+    for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        torch.manual_seed(0)
+        vq = quantizer(revival_threshold=0.9)
+        vq(torch.randn(50, 4) + 5)
+        torch.manual_seed(len(found))
+        vq.update(step, seed=seed)
+        found.append(vq.codebook)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2]) and not torch.equal(found[0], found[3])
+
+
+def test_revival_recovers_a_collapsed_codebook() -> None:
+    vq = quantizer(codebook_size=32, codebook_dim=2, revival_threshold=0.1, ema_decay=0.8)
+    vq.codebook.add_(100)
+    vq.ema_sum.add_(100)
+    for step in range(60):
+        vq(torch.rand(256, 2))
+        vq.update(step, seed=0)
+    used = nearest(torch.rand(2000, 2), vq.codebook).unique()
+    assert len(used) > 0.9 * 32
+
+
+def test_revival_works_with_fewer_vectors_than_codes() -> None:
+    vq = quantizer(revival_threshold=0.9)
+    vq(torch.randn(3, 4) + 9)
+    vq.update(0, seed=0)
+    assert all(tensor.isfinite().all() for tensor in vq.state_dict().values())
+
+
+def test_kmeans_finds_well_separated_clusters() -> None:
+    truth = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    vectors = truth.repeat_interleave(50, 0) + 0.1 * torch.randn(200, 2)
+    best = min(
+        (kmeans(vectors, 4, 10, torch.Generator().manual_seed(seed)) for seed in range(8)),
+        key=lambda found: (vectors - found[0][nearest(vectors, found[0])]).square().sum(),
+    )
+    order = nearest(truth, best[0])
+    torch.testing.assert_close(best[0][order], truth, atol=0.1, rtol=0)
+    assert best[1].tolist() == [50] * 4
+
+
+def test_kmeans_rounds_are_lloyds() -> None:
+    vectors, random = torch.randn(60, 3), torch.Generator().manual_seed(3)
+    centres, _ = kmeans(vectors, 5, 0, torch.Generator().manual_seed(3))
+    found, counts = kmeans(vectors, 5, 3, random)
+    for _ in range(3):
+        own = brute_force(vectors, centres)
+        centres = torch.stack([vectors[own == k].mean(0) for k in range(5)])
+    torch.testing.assert_close(found, centres)
+    assert counts.tolist() == torch.bincount(brute_force(vectors, centres), minlength=5).tolist()
+
+
+def test_start_puts_codebook_and_averages_at_the_clusters() -> None:
+    vq = quantizer(start="kmeans")
+    vectors = torch.randn(500, 4) + 7
+    vq.start(vectors, torch.Generator().manual_seed(0))
+    counts, sums = gather_statistics(vectors, nearest(vectors, vq.codebook), 8)
+    torch.testing.assert_close(vq.ema_count, counts * 8 / 500)
+    torch.testing.assert_close(vq.ema_sum, vq.codebook * vq.ema_count[:, None])
+    assert (vectors - vq.lookup(nearest(vectors, vq.codebook)[:, None])).square().mean() < vectors.var()
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_start_with_fewer_vectors_than_codes(count: int) -> None:
+    vq = quantizer(start="kmeans")
+    vq.start(torch.randn(count, 4), torch.Generator().manual_seed(0))
+    assert all(tensor.isfinite().all() for tensor in vq.state_dict().values())
+    vq(torch.randn(20, 4))
+    vq.update(0, seed=0)
+    assert vq.codebook.isfinite().all()
+
+
+def test_a_normal_start_leaves_the_codebook_alone() -> None:
+    vq = quantizer(start="normal")
+    before = state(vq)
+    vq.start(torch.randn(50, 4), torch.Generator())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vq.state_dict().items())
+
+
+def test_without_smoothing_a_code_without_any_count_stays_finite() -> None:
+    vq = quantizer(ema_epsilon=0.0)
+    vq.ema_count[3] = 0.0
+    vq.ema_sum[3] = 0.0
+    vq.codebook[3] = 99.0
+    vq(torch.randn(20, 4))
+    vq.update(0, seed=0)
+    assert vq.codebook.isfinite().all()
+
+
+def test_reestimation_puts_used_codes_at_their_means_and_leaves_the_others() -> None:
+    vq = quantizer(codebook_size=3, codebook_dim=1)
+    before = vq.codebook.clone()
+    vq.reestimate(torch.tensor([2.0, 0.0, 4.0]), torch.tensor([[3.0], [0.0], [2.0]]))
+    torch.testing.assert_close(vq.codebook, torch.stack([torch.tensor([1.5]), before[1], torch.tensor([0.5])]))
+    torch.testing.assert_close(vq.ema_sum, vq.codebook * vq.ema_count[:, None])
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_arithmetic_and_statistics_are_float32_under_bf16(update: str) -> None:
+    vq, plain = (quantizer(codebook_update=update, ema_decay=0.999) for _ in range(2))
+    plain.load_state_dict(vq.state_dict())
+    z = torch.randn(50, 4).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = vq(z)
+    expected = plain(z.float())
+    for found, wanted in zip(output, expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert output.z_q.dtype == output.loss.dtype == torch.float32
+    vq.update(0, seed=0)
+    plain.update(0, seed=0)
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in vq.state_dict().items())
+    assert all(tensor.dtype == torch.float32 for tensor in vq.state_dict().values())
+
+
+def test_one_codebook_size_serves_all_levels_or_each_has_its_own() -> None:
+    options = {key: value for key, value in DEFAULTS.items() if key != "codebook_size"}
+    same = build_quantizers({"name": "vq", "vq": {**options, "codebook_size": 5}}, 2)
+    own = build_quantizers({"name": "vq", "vq": {**options, "codebook_size": [3, 9]}}, 2)
+    assert [q.codebook_size for q in same] == [5, 5]
+    assert [q.codebook_size for q in own] == [3, 9]

@@ -1,0 +1,89 @@
+"""The gated PixelCNN: what each position sees, and what decoding costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from common.codes import CodeLayout, Level
+from stage2_prior.priors.gated import GatedGrid, GatedLayer
+
+
+def seen_from(grid: GatedGrid, row: int, column: int) -> torch.Tensor:
+    """bool (h, w): the positions whose embeddings have a gradient from the logits at one position."""
+    level, channels = grid.level, 4
+    embeddings = torch.randn(1, level.height, level.width, 1, channels, dtype=torch.float64, requires_grad=True)
+    place = torch.randn(1, channels, level.height, level.width, dtype=torch.float64)
+    logits = grid(embeddings, place, torch.randn(1, channels, dtype=torch.float64))
+    logits[0, row * level.width + column].square().sum().backward()
+    return embeddings.grad.abs().sum((0, 3, 4)) > 0
+
+
+def earlier(level: Level, row: int, column: int) -> torch.Tensor:
+    order = torch.arange(level.height * level.width).view(level.height, level.width)
+    return order < row * level.width + column
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_a_deep_network_sees_all_earlier_positions_and_no_other(kernel_size):
+    level = Level(4, 5, 1, 3)
+    grid = GatedGrid(level, 5, 4, kernel_size, 0.0).double()
+    for row in range(4):
+        for column in range(5):
+            assert torch.equal(seen_from(grid, row, column), earlier(level, row, column)), (row, column)
+
+
+def test_one_layer_sees_its_kernel_without_a_blind_spot():
+    level = Level(5, 7, 1, 3)
+    grid = GatedGrid(level, 1, 4, 3, 0.0).double()
+    expected = torch.zeros(5, 7, dtype=torch.bool)
+    expected[1:3, 2:5] = True  # two rows above, a column either side
+    expected[3, 1:3] = True  # two columns to the left
+    assert torch.equal(seen_from(grid, 3, 3), expected)
+
+
+def test_decoding_runs_each_layer_once_a_token_and_once_a_row(make_stirred, monkeypatch):
+    layout = CodeLayout((1, 8, 8), (Level(2, 3, 1, 4), Level(4, 5, 2, 3)))
+    prior = make_stirred("pixelcnn", layout, 0)
+    calls, sizes = Counter(), set()
+    for name in ("vertical", "horizontal"):
+        original = getattr(GatedLayer, name)
+
+        def counted(self, first, second, name=name, original=original):
+            calls[name] += 1
+            sizes.add((name, tuple(first.shape)))
+            return original(self, first, second)
+
+        monkeypatch.setattr(GatedLayer, name, counted)
+    state = prior.start(torch.zeros(2, dtype=torch.int64))
+    last = None
+    for _ in range(layout.num_tokens):
+        last = prior.step(state, last).argmax(-1)
+    layers = 2
+    assert calls == {"vertical": layers * (2 + 4), "horizontal": layers * (6 + 20)}
+    assert sizes == {
+        ("vertical", (2, 6, 2, 3)),
+        ("vertical", (2, 6, 2, 5)),
+        ("horizontal", (2, 6, 1, 2)),
+    }
+
+
+def test_decoding_equals_the_whole_grid_on_a_larger_mixed_layout(make_fresh, make_tokens):
+    levels = (Level(2, 3, 1, 5), Level(5, 4, 3, 7), Level(6, 7, 1, 4))
+    layout = CodeLayout((3, 12, 14), levels)
+    prior = make_fresh("pixelcnn", layout, 3, layers=3, kernel_size=5).double().eval()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.normal_(0, 0.3)
+    tokens, labels = make_tokens(layout, 2), torch.tensor([1, 3])
+    state = prior.start(labels)
+    steps = [prior.step(state, tokens[:, i - 1] if i else None) for i in range(layout.num_tokens)]
+    torch.testing.assert_close(torch.stack(steps, dim=1), prior.logits(tokens, labels), rtol=1e-9, atol=1e-9)
+
+
+def test_channels_last_weights_give_the_same_logits(layout, make_stirred, make_tokens):
+    prior, tokens = make_stirred("pixelcnn", layout, 2), make_tokens(layout, 3)
+    before = prior.logits(tokens, None)
+    torch.testing.assert_close(prior.to(memory_format=torch.channels_last).logits(tokens, None), before)

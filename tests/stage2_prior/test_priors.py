@@ -1,0 +1,195 @@
+"""What every prior promises, whatever its family, on every kind of layout."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common import artifacts
+from common.errors import UserError
+from stage2_prior.priors import build_prior, load_prior, prior_config
+
+
+def all_labels(prior: nn.Module) -> range:
+    return range(prior.num_classes + 1)  # the null label too
+
+
+def decode(prior: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
+    """Logits (B, N, V) by start and step, the tokens given."""
+    state = prior.start(labels)
+    steps = [prior.step(state, tokens[:, i - 1] if i else None) for i in range(tokens.shape[1])]
+    return torch.stack(steps, dim=1)
+
+
+def choose(logits: Tensor, uniforms: Tensor | None) -> Tensor:
+    """Greedy, or by inverse CDF from uniforms (B,)."""
+    if uniforms is None:
+        return logits.argmax(-1)
+    return (logits.double().softmax(-1).cumsum(-1) < uniforms[:, None]).sum(-1)
+
+
+def test_probabilities_of_all_sequences_sum_to_one(prior):
+    prior.double()
+    tokens = torch.tensor(list(itertools.product(*[range(k) for k in prior.layout.codebook_sizes.tolist()])))
+    for label in all_labels(prior):
+        nats = prior.nll(tokens, torch.full((len(tokens),), label)).sum(1)
+        assert nats.dtype == torch.float64
+        assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+def test_a_later_token_never_changes_an_earlier_tokens_logits(prior, make_tokens):
+    prior.double()
+    tokens = make_tokens(prior.layout, 1)
+    label = torch.tensor([0])
+    before = prior.logits(tokens, label)
+    for position, size in enumerate(prior.layout.codebook_sizes.tolist()):
+        for value in range(size):
+            changed = tokens.clone()
+            changed[:, position] = value
+            after = prior.logits(changed, label)[:, : position + 1]
+            torch.testing.assert_close(after, before[:, : position + 1], rtol=0, atol=1e-12)
+
+
+def test_every_earlier_token_changes_every_later_tokens_logits(learned, layout, make_stirred, make_tokens):
+    prior = make_stirred(learned, layout, 2).double()
+    tokens = make_tokens(layout, 1)
+    before = prior.logits(tokens, None)
+    for position, size in enumerate(layout.codebook_sizes.tolist()):
+        changed = tokens.clone()
+        changed[:, position] = (tokens[:, position] + 1) % size
+        difference = (prior.logits(changed, None) - before).nan_to_num(0).abs().amax((0, 2))
+        assert (difference[position + 1 :] > 1e-9).all(), (position, difference)
+
+
+def test_the_label_changes_every_tokens_logits(learned, layout, make_stirred, make_tokens):
+    prior = make_stirred(learned, layout, 2)
+    tokens = make_tokens(layout, 1).repeat(3, 1)
+    logits = prior.logits(tokens, torch.tensor([0, 1, 2])).nan_to_num(neginf=0.0)
+    for one, other in itertools.combinations(logits, 2):
+        assert ((one - other).abs().amax(-1) > 1e-4).all()
+
+
+def test_decoding_gives_the_teacher_forced_logits(prior, make_tokens):
+    prior.double()
+    tokens = make_tokens(prior.layout, 5)
+    labels = torch.arange(5) % (prior.num_classes + 1)
+    # Llama's norms are float32 in any model: what differs in the last bit of a double may differ in theirs.
+    tolerance = 1e-5 if prior.params.get("architecture") == "llama" else 1e-9
+    expected = prior.logits(tokens, labels)
+    torch.testing.assert_close(decode(prior, tokens, labels), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("greedy", [True, False], ids=["greedy", "inverse_cdf"])
+def test_cached_decoding_gives_the_tokens_of_full_recomputation(prior, greedy):
+    count, length = 6, prior.layout.num_tokens
+    labels = torch.arange(count) % (prior.num_classes + 1)
+    uniforms = None if greedy else torch.rand(length, count, dtype=torch.float64)
+    cached, full = torch.zeros(2, count, length, dtype=torch.int64)
+    state, last = prior.start(labels), None
+    for i in range(length):
+        u = None if greedy else uniforms[i]
+        last = cached[:, i] = choose(prior.step(state, last), u)
+        full[:, i] = choose(prior.logits(full, labels)[:, i], u)
+    assert torch.equal(cached, full)
+    assert (cached < prior.layout.codebook_sizes).all()
+
+
+def test_nll_is_minus_log_softmax_and_forward_its_mean(prior, make_tokens):
+    tokens = make_tokens(prior.layout, 4)
+    labels = torch.arange(4) % (prior.num_classes + 1)
+    nll = prior.nll(tokens, labels)
+    expected = -prior.logits(tokens, labels).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    torch.testing.assert_close(nll, expected)
+    torch.testing.assert_close(prior(tokens, labels), nll.mean())
+
+
+def test_no_labels_means_the_null_label(prior, make_tokens):
+    tokens = make_tokens(prior.layout, 3)
+    null = torch.full((3,), prior.num_classes)
+    assert torch.equal(prior.logits(tokens, None), prior.logits(tokens, null))
+
+
+def test_logits_are_float32_under_autocast_and_minus_infinity_beyond_a_codebook(prior, make_tokens):
+    tokens = make_tokens(prior.layout, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = prior.logits(tokens, None)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits.isneginf(), ~prior.layout.allowed.expand_as(logits))
+    assert logits[logits.isfinite()].numel() == 2 * prior.layout.allowed.sum()
+
+
+def test_a_published_prior_loads_with_the_same_logits(prior, make_tokens, tmp_path):
+    parents = {"codes": "c", "vqvae": "v"}
+    artifacts.save_model(tmp_path / "prior", "prior", prior_config(prior), prior.state_dict(), parents)
+    loaded, manifest = load_prior(tmp_path / "prior")
+    tokens = make_tokens(prior.layout, 3)
+    assert manifest.parents == parents
+    assert not loaded.training
+    assert prior_config(loaded) == prior_config(prior)
+    assert torch.equal(loaded.logits(tokens, None), prior.logits(tokens, None))
+
+
+def test_a_step_out_of_order_is_refused(prior, make_tokens):
+    tokens = make_tokens(prior.layout, 1)
+    labels = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="the first step takes no tokens"):
+        prior.step(prior.start(labels), tokens[:, 0])
+    state = prior.start(labels)
+    prior.step(state, None)
+    with pytest.raises(ValueError, match="every later one the tokens"):
+        prior.step(state, None)
+    for i in range(1, prior.layout.num_tokens):
+        prior.step(state, tokens[:, i - 1])
+    with pytest.raises(ValueError, match="complete"):
+        prior.step(state, tokens[:, -1])
+    with pytest.raises(ValueError, match="takes no context"):
+        prior.start(labels, context=[tokens])
+
+
+def test_the_first_loss_is_near_that_of_the_uniform_prior(learned, layout, make_fresh, make_tokens):
+    prior = make_fresh(learned, layout, 2, **({"channels": 64} if learned == "pixelcnn" else {"width": 64}))
+    tokens = make_tokens(layout, 64)
+    assert prior(tokens, torch.arange(64) % 3).item() == pytest.approx(layout.uniform_nats / layout.num_tokens, abs=0.1)
+
+
+def test_every_trained_parameter_gets_a_gradient(learned, layout, make_fresh, make_tokens):
+    prior = make_fresh(learned, layout, 2)
+    prior(make_tokens(layout, 8), torch.arange(8) % 3).backward()
+    assert not [name for name, p in prior.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_a_batch_can_be_learned_by_heart(learned, make_fresh, make_tokens, layout):
+    wide = {"channels": 24} if learned == "pixelcnn" else {"width": 32}
+    prior = make_fresh(learned, layout, 4, dropout=0.0, **wide)
+    tokens, labels = make_tokens(layout, 4), torch.arange(4)
+    optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = prior(tokens, labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
+        optimizer.step()
+    assert loss.item() < 0.1
+
+
+def test_an_unknown_prior_is_refused_with_the_nearest_name(layout):
+    with pytest.raises(UserError, match=r"unknown prior 'pixelcn'.*did you mean `pixelcnn`"):
+        build_prior({"name": "pixelcn", "params": {}, "layout": layout.to_json(), "num_classes": 0})
+
+
+def test_weights_of_another_shape_are_refused(layout, make_fresh, tmp_path):
+    config = prior_config(make_fresh("pixelcnn", layout, 2))
+    weights = make_fresh("pixelcnn", layout, 3).state_dict()
+    artifacts.save_model(tmp_path / "prior", "prior", config, weights, {})
+    with pytest.raises(UserError, match="do not fit config"):
+        load_prior(tmp_path / "prior")
+
+
+def test_the_uniform_prior_costs_log_k_a_token(layout, make_fresh, make_tokens):
+    nll = make_fresh("uniform", layout, 2).double().nll(make_tokens(layout, 2), None)
+    expected = torch.tensor([math.log(k) for k in layout.codebook_sizes.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(nll, expected.expand(2, -1), rtol=0, atol=1e-12)

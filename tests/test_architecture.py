@@ -1,0 +1,140 @@
+"""Who may import whom (docs/architecture.md), and what no product file does."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGES = {"common", "stage1_vqvae", "stage2_prior", "sampling"}
+ALLOWED = {
+    "common": {"common"},
+    "stage1_vqvae": {"common", "stage1_vqvae"},
+    "stage2_prior": {"common", "stage2_prior"},
+    "sampling": PACKAGES,
+}
+MATHS = ("stage1_vqvae/networks/", "stage1_vqvae/quantizers/", "stage2_prior/priors/", "sampling/choose.py")
+ARITHMETIC = {"torch", "numpy", "scipy"}
+RUNS_JOBS = {"subprocess", "multiprocessing", "threading", "concurrent", "signal", "socket", "argparse"}
+JOB_FILES = {f"common/{name}.py" for name in ("training", "checkpoint", "tracking", "command", "preset")}
+# Started by a person or by Make, not imported: a package's __init__ and __main__, and the preset command.
+NOT_SHARED = {"common/preset.py"}
+
+
+def package(file: str) -> str:
+    return file.split("/")[0]
+
+
+def defines_main(file: Path) -> bool:
+    """Whether a file is an entry point: it runs when started with `python -m`."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in tree.body)
+
+
+def test_packages_import_only_what_they_may(imports):
+    wrong = [
+        f"{file} imports {other}"
+        for file, seen in imports.items()
+        for other in seen.own
+        if package(other) not in ALLOWED[package(file)]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nobody_imports_an_entry_point(imports, repository):
+    entry_points = {file for file in imports if defines_main(repository / file)}
+    wrong = [f"{file} imports {other}" for file, seen in imports.items() for other in seen.own & entry_points]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_maths_imports_torch_and_nothing_that_runs_a_job(imports):
+    wrong = []
+    for file, seen in imports.items():
+        if not file.startswith(MATHS):
+            continue
+        allowed = ARITHMETIC | set(sys.stdlib_module_names) - RUNS_JOBS
+        if file.startswith("stage2_prior/priors/"):
+            allowed |= {"transformers"}
+        wrong += [f"{file} imports {other}" for other in sorted((seen.outer - allowed) | (seen.own & JOB_FILES))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_product_file_opens_a_pickle(imports, repository):
+    banned = {"torch.load", "torch.save", "pd.read_pickle", "pandas.read_pickle"}
+    wrong = []
+    for file, seen in imports.items():
+        nodes = list(ast.walk(ast.parse((repository / file).read_text(encoding="utf-8"))))
+        names = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+        wrong += [f"{file}: {name}" for name in sorted(names & banned)]
+        keywords = {ast.unparse(node) for node in nodes if isinstance(node, ast.keyword)}
+        wrong += [f"{file}: allow_pickle=True" for word in keywords if word == "allow_pickle=True"]
+        wrong += [f"{file} imports {name}" for name in seen.outer & {"pickle", "dill", "cloudpickle", "joblib"}]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_tracked_file_names_a_machine(repository):
+    """Product, tests and wiring stand alone: no folder beside the repository, no home directory."""
+    patterns = ("**/*.py", "*.yaml", "presets/*.yaml", "Makefile", ".ci/run", ".dvc/config", "constraints.txt")
+    banned = ("../" + "shared", "/" + "work/", "/" + "root/", "/" + "home/")
+    wrong = [
+        f"{file.relative_to(repository)}: {word}"
+        for pattern in patterns
+        for file in repository.glob(pattern)
+        if ".venv" not in file.parts and file.is_file()
+        for word in banned
+        if word in file.read_text(encoding="utf-8")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+HELP = """
+import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit:
+    pass
+print("heavy:", sorted({"torch", "datasets", "transformers", "accelerate", "torchvision"} & set(sys.modules)))
+"""
+
+
+def test_help_needs_neither_torch_nor_datasets(imports, repository):
+    modules = [file.removesuffix(".py").replace("/", ".") for file in imports if defines_main(repository / file)]
+    assert modules
+    for module in modules:
+        command = [sys.executable, "-c", HELP, module]
+        output = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
+        assert output.splitlines()[-1] == "heavy: []", f"{module} --help: {output.splitlines()[-1]}"
+
+
+def test_common_holds_only_what_two_packages_need(imports, repository):
+    """`common` is no drawer: each file serves at least two packages, directly or through other files of common."""
+    users: dict[str, set[str]] = {}
+    for file in imports:
+        for other in reachable(file, imports):
+            users.setdefault(other, set()).add(package(file))
+    wrong = [
+        f"{file}: used by {sorted(users.get(file, set()) - {'common'})}"
+        for file in imports
+        if package(file) == "common" and Path(file).name not in ("__init__.py", "__main__.py")
+        if file not in NOT_SHARED and len(users.get(file, set()) - {"common"}) < 2
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def reachable(file: str, imports: dict) -> set[str]:
+    """Every file that runs when `file` does, itself excepted."""
+    seen, queue = set(), [file]
+    while queue:
+        new = imports[queue.pop()].own - seen
+        seen |= new
+        queue += new
+    return seen - {file}
+
+
+@pytest.mark.parametrize("file", ["README.md", "LICENSE", "Makefile", "dvc.yaml", "params.yaml", ".ci/run"])
+def test_the_house_is_complete(file, repository):
+    assert (repository / file).is_file()
