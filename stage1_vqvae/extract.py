@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stage1_vqvae.model import VQVAE
 
 RESULTS = paths.RESULTS / "extract_codes"
+# Images encoded at a time, always, the last beside blanks: in a batch of another size convolutions round otherwise,
+# and a vector between two codes would change sides with the number of processes.
+TOGETHER = 64
 
 
 def passes(params: ExtractParams) -> list[tuple[bool, int, int]]:
@@ -34,7 +37,7 @@ def passes(params: ExtractParams) -> list[tuple[bool, int, int]]:
 
 
 def encode_split(
-    model: VQVAE, split: ImageSplit, change: tuple[bool, int, int], batch_size: int, device: torch.device
+    model: VQVAE, split: ImageSplit, change: tuple[bool, int, int], device: torch.device
 ) -> Iterator[torch.Tensor]:
     """Tokens (m, N) of a split in order, batch by batch, the work divided over all processes."""
     import torch
@@ -48,16 +51,13 @@ def encode_split(
     rank, size = world()
     flip, down, right = change
     layout = model.layout
-    for start in tqdm(range(0, len(split), batch_size * size), disable=None if rank == 0 else True, leave=False):
-        rows = slice(start + rank * batch_size, min(start + (rank + 1) * batch_size, len(split)))
-        tokens = torch.zeros(batch_size, layout.num_tokens, dtype=torch.int64, device=device)  # equal shapes to gather
-        if rows.start < rows.stop:
-            pixels = split.pixels(rows)
-            pixels = pixels.flip(-1) if flip else pixels
-            pixels = shift(pixels, torch.full((len(pixels),), down), torch.full((len(pixels),), right))
-            codes = model.encode(to_float(pixels.to(device)))
-            tokens[: len(pixels)] = layout.flatten(codes)
-        yield gather(tokens)[: len(split) - start].cpu()
+    for start in tqdm(range(0, len(split), TOGETHER * size), disable=None if rank == 0 else True, leave=False):
+        pixels = split.pixels(slice(start + rank * TOGETHER, start + (rank + 1) * TOGETHER))
+        pixels = pixels.flip(-1) if flip else pixels
+        batch = torch.zeros(TOGETHER, *layout.image_shape, dtype=torch.uint8)
+        batch[: len(pixels)] = shift(pixels, torch.full((len(pixels),), down), torch.full((len(pixels),), right))
+        codes = model.encode(to_float(batch.to(device)))
+        yield gather(layout.flatten(codes))[: len(split) - start].cpu()
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -90,7 +90,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                     ArrayWriter(staging / name / "codes.npy", (layout.num_tokens,), layout.dtype)
                 )
                 for index, change in enumerate(changes):
-                    for tokens in encode_split(model, split, change, params.runtime.batch_size, device.device):
+                    for tokens in encode_split(model, split, change, device.device):
                         if file:
                             file.append(tokens.numpy())
                         if index == 0:

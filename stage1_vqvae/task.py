@@ -41,8 +41,9 @@ class VQVAETask:
     def _chunks(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """uint8 pixels and float images of `count` training images drawn once, for fits; the same on every process."""
         order = SampleOrder(len(self.train), min(count, len(self.train)), self.params.seed).batch(0)
-        for start in range(0, len(order), self.evaluation_batch):
-            pixels = self.train.pixels(order[start : start + self.evaluation_batch])
+        size = self.params.batch_size  # not the runtime's, which must not reach a codebook even by rounding
+        for start in range(0, len(order), size):
+            pixels = self.train.pixels(order[start : start + size])
             yield pixels, to_float(pixels.to(self.device))
 
     def start(self) -> None:

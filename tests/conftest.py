@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,3 +100,60 @@ def imports() -> dict[str, Imports]:
     """The imports of every product file, by its path relative to the repository."""
     files = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
     return {name: _imports(name) for name in (path.relative_to(REPOSITORY).as_posix() for path in files)}
+
+
+@pytest.fixture
+def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None]:
+    """`write_params({"data.height": 8})`: params.yaml here, of a tiny and quick run, with dotted changes."""
+    quick = {"steps": 10, "batch_size": 8, "warmup_steps": 2, "validate_every": 5}
+    raw_params["stage1_vqvae"]["network"]["conv"] |= {"channels": 8, "residual_blocks": 1, "residual_channels": 4}
+    raw_params["stage1_vqvae"]["quantizer"]["vq"] |= {"codebook_size": 8, "codebook_dim": 4}
+    raw_params["stage1_vqvae"]["training"] |= quick | {"codebook_images": 24}
+    raw_params["stage2_prior"]["transformer"] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+    raw_params["stage2_prior"]["pixelcnn"] |= {"layers": 1, "channels": 8}
+    for name in ("transformer", "pixelcnn"):
+        raw_params["stage2_prior"][name]["training"] |= quick
+    raw_params["runtime"] |= {"threads": 1, "batch_size": 16, "log_every": 1}
+
+    def write(changes: dict[str, Any] | None = None) -> None:
+        for path, value in (changes or {}).items():
+            *sections, key = path.split(".")
+            node = raw_params
+            for section in sections:
+                node = node[section]
+            node[key] = value
+        (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def write_prepared(in_tmp: Path) -> Callable[..., None]:
+    """`write_prepared((1, 8, 8), classes=3)`: data/prepared here, of smooth images whose brightness tells the class."""
+    import numpy as np
+
+    from common import paths
+    from common.arrays import ArrayWriter
+    from common.artifacts import json_text, publishing
+    from common.images import Stats
+
+    def write(
+        shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: int = 0, images: dict[str, int] | None = None
+    ) -> None:
+        random = np.random.default_rng(seed)
+        names = tuple(f"class {i}" for i in range(classes)) or None
+        stats = Stats(shape, names, images or {"train": 50, "validation": 13, "test": 7}, mean=0.0, variance=0.3)
+        with publishing(paths.PREPARED, "prepared", {}) as folder:
+            for split, count in stats.images.items():
+                labels = np.arange(count) % max(1, classes)
+                coarse = random.integers(0, 160, (count, shape[0], -(-shape[1] // 4), -(-shape[2] // 4)))
+                pixels = coarse.repeat(4, 2).repeat(4, 3)[:, :, : shape[1], : shape[2]]
+                pixels = pixels + labels[:, None, None, None] * 25 + random.integers(0, 10, pixels.shape)
+                with ArrayWriter(folder / split / "images.npy", shape, np.uint8) as writer:
+                    writer.append(pixels)
+                if classes:
+                    with ArrayWriter(folder / split / "labels.npy", (), np.int64) as writer:
+                        writer.append(labels)
+            (folder / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
+
+    return write

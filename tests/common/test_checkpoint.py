@@ -118,7 +118,11 @@ def test_a_state_half_written_is_not_seen() -> None:
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_folder() -> None:
-    with folder(), pytest.raises(UserError, match=rf"train_vqvae/abc: process {os.getpid()} is already running"), folder():
+    with (
+        folder(),
+        pytest.raises(UserError, match=rf"train_vqvae/abc: process {os.getpid()} is already running"),
+        folder(),
+    ):
         pass
     with folder():  # free again
         pass

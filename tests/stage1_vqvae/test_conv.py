@@ -82,7 +82,9 @@ def test_the_published_cifar_network_has_its_number_of_parameters() -> None:
     net = ConvNetwork((3, 32, 32), 3, 64, strides=[4], channels=128, residual_blocks=2, residual_channels=32)
     assert sum(p.numel() for p in net.parameters()) == encoder + conv(1, 128, 64) + decoder == 662_083
     assert net.grids == [(8, 8)]
-    kinds = [(m.kernel_size[0], m.stride[0], m.in_channels, m.out_channels) for m in net.decoder if hasattr(m, "stride")]
+    kinds = [
+        (m.kernel_size[0], m.stride[0], m.in_channels, m.out_channels) for m in net.decoder if hasattr(m, "stride")
+    ]
     assert kinds == [(3, 1, 64, 128), (4, 2, 128, 64), (4, 2, 64, 3)]
 
 

@@ -36,7 +36,7 @@ def oracle(family: stats.rv_continuous, location: float, scale: float) -> np.nda
     left = family.cdf(UPPER, location, scale) - family.cdf(LOWER, location, scale)
     right = family.sf(LOWER, location, scale) - family.sf(UPPER, location, scale)
     with np.errstate(divide="ignore"):
-        return np.log(np.where(LOWER > location, right, left))
+        return np.log(np.where(location < LOWER, right, left))
 
 
 @pytest.mark.parametrize("location", LOCATIONS)

@@ -150,10 +150,12 @@ def test_settling_puts_every_code_at_the_mean_of_its_vectors() -> None:
     assert all(quantizer._gathered == [] for quantizer in model.quantizers)
 
 
-def test_update_names_each_levels_perplexity() -> None:
+def test_update_names_each_levels_perplexity_and_their_mean() -> None:
     model = VQVAE(config())
     model(floats(4, (3, 8, 16)))
-    assert set(model.update(0, seed=0)) == {"perplexity_level0", "perplexity_level1"}
+    found = model.update(0, seed=0)
+    assert set(found) == {"perplexity", "perplexity_level0", "perplexity_level1"}
+    torch.testing.assert_close(found["perplexity"], (found["perplexity_level0"] + found["perplexity_level1"]) / 2)
     single = VQVAE(config((1, 8, 8), [2], 6))
     single(floats(4, (1, 8, 8)))
     assert set(single.update(0, seed=0)) == {"perplexity"}

@@ -178,11 +178,14 @@ def test_an_animation_gives_its_first_frame(read):
 
 def test_crop_keeps_the_centre_and_the_aspect(read):
     image = np.zeros((60, 120, 3), np.uint8)
-    image[:, 30:90] = 255
-    assert read(encode(image), height=20, width=20).min() == 255
-    image = np.zeros((120, 60, 3), np.uint8)
-    image[45:75] = 255  # a centre of 60x30 for 10x5
-    assert read(encode(image), height=5, width=10).min() == 255
+    image[:, 30:90] = 255  # the centre; the filter reaches a little beyond it
+    pixels = read(encode(image), height=20, width=20)
+    assert pixels.min() > 220 and pixels[:, :, 1:-1].min() == 255
+    image[:, 30:33] = 0  # one pixel's worth at its left
+    assert read(encode(image), height=20, width=20)[:, :, 0].max() < 30
+    tall = np.zeros((120, 60, 3), np.uint8)
+    tall[42:78] = 255  # 60x36 for 10x6
+    assert read(encode(tall), height=6, width=10).min() > 220
 
 
 def test_stretch_keeps_everything(read):

@@ -306,7 +306,7 @@ def test_start_puts_codebook_and_averages_at_the_clusters() -> None:
     vq = quantizer(start="kmeans")
     vectors = torch.randn(500, 4) + 7
     vq.start(vectors, torch.Generator().manual_seed(0))
-    counts, sums = gather_statistics(vectors, nearest(vectors, vq.codebook), 8)
+    counts, _ = gather_statistics(vectors, nearest(vectors, vq.codebook), 8)
     torch.testing.assert_close(vq.ema_count, counts * 8 / 500)
     torch.testing.assert_close(vq.ema_sum, vq.codebook * vq.ema_count[:, None])
     assert (vectors - vq.lookup(nearest(vectors, vq.codebook)[:, None])).square().mean() < vectors.var()

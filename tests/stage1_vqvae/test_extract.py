@@ -1,0 +1,194 @@
+"""Extraction: every image once, in order, the same bytes every time, and refusals that leave what was there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import paths
+from common.artifacts import read_manifest
+from common.codes import open_codes
+from common.images import ImageSplit, open_prepared, to_float
+from common.params.data import ExtractParams
+from stage1_vqvae import extract, train
+from stage1_vqvae.model import load_vqvae
+
+Write = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+@pytest.fixture
+def trained(write_params: Write, write_prepared: Write) -> Callable[..., None]:
+    """A tiny trained VQ-VAE with codebooks of the given sizes, its prepared images and params.yaml."""
+
+    def make(sizes: list[int], strides: list[int], shape: tuple[int, int, int] = (3, 8, 16), classes: int = 3) -> None:
+        write_prepared(shape, classes)
+        write_params(
+            {
+                "data.channels": shape[0],
+                "data.height": shape[1],
+                "data.width": shape[2],
+                "stage1_vqvae.network.conv.strides": strides,
+                "stage1_vqvae.quantizer.vq.codebook_size": sizes,
+                "stage1_vqvae.training.steps": 3,
+                "extract_codes.horizontal_flip": True,
+                "extract_codes.shift": 1,
+            }
+        )
+        assert train.main([]) == 0
+
+    return make
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("distance", [0, 1, 2])
+def test_passes_are_every_shift_mirrored_or_not_with_the_image_as_it_is_first(flip: bool, distance: int) -> None:
+    found = extract.passes(ExtractParams(horizontal_flip=flip, shift=distance))
+    assert found[0] == (False, 0, 0)
+    offsets = range(-distance, distance + 1)
+    expected = {(mirrored, d, r) for mirrored in (False, True)[: 1 + flip] for d in offsets for r in offsets}
+    assert set(found) == expected and len(found) == (2 * distance + 1) ** 2 * (1 + flip)
+
+
+def changed(pixels: np.ndarray, change: tuple[bool, int, int]) -> np.ndarray:
+    """The mirrored and shifted images, by padding with the edge and cutting."""
+    flip, down, right = change
+    pixels = pixels[..., ::-1] if flip else pixels
+    padded = np.pad(pixels, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
+    height, width = pixels.shape[-2:]
+    return padded[:, :, 2 - down : 2 - down + height, 2 - right : 2 - right + width]
+
+
+@pytest.mark.parametrize(("sizes", "strides"), [([20], [4]), ([8, 20], [4, 2])])
+def test_the_codes_are_the_models_own_image_by_image(trained: Callable, sizes: list[int], strides: list[int]) -> None:
+    trained(sizes, strides)
+    assert extract.main([]) == 0
+    codes, prepared = open_codes(paths.CODES), open_prepared(paths.PREPARED)
+    model, manifest = load_vqvae(paths.VQVAE)
+    assert codes.layout == model.layout and codes.classes == ("class 0", "class 1", "class 2")
+    assert codes.manifest.parents == {"vqvae": manifest.identity, "prepared": prepared.manifest.identity}
+    changes = extract.passes(ExtractParams(horizontal_flip=True, shift=1))
+    for name, split in prepared.splits.items():
+        expected_changes = changes if name == "train" else [(False, 0, 0)]
+        assert (codes[name].passes, len(codes[name])) == (len(expected_changes), len(split))
+        np.testing.assert_array_equal(codes[name].labels, split.labels)
+        for index, change in enumerate(expected_changes):
+            pixels = torch.from_numpy(changed(np.array(split.images), change).copy())
+            with torch.no_grad():
+                expected = model.layout.flatten(model.encode(to_float(pixels)))
+            different = codes[name].rows(slice(None), index) != expected  # in a batch of this size: all but exact ties
+            assert different.sum() <= 0.01 * different.numel()
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(8, np.uint8), (256, np.uint8), (257, np.uint16)])
+def test_codes_take_the_smallest_type_that_holds_them(trained: Callable, size: int, dtype: type) -> None:
+    trained([size], [4])
+    assert extract.main([]) == 0
+    assert open_codes(paths.CODES)["train"].tokens.dtype == dtype
+
+
+def test_any_batch_size_writes_the_same_bytes(trained: Callable, write_params: Write) -> None:
+    trained([8, 20], [4, 2])
+    found = []
+    for batch_size in (1, 7, 50, 1000):
+        write_params({"runtime.batch_size": batch_size})
+        assert extract.main([]) == 0
+        found.append(written(paths.CODES) | written(extract.RESULTS))
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_an_images_codes_do_not_depend_on_the_images_after_it(trained: Callable, write_prepared: Write) -> None:
+    trained([8, 20], [4, 2])
+    model = load_vqvae(paths.VQVAE)[0]
+    split, found = open_prepared(paths.PREPARED)["train"], []
+    for count in (50, 23, 1):
+        part = ImageSplit(split.images[:count], None)
+        with torch.no_grad():
+            tokens = torch.cat(list(extract.encode_split(model, part, (True, 1, 0), torch.device("cpu"))))
+        assert len(tokens) == count
+        found.append(tokens)
+    assert torch.equal(found[0][:23], found[1]) and torch.equal(found[0][:1], found[2])
+
+
+def test_unlabelled_images_give_unlabelled_codes(trained: Callable) -> None:
+    trained([8], [4], classes=0)
+    assert extract.main([]) == 0
+    codes = open_codes(paths.CODES)
+    assert codes.classes is None and codes["train"].labels is None and codes.num_classes == 0
+
+
+def test_figures_are_of_the_images_as_they_are(trained: Callable) -> None:
+    trained([8, 20], [4, 2])
+    assert extract.main([]) == 0
+    codes = open_codes(paths.CODES)
+    figures = json.loads((extract.RESULTS / "metrics.json").read_text())
+    for name in paths.SPLITS:
+        for level, grid in enumerate(codes.layout.unflatten(codes[name].rows(slice(None)))):
+            shares = torch.bincount(grid.flatten(), minlength=[8, 20][level]) / grid.numel()
+            entropy = -sum(p * np.log(p) for p in shares.tolist() if p)
+            assert figures[name]["codebook_usage"][level] == pytest.approx((shares > 0).float().mean().item())
+            assert figures[name]["perplexity"][level] == pytest.approx(np.exp(entropy), rel=1e-5)
+
+
+def test_a_vqvae_of_other_images_is_refused_and_old_codes_stay(
+    trained: Callable, write_prepared: Write, capsys: pytest.CaptureFixture
+) -> None:
+    trained([8], [4])
+    assert extract.main([]) == 0
+    old, before = written(paths.CODES), read_manifest(paths.PREPARED, "prepared").identity
+    write_prepared((3, 8, 16), seed=1)
+    after = read_manifest(paths.PREPARED, "prepared").identity
+    capsys.readouterr()
+    assert extract.main([]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"error: models/vqvae: made from another prepared: it names {before[:16]}, the prepared here is {after[:16]}; "
+        "make it anew with `accelerate launch -m stage1_vqvae.train`\n"
+    )
+    assert written(paths.CODES) == old
+
+
+def test_a_damaged_vqvae_is_refused_and_old_codes_stay(trained: Callable, capsys: pytest.CaptureFixture) -> None:
+    trained([8], [4])
+    assert extract.main([]) == 0
+    old = written(paths.CODES)
+    path = paths.VQVAE / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert extract.main([]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith(f"error: {path}: its contents differ from the manifest's SHA-256") and error.count("\n") == 1
+    )
+    assert written(paths.CODES) == old
+
+
+def test_an_extraction_that_dies_leaves_the_old_codes(trained: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained([8], [4])
+    assert extract.main([]) == 0
+    old = written(paths.CODES)
+
+    def die(counts: list) -> dict:
+        raise MemoryError
+
+    monkeypatch.setattr(extract, "codebook_figures", die)
+    with pytest.raises(MemoryError):
+        extract.main([])
+    assert written(paths.CODES) == old
+    assert sorted(p.name for p in paths.CODES.parent.iterdir()) == ["codes", "prepared"]

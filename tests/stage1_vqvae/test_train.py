@@ -1,0 +1,290 @@
+"""Training the VQ-VAE in process: what it publishes, resuming, refusals; and the task it brings to the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import paths
+from common.artifacts import read_manifest
+from common.augment import augment
+from common.images import open_prepared, to_float
+from common.params import Params
+from common.randomness import generator
+from stage1_vqvae import task as task_module
+from stage1_vqvae import train
+from stage1_vqvae.model import VQVAE, load_vqvae
+from stage1_vqvae.task import VQVAETask
+
+Write = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+def published() -> dict[str, bytes]:
+    """Every published byte of the stage."""
+    files = [p for folder in (paths.VQVAE, train.RESULTS) for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {p.as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "likelihood"),
+    [((1, 8, 8), [2], "gaussian"), ((3, 8, 16), [4, 2], "discretized_logistic")],
+)
+def test_training_publishes_a_model_curves_figures_and_grids(
+    write_params: Write, write_prepared: Write, shape: tuple[int, int, int], strides: list[int], likelihood: str
+) -> None:
+    write_prepared(shape, classes=0)
+    network, conv = "stage1_vqvae.network", "stage1_vqvae.network.conv.strides"
+    write_params({conv: strides, "stage1_vqvae.likelihood.name": likelihood, f"{network}.name": "conv"} | sides(shape))
+    assert train.main([]) == 0
+    model, manifest = load_vqvae(paths.VQVAE)
+    assert model.layout.image_shape == shape and len(model.layout.levels) == len(strides)
+    assert manifest.parents == {"prepared": read_manifest(paths.PREPARED, "prepared").identity}
+    figures = json.loads((train.RESULTS / "metrics.json").read_text())["validation"]
+    assert figures["bits_per_dim_distortion"] == pytest.approx(bits_per_dim(model), rel=1e-6)
+    assert {"nmse", "distortion", "step"} <= figures.keys()
+    assert (train.RESULTS / "train.csv").read_text().startswith("step,loss,distortion,commitment,perplexity")
+    assert (train.RESULTS / "validation.csv").read_text().splitlines()[1].startswith("5,")
+    assert (train.RESULTS / "images" / "validation.png").stat().st_size > 100
+
+
+def sides(shape: tuple[int, int, int]) -> dict[str, int]:
+    return {"data.channels": shape[0], "data.height": shape[1], "data.width": shape[2]}
+
+
+def bits_per_dim(model: VQVAE) -> float:
+    pixels = open_prepared(paths.PREPARED)["validation"].pixels(slice(None))
+    with torch.no_grad():
+        parameters = model.decode_parameters(model.encode(to_float(pixels)))
+    return model.likelihood.log_prob(parameters, pixels).mean().item() / -np.log(2)
+
+
+def test_the_same_run_writes_the_same_bytes(write_params: Write, write_prepared: Write, tmp_path: Path) -> None:
+    write_prepared()
+    write_params()
+    assert train.main([]) == 0
+    first = published()
+    for path in sorted(tmp_path.glob(".state/**/*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert train.main([]) == 0
+    assert published() == first
+
+
+@pytest.mark.parametrize("changes", [{}, {"stage1_vqvae.training.weight_ema_decay": 0.9}])
+def test_five_steps_an_interruption_and_five_more_equal_ten(
+    write_params: Write, write_prepared: Write, monkeypatch: pytest.MonkeyPatch, changes: dict
+) -> None:
+    write_prepared()
+    write_params(changes | {"stage1_vqvae.quantizer.vq.revival_threshold": 0.3})
+    assert train.main([]) == 0
+    whole = published()
+    Path(".state").rename("state_of_the_whole_run")
+    original = VQVAETask.update
+
+    def interrupted(self: VQVAETask, step: int) -> dict:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task_module.VQVAETask, "update", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            train.main([])
+    assert stop.value.code == 130
+    assert train.main([]) == 0
+    assert published() == whole
+
+
+def states() -> set[str]:
+    return {path.name for path in Path(".state/train_vqvae").iterdir()}
+
+
+def test_changed_parameters_or_images_never_go_on_from_old_weights(write_params: Write, write_prepared: Write) -> None:
+    write_prepared()
+    write_params()
+    assert train.main([]) == 0
+    seen = [states()]
+    for changes in (
+        {"stage1_vqvae.training.learning_rate": 1e-3},
+        {"stage1_vqvae.quantizer.vq.commitment_cost": 0.5},
+        {"stage1_vqvae.augmentation.shift": 0},
+    ):
+        write_params(changes)
+        assert train.main([]) == 0
+        seen.append(states())
+    write_prepared(seed=1)
+    assert train.main([]) == 0
+    seen.append(states())
+    assert [len(names) for names in seen] == [1, 2, 3, 4, 5]
+
+
+def test_runtime_and_options_not_chosen_go_on_with_the_same_run(write_params: Write, write_prepared: Write) -> None:
+    write_prepared()
+    write_params()
+    assert train.main([]) == 0
+    first = published()
+    write_params({"runtime.save_every": 7, "stage1_vqvae.likelihood.discretized_logistic.min_log_scale": -5.0})
+    assert train.main([]) == 0
+    assert len(states()) == 1 and published() == first
+
+
+def test_images_at_a_time_never_reach_the_weights(write_params: Write, write_prepared: Write) -> None:
+    write_prepared()
+    write_params({"stage1_vqvae.training.weight_ema_decay": 0.9})
+    found = []
+    for batch_size in (16, 5):
+        write_params({"runtime.batch_size": batch_size})
+        assert train.main([]) == 0
+        found.append((paths.VQVAE / "model.safetensors").read_bytes())
+        Path(".state").rename(f"state {batch_size}")
+    assert found[0] == found[1]
+
+
+def test_a_second_run_of_the_same_is_refused(
+    write_params: Write, write_prepared: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_prepared()
+    write_params()
+    codes: list[int] = []
+    original = VQVAETask.start
+
+    def run_again(self: VQVAETask) -> None:
+        codes.append(train.main([]))
+        original(self)
+
+    monkeypatch.setattr(task_module.VQVAETask, "start", run_again)
+    assert train.main([]) == 0
+    assert codes == [2]
+    assert f"process {os.getpid()} is already running this very stage" in capsys.readouterr().err
+
+
+def test_missing_images_are_one_clear_line(write_params: Write, capsys: pytest.CaptureFixture) -> None:
+    write_params()
+    assert train.main([]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: data/prepared: no prepared here (no manifest.json); "
+        "make it anew with `python -m stage1_vqvae.prepare`\n"
+    )
+    assert not paths.VQVAE.exists() and not Path(".state").exists()
+
+
+def make_task(params: Params) -> VQVAETask:
+    prepared, section = open_prepared(paths.PREPARED), params.stage1_vqvae
+    config = {
+        "image_shape": list(prepared.stats.image_shape),
+        "data_variance": prepared.stats.variance,
+        "network": section.network.chosen_values(),
+        "quantizer": section.quantizer.chosen_values(),
+        "likelihood": section.likelihood.chosen_values(),
+    }
+    torch.manual_seed(0)
+    model = VQVAE(config)
+    return VQVAETask(
+        model,
+        prepared["train"],
+        prepared["validation"],
+        section.training,
+        section.augmentation,
+        params.runtime.batch_size,
+    )
+
+
+@pytest.fixture
+def vqvae_task(write_params: Write, write_prepared: Write) -> VQVAETask:
+    from common.params import load
+
+    write_prepared()
+    write_params({"stage1_vqvae.augmentation.horizontal_flip": True})
+    return make_task(load(Path("params.yaml")))
+
+
+def test_a_batch_is_the_same_however_it_is_shared(vqvae_task: VQVAETask) -> None:
+    for step in (0, 5, 6):
+        whole = vqvae_task.batch(step, slice(0, 8))["images"]
+        halves = [vqvae_task.batch(step, rows)["images"] for rows in (slice(0, 4), slice(4, 8))]
+        assert whole.dtype == torch.uint8 and torch.equal(torch.cat(halves), whole)
+        pixels = vqvae_task.train.pixels(vqvae_task.order.batch(step))
+        assert torch.equal(augment(pixels, True, 1, generator("augment", 0, step)), whole)
+
+
+def test_one_batch_is_learned_by_heart(vqvae_task: VQVAETask) -> None:
+    model = vqvae_task.model
+    vqvae_task.start()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    images = vqvae_task.batch(0, slice(0, 8))["images"]
+    losses = []
+    for step in range(150):
+        loss, _ = model(images)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        vqvae_task.update(step)
+        losses.append(loss.item())
+    assert losses[-1] < 0.25 * losses[0] and losses[-1] < 0.1
+
+
+def test_validation_figures_are_those_of_the_whole_split(vqvae_task: VQVAETask) -> None:
+    vqvae_task.start()
+    model = vqvae_task.model.eval()
+    found = vqvae_task.validate()
+    images = to_float(vqvae_task.validation.pixels(slice(None)))
+    with torch.no_grad():
+        codes = model.encode(images)
+        decoded = model.decode_parameters(codes)
+    distortion = (decoded - images).square().mean().item() / 0.3
+    shares = torch.bincount(codes[0].flatten(), minlength=8).double() / codes[0].numel()
+    entropy = -sum(p * np.log(p) for p in shares.tolist() if p)
+    assert found["distortion"] == found["criterion"] == pytest.approx(distortion, rel=1e-5)
+    assert found["nmse"] == pytest.approx((decoded.clamp(-1, 1) - images).square().mean().item() / 0.3, rel=1e-5)
+    assert found["codebook_usage"] == (shares > 0).double().mean().item()
+    assert found["perplexity"] == pytest.approx(np.exp(entropy))
+
+
+def test_evaluation_leaves_the_model_as_it_was(vqvae_task: VQVAETask) -> None:
+    vqvae_task.start()
+    model = vqvae_task.model.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    vqvae_task.validate()
+    vqvae_task.bits_per_dim()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_fitted_scale_is_the_best_for_training_images(vqvae_task: VQVAETask) -> None:
+    vqvae_task.start()
+    model = vqvae_task.model.eval()
+    vqvae_task.fit_likelihood()
+    pixels = vqvae_task.train.pixels(slice(None))
+    with torch.no_grad():
+        parameters = model.decode_parameters(model.encode(to_float(pixels)))
+        best = model.likelihood.log_scale.clone()
+        nll = []
+        for delta in (-0.05, 0.0, 0.05):
+            model.likelihood.log_scale.copy_(best + delta)
+            nll.append(model.likelihood.nll(parameters, pixels).sum().item())
+    assert nll[1] == min(nll)
+
+
+def test_help_loads_nothing_heavy(repository: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys\nfrom stage1_vqvae import train, extract\nfrom stage2_prior import train as prior\n"
+        "for module in (train, extract, prior):\n"
+        "    try:\n        module.main(['--help'])\n    except SystemExit as stop:\n        assert stop.code == 0\n"
+        "assert not {'torch', 'datasets', 'transformers', 'accelerate'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=repository, check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,221 @@
+"""Training a prior in process: what it publishes, resuming, refusals; and the task it brings to the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common import paths
+from common.arrays import ArrayWriter
+from common.artifacts import json_text, publishing, read_manifest
+from common.codes import CodeLayout, Level, open_codes
+from stage2_prior import task as task_module
+from stage2_prior import train
+from stage2_prior.priors import build_prior, load_prior
+from stage2_prior.task import PriorTask, nats_per_token
+
+Write = Callable[..., None]
+LAYOUT = CodeLayout((1, 8, 8), (Level(1, 1, 1, 5), Level(2, 2, 1, 7)))
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+@pytest.fixture
+def write_codes(in_tmp: Path) -> Callable[..., None]:
+    """`write_codes(classes=3)`: data/codes of two levels with three passes, and a stand-in for its VQ-VAE."""
+
+    def write(classes: int = 3, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        with publishing(paths.VQVAE, "vqvae", {}) as folder:
+            (folder / "config.json").write_text(f"{seed}", encoding="utf-8")
+        parents = {"vqvae": read_manifest(paths.VQVAE, "vqvae").identity, "prepared": "p"}
+        splits = {"train": [3, 40], "validation": [1, 13], "test": [1, 7]}
+        with publishing(paths.CODES, "codes", parents) as folder:
+            for name, (passes, count) in splits.items():
+                labels = np.arange(count) % max(1, classes)
+                with ArrayWriter(folder / name / "codes.npy", (LAYOUT.num_tokens,), LAYOUT.dtype) as writer:
+                    for number in range(passes):
+                        noise = random.integers(0, 2, (count, LAYOUT.num_tokens))
+                        writer.append((labels[:, None] + noise + number) % LAYOUT.codebook_sizes.numpy())
+                if classes:
+                    with ArrayWriter(folder / name / "labels.npy", (), np.int64) as writer:
+                        writer.append(labels)
+            names = [f"class {i}" for i in range(classes)] or None
+            description = {"layout": LAYOUT.to_json(), "classes": names, "splits": splits}
+            (folder / "layout.json").write_text(json_text(description), encoding="utf-8")
+
+    return write
+
+
+def published() -> dict[str, bytes]:
+    files = [p for folder in (paths.PRIOR, train.RESULTS) for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {p.as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("name", ["uniform", "counts", "pixelcnn", "transformer"])
+def test_every_prior_is_published_with_curves_and_figures(
+    write_params: Write, write_codes: Write, name: str, classes: int
+) -> None:
+    write_codes(classes)
+    write_params({"stage2_prior.name": name})
+    assert train.main([]) == 0
+    prior, manifest = load_prior(paths.PRIOR)
+    codes = open_codes(paths.CODES)
+    assert manifest.parents == {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
+    assert (prior.layout, prior.num_classes) == (LAYOUT, classes)
+    figures = json.loads((train.RESULTS / "metrics.json").read_text())["validation"]
+    validation = codes["validation"]
+    with torch.no_grad():
+        nats = prior.nll(validation.rows(slice(None)), validation.label_tensor(slice(None))).mean().item()
+    assert figures["nats_per_token"] == pytest.approx(nats, rel=1e-5)
+    assert (train.RESULTS / "train.csv").read_text().startswith("step")
+    assert "nats_per_token" in (train.RESULTS / "validation.csv").read_text()
+    if name == "uniform":
+        assert nats == pytest.approx(LAYOUT.uniform_nats / LAYOUT.num_tokens, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "transformer"])
+def test_five_steps_an_interruption_and_five_more_equal_ten_with_dropout(
+    write_params: Write, write_codes: Write, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_codes()
+    write_params({"stage2_prior.name": name, f"stage2_prior.{name}.dropout": 0.3})
+    assert train.main([]) == 0
+    whole = published()
+    Path(".state").rename("state_of_the_whole_run")
+    original = PriorTask.update
+
+    def interrupted(self: PriorTask, step: int) -> dict:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task_module.PriorTask, "update", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            train.main([])
+    assert stop.value.code == 130
+    assert train.main([]) == 0
+    assert published() == whole
+
+
+def test_codes_of_another_vqvae_are_refused_and_the_old_prior_stays(
+    write_params: Write, write_codes: Write, capsys: pytest.CaptureFixture
+) -> None:
+    write_codes()
+    write_params({"stage2_prior.name": "counts"})
+    assert train.main([]) == 0
+    old, before = published(), read_manifest(paths.VQVAE, "vqvae").identity
+    with publishing(paths.VQVAE, "vqvae", {}) as folder:
+        (folder / "config.json").write_text("another", encoding="utf-8")
+    after = read_manifest(paths.VQVAE, "vqvae").identity
+    capsys.readouterr()
+    assert train.main([]) == 2
+    assert capsys.readouterr().err == (
+        f"error: data/codes: made from another vqvae: it names {before[:16]}, the vqvae here is {after[:16]}; "
+        "make it anew with `accelerate launch -m stage1_vqvae.extract`\n"
+    )
+    assert published() == old
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("change", [damage, truncate, Path.unlink])
+def test_damaged_codes_are_one_clear_line(
+    write_params: Write, write_codes: Write, capsys: pytest.CaptureFixture, change: Callable
+) -> None:
+    write_codes()
+    write_params({"stage2_prior.name": "counts"})
+    change(paths.CODES / "train" / "codes.npy")
+    assert train.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: data/codes/train/codes.npy: ") and error.count("\n") == 1
+    assert "`accelerate launch -m stage1_vqvae.extract`" in error and not paths.PRIOR.exists()
+
+
+def make_task(classes: int, **training: Any) -> PriorTask:
+    from common.params import load
+
+    codes = open_codes(paths.CODES)
+    section = load(Path("params.yaml")).stage2_prior.pixelcnn
+    params = {"layers": 1, "channels": 4, "kernel_size": 3, "dropout": 0.0}
+    torch.manual_seed(0)
+    prior = build_prior({"name": "pixelcnn", "params": params, "layout": LAYOUT.to_json(), "num_classes": classes})
+    return PriorTask(prior, codes, section.training.model_copy(update=training), 5)
+
+
+def test_a_batch_is_the_same_however_it_is_shared(write_params: Write, write_codes: Write) -> None:
+    write_codes()
+    write_params()
+    task = make_task(3)
+    for step in (0, 4, 5):
+        whole = task.batch(step, slice(0, 8))
+        halves = [task.batch(step, rows) for rows in (slice(0, 4), slice(4, 8))]
+        for name in ("tokens", "labels"):
+            assert torch.equal(torch.cat([half[name] for half in halves]), whole[name])
+
+
+def test_labels_are_dropped_and_extra_passes_taken_as_often_as_asked(write_params: Write, write_codes: Write) -> None:
+    write_codes()
+    write_params()
+    task = make_task(3, batch_size=2000, label_dropout=0.25, extra_pass_fraction=0.6)
+    task.order.batch_size = 2000
+    batch, indices = task.batch(0, slice(0, 2000)), task.order.batch(0)
+    train_split = task.codes["train"]
+    dropped = batch["labels"] == 3
+    assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(batch["labels"][~dropped], train_split.label_tensor(indices)[~dropped])
+    of_pass = torch.stack([(train_split.rows(indices, p) == batch["tokens"]).all(1) for p in range(3)])
+    assert of_pass.any(0).all()  # each the codes of its own image, in one of its passes
+    shares = of_pass.float().mean(1).tolist()
+    assert shares == pytest.approx([0.4, 0.3, 0.3], abs=0.04)
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.0, [True]), (1.0, [False])])
+def test_extra_passes_may_be_never_or_always(
+    write_params: Write, write_codes: Write, fraction: float, expected: list[bool]
+) -> None:
+    write_codes()
+    write_params()
+    task = make_task(3, extra_pass_fraction=fraction)
+    plain = task.codes["train"].rows(task.order.batch(2))
+    assert (task.batch(2, slice(0, 8))["tokens"] == plain).all(1).unique().tolist() == expected
+
+
+def test_without_classes_every_label_is_the_null_label(write_params: Write, write_codes: Write) -> None:
+    write_codes(classes=0)
+    write_params()
+    assert make_task(0).batch(0, slice(0, 8))["labels"].tolist() == [0] * 8
+
+
+def test_nats_per_token_count_every_image_once(write_params: Write, write_codes: Write) -> None:
+    write_codes()
+    write_params()
+    task = make_task(3)
+    split, prior = task.codes["validation"], task.model.eval()
+    with torch.no_grad():
+        expected = prior.nll(split.rows(slice(None)), split.label_tensor(slice(None))).mean().item()
+    for batch_size in (1, 5, 13, 100):
+        assert nats_per_token(prior, split, batch_size) == pytest.approx(expected, rel=1e-5)
+    assert task.validate() == {"criterion": pytest.approx(expected), "nats_per_token": pytest.approx(expected)}
