@@ -203,6 +203,11 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
     shape = (params.data.channels, params.data.height, params.data.width)
     counts = {name: int(histogram.sum()) // math.prod(shape) for name, histogram in histograms.items()}
     stats = Stats(shape, source.classes, counts, *mean_and_variance(histograms["train"]))
+    if not stats.variance:
+        raise UserError(
+            f"data.source: {params.data.source!r}: every training pixel has the same value, so there is nothing to learn; "
+            "check the images, data.image_column and data.background"
+        )
     (staging / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in quarantine.rows]
     (staging / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")

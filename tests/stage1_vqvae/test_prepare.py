@@ -232,3 +232,11 @@ def test_help_imports_neither_torch_nor_datasets(repository):
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "data/prepared" in done.stdout
+
+
+def test_images_of_one_colour_are_refused(prepare, capsys):
+    for i in range(20):
+        write_images(Path("blank") / str(i), 1, classes=False)
+    assert prepare(source="blank", use_labels=False) == 2
+    assert "every training pixel has the same value" in capsys.readouterr().err
+    assert not PREPARED.exists()

@@ -1,0 +1,96 @@
+"""The whole pipeline, every stage by its own entry point, on images that are not the default."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import paths
+from common.codes import open_codes
+from common.images import open_prepared, open_split
+from sampling import classifier, evaluate, sample
+from stage1_vqvae import extract, prepare
+from stage1_vqvae import train as train_vqvae
+from stage2_prior import train as train_prior
+
+Write = Callable[..., None]
+STAGES = (prepare, train_vqvae, extract, train_prior, classifier, sample, evaluate)
+SMALL = {
+    "data.validation_fraction": 0.2,
+    "data.test_fraction": 0.2,
+    "classifier.channels": 4,
+    "classifier.training.steps": 6,
+    "classifier.training.warmup_steps": 1,
+    "classifier.training.validate_every": 3,
+    "sampling.images": 6,
+    "sampling.grid_columns": 2,
+}
+
+
+def run_all() -> dict:
+    for stage in STAGES:
+        assert stage.main([]) == 0, stage.__name__
+    return json.loads((paths.RESULTS / "evaluate" / "metrics.json").read_text())
+
+
+def check_account(metrics: dict) -> None:
+    """The bits add up, and every figure is a number."""
+    bits = metrics["bits_per_dim"]
+    for prior in ("uniform", "counts", "prior"):
+        assert bits[f"total_{prior}"] == pytest.approx(bits["distortion"] + bits[f"rate_{prior}"])
+    figures = [*bits.values(), *metrics["nats_per_token"].values(), *metrics["reconstruction"].values()]
+    assert np.isfinite(figures).all()
+
+
+def test_an_unlabelled_folder_of_rectangles_in_colour_goes_through_on_two_levels(
+    in_tmp: Path, write_params: Write
+) -> None:
+    random = np.random.default_rng(0)
+    (in_tmp / "holiday").mkdir()
+    for i in range(30):
+        pixels = random.integers(0, 255, (3, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((30, 18)).save(in_tmp / "holiday" / f"{i}.png")
+    write_params(
+        SMALL
+        | {
+            "data.source": "holiday",
+            "data.watch": "holiday",
+            "data.height": 8,
+            "data.width": 16,
+            "data.channels": 3,
+            "stage1_vqvae.network.conv.strides": [2, 2],
+            "stage1_vqvae.quantizer.vq.codebook_size": [4, 6],
+            "stage1_vqvae.likelihood.name": "discretized_logistic",
+        }
+    )
+    metrics = run_all()
+    check_account(metrics)
+    assert set(metrics["classifier"].values()) == {"unavailable"}
+    assert open_prepared(paths.PREPARED).stats.images == {"train": 18, "validation": 6, "test": 6}
+    grids = [(level.height, level.width, level.codebook_size) for level in open_codes(paths.CODES).layout.levels]
+    assert grids == [(2, 4, 4), (4, 8, 6)]
+    assert open_split(paths.SAMPLES / "default").images.shape == (6, 3, 8, 16)
+    with Image.open(paths.SAMPLES / "grid.png") as grid:
+        assert grid.size[0] > 16
+
+
+@pytest.mark.parametrize("prior", ["uniform", "counts", "pixelcnn", "transformer"])
+def test_grey_images_with_classes_go_through_with_every_prior(in_tmp: Path, write_params: Write, prior: str) -> None:
+    random = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        (in_tmp / "shades" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.full((12, 12), level + random.integers(-30, 30), np.uint8)
+            Image.fromarray(pixels).save(in_tmp / "shades" / name / f"{i}.png")
+    write_params(SMALL | {"data.source": "shades", "data.watch": "shades", "stage2_prior.name": prior})
+    metrics = run_all()
+    check_account(metrics)
+    assert all(0 <= value <= 1 for value in metrics["classifier"].values())
+    samples = open_split(paths.SAMPLES / "unguided")
+    assert samples.images.shape == (6, 1, 8, 8)
+    assert samples.labels.tolist() == [0, 1, 0, 1, 0, 1]
