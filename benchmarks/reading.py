@@ -66,9 +66,7 @@ def main() -> None:
     quartiles = {name: np.percentile(values, [25, 50, 75]).tolist() for name, values in times.items()}
     for name, (low, median, high) in quartiles.items():
         rate = training.batch_size / median
-        print(
-            f"{name:5} {median * 1e3:8.2f} ms a batch ({low * 1e3:.2f} to {high * 1e3:.2f}), {rate:9.0f} images a second"
-        )
+        print(f"{name:5} {median * 1e3:8.2f} ms a batch ({low * 1e3:.2f} to {high * 1e3:.2f}), {rate:9.0f} images/s")
     ratio = quartiles["step"][1] / quartiles["read"][1]
     print(f"reading is {ratio:.0f} times faster than training")
     if arguments.json:

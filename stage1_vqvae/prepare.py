@@ -205,7 +205,7 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
     stats = Stats(shape, source.classes, counts, *mean_and_variance(histograms["train"]))
     if not stats.variance:
         raise UserError(
-            f"data.source: {params.data.source!r}: every training pixel has the same value, so there is nothing to learn; "
+            f"data.source: {params.data.source!r}: every training pixel has the same value: there is nothing to learn; "
             "check the images, data.image_column and data.background"
         )
     (staging / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
