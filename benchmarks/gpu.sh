@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# One command on a machine with a GPU: the tests that need no DVC, then the pipeline on the digits, then the CIFAR-10
+# recipe where a folder is given.
+#
+#   bash benchmarks/gpu.sh [CIFAR10_FOLDER]
+#
+# Needs torch, torchvision, accelerate, transformers, pydantic, ruamel.yaml, datasets, scikit-learn and torchmetrics in
+# the python3 at hand; DVC is not needed. Leaves figures under ${OUT:-gpu-results}.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+out=$(mkdir -p "${OUT:-gpu-results}" && cd "${OUT:-gpu-results}" && pwd)
+
+python3 -c 'import torch; assert torch.cuda.is_available(), "no GPU"; print(torch.__version__, torch.cuda.get_device_name())'
+python3 -m pytest -q "$root/tests" --ignore "$root/tests/test_dvc_graph.py" | tee "$out/tests.log"
+
+run() { # NAME [DATA_FOLDER]: every stage in a folder of its own, timed
+  local folder="$out/$1"
+  mkdir -p "$folder/data" && cd "$folder"
+  cp "$root/params.yaml" . && cp "$root/data/embedded.txt" data/
+  [ $# -lt 2 ] || python3 -m common.preset "$1" -S "data.source=$2"
+  for stage in stage1_vqvae.prepare "accelerate stage1_vqvae.train" "accelerate stage1_vqvae.extract" \
+    "accelerate stage2_prior.train" "accelerate sampling.classifier" sampling.sample sampling.evaluate; do
+    local began=$SECONDS
+    case $stage in
+      accelerate*) accelerate launch --quiet -m "${stage#accelerate }" ;;
+      *) python3 -m "$stage" ;;
+    esac
+    echo "$1 $stage: $((SECONDS - began)) s" | tee -a "$out/times.log"
+  done
+  cp results/evaluate/metrics.json "$out/$1.json" && cp results/sample/grid.png "$out/$1.png"
+}
+
+(run digits)
+[ $# -lt 1 ] || (run cifar10 "$(realpath "$1")")
