@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -29,7 +30,9 @@ def test_run_gets_the_checked_parameters_and_the_arguments(project):
 
 def test_a_mistake_in_params_is_one_line_before_any_work(project, capsys):
     text = (project / "params.yaml").read_text(encoding="utf-8")
-    (project / "params.yaml").write_text(text.replace("temperature: 1.0", "temperature: warm"), encoding="utf-8")
+    (project / "params.yaml").write_text(
+        re.sub(r"(?m)^  temperature: \S+", "  temperature: warm", text), encoding="utf-8"
+    )
     status = command.main(lambda *_: pytest.fail("ran"), "doc", [])
     output = capsys.readouterr()
     assert status == 2 and output.out == ""
