@@ -79,38 +79,33 @@ class VQVAETask:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """NMSE, distortion under the training loss, codebook usage and perplexity over the whole validation split."""
+        """Figures over the whole validation split: distortion under the training loss, NMSE, the distortion in bits per
+        dimension (the likelihood first fitted, on training images), codebook usage and perplexity."""
+        self.fit_likelihood()
         layout: CodeLayout = self.model.layout
-        distortion = squared = 0.0
+        distortion = squared = nats = 0.0
         counts = [torch.zeros(level.codebook_size, dtype=torch.int64, device=self.device) for level in layout.levels]
         for rows in share(len(self.validation), self.evaluation_batch):
-            images = to_float(self.validation.pixels(rows).to(self.device))
+            pixels = self.validation.pixels(rows).to(self.device)
+            images = to_float(pixels)
             codes = self.model.encode(images)
             parameters = self.model.decode_parameters(codes)
             variance = self.model.config["data_variance"]
             distortion += self.model.likelihood.loss(parameters, images, variance).item() * len(images)
+            nats += self.model.likelihood.nll(parameters, pixels).sum().item()
             error = (self.model.likelihood.mean(parameters) - images).square()
             squared += error.mean().item() / variance * len(images)
-            for count, code in zip(counts, codes, strict=True):
-                count += torch.bincount(code.flatten(), minlength=len(count))
-        distortion, squared = total([distortion, squared], self.device)
-        figures = {"distortion": distortion / len(self.validation), "nmse": squared / len(self.validation)}
-        for level, count in enumerate(counts):
-            shares = sum_over_processes(count).cpu().double() / count.sum().item()
+            for used_by, code in zip(counts, codes, strict=True):
+                used_by += torch.bincount(code.flatten(), minlength=len(used_by))
+        count = len(self.validation)
+        distortion, squared, nats = total([distortion, squared, nats], self.device)
+        bits = nats / (count * layout.dimensions * LN2)
+        figures = {"distortion": distortion / count, "nmse": squared / count, "bits_per_dim_distortion": bits}
+        for level, used_by in enumerate(counts):
+            shares = sum_over_processes(used_by).cpu().double() / used_by.sum().item()
             used, perplexity = (shares > 0).double().mean().item(), torch.special.entr(shares).sum().exp().item()
             for name, value in (("codebook_usage", used), ("perplexity", perplexity)):
                 figures[name] = figures.get(name, 0.0) + value / len(counts)  # the mean over levels
                 if len(counts) > 1:
                     figures[f"{name}_level{level}"] = value
         return {"criterion": figures["distortion"], **figures}
-
-    @torch.no_grad()
-    def bits_per_dim(self) -> float:
-        """The distortion -log p(x | z) over the validation split, bits per dimension, with the fitted likelihood."""
-        nats = 0.0
-        for rows in share(len(self.validation), self.evaluation_batch):
-            pixels = self.validation.pixels(rows).to(self.device)
-            parameters = self.model.decode_parameters(self.model.encode(to_float(pixels)))
-            nats += self.model.likelihood.nll(parameters, pixels).sum().item()
-        (nats,) = total([nats], self.device)
-        return nats / (len(self.validation) * self.model.layout.dimensions * LN2)

@@ -37,7 +37,7 @@ def save_reconstructions(model: VQVAE, split: ImageSplit, name: str) -> None:
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Build, train, fit the likelihood, publish."""
+    """Build, train, publish."""
     import torch
 
     from common.artifacts import save_model
@@ -72,8 +72,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     whole = {**config, "augmentation": section.augmentation.values(), "training": section.training.values()}
     with StateFolder("train_vqvae", fingerprint("train_vqvae", whole, parents), device.is_main_process) as state:
         progress = Trainer(task, section.training, params.runtime, device, state).run()
-    task.fit_likelihood()
-    metrics = {**progress.best_metrics, "bits_per_dim_distortion": task.bits_per_dim(), "step": progress.best_step}
+    metrics = {**progress.best_metrics, "step": progress.best_step}
     if device.is_main_process:
         tensors = {name: tensor.contiguous() for name, tensor in task.model.state_dict().items()}
         save_model(paths.VQVAE, "vqvae", config, tensors, parents)
