@@ -27,9 +27,17 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def append(self, block: np.ndarray) -> None:
-        """Append a block (m, *item_shape); values must fit the dtype."""
+        """Append a block (m, *item_shape).
+
+        Raises:
+            ValueError: items of another shape, or whole numbers that the dtype cannot hold.
+        """
         if block.shape[1:] != self.item_shape:
             raise ValueError(f"expected items of shape {self.item_shape}, got {block.shape[1:]}")
+        if self.dtype.kind in "iu" and block.size:
+            low, high = block.min(), block.max()
+            if low < np.iinfo(self.dtype).min or high > np.iinfo(self.dtype).max:
+                raise ValueError(f"values from {low} to {high} do not fit {self.dtype}")
         self._file.write(np.ascontiguousarray(block, dtype=self.dtype).tobytes())
         self.count += len(block)
 

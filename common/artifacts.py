@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ REMEDY = {
     "prior": "accelerate launch -m stage2_prior.train",
     "classifier": "accelerate launch -m sampling.classifier",
     "samples": "python -m sampling.sample",
-    "state": "the stage that was interrupted",
+    "state": "dvc repro",
 }
 
 
@@ -188,3 +188,26 @@ def load_model(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
             f"make it anew with `{REMEDY[kind]}`"
         ) from error
     return config, tensors, manifest
+
+
+def load_module(
+    folder: Path, kind: str, build: Callable[[dict[str, Any]], torch.nn.Module]
+) -> tuple[torch.nn.Module, Manifest]:
+    """Rebuild a published model from its own files, on the CPU, in evaluation mode; and its manifest.
+
+    Args:
+        build: makes the model, newly initialised, of its configuration.
+
+    Raises:
+        UserError: as `load_model`; or configuration or weights are not of a model that this version builds.
+    """
+    config, tensors, manifest = load_model(folder, kind)
+    try:
+        module = build(config)
+        module.load_state_dict(tensors)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"{folder}: not a {kind} that this version can build ({reason}); make it anew with `{REMEDY[kind]}`"
+        ) from error
+    return module.eval(), manifest

@@ -31,10 +31,12 @@ def fingerprint(stage: str, params: dict[str, Any], parents: dict[str, str]) -> 
 
 
 def code_hash() -> str:
-    """The hash of this project's Python sources; recorded beside the state, not part of the fingerprint."""
+    """The hash of this project's Python sources that this process has imported; recorded beside the state, not part of
+    the fingerprint."""
     root = Path(__file__).parent.parent
-    packages = ("common", "stage1_vqvae", "stage2_prior", "sampling")
-    files = sorted(path for package in packages for path in (root / package).rglob("*.py"))
+    packages = [root / name for name in ("common", "stage1_vqvae", "stage2_prior", "sampling")]
+    loaded = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
+    files = sorted(path for path in loaded if any(path.is_relative_to(package) for package in packages))
     return hashlib.sha256("".join(file_hash(path) for path in files).encode()).hexdigest()
 
 
@@ -46,6 +48,7 @@ class StateFolder:
         root = Path(os.environ.get("DVC_ROOT", "."))
         self.folder = root / ".state" / stage / identity
         self.exclusive = exclusive
+        self.code = code_hash()  # now: what is edited during the run is not what runs
         self._lock: Any = None
 
     def __enter__(self) -> StateFolder:
@@ -81,7 +84,7 @@ class StateFolder:
         target = self.folder / f"step-{step:09d}"
         with publishing(target, "state", {}) as staging:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staging / "state.safetensors")
-            values = {**values, "step": step, "code": code_hash()}
+            values = {**values, "step": step, "code": self.code}
             (staging / "state.json").write_text(json.dumps(values), encoding="utf-8")
         read_manifest(target, "state")
         # A state beyond this step is one that was damaged and passed over: it must not count among the kept.
@@ -90,7 +93,11 @@ class StateFolder:
             shutil.rmtree(path)
 
     def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The newest intact state, or None; a damaged one is reported and passed over."""
+        """The newest intact state, or None; a damaged one is reported and passed over.
+
+        An unfinished run goes on under changed code, and says so. A finished one does not: its result would be
+        published again as if the changed code had made it.
+        """
         for path in self._states():
             try:
                 read_manifest(path, "state")
@@ -99,7 +106,10 @@ class StateFolder:
             except (UserError, SafetensorError, ValueError) as error:
                 print(f"warning: {path}: {error}; going back to an older state", file=sys.stderr)
                 continue
-            if values["code"] != code_hash():
+            if values["code"] != self.code:
+                if values["progress"].get("finished"):
+                    print(f"note: the code has changed since {path} was finished; starting anew", file=sys.stderr)
+                    return None
                 print(f"note: the code has changed since {path} was saved; going on from it", file=sys.stderr)
             return tensors, values
         return None

@@ -89,6 +89,16 @@ class CodeLayout:
             for part, level in zip(self.slices(), self.levels, strict=True)
         ]
 
+    def counts(self, codes: list[torch.Tensor]) -> list[torch.Tensor]:
+        """How often each code occurs in grids [(B, h, w, depth), ...]: int64 (depth, K) a level, since each depth of a
+        position has a codebook of its own."""
+        found = []
+        for grid, level in zip(codes, self.levels, strict=True):
+            places = grid.reshape(-1, level.depth) + torch.arange(level.depth, device=grid.device) * level.codebook_size
+            size = level.depth * level.codebook_size
+            found.append(torch.bincount(places.flatten(), minlength=size).view(level.depth, -1))
+        return found
+
     @cached_property
     def places(self) -> torch.Tensor:
         """int64 (N, 4): each token's level, row, column and depth."""
@@ -164,6 +174,17 @@ class Codes:
 
     def __getitem__(self, split: str) -> CodeSplit:
         return self.splits[split]
+
+
+def codebook_figures(counts: torch.Tensor) -> dict[str, float]:
+    """`codebook_usage`, the share of codes that occur, and `perplexity`, exp(entropy), the means over depths.
+
+    Args:
+        counts: int64 (depth, K), of a whole split: over a batch they would say little.
+    """
+    shares = counts.cpu().double() / counts.sum(-1, keepdim=True).cpu()
+    perplexity = torch.special.entr(shares).sum(-1).exp()
+    return {"codebook_usage": (counts > 0).double().mean().item(), "perplexity": perplexity.mean().item()}
 
 
 def open_codes(folder: Path) -> Codes:

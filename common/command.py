@@ -31,8 +31,9 @@ def main(
     try:
         run(load(arguments.params), arguments)
     except UserError as error:
-        # Several processes fail alike; one voice is enough.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        # The processes of a machine fail alike, and one voice is enough; but each machine has its own.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            rank = os.environ.get("RANK", "0")
+            print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(error), file=sys.stderr)
         return 2
     return 0

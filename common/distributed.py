@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -22,11 +23,24 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
+def exact_float32() -> None:
+    """Let fp32 mean fp32 on a GPU: torch's default rounds the inputs of convolutions to 10 bits (TF32)."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     """Add a tensor up over all processes, in place; it must lie on the backend's device."""
     if world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def same_on_all_processes(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process the first one's values, in place."""
+    if world()[1] > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def largest_over_processes(value: int, device: torch.device) -> int:
@@ -50,3 +64,8 @@ def share(count: int, batch_size: int) -> list[slice]:
     rank, size = world()
     starts = range(0, count, batch_size)
     return [slice(start, min(start + batch_size, count)) for start in starts[rank::size]]
+
+
+def batch_share(batch_size: int) -> int:
+    """One process's part of a global batch: what it can hold, and so how much it evaluates at a time."""
+    return max(1, batch_size // world()[1])

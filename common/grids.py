@@ -11,7 +11,7 @@ from torchvision.utils import make_grid
 READABLE = 48  # pixels; smaller images are enlarged by a whole factor, so that pixels stay square and sharp
 PADDING = 2
 GREY = 128
-PAIRS_A_ROW = 8
+COLUMNS = 8
 
 
 def image_grid(pixels: torch.Tensor, columns: int) -> torch.Tensor:
@@ -21,12 +21,11 @@ def image_grid(pixels: torch.Tensor, columns: int) -> torch.Tensor:
     return make_grid(enlarged, nrow=columns, padding=PADDING, pad_value=GREY)
 
 
-def pairs_grid(originals: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
-    """Lay out uint8 images (n, C, H, W), each above its reconstruction, as one picture."""
-    columns = min(PAIRS_A_ROW, len(originals))
-    rows = [
-        part for pair in zip(originals.split(columns), reconstructions.split(columns), strict=True) for part in pair
-    ]
+def stacked_grid(stacks: list[torch.Tensor]) -> torch.Tensor:
+    """Lay out several versions of the same images, each uint8 (n, C, H, W), one above the other, as one picture."""
+    count = len(stacks[0])
+    columns = min(COLUMNS, count)
+    rows = [part for band in zip(*(stack.split(columns) for stack in stacks), strict=True) for part in band]
     blank = torch.full_like(rows[-1][:1], GREY)
     rows = [torch.cat([row, blank.expand(columns - len(row), -1, -1, -1)]) for row in rows]
     return image_grid(torch.cat(rows), columns)

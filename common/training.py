@@ -17,12 +17,20 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from tqdm import tqdm
 
-from common.checkpoint import StateFolder
-from common.distributed import largest_over_processes, set_threads, sum_over_processes, world
+from common import paths
+from common.checkpoint import StateFolder, fingerprint
+from common.distributed import (
+    exact_float32,
+    largest_over_processes,
+    same_on_all_processes,
+    set_threads,
+    sum_over_processes,
+    world,
+)
 from common.errors import UserError
 from common.params.training import RuntimeParams, TrainingParams
 from common.randomness import seed_of
-from common.tracking import Row
+from common.tracking import Row, write_results
 
 MAX_SKIPPED = 10  # consecutive steps without a finite gradient before the run is given up
 
@@ -80,6 +88,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: object) -> None:
         self.signal = number
+        signal.signal(number, self._previous[number])  # who asks twice will not wait for the step to end
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
@@ -104,26 +113,32 @@ def accelerator(runtime: RuntimeParams) -> Accelerator:
             "would each train alone; on CPU set ACCELERATE_USE_CPU=1 in the launcher's environment"
         )
     set_threads(runtime.threads)
+    exact_float32()
     return result
 
 
 def learning_rate(step: int, params: TrainingParams) -> float:
-    """Linear warm-up, then cosine from the full rate to `final_learning_rate_fraction` of it."""
+    """Linear warm-up, then from the full rate to `final_learning_rate_fraction` of it, by a cosine or exponentially."""
     if step < params.warmup_steps:
         return params.learning_rate * (step + 1) / params.warmup_steps
     progress = (step - params.warmup_steps) / max(1, params.steps - params.warmup_steps)
     floor = params.final_learning_rate_fraction
+    if params.schedule == "exponential":
+        return params.learning_rate * floor**progress
     return params.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def build_optimizer(model: nn.Module, params: TrainingParams) -> torch.optim.AdamW:
-    """AdamW; only matrices and kernels are decayed, not biases, norms or embeddings' like."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def build_optimizer(
+    model: nn.Module, params: TrainingParams, codebooks: frozenset[str] = frozenset()
+) -> torch.optim.AdamW:
+    """AdamW; matrices, kernels and embeddings are decayed, not biases, norms, nor the parameters named codebooks."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.ndim >= 2 and name not in codebooks]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": params.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": params.weight_decay},
+        {"params": [p for name, p in named if p.ndim < 2 or name in codebooks], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(0.9, params.beta2), fused=True)
+    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), fused=True)
 
 
 class WeightAverage:
@@ -158,7 +173,7 @@ class Trainer:
         self.rows = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
         memory_format = torch.channels_last if params.channels_last else torch.preserve_format
         task.model.to(self.device, memory_format=memory_format)
-        self.optimizer = build_optimizer(task.model, params)
+        self.optimizer = build_optimizer(task.model, params, task.not_averaged)
         self.average = WeightAverage(task, params.weight_ema_decay) if params.weight_ema_decay else None
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
@@ -173,6 +188,7 @@ class Trainer:
         if not self._restore():
             self.task.model.train()
             self.task.start()
+            same_on_all_processes(self.task.model.state_dict().values())  # each has run the start by itself
         if not self.progress.finished:
             if self.params.compile:
                 self.task.compile()
@@ -253,8 +269,14 @@ class Trainer:
             kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             model.load_state_dict(self.average.weights, strict=False)
             self.task.settle()
+            same_on_all_processes(model.state_dict().values())
         metrics = self.task.validate()
         criterion = metrics.pop("criterion")
+        if not math.isfinite(criterion):
+            raise UserError(
+                f"step {self.progress.step}: the validation criterion is {criterion}, so no weights can be chosen; "
+                "lower learning_rate or set gradient_clip, then run again (a changed value starts anew)"
+            )
         self.progress.validation.append({"step": self.progress.step, **metrics})
         if criterion < self.progress.best:
             self.progress.best, self.progress.best_step, self.progress.stale = criterion, self.progress.step, 0
@@ -311,6 +333,10 @@ class Trainer:
             index, key = name.split(".", 1)
             moments.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for parameter, values in self.optimizer.state.items():  # laid out as they are in an uninterrupted run
+            for key, tensor in values.items():
+                if tensor.shape == parameter.shape:
+                    values[key] = torch.empty_like(parameter).copy_(tensor)
         self._say(f"going on from step {self.progress.step} ({self.state.folder})")
         return True
 
@@ -320,3 +346,30 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self.accelerator.is_main_process:
             tqdm.write(line, file=sys.stderr)
+
+
+def train(
+    stage: str,
+    task: Task,
+    params: TrainingParams,
+    runtime: RuntimeParams,
+    accelerator: Accelerator,
+    values: dict[str, Any],
+    parents: dict[str, str],
+) -> dict[str, float]:
+    """Run a stage's task, leave the best weights in its model and the curves in results/STAGE.
+
+    Args:
+        values, parents: the parameters, as JSON values, and the inputs' identities, by which a saved state is found.
+
+    Returns:
+        The validation figures of the weights that were kept, their `step`, and how many `parameters` there are.
+    """
+    with StateFolder(stage, fingerprint(stage, values, parents), accelerator.is_main_process) as state:
+        progress = Trainer(task, params, runtime, accelerator, state).run()
+    size = sum(parameter.numel() for parameter in task.model.parameters())
+    metrics = {**progress.best_metrics, "step": progress.best_step, "parameters": size}
+    if accelerator.is_main_process:
+        curves = {"train": progress.train, "validation": progress.validation}
+        write_results(paths.RESULTS / stage, curves, {"validation": metrics})
+    return metrics

@@ -21,11 +21,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import torch
 
     from common.artifacts import save_model
-    from common.checkpoint import StateFolder, fingerprint
     from common.images import open_prepared
     from common.randomness import seed_of
     from common.tracking import write_results
-    from common.training import Trainer, accelerator
+    from common.training import accelerator, train
     from sampling.judge import Judge
     from sampling.task import JudgeTask
 
@@ -46,15 +45,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         "dropout": section.dropout,
     }
     torch.manual_seed(seed_of("initialise", section.training.seed))
-    task = JudgeTask(Judge(config), prepared["train"], prepared["validation"], section, params.runtime.batch_size)
+    task = JudgeTask(Judge(config), prepared["train"], prepared["validation"], section)
     whole = {"judge": config, **section.values()}
-    with StateFolder("train_classifier", fingerprint("train_classifier", whole, parents), device.is_main_process) as s:
-        progress = Trainer(task, section.training, params.runtime, device, s).run()
-    metrics = {**progress.best_metrics, "step": progress.best_step}
+    metrics = train("train_classifier", task, section.training, params.runtime, device, whole, parents)
     if device.is_main_process:
         config = {"available": True, "judge": config}
         save_model(paths.CLASSIFIER, "classifier", config, task.model.state_dict(), parents)
-        write_results(RESULTS, {"train": progress.train, "validation": progress.validation}, {"validation": metrics})
         print(f"{paths.CLASSIFIER}: validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     device.wait_for_everyone()
 

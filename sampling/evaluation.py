@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from common import paths
 from common.artifacts import read_manifest
-from common.codes import Codes, open_codes
-from common.grids import pairs_grid
+from common.codes import Codes, codebook_figures, open_codes
+from common.grids import stacked_grid
 from common.images import ImageSplit, open_prepared, open_split, to_float, to_uint8
 from sampling.judge import load_classifier, predict
-from sampling.metrics import codebook_counts, codebook_figures, label_nats, psnr, squared_error, ssim
+from sampling.metrics import label_nats, psnr, squared_error, ssim
 from sampling.pipeline import TwoStagePipeline
 from stage2_prior.priors import PRIORS
 
@@ -168,8 +168,14 @@ class Evaluation:
 
     def _codebook(self) -> dict[str, Any]:
         """Usage and perplexity over the test codes: the mean over levels, and each level's, coarsest first."""
-        counts = codebook_counts(self.codes["test"].tokens[0], self.layout)
-        levels = [codebook_figures(level) for level in counts]
+        split, counts = self.codes["test"], None
+        for rows in batches(len(split), self.batch_size, "test codes"):
+            found = self.layout.counts(self.layout.unflatten(split.rows(rows)))
+            counts = found if counts is None else [a + b for a, b in zip(counts, found, strict=True)]
+        levels = []
+        for level in counts:
+            figures = codebook_figures(level)
+            levels.append({"usage": figures["codebook_usage"], "perplexity": figures["perplexity"]})
         return {**{name: float(np.mean([level[name] for level in levels])) for name in levels[0]}, "per_level": levels}
 
     def _samples(self) -> dict[str, float | str]:
@@ -189,4 +195,4 @@ class Evaluation:
         """The first test images above their reconstructions, as one picture."""
         count = min(GRID_IMAGES, len(self.prepared["test"]))
         images = self.pipeline.decode_tokens(self.codes["test"].rows(slice(0, count)))
-        return pairs_grid(self.prepared["test"].pixels(slice(0, count)), to_uint8(images))
+        return stacked_grid([self.prepared["test"].pixels(slice(0, count)), to_uint8(images)])

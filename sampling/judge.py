@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.artifacts import Manifest, load_model
+from common.artifacts import Manifest, load_module
 from common.errors import UserError
 from common.images import to_float
 
@@ -66,14 +66,12 @@ def load_classifier(folder: Path) -> tuple[Judge | None, Manifest]:
     """The published classifier in eval mode on the CPU, or None where the data has no labels; and its manifest.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: missing, damaged, or not a classifier that this version builds.
     """
-    config, tensors, manifest = load_model(folder, "classifier")
-    if not config["available"]:
-        return None, manifest
-    judge = Judge(config["judge"])
-    judge.load_state_dict(tensors)
-    return judge.eval(), manifest
+    judge, manifest = load_module(
+        folder, "classifier", lambda c: Judge(c["judge"]) if c["available"] else nn.Identity()
+    )
+    return (judge if isinstance(judge, Judge) else None), manifest
 
 
 @torch.no_grad()

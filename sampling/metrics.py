@@ -1,4 +1,4 @@
-"""How good reconstructions and codes are: PSNR, SSIM, squared error, codebook usage and perplexity."""
+"""How good reconstructions are: PSNR, SSIM, squared error; and what labels cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from common.codes import CodeLayout
 from common.errors import UserError
 
 DATA_RANGE = 2.0  # of images in [-1, 1]
@@ -60,22 +59,6 @@ def ssim(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 def squared_error(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Sum of squared errors of each image, float64 (B,), for images (B, C, H, W)."""
     return (images.double() - reference.double()).square().flatten(1).sum(1)
-
-
-def codebook_counts(tokens: np.ndarray, layout: CodeLayout, block: int = 65536) -> list[np.ndarray]:
-    """How often each code of each level occurs in tokens (n, N), read in blocks: one int64 (K,) a level."""
-    counts = [np.zeros(level.codebook_size, dtype=np.int64) for level in layout.levels]
-    for start in range(0, len(tokens), block):
-        rows = np.asarray(tokens[start : start + block])
-        for total, part in zip(counts, layout.slices(), strict=True):
-            total += np.bincount(rows[:, part].reshape(-1).astype(np.int64), minlength=len(total))
-    return counts
-
-
-def codebook_figures(counts: np.ndarray) -> dict[str, float]:
-    """`usage`, the share of codes that occur, and `perplexity`, exp of the entropy in nats, from counts (K,)."""
-    share = counts[counts > 0] / counts.sum()
-    return {"usage": float((counts > 0).mean()), "perplexity": float(np.exp(-(share * np.log(share)).sum()))}
 
 
 def label_nats(labels: np.ndarray, training_labels: np.ndarray, num_classes: int) -> np.ndarray:

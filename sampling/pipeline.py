@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from common.codes import CodeLayout
+from common.distributed import exact_float32
 from common.errors import UserError
 from common.images import to_float
 from sampling.generate import generate, image_uniforms
@@ -30,8 +31,11 @@ def check_settings(layout: CodeLayout, settings: dict[str, Any]) -> dict[str, An
     if unknown := sorted(set(settings) - set(NEUTRAL)):
         raise UserError(f"{unknown[0]}: no such sampling setting; there are {', '.join(NEUTRAL)}")
     settings = {**NEUTRAL, **settings}
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, float | int | None):
+            raise UserError(f"{name}: expected a number, got {value!r}")
     for name in ("temperature", "guidance_scale"):
-        if not (math.isfinite(settings[name]) and settings[name] >= 0):
+        if settings[name] is None or not (math.isfinite(settings[name]) and settings[name] >= 0):
             raise UserError(f"{name}: expected a number of at least 0, got {settings[name]}")
     top_k, top_p, min_p = settings["top_k"], settings["top_p"], settings["min_p"]
     if top_k is not None and not (isinstance(top_k, int) and 1 <= top_k <= layout.vocabulary):
@@ -59,6 +63,7 @@ class TwoStagePipeline:
             raise UserError("device mps: it has no float64, which exact sampling needs; use cpu")
         if vqvae.layout != prior.layout:
             raise ValueError(f"the prior is for {prior.layout}, the VQ-VAE has {vqvae.layout}")
+        exact_float32()
         self.vqvae, self.prior = vqvae.to(self.device).eval(), prior.to(self.device).eval()
         self.parents: dict[str, str] = {}  # identities of the published models, where they were loaded
 

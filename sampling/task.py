@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from common.augment import augment
-from common.distributed import share, total
+from common.distributed import batch_share, share, total
 from common.images import ImageSplit
 from common.params.sampling import ClassifierParams
 from common.randomness import SampleOrder, generator
@@ -16,11 +16,9 @@ from sampling.judge import Judge
 class JudgeTask:
     """Batches and validation of the classifier (see common.training.Task)."""
 
-    def __init__(
-        self, model: Judge, train: ImageSplit, validation: ImageSplit, params: ClassifierParams, evaluation_batch: int
-    ) -> None:
+    def __init__(self, model: Judge, train: ImageSplit, validation: ImageSplit, params: ClassifierParams) -> None:
         self.model, self.train, self.validation = model, train, validation
-        self.params, self.evaluation_batch = params, evaluation_batch
+        self.params = params
         self.order = SampleOrder(len(train), params.training.batch_size, params.training.seed)
         self.not_averaged: frozenset[str] = frozenset()
 
@@ -50,7 +48,7 @@ class JudgeTask:
         """Cross-entropy in nats an image, and accuracy, over the whole validation split."""
         device = next(self.model.parameters()).device
         nats = hits = 0.0
-        for rows in share(len(self.validation), self.evaluation_batch):
+        for rows in share(len(self.validation), batch_share(self.params.training.batch_size)):
             logits = self.model.logits(self.validation.pixels(rows).to(device))
             labels = self.validation.label_tensor(rows).to(device)
             nats += F.cross_entropy(logits, labels, reduction="sum").item()

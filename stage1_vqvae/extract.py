@@ -3,7 +3,8 @@
     accelerate launch -m stage1_vqvae.extract
 
 The training split also gets the extra passes that `extract_codes` asks for: mirrored and shifted copies, for the prior.
-Always float32. Leaves codebook usage and perplexity of each split in results/extract_codes/metrics.json.
+Always float32. Leaves codebook usage and perplexity of each split in results/extract_codes/metrics.json, and the code
+histogram of the validation split in histogram.csv.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ RESULTS = paths.RESULTS / "extract_codes"
 # Images encoded at a time, always, the last beside blanks: in a batch of another size convolutions round otherwise,
 # and a vector between two codes would change sides with the number of processes.
 TOGETHER = 64
+HISTOGRAM_ROWS = 512
 
 
 def passes(params: ExtractParams) -> list[tuple[bool, int, int]]:
@@ -68,8 +70,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import torch
 
     from common.arrays import ArrayWriter
-    from common.artifacts import json_text, publishing, write_text
+    from common.artifacts import json_text, publishing
+    from common.codes import codebook_figures
     from common.images import open_prepared
+    from common.tracking import write_results
     from common.training import accelerator
     from stage1_vqvae.model import load_vqvae
 
@@ -78,13 +82,13 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
     device = accelerator(params.runtime)
     model.to(device.device)
-    layout, metrics, splits = model.layout, {}, {}
+    layout, metrics, splits, histograms = model.layout, {}, {}, {}
     parents = {"vqvae": manifest.identity, "prepared": prepared.manifest.identity}
     main = device.is_main_process
     with publishing(paths.CODES, "codes", parents) if main else contextlib.nullcontext() as staging, torch.no_grad():
         for name, split in prepared.splits.items():
             changes = passes(params.extract_codes) if name == "train" else [(False, 0, 0)]
-            counts = [np.zeros(level.codebook_size, np.int64) for level in layout.levels]
+            counts = [torch.zeros(level.depth, level.codebook_size, dtype=torch.int64) for level in layout.levels]
             with contextlib.ExitStack() as stack:
                 file = staging and stack.enter_context(
                     ArrayWriter(staging / name / "codes.npy", (layout.num_tokens,), layout.dtype)
@@ -94,10 +98,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                         if file:
                             file.append(tokens.numpy())
                         if index == 0:
-                            for count, codes in zip(counts, layout.unflatten(tokens), strict=True):
-                                count += np.bincount(codes.flatten().numpy(), minlength=len(count))
+                            for count, more in zip(counts, layout.counts(layout.unflatten(tokens)), strict=True):
+                                count += more
             splits[name] = [len(changes), len(split)]
-            metrics[name] = codebook_figures(counts)
+            levels = [codebook_figures(count) for count in counts]
+            metrics[name] = {figure: [level[figure] for level in levels] for figure in levels[0]}
+            histograms[name] = counts
             if staging and split.labels is not None:
                 with ArrayWriter(staging / name / "labels.npy", (), np.int64) as labels:
                     labels.append(np.asarray(split.labels))
@@ -106,7 +112,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             description = {"layout": layout.to_json(), "classes": classes and list(classes), "splits": splits}
             (staging / "layout.json").write_text(json_text(description), encoding="utf-8")
     if main:
-        write_text(RESULTS / "metrics.json", json_text(metrics))
+        write_results(RESULTS, {"histogram": histogram(histograms["validation"])}, metrics)
         grids = " + ".join(
             f"{level.height}x{level.width}x{level.depth} of {level.codebook_size}" for level in layout.levels
         )
@@ -114,15 +120,23 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     device.wait_for_everyone()
 
 
-def codebook_figures(counts: list) -> dict:
-    """Usage (share of codes seen) and perplexity of each level, over a whole split."""
+def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
+    """Rows of the code histogram, codes from the most used to the least, from counts (depth, K) a level.
+
+    `rank` is the code's place as a part of its codebook, so that codebooks of all sizes share an axis; `share` its part
+    of all codes times K, which is 1 for an even codebook. At most HISTOGRAM_ROWS ranks, evenly spaced.
+    """
     import torch
 
-    shares = [torch.from_numpy(count / count.sum()) for count in counts]
-    return {
-        "codebook_usage": [(share > 0).double().mean().item() for share in shares],
-        "perplexity": [torch.special.entr(share).sum().exp().item() for share in shares],
-    }
+    rows = []
+    for level, count in enumerate(counts):
+        for depth, used in enumerate(count):
+            size = len(used)
+            shares = used.sort(descending=True).values.double() * size / used.sum()
+            for place in torch.linspace(0, size - 1, min(size, HISTOGRAM_ROWS)).round().long().tolist():
+                rank, share = (place + 1) / size, shares[place].item()
+                rows.append({"level": level, "depth": depth, "rank": rank, "share": share})
+    return rows
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.artifacts import Manifest, load_model
+from common.artifacts import Manifest, load_module
 from common.codes import CodeLayout, Level
 from common.images import to_float
-from common.randomness import generator
+from common.randomness import generator, seed_of
 from stage1_vqvae.likelihood import build_likelihood
-from stage1_vqvae.networks import build_network
+from stage1_vqvae.networks import NETWORKS, build_network
 from stage1_vqvae.quantizers import build_quantizers
-from stage1_vqvae.quantizers.vq import gather_statistics
+from stage1_vqvae.quantizers.output import QuantizerOutput
 
 START_VECTORS_PER_CODE = 256  # k-means gains nothing from more
 
@@ -36,74 +36,110 @@ class VQVAE(nn.Module):
         super().__init__()
         self.config = config
         image_shape = tuple(config["image_shape"])
-        name = config["quantizer"]["name"]
         self.likelihood = build_likelihood(config["likelihood"])
         outputs = self.likelihood.parameter_channels(image_shape[0])
-        self.network = build_network(config["network"], image_shape, outputs, config["quantizer"][name]["codebook_dim"])
-        self.quantizers = build_quantizers(config["quantizer"], len(self.network.grids))
+        name = config["network"]["name"]
+        grids = NETWORKS[name].grids_of(image_shape, **config["network"][name])
+        self.quantizers = build_quantizers(config["quantizer"], len(grids))
+        self.network = build_network(config["network"], image_shape, outputs, self.quantizers[0].dim)
         self.layout = CodeLayout(
             image_shape,
-            tuple(
-                Level(h, w, q.depth, q.codebook_size)
-                for (h, w), q in zip(self.network.grids, self.quantizers, strict=True)
-            ),
+            tuple(Level(h, w, q.depth, q.codebook_size) for (h, w), q in zip(grids, self.quantizers, strict=True)),
         )
         self._encode: Callable = self.network.encode
         self._decode: Callable = self.network.decode
 
     @property
     def codebook_parameters(self) -> frozenset[str]:
-        """Names of parameters that belong to codebooks: no weight average touches them."""
-        return frozenset(name for name, _ in self.named_parameters() if name.startswith("quantizers."))
+        """Names of parameters that are codebooks, which `settle` re-estimates: no weight average touches them."""
+        return frozenset(name for name, _ in self.named_parameters() if name.split(".")[-1] == "codebook")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether training draws codes at random, by the `seeds` of `forward`."""
+        return any(quantizer.stochastic for quantizer in self.quantizers)
 
     def compile(self) -> None:
         """Compile encoder and decoder for training steps; the quantizer and evaluation stay eager."""
         self._encode, self._decode = torch.compile(self.network.encode), torch.compile(self.network.decode)
 
-    def _quantize(self, features: list[torch.Tensor], levels: int) -> tuple[list, torch.Tensor | None]:
+    def _quantize(
+        self, features: list[torch.Tensor], levels: int, seeds: torch.Tensor | None = None
+    ) -> tuple[list[QuantizerOutput], torch.Tensor | None]:
         """Quantize the `levels` coarsest levels; also the context of the next one."""
         outputs, context = [], None
         for level in range(levels):
             z = self.network.latent(level, features[level], context)
-            output = self.quantizers[level](z.permute(0, 2, 3, 1))
+            output = self.quantizers[level](z.permute(0, 2, 3, 1), None if seeds is None else seeds + level)
             outputs.append(output)
             context = self.network.context(level, output.z_q.permute(0, 3, 1, 2))
         return outputs, context
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The training loss and its named parts, for float images (B, C, H, W) in [-1, 1], or their uint8 pixels."""
-        images = to_float(images) if images.dtype == torch.uint8 else images
-        encode, decode = (self._encode, self._decode) if self.training else (self.network.encode, self.network.decode)
-        outputs, _ = self._quantize(encode(images), len(self.quantizers))
-        parameters = decode([o.z_q.permute(0, 3, 1, 2) for o in outputs])
-        with torch.autocast(images.device.type, enabled=False):
-            distortion = self.likelihood.loss(parameters, images, self.config["data_variance"])
-            commitment = torch.stack([o.loss for o in outputs]).sum()
-            return distortion + commitment, {"distortion": distortion, "commitment": commitment}
-
-    def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Float images (B, C, H, W) in [-1, 1] to code grids [(B, h, w, depth)] int64, coarsest first.
+    def quantize(self, images: torch.Tensor, seeds: torch.Tensor | None = None) -> list[QuantizerOutput]:
+        """What each level's quantizer makes of float images (B, C, H, W) in [-1, 1], coarsest first.
 
         Raises:
             ValueError: images of another shape than the model's.
         """
         if tuple(images.shape[1:]) != self.layout.image_shape:
             raise ValueError(f"expected images {self.layout.image_shape}, got {tuple(images.shape[1:])}")
-        outputs, _ = self._quantize(self.network.encode(images), len(self.quantizers))
-        return [output.indices for output in outputs]
+        encode = self._encode if self.training else self.network.encode
+        return self._quantize(encode(images), len(self.quantizers), seeds)[0]
 
-    def decode_parameters(self, codes: list[torch.Tensor]) -> torch.Tensor:
-        """Code grids to the likelihood's parameters (B, outputs, H, W) float32."""
+    def forward(
+        self, images: torch.Tensor, seeds: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The training loss and its named parts.
+
+        Args:
+            images: float (B, C, H, W) in [-1, 1], or their uint8 pixels.
+            seeds: int64 (B,), by which stochastic quantizers draw; None: torch's global generator.
+        """
+        images = to_float(images) if images.dtype == torch.uint8 else images
+        outputs = self.quantize(images, seeds)
+        decode = self._decode if self.training else self.network.decode
+        parameters = decode([o.z_q.permute(0, 3, 1, 2) for o in outputs])
+        with torch.autocast(images.device.type, enabled=False):
+            distortion = self.likelihood.loss(parameters, images, self.config["data_variance"])
+            quantizer_loss = torch.stack([o.loss for o in outputs]).sum()
+            return distortion + quantizer_loss, {"distortion": distortion, "quantizer_loss": quantizer_loss}
+
+    def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Float images (B, C, H, W) in [-1, 1] to code grids [(B, h, w, depth)] int64, coarsest first."""
+        return [output.indices for output in self.quantize(images)]
+
+    def draw(self, images: torch.Tensor, seeds: torch.Tensor) -> list[torch.Tensor]:
+        """Code grids as `encode` gives them, but drawn at random where a quantizer is stochastic.
+
+        Every finer level is conditioned on the coarser level's best codes, as it is in `encode`.
+        """
+        features, context, grids = self.network.encode(images), None, []
+        for level, quantizer in enumerate(self.quantizers):
+            z = self.network.latent(level, features[level], context).permute(0, 2, 3, 1)
+            best = quantizer(z)
+            grids.append(quantizer.draw(z, seeds + level) if quantizer.stochastic else best.indices)
+            context = self.network.context(level, best.z_q.permute(0, 3, 1, 2))
+        return grids
+
+    def decode_parameters(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
+        """Code grids to the likelihood's parameters (B, outputs, H, W) float32.
+
+        Args:
+            levels: those that count, None for all; the others say what their codes say on average.
+        """
         quantized = [q.lookup(c).permute(0, 3, 1, 2) for q, c in zip(self.quantizers, codes, strict=True)]
+        if levels is not None:
+            means = [z_q.mean((0, 2, 3), keepdim=True).expand_as(z_q) for z_q in quantized]
+            quantized = [z_q if i in levels else means[i] for i, z_q in enumerate(quantized)]
         return self.network.decode(quantized).float()
 
-    def decode(self, codes: list[torch.Tensor]) -> torch.Tensor:
-        """Code grids to float images (B, C, H, W) in [-1, 1]: the likelihood's mean."""
-        return self.likelihood.mean(self.decode_parameters(codes))
+    def decode(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
+        """Code grids to float images (B, C, H, W) in [-1, 1]: the likelihood's mean; `levels` as above."""
+        return self.likelihood.mean(self.decode_parameters(codes, levels))
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
         """Let every quantizer move, once for each optimizer step; the scalars' mean over levels, and each one's."""
-        found = [q.update(step, seed=seed + level) for level, q in enumerate(self.quantizers)]
+        found = [q.update(step, seed_of("level", seed, level)) for level, q in enumerate(self.quantizers)]
         scalars = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
         if len(found) > 1:
             scalars |= {f"{name}_level{i}": value for i, f in enumerate(found) for name, value in f.items()}
@@ -138,23 +174,13 @@ class VQVAE(nn.Module):
     def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
         """Re-estimate every codebook for the weights as they are, coarsest first, over the same float images."""
         for level, quantizer in enumerate(self.quantizers):
-            counts, sums = torch.zeros_like(quantizer.ema_count), torch.zeros_like(quantizer.ema_sum)
-            for images in batches():
-                vectors = self._vectors(level, images)
-                indices = quantizer(vectors).indices.flatten()
-                more = gather_statistics(vectors, indices, quantizer.codebook_size)
-                counts += more[0]
-                sums += more[1]
-            quantizer.reestimate(counts, sums)
+            quantizer.settle(lambda level=level: (self._vectors(level, images) for images in batches()))
 
 
 def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
     """Load a published VQ-VAE from its own files, in evaluation mode on the CPU.
 
     Raises:
-        UserError: missing, damaged, or not a VQ-VAE.
+        UserError: missing, damaged, or not a VQ-VAE that this version builds.
     """
-    config, tensors, manifest = load_model(folder, "vqvae")
-    model = VQVAE(config)
-    model.load_state_dict(tensors)
-    return model.eval(), manifest
+    return load_module(folder, "vqvae", VQVAE)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import torch
 
 from common.augment import augment
-from common.codes import CodeLayout
-from common.distributed import share, sum_over_processes, total
+from common.codes import CodeLayout, codebook_figures
+from common.distributed import batch_share, share, sum_over_processes, total
 from common.images import ImageSplit, to_float
 from common.params.stage1 import AugmentationParams, Stage1TrainingParams
-from common.randomness import SampleOrder, generator
+from common.randomness import SampleOrder, generator, seed_of
 from stage1_vqvae.model import VQVAE
+from stage1_vqvae.quantizers.output import QuantizerOutput
 
 LN2 = 0.6931471805599453
 
@@ -27,10 +28,9 @@ class VQVAETask:
         validation: ImageSplit,
         params: Stage1TrainingParams,
         augmentation: AugmentationParams,
-        evaluation_batch: int,
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
-        self.params, self.augmentation, self.evaluation_batch = params, augmentation, evaluation_batch
+        self.params, self.augmentation = params, augmentation
         self.order = SampleOrder(len(train), params.batch_size, params.seed)
         self.not_averaged = model.codebook_parameters
 
@@ -59,7 +59,11 @@ class VQVAETask:
         pixels = self.train.pixels(self.order.batch(step))  # the whole global batch, so that draws do not depend on
         random = generator("augment", self.params.seed, step)  # how it is split over processes
         pixels = augment(pixels, self.augmentation.horizontal_flip, self.augmentation.shift, random)
-        return {"images": pixels[rows]}
+        batch = {"images": pixels[rows]}
+        if self.model.stochastic:
+            seeds = [seed_of("codes", self.params.seed, step, row) for row in range(len(pixels))]
+            batch["seeds"] = torch.tensor(seeds)[rows]
+        return batch
 
     def update(self, step: int) -> dict[str, torch.Tensor]:
         return self.model.update(step, self.params.seed)
@@ -80,32 +84,57 @@ class VQVAETask:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Figures over the whole validation split: distortion under the training loss, NMSE, the distortion in bits per
-        dimension (the likelihood first fitted, on training images), codebook usage and perplexity."""
+        dimension (the likelihood first fitted, on training images), codebook usage and perplexity, and the quantization
+        error: the mean squared difference of a target and its code, and that over the targets' variance."""
         self.fit_likelihood()
         layout: CodeLayout = self.model.layout
-        distortion = squared = nats = 0.0
-        counts = [torch.zeros(level.codebook_size, dtype=torch.int64, device=self.device) for level in layout.levels]
-        for rows in share(len(self.validation), self.evaluation_batch):
+        variance, count = self.model.config["data_variance"], len(self.validation)
+        sums = [0.0, 0.0, 0.0]  # of the training loss, of squared errors over the variance, of nats
+        counts = [torch.zeros(v.depth, v.codebook_size, dtype=torch.int64, device=self.device) for v in layout.levels]
+        errors = [Spread(quantizer.code_dim) for quantizer in self.model.quantizers]
+        for rows in share(count, batch_share(self.params.batch_size)):
             pixels = self.validation.pixels(rows).to(self.device)
             images = to_float(pixels)
-            codes = self.model.encode(images)
+            outputs = self.model.quantize(images)
+            codes = [output.indices for output in outputs]
             parameters = self.model.decode_parameters(codes)
-            variance = self.model.config["data_variance"]
-            distortion += self.model.likelihood.loss(parameters, images, variance).item() * len(images)
-            nats += self.model.likelihood.nll(parameters, pixels).sum().item()
+            sums[0] += self.model.likelihood.loss(parameters, images, variance).item() * len(images)
             error = (self.model.likelihood.mean(parameters) - images).square()
-            squared += error.mean().item() / variance * len(images)
-            for used_by, code in zip(counts, codes, strict=True):
-                used_by += torch.bincount(code.flatten(), minlength=len(used_by))
-        count = len(self.validation)
-        distortion, squared, nats = total([distortion, squared, nats], self.device)
-        bits = nats / (count * layout.dimensions * LN2)
-        figures = {"distortion": distortion / count, "nmse": squared / count, "bits_per_dim_distortion": bits}
-        for level, used_by in enumerate(counts):
-            shares = sum_over_processes(used_by).cpu().double() / used_by.sum().item()
-            used, perplexity = (shares > 0).double().mean().item(), torch.special.entr(shares).sum().exp().item()
-            for name, value in (("codebook_usage", used), ("perplexity", perplexity)):
-                figures[name] = figures.get(name, 0.0) + value / len(counts)  # the mean over levels
-                if len(counts) > 1:
+            sums[1] += error.mean().item() / variance * len(images)
+            sums[2] += self.model.likelihood.nll(parameters, pixels).sum().item()
+            for level, more in enumerate(layout.counts(codes)):
+                counts[level] += more
+                errors[level].add(outputs[level])
+        distortion, squared, nats = (value / count for value in total(sums, self.device))
+        figures = {"distortion": distortion, "nmse": squared, "bits_per_dim_distortion": nats / layout.dimensions / LN2}
+        levels = []
+        for used, error in zip(counts, errors, strict=True):
+            levels.append(codebook_figures(sum_over_processes(used)) | error.figures(self.device))
+        for level, found in enumerate(levels):
+            for name, value in found.items():
+                figures[name] = figures.get(name, 0.0) + value / len(levels)  # the mean over levels
+                if len(levels) > 1:
                     figures[f"{name}_level{level}"] = value
         return {"criterion": figures["distortion"], **figures}
+
+
+class Spread:
+    """Sums from which the quantization error of a level, and its part of the targets' variance, are computed."""
+
+    def __init__(self, code_dim: int | None) -> None:
+        self.sums = torch.zeros(4, code_dim or 0, dtype=torch.float64)  # of ones, targets, squares, squared errors
+
+    def add(self, output: QuantizerOutput) -> None:
+        if output.target is None:
+            return
+        target, code = output.target.flatten(0, -2).double(), output.code.flatten(0, -2).double()
+        parts = [torch.ones_like(target), target, target.square(), (target - code).square()]
+        self.sums += torch.stack([part.sum(0) for part in parts]).cpu()
+
+    def figures(self, device: torch.device) -> dict[str, float]:
+        if not self.sums.numel():
+            return {}
+        ones, targets, squares, errors = torch.tensor(total(self.sums.flatten().tolist(), device)).view(4, -1)
+        variance = (squares / ones - (targets / ones).square()).mean()
+        error = (errors / ones).mean()
+        return {"quantization_error": error.item(), "quantization_error_relative": (error / variance).item()}

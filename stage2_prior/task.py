@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from common.codes import Codes, CodeSplit
-from common.distributed import share, total
+from common.distributed import batch_share, share, total
 from common.params.stage2 import PriorTrainingParams
 from common.randomness import SampleOrder, generator, seed_of
 
@@ -17,8 +17,8 @@ class PriorTask:
 
     not_averaged: frozenset[str] = frozenset()
 
-    def __init__(self, model: nn.Module, codes: Codes, params: PriorTrainingParams, evaluation_batch: int) -> None:
-        self.model, self.codes, self.params, self.evaluation_batch = model, codes, params, evaluation_batch
+    def __init__(self, model: nn.Module, codes: Codes, params: PriorTrainingParams) -> None:
+        self.model, self.codes, self.params = model, codes, params
         self.order = SampleOrder(len(codes["train"]), params.batch_size, params.seed)
 
     def start(self) -> None:
@@ -55,14 +55,17 @@ class PriorTask:
         return {"tokens": train.rows(indices[rows], passes[rows]), "labels": labels[rows]}
 
     def validate(self) -> dict[str, float]:
-        nats = nats_per_token(self.model, self.codes["validation"], self.evaluation_batch)
+        device, size = next(self.model.parameters()).device, batch_share(self.params.batch_size)
+        nats = nats_per_token(self.model, self.codes["validation"], size, device)
         return {"criterion": nats, "nats_per_token": nats}
 
 
 @torch.no_grad()
-def nats_per_token(prior: nn.Module, split: CodeSplit, batch_size: int) -> float:
-    """Mean -log p over a split's tokens, given its labels where there are any; the work is divided over processes."""
-    device = next((tensor.device for tensor in prior.state_dict().values()), torch.device("cpu"))
+def nats_per_token(prior: nn.Module, split: CodeSplit, batch_size: int, device: torch.device) -> float:
+    """Mean -log p over a split's tokens, given its labels where there are any; the work is divided over processes.
+
+    `device` is where the prior is: one without weights cannot tell.
+    """
     nats = 0.0
     for rows in share(len(split), batch_size):
         labels = split.label_tensor(rows)

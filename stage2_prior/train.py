@@ -36,11 +36,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import torch
 
     from common.artifacts import read_manifest, save_model
-    from common.checkpoint import StateFolder, fingerprint
     from common.codes import open_codes
     from common.randomness import seed_of
     from common.tracking import write_results
-    from common.training import Trainer, accelerator
+    from common.training import accelerator, train
     from stage2_prior.priors import build_prior, prior_config
     from stage2_prior.task import PriorTask, nats_per_token
 
@@ -55,23 +54,20 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     torch.manual_seed(seed_of("initialise", section.training.seed if hasattr(section, "training") else 0))
     prior = build_prior(config)
     if prior.trained:
-        task = PriorTask(prior, codes, section.training, params.runtime.batch_size)
-        whole = {**config, "training": section.training.values()}
-        identity = fingerprint("train_prior", whole, parents)
-        with StateFolder("train_prior", identity, device.is_main_process) as state:
-            progress = Trainer(task, section.training, params.runtime, device, state).run()
-        curves = {"train": progress.train, "validation": progress.validation}
-        metrics = {**progress.best_metrics, "step": progress.best_step}
+        task, training = PriorTask(prior, codes, section.training), section.training
+        whole = {**config, "training": training.values()}
+        metrics = train("train_prior", task, training, params.runtime, device, whole, parents)
     else:
         prior.fit(batches(codes["train"], params.runtime.batch_size))
-        found = {"nats_per_token": nats_per_token(prior, codes["validation"], params.runtime.batch_size)}
-        curves = {"train": [{"step": 0, "loss": found["nats_per_token"]}], "validation": [{"step": 0, **found}]}
-        metrics = {**found, "step": 0}
-    metrics["parameters"] = sum(p.numel() for p in prior.parameters())
+        size = params.runtime.batch_size
+        nats = nats_per_token(prior.to(device.device), codes["validation"], size, device.device)
+        metrics = {"nats_per_token": nats, "step": 0, "parameters": 0}
+        curves = {"train": [{"step": 0, "loss": nats}], "validation": [{"step": 0, "nats_per_token": nats}]}
+        if device.is_main_process:
+            write_results(RESULTS, curves, {"validation": metrics})
     if device.is_main_process:
         tensors = {key: tensor.contiguous() for key, tensor in prior.state_dict().items()}
         save_model(paths.PRIOR, "prior", prior_config(prior), tensors, parents)
-        write_results(RESULTS, curves, {"validation": metrics})
         print(f"{paths.PRIOR}: {name}, validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     device.wait_for_everyone()
 

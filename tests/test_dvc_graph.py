@@ -30,13 +30,22 @@ STAGE_OF = {
     "sampling": "sample",
 }
 CHOICES = ("stage1_vqvae.network", "stage1_vqvae.quantizer", "stage1_vqvae.likelihood", "stage2_prior")
-STAGES = ["prepare", "train_vqvae", "extract_codes", "train_prior", "train_classifier", "sample", "evaluate"]
+STAGES = [
+    "prepare",
+    "train_vqvae",
+    "reconstruct",
+    "extract_codes",
+    "train_prior",
+    "train_classifier",
+    "sample",
+    "evaluate",
+]
 ARTIFACTS = ("PREPARED", "CODES", "VQVAE", "PRIOR", "CLASSIFIER", "SAMPLES")
 PUBLISHED = {getattr(paths, name).as_posix() for name in ARTIFACTS}
 # What follows from each stage's outputs, itself included.
 FOLLOWING = {
     "prepare": STAGES,
-    "train_vqvae": ["train_vqvae", "extract_codes", "train_prior", "sample", "evaluate"],
+    "train_vqvae": ["train_vqvae", "reconstruct", "extract_codes", "train_prior", "sample", "evaluate"],
     "extract_codes": ["extract_codes", "train_prior", "sample", "evaluate"],
     "train_prior": ["train_prior", "sample", "evaluate"],
     "train_classifier": ["train_classifier", "evaluate"],

@@ -40,6 +40,7 @@ class VQParams(Section):
     ema_decay: Decay
     ema_epsilon: NonNegative
     commitment_cost: NonNegative
+    codebook_cost: NonNegative
     gradient_estimator: Literal["straight_through", "rotation"]
     start: Literal["kmeans", "normal"]
     kmeans_rounds: Count

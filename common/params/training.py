@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from common.params.base import Count, Decay, Fraction, NonNegative, Positive, PositiveFloat, Section
 
 
 class TrainingParams(Section):
-    """Optimisation: AdamW, linear warm-up then cosine; `batch_size` is global, over all processes."""
+    """Optimisation: AdamW, linear warm-up then the schedule; `batch_size` is global, over all processes."""
 
     seed: Count
     steps: Positive
     batch_size: Positive
     learning_rate: PositiveFloat
+    schedule: Literal["cosine", "exponential"]
+    beta1: Decay
     beta2: Decay
     weight_decay: NonNegative
     warmup_steps: Count
@@ -25,6 +29,12 @@ class TrainingParams(Section):
     compile: bool
     validate_every: Positive
     patience: Positive | None
+
+    @model_validator(mode="after")
+    def exponential_has_an_end(self) -> TrainingParams:
+        if self.schedule == "exponential" and not self.final_learning_rate_fraction:
+            raise ValueError("schedule exponential never reaches 0; give a final_learning_rate_fraction above 0")
+        return self
 
 
 class RuntimeParams(Section):

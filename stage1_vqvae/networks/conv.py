@@ -97,8 +97,13 @@ class ConvNetwork(nn.Module):
             for halvings in [int(math.log2(math.prod(strides[1 : levels - level]))) for level in range(levels)]
         )
         self.decoder = upsample(codebook_dim * levels, channels, outputs, strides[0], **block)
-        factors = [math.prod(strides[: levels - level]) for level in range(levels)]
-        self.grids = [(image_shape[1] // f, image_shape[2] // f) for f in factors]
+        self.grids = self.grids_of(image_shape, strides=strides)
+
+    @staticmethod
+    def grids_of(image_shape: tuple[int, int, int], *, strides: list[int], **others: object) -> list[tuple[int, int]]:
+        """Each level's (height, width), coarsest first."""
+        factors = [math.prod(strides[: len(strides) - level]) for level in range(len(strides))]
+        return [(image_shape[1] // f, image_shape[2] // f) for f in factors]
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Images (B, C, H, W) to a feature map a level, coarsest first."""

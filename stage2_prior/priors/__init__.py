@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from common.artifacts import REMEDY, Manifest, load_model
+from common.artifacts import Manifest, load_module
 from common.codes import CodeLayout
 from common.errors import UserError
 from stage2_prior.priors.pixelcnn import PixelCNN
@@ -57,13 +57,4 @@ def load_prior(folder: Path) -> tuple[nn.Module, Manifest]:
     Raises:
         UserError: missing or damaged, or its weights do not fit its configuration.
     """
-    config, tensors, manifest = load_model(folder, "prior")
-    prior = build_prior(config)
-    try:
-        prior.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{folder}: weights do not fit config.json ({reason}); make it anew with `{REMEDY['prior']}`"
-        ) from error
-    return prior.eval(), manifest
+    return load_module(folder, "prior", build_prior)

@@ -69,3 +69,9 @@ def test_what_is_no_plain_array_is_refused_in_one_line(tmp_path, damage):
         file.write_bytes({"empty": b"", "header": whole[:20], "half": whole[:-8], "text": b"hello, world"}[damage])
     with pytest.raises(UserError, match="not a readable"):
         open_array(file)
+
+
+@pytest.mark.parametrize("values", [[0, 256], [-1, 3]])
+def test_numbers_that_do_not_fit_are_refused(tmp_path, values):
+    with ArrayWriter(tmp_path / "a.npy", (), np.uint8) as writer, pytest.raises(ValueError, match="do not fit uint8"):
+        writer.append(np.array(values))

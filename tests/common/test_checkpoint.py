@@ -154,8 +154,32 @@ def test_states_lie_at_the_dvc_root(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_a_state_of_other_code_is_used_and_noted(monkeypatch, capsys: pytest.CaptureFixture) -> None:
     with folder() as state:
         save(state, 5)
-        monkeypatch.setattr("common.checkpoint.code_hash", lambda: "other")
+    monkeypatch.setattr("common.checkpoint.code_hash", lambda: "other")
+    with folder() as state:
         assert latest_step(state) == 5
+    assert "the code has changed since" in capsys.readouterr().err
+
+
+def test_a_run_that_other_code_finished_starts_anew_and_says_so(monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    with folder() as state:
+        state.save(5, {"x": torch.zeros(1)}, {"progress": {"finished": True}})
+    with folder() as state:
+        assert latest_step(state) == 5  # the same code: what is finished is finished
+    monkeypatch.setattr("common.checkpoint.code_hash", lambda: "other")
+    with folder() as state:
+        assert latest_step(state) is None
+        assert "starting anew" in capsys.readouterr().err
+        save(state, 2)
+        assert kept(state) == [2]
+
+
+def test_the_state_names_the_code_that_runs_not_what_it_is_edited_to(monkeypatch, capsys) -> None:
+    with folder() as state:
+        monkeypatch.setattr("common.checkpoint.code_hash", lambda: "edited meanwhile")
+        save(state, 5)
+        assert latest_step(state) == 5 and capsys.readouterr().err == ""
+    with folder() as state:
+        latest_step(state)
     assert "the code has changed since" in capsys.readouterr().err
 
 

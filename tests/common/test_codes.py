@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common.artifacts import json_text, publishing
-from common.codes import CodeLayout, Level, open_codes
+from common.codes import CodeLayout, Level, codebook_figures, open_codes
 from common.errors import UserError
 
 ONE = CodeLayout((1, 8, 8), (Level(4, 4, 1, 64),))
@@ -153,3 +153,20 @@ def test_damaged_codes_are_refused(tmp_path, name):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"accelerate launch -m stage1_vqvae\.extract"):
             open_codes(tmp_path / "codes")
+
+
+def test_codes_are_counted_a_level_and_a_depth() -> None:
+    layout = CodeLayout((1, 8, 8), (Level(1, 1, 2, 4), Level(1, 2, 1, 6)))
+    tokens = torch.tensor([[0, 3, 5, 5], [0, 3, 1, 5], [3, 3, 1, 5], [0, 1, 2, 2]])
+    counts = layout.counts(layout.unflatten(tokens))
+    assert [c.tolist() for c in counts] == [[[3, 0, 0, 1], [0, 1, 0, 3]], [[0, 2, 2, 0, 0, 4]]]
+
+
+def test_codebook_figures_are_the_mean_over_depths() -> None:
+    uneven = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert codebook_figures(torch.tensor([[3, 0, 0, 1]])) == pytest.approx(
+        {"codebook_usage": 0.5, "perplexity": uneven}
+    )
+    assert codebook_figures(torch.tensor([[3, 0, 0, 1], [2, 2, 2, 2]])) == pytest.approx(
+        {"codebook_usage": 0.75, "perplexity": (uneven + 4) / 2}
+    )

@@ -56,8 +56,16 @@ def test_a_user_error_is_one_line_and_status_2(project, capsys):
 
 def test_only_one_of_several_processes_speaks(project, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     assert command.main(fail, "doc", []) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_every_machine_of_several_speaks(project, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "8")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert command.main(fail, "doc", []) == 2
+    assert capsys.readouterr().err.startswith("error: [process 8] ")
 
 
 def test_a_defect_keeps_its_traceback(project):

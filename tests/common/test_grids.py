@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.grids import image_grid, pairs_grid, save_grid
+from common.grids import image_grid, save_grid, stacked_grid
 
 
 def test_tiny_images_are_enlarged_by_whole_pixels():
@@ -18,9 +18,9 @@ def test_tiny_images_are_enlarged_by_whole_pixels():
     assert image_grid(torch.zeros(4, 3, 64, 80, dtype=torch.uint8), 2).shape == (3, 2 + 2 * 66, 2 + 2 * 82)
 
 
-def test_each_original_stands_above_its_reconstruction():
+def test_each_image_stands_above_its_other_versions():
     originals = torch.arange(11, dtype=torch.uint8).reshape(11, 1, 1, 1).expand(-1, 1, 48, 48)
-    picture = pairs_grid(originals, originals + 100)
+    picture = stacked_grid([originals, originals + 100])
     assert picture.shape == (3, 2 + 4 * 50, 2 + 8 * 50)
     for i in range(11):
         row, column = 2 * (i // 8) * 50 + 10, (i % 8) * 50 + 10

@@ -25,6 +25,8 @@ TRAINING = {
     "steps": 10,
     "batch_size": 8,
     "learning_rate": 0.02,
+    "schedule": "cosine",
+    "beta1": 0.9,
     "beta2": 0.95,
     "weight_decay": 0.01,
     "warmup_steps": 2,
@@ -132,6 +134,15 @@ def test_the_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     for step, expected in points.items():
         assert learning_rate(step, params) == pytest.approx(expected)
     assert learning_rate(0, training(warmup_steps=0)) == TRAINING["learning_rate"]
+
+
+def test_an_exponential_schedule_falls_by_the_same_factor_each_step_and_needs_an_end() -> None:
+    changes = {"steps": 102, "warmup_steps": 2, "learning_rate": 1.0, "schedule": "exponential"}
+    params = training(**changes, final_learning_rate_fraction=0.01)
+    assert learning_rate(2, params) == pytest.approx(1.0) and learning_rate(52, params) == pytest.approx(0.1)
+    assert learning_rate(31, params) / learning_rate(30, params) == pytest.approx(0.01 ** (1 / 100))
+    with pytest.raises(ValueError, match="never reaches 0"):
+        training(**changes, final_learning_rate_fraction=0.0)
 
 
 def test_matrices_are_decayed_and_vectors_are_not() -> None:
@@ -312,3 +323,22 @@ def test_signal_handlers_are_given_back() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.agreed(torch.device("cpu")) == signal.SIGTERM
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_criterion_that_is_not_finite_stops_the_run_at_once() -> None:
+    with pytest.raises(UserError, match="step 8: the validation criterion is nan"):
+        trained(Regression(training(), criteria=[1.0, math.nan]), "diverged")
+
+
+def test_codebooks_biases_and_norms_are_not_decayed() -> None:
+    model = nn.ModuleDict({"layer": nn.Linear(2, 3), "book": nn.ParameterDict({"codebook": torch.zeros(4, 2)})})
+    groups = build_optimizer(model, training(weight_decay=0.1), frozenset({"book.codebook"})).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (2, 0.0)]
+    assert groups[0]["params"][0] is model["layer"].weight
+
+
+def test_a_second_signal_is_not_held_back() -> None:
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)

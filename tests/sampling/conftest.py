@@ -49,6 +49,7 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
         "ema_decay": 0.99,
         "ema_epsilon": 1e-5,
         "commitment_cost": 0.25,
+        "codebook_cost": 1.0,
         "gradient_estimator": "straight_through",
         "start": "kmeans",
         "kmeans_rounds": 2,

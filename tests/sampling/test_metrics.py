@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
 from common.errors import UserError
 from sampling.metrics import (
     PSNR_CEILING,
-    codebook_counts,
-    codebook_figures,
     label_nats,
     psnr,
     squared_error,
@@ -80,18 +75,6 @@ def test_squared_error_is_a_sum_in_float64():
     images, reference = pair((2, 1, 8, 8))
     expected = ((images.double() - reference.double()) ** 2).numpy().reshape(2, -1).sum(1)
     assert squared_error(images, reference).tolist() == pytest.approx(list(expected))
-
-
-@pytest.mark.parametrize("block", [1, 3, 100])
-def test_codebook_figures_of_each_level(block):
-    layout = CodeLayout((1, 8, 8), (Level(1, 1, 1, 4), Level(1, 2, 1, 6)))
-    tokens = np.array([[0, 5, 5], [0, 1, 5], [3, 1, 5], [0, 2, 2]], dtype=np.uint8)
-    counts = codebook_counts(tokens, layout, block)
-    assert [c.tolist() for c in counts] == [[3, 0, 0, 1], [0, 2, 2, 0, 0, 4]]
-    first = codebook_figures(counts[0])
-    assert first["usage"] == 0.5
-    assert first["perplexity"] == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
-    assert codebook_figures(np.full(8, 3)) == pytest.approx({"usage": 1.0, "perplexity": 8.0})
 
 
 def test_label_nats_are_smoothed_training_frequencies():

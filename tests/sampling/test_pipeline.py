@@ -51,6 +51,9 @@ def test_classes_come_in_turn_unless_they_are_named(pipeline):
     [
         ({"temperature": -0.1}, "temperature: expected"),
         ({"temperature": math.nan}, "temperature: expected"),
+        ({"temperature": None}, "temperature: expected"),
+        ({"temperature": "1"}, "temperature: expected a number, got '1'"),
+        ({"top_p": "x"}, "top_p: expected a number, got 'x'"),
         ({"guidance_scale": math.inf}, "guidance_scale: expected"),
         ({"guidance_scale": -1.0}, "guidance_scale: expected"),
         ({"top_k": 9}, "top_k: expected a whole number from 1 to 8"),

@@ -187,7 +187,7 @@ def test_an_extraction_that_dies_leaves_the_old_codes(trained: Callable, monkeyp
     def die(counts: list) -> dict:
         raise MemoryError
 
-    monkeypatch.setattr(extract, "codebook_figures", die)
+    monkeypatch.setattr("common.codes.codebook_figures", die)
     with pytest.raises(MemoryError):
         extract.main([])
     assert written(paths.CODES) == old

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from stage1_vqvae.quantizers import build_quantizers
-from stage1_vqvae.quantizers.vq import VectorQuantizer, gather_statistics, kmeans, nearest
+from stage1_vqvae.quantizers.search import gather_statistics, kmeans, nearest
+from stage1_vqvae.quantizers.vq import VectorQuantizer
 
 DEFAULTS: dict[str, Any] = {
     "codebook_size": 8,
@@ -19,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "ema_decay": 0.9,
     "ema_epsilon": 1e-5,
     "commitment_cost": 0.25,
+    "codebook_cost": 1.0,
     "gradient_estimator": "straight_through",
     "start": "normal",
     "kmeans_rounds": 5,
@@ -72,11 +74,11 @@ def test_nearest_of_nothing_is_nothing() -> None:
 def test_output_shapes_and_lookup() -> None:
     vq = quantizer()
     for shape in [(4,), (3, 4), (2, 3, 5, 4)]:
-        z_q, indices, loss = vq(torch.randn(shape))
+        z_q, indices, loss, *_ = vq(torch.randn(shape))
         assert z_q.shape == shape and indices.shape == (*shape[:-1], 1) and loss.shape == ()
         assert indices.dtype == torch.int64
         assert torch.equal(vq.lookup(indices), z_q)
-    assert (vq.depth, vq.codebook_size, vq.codebook_dim) == (1, 8, 4)
+    assert (vq.depth, vq.codebook_size, vq.dim) == (1, 8, 4)
 
 
 def test_vectors_of_another_width_are_refused() -> None:
@@ -341,9 +343,9 @@ def test_without_smoothing_a_code_without_any_count_stays_finite() -> None:
 
 def test_reestimation_puts_used_codes_at_their_means_and_leaves_the_others() -> None:
     vq = quantizer(codebook_size=3, codebook_dim=1)
-    before = vq.codebook.clone()
-    vq.reestimate(torch.tensor([2.0, 0.0, 4.0]), torch.tensor([[3.0], [0.0], [2.0]]))
-    torch.testing.assert_close(vq.codebook, torch.stack([torch.tensor([1.5]), before[1], torch.tensor([0.5])]))
+    vq.codebook.copy_(torch.tensor([[1.0], [-9.0], [0.4]]))
+    vq.settle(lambda: iter([torch.tensor([[1.2], [0.1]]), torch.tensor([[1.8], [0.2], [0.6]])]))
+    torch.testing.assert_close(vq.codebook, torch.tensor([[1.5], [-9.0], [0.3]]))
     torch.testing.assert_close(vq.ema_sum, vq.codebook * vq.ema_count[:, None])
 
 

@@ -185,7 +185,7 @@ def test_weights_of_another_shape_are_refused(layout, make_fresh, tmp_path):
     config = prior_config(make_fresh("pixelcnn", layout, 2))
     weights = make_fresh("pixelcnn", layout, 3).state_dict()
     artifacts.save_model(tmp_path / "prior", "prior", config, weights, {})
-    with pytest.raises(UserError, match="do not fit config"):
+    with pytest.raises(UserError, match="not a prior that this version can build"):
         load_prior(tmp_path / "prior")
 
 

@@ -162,7 +162,7 @@ def make_task(classes: int, **training: Any) -> PriorTask:
     params = {"layers": 1, "channels": 4, "kernel_size": 3, "dropout": 0.0}
     torch.manual_seed(0)
     prior = build_prior({"name": "pixelcnn", "params": params, "layout": LAYOUT.to_json(), "num_classes": classes})
-    return PriorTask(prior, codes, section.training.model_copy(update=training), 5)
+    return PriorTask(prior, codes, section.training.model_copy(update=training))
 
 
 def test_a_batch_is_the_same_however_it_is_shared(write_params: Write, write_codes: Write) -> None:
@@ -217,5 +217,5 @@ def test_nats_per_token_count_every_image_once(write_params: Write, write_codes:
     with torch.no_grad():
         expected = prior.nll(split.rows(slice(None)), split.label_tensor(slice(None))).mean().item()
     for batch_size in (1, 5, 13, 100):
-        assert nats_per_token(prior, split, batch_size) == pytest.approx(expected, rel=1e-5)
+        assert nats_per_token(prior, split, batch_size, torch.device("cpu")) == pytest.approx(expected, rel=1e-5)
     assert task.validate() == {"criterion": pytest.approx(expected), "nats_per_token": pytest.approx(expected)}

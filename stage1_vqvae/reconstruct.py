@@ -1,0 +1,65 @@
+"""Decode the codes of some images and lay them beside the images: what the VQ-VAE keeps, and what each level holds.
+
+    python -m stage1_vqvae.reconstruct
+
+Leaves results/reconstruct/images/{train,validation}.png: images above their reconstructions. With several levels also
+the reconstructions from each level alone, coarsest first, and then from all of them, as Razavi et al. 2019 show them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from common import command, paths
+from common.params import Params
+
+if TYPE_CHECKING:
+    import torch
+
+    from common.images import ImageSplit
+    from stage1_vqvae.model import VQVAE
+
+IMAGES = paths.RESULTS / "reconstruct" / "images"
+GRID_IMAGES = 32
+
+
+def rows(model: VQVAE, split: ImageSplit, device: torch.device) -> list[torch.Tensor]:
+    """uint8 images (B, C, H, W) of a split, their reconstructions from each level alone, and from all levels."""
+    from common.images import to_float, to_uint8
+
+    pixels = split.pixels(slice(0, GRID_IMAGES))
+    codes = model.encode(to_float(pixels.to(device)))
+    levels = len(codes)
+    kept = [[level] for level in range(levels)] if levels > 1 else []
+    found = [to_uint8(model.decode(codes, only).cpu()) for only in [*kept, list(range(levels))]]
+    return [pixels, *found]
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """One picture a split."""
+    import torch
+
+    from common.distributed import set_threads
+    from common.grids import save_grid, stacked_grid
+    from common.images import open_prepared
+    from stage1_vqvae.model import load_vqvae
+
+    prepared = open_prepared(paths.PREPARED)
+    model, manifest = load_vqvae(paths.VQVAE)
+    manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
+    set_threads(params.runtime.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    for name in ("train", "validation"):
+        with torch.no_grad():
+            save_grid(stacked_grid(rows(model, prepared[name], device)), IMAGES / f"{name}.png")
+    print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" * (len(model.quantizers) > 1)))
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main(run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""What the VQ-VAE keeps, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import paths
+from common.images import open_prepared, to_float, to_uint8
+from stage1_vqvae import reconstruct, train
+from stage1_vqvae.model import load_vqvae
+
+
+@pytest.mark.parametrize("strides", [[4], [4, 2]])
+def test_each_image_stands_above_each_level_alone_and_all(
+    write_params: Callable, write_prepared: Callable, strides: list[int]
+) -> None:
+    write_prepared((3, 16, 24))
+    write_params(
+        {"stage1_vqvae.network.conv.strides": strides, "data.channels": 3, "data.height": 16, "data.width": 24}
+    )
+    assert train.main([]) == 0 and reconstruct.main([]) == 0
+    with Image.open(reconstruct.IMAGES / "validation.png") as image:
+        picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    model, split = load_vqvae(paths.VQVAE)[0], open_prepared(paths.PREPARED)["validation"]
+    pixels = split.pixels(slice(None))
+    with torch.no_grad():
+        codes = model.encode(to_float(pixels))
+        whole = to_uint8(model.decode(codes))
+        alone = [to_uint8(model.decode(codes, [level])) for level in range(len(strides))]
+    versions = [pixels, *(alone if len(strides) > 1 else []), whole]
+    factor = 2  # 24 pixels wide: enlarged to 48
+    for row, version in enumerate(versions):
+        top, left = 2 + row * (16 * factor + 2), 2 + 3 * (24 * factor + 2)
+        shown = picture[:, top : top + 16 * factor : factor, left : left + 24 * factor : factor]
+        assert torch.equal(shown, version[3]), row
+    assert len(strides) == 1 or not torch.equal(alone[0], alone[1])
+
+
+def test_a_level_that_does_not_count_says_the_same_for_every_image(
+    write_params: Callable, write_prepared: Callable
+) -> None:
+    write_prepared((1, 8, 8))
+    write_params({"stage1_vqvae.network.conv.strides": [2, 2]})
+    assert train.main([]) == 0
+    model, split = load_vqvae(paths.VQVAE)[0], open_prepared(paths.PREPARED)["train"]
+    with torch.no_grad():
+        codes = model.encode(to_float(split.pixels(slice(0, 6))))
+        coarse = model.decode_parameters(codes, [0])
+        others = [codes[0], codes[1].flip(0)]
+        assert torch.allclose(coarse, model.decode_parameters(others, [0]), atol=1e-6)
+        assert not torch.allclose(coarse, model.decode_parameters(codes))
