@@ -106,7 +106,12 @@ def imports() -> dict[str, Imports]:
 def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None]:
     """`write_params({"data.height": 8})`: params.yaml here, of a tiny and quick run, with dotted changes."""
     quick = {"steps": 10, "batch_size": 8, "warmup_steps": 2, "validate_every": 5}
-    raw_params["stage1_vqvae"]["network"]["conv"] |= {"channels": 8, "residual_blocks": 1, "residual_channels": 4}
+    raw_params["stage1_vqvae"]["network"]["conv"] |= {
+        "channels": 8,
+        "stem_channels": 4,
+        "residual_blocks": 1,
+        "residual_channels": 4,
+    }
     raw_params["stage1_vqvae"]["quantizer"]["vq"] |= {"codebook_size": 8, "codebook_dim": 4}
     raw_params["stage1_vqvae"]["training"] |= quick | {"codebook_images": 24}
     raw_params["stage2_prior"]["transformer"] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,7 @@ class Section(BaseModel):
     """A frozen section without defaults: params.yaml is the only place for a value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    refuses: ClassVar[dict[str, str]] = {}  # keys that others of its kind have and it cannot, and why
 
     def values(self) -> dict[str, Any]:
         """The section as JSON values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -15,12 +15,13 @@ from common.errors import UserError
 from common.params.root import Params
 
 
-def _names_at(location: tuple, raw: Any) -> list[str]:
-    """The valid keys of the section that `location` (its last item an unknown key) lies in."""
+def _section_at(location: tuple) -> Any:
+    """The model of the section in which a value lies."""
     model: Any = Params
     for key in location[:-1]:
-        model = model.model_fields[key].annotation
-    return [name for name in model.model_fields if name not in raw] or list(model.model_fields)
+        annotation = model.model_fields[key].annotation
+        model = next(part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields"))
+    return model
 
 
 def _describe(error: dict[str, Any], raw: Any) -> str:
@@ -29,10 +30,13 @@ def _describe(error: dict[str, Any], raw: Any) -> str:
     if error["type"] == "missing":
         return f"{path}: missing"
     if error["type"] == "extra_forbidden":
-        section = raw
-        for key in location[:-1]:
-            section = section[key]
-        close = difflib.get_close_matches(str(location[-1]), _names_at(location, section), n=1, cutoff=0.0)
+        present, section, key = raw, _section_at(location), str(location[-1])
+        if key in section.refuses:
+            return f"{path}: does not apply, since {section.refuses[key]}; remove it"
+        for part in location[:-1]:
+            present = present[part]
+        names = [name for name in section.model_fields if name not in present] or list(section.model_fields)
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
         return f"{path}: unknown parameter{f'; did you mean `{close[0]}`?' if close else ''}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error" and not path:

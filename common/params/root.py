@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from pydantic import model_validator
 
 from common.params.base import Section
@@ -27,24 +25,24 @@ class Params(Section):
 
     @model_validator(mode="after")
     def sections_fit_together(self) -> Params:
-        network = self.stage1_vqvae.network.conv
-        factor = math.prod(network.strides)
+        network = self.stage1_vqvae.network
+        factor, levels = network.chosen.factor, network.chosen.levels
         for side in ("height", "width"):
             if getattr(self.data, side) % factor:
                 raise ValueError(
-                    f"data.{side}: {getattr(self.data, side)} is not divisible by {factor}, the product of "
-                    f"stage1_vqvae.network.conv.strides {list(network.strides)}; choose a multiple of {factor}"
+                    f"data.{side}: {getattr(self.data, side)} is not divisible by {factor}, by which "
+                    f"stage1_vqvae.network.{network.name} downsamples; choose a multiple of {factor}"
                 )
-        sizes = self.stage1_vqvae.quantizer.vq.codebook_size
-        if isinstance(sizes, tuple) and len(sizes) != len(network.strides):
+        quantizer = self.stage1_vqvae.quantizer
+        sizes = quantizer.chosen.sizes
+        if len(sizes) not in (1, levels):
             raise ValueError(
-                f"stage1_vqvae.quantizer.vq.codebook_size: {len(sizes)} sizes for {len(network.strides)} levels "
-                "(stage1_vqvae.network.conv.strides); give one number, or one a level, coarsest first"
+                f"stage1_vqvae.quantizer.{quantizer.name}.codebook_size: {len(sizes)} sizes for {levels} levels of "
+                "stage1_vqvae.network; give one number, or one a level, coarsest first"
             )
-        largest = max(sizes) if isinstance(sizes, tuple) else sizes
-        if self.sampling.top_k is not None and self.sampling.top_k > largest:
+        if self.sampling.top_k is not None and self.sampling.top_k > max(sizes):
             raise ValueError(
-                f"sampling.top_k: {self.sampling.top_k} is over the largest codebook_size, {largest}; "
+                f"sampling.top_k: {self.sampling.top_k} is over the largest codebook_size, {max(sizes)}; "
                 "choose at most that, or null for no filter"
             )
         for path, training in self.trainings().items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from common.params.base import Choice, Count, Decay, NonNegative, Positive, Section
+from common.params.base import Choice, Count, Positive, Section
+from common.params.quantizers import QuantizerParams
 from common.params.training import TrainingParams
 
 
@@ -14,7 +16,8 @@ class ConvParams(Section):
     """The 2017 convolutional network; `strides` lists downsampling factors, finest level first."""
 
     strides: Annotated[tuple[int, ...], Field(min_length=1)]
-    channels: Annotated[int, Field(ge=2, multiple_of=2)]
+    channels: Positive
+    stem_channels: Positive
     residual_blocks: Count
     residual_channels: Positive
 
@@ -25,31 +28,75 @@ class ConvParams(Section):
             raise ValueError(f"every stride must be a power of two, at least 2, got {list(strides)}")
         return strides
 
+    @property
+    def factor(self) -> int:
+        """What height and width must be multiples of."""
+        return math.prod(self.strides)
+
+    @property
+    def levels(self) -> int:
+        return len(self.strides)
+
+
+class ResNetParams(Section):
+    """The VQGAN network; width at each resolution is `channels` times a multiplier."""
+
+    channels: Positive
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    residual_blocks: Positive
+    attention_factors: tuple[Positive, ...]
+    z_channels: Positive
+    groups: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def fits(self) -> ResNetParams:
+        for multiplier in self.multipliers:
+            if self.channels * multiplier % self.groups:
+                raise ValueError(
+                    f"groups {self.groups} must divide every width, and channels {self.channels} times multiplier "
+                    f"{multiplier} is {self.channels * multiplier}"
+                )
+        factors = [2**i for i in range(len(self.multipliers))]
+        if unknown := [f for f in self.attention_factors if f not in factors]:
+            raise ValueError(f"attention_factors: {unknown[0]} is no downsampling factor here; choose from {factors}")
+        return self
+
+    @property
+    def factor(self) -> int:
+        return 2 ** (len(self.multipliers) - 1)
+
+    levels: ClassVar[int] = 1
+
+
+class ViTParams(Section):
+    """ViT-VQGAN's transformers over patches of `patch` pixels a side."""
+
+    patch: Positive
+    width: Annotated[int, Field(ge=4, multiple_of=4)]
+    layers: Positive
+    heads: Positive
+    mlp_ratio: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def heads_divide_width(self) -> ViTParams:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+    @property
+    def factor(self) -> int:
+        return self.patch
+
+    levels: ClassVar[int] = 1
+
 
 class NetworkParams(Choice):
-    name: Literal["conv"]
+    name: Literal["conv", "resnet", "vit"]
     conv: ConvParams
-
-
-class VQParams(Section):
-    """Vector quantizer; `codebook_size` is one number or one a level, coarsest first."""
-
-    codebook_size: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
-    codebook_dim: Positive
-    codebook_update: Literal["ema", "gradient"]
-    ema_decay: Decay
-    ema_epsilon: NonNegative
-    commitment_cost: NonNegative
-    codebook_cost: NonNegative
-    gradient_estimator: Literal["straight_through", "rotation"]
-    start: Literal["kmeans", "normal"]
-    kmeans_rounds: Count
-    revival_threshold: Annotated[float, Field(ge=0, lt=1)]
-
-
-class QuantizerParams(Choice):
-    name: Literal["vq"]
-    vq: VQParams
+    resnet: ResNetParams
+    vit: ViTParams
 
 
 class GaussianParams(Section):

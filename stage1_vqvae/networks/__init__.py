@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 
 from stage1_vqvae.networks.conv import ConvNetwork
+from stage1_vqvae.networks.resnet import ResNetwork
+from stage1_vqvae.networks.vit import ViTNetwork
 
-NETWORKS = {"conv": ConvNetwork}
+NETWORKS = {"conv": ConvNetwork, "resnet": ResNetwork, "vit": ViTNetwork}
 
 
 def build_network(

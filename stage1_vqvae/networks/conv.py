@@ -33,20 +33,22 @@ def residual_stack(channels: int, blocks: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(channels, hidden) for _ in range(blocks)), nn.ReLU())
 
 
-def downsample(inputs: int, channels: int, factor: int, blocks: int, hidden: int) -> nn.Sequential:
+def downsample(inputs: int, stem: int, channels: int, factor: int, blocks: int, hidden: int) -> nn.Sequential:
     """4x4 convolutions of stride 2, log2(factor) of them, the last at full width; 3x3; residual stack."""
     halvings = int(math.log2(factor))
-    widths = [inputs] + [channels // 2] * (halvings - 1) + [channels]
+    widths = [inputs] + [stem] * (halvings - 1) + [channels]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(channels, channels, 3, padding=1), residual_stack(channels, blocks, hidden))
 
 
-def upsample(inputs: int, channels: int, outputs: int, factor: int, blocks: int, hidden: int) -> nn.Sequential:
+def upsample(
+    inputs: int, stem: int, channels: int, outputs: int, factor: int, blocks: int, hidden: int
+) -> nn.Sequential:
     """The mirror image: 3x3, residual stack, transposed 4x4 convolutions of stride 2."""
     halvings = int(math.log2(factor))
-    widths = [channels] + [channels // 2] * (halvings - 1) + [outputs]
+    widths = [channels] + [stem] * (halvings - 1) + [outputs]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
@@ -63,6 +65,8 @@ class ConvNetwork(nn.Module):
         codebook_dim: D, width of z.
         strides: downsampling factors, finest level first; level i (coarsest first) lies behind the product of all but
             its i last.
+        channels: width; stem_channels: that of all strided convolutions but an encoder's last, and of their mirror
+            images (the notebooks: half; the paper's CIFAR-10 model: the same).
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class ConvNetwork(nn.Module):
         *,
         strides: list[int],
         channels: int,
+        stem_channels: int,
         residual_blocks: int,
         residual_channels: int,
     ) -> None:
@@ -81,13 +86,14 @@ class ConvNetwork(nn.Module):
         levels = len(strides)
         inputs = [image_shape[0]] + [channels] * (levels - 1)
         self.encoders = nn.ModuleList(  # finest first, as they run
-            downsample(i, channels, stride, **block) for i, stride in zip(inputs, strides, strict=True)
+            downsample(i, stem_channels, channels, stride, **block) for i, stride in zip(inputs, strides, strict=True)
         )
         self.latents = nn.ModuleList(  # coarsest first; every finer one also sees the coarser level decoded
             nn.Conv2d(channels * (1 if level == 0 else 2), codebook_dim, 1) for level in range(levels)
         )
         self.contexts = nn.ModuleList(
-            upsample(codebook_dim, channels, channels, stride, **block) for stride in reversed(strides[1:])
+            upsample(codebook_dim, stem_channels, channels, channels, stride, **block)
+            for stride in reversed(strides[1:])
         )
         # To the finest grid, by transposed convolutions that learn what nearest-neighbour copies could not.
         self.lifts = nn.ModuleList(
@@ -96,7 +102,7 @@ class ConvNetwork(nn.Module):
             )
             for halvings in [int(math.log2(math.prod(strides[1 : levels - level]))) for level in range(levels)]
         )
-        self.decoder = upsample(codebook_dim * levels, channels, outputs, strides[0], **block)
+        self.decoder = upsample(codebook_dim * levels, stem_channels, channels, outputs, strides[0], **block)
         self.grids = self.grids_of(image_shape, strides=strides)
 
     @staticmethod

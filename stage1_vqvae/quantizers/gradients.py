@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from stage1_vqvae.quantizers.noise import normals
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -54,7 +57,45 @@ def rotation(z: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
     return straight_through(turn(z), code)  # turn(z) is the code but for rounding
 
 
-GRADIENT_ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+def diveq(z: torch.Tensor, code: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+    """z moved by its distance to the code, in the code's direction, which the gradient takes for constant.
+
+    The gradient reaches z and, where it is a parameter, the code, which then needs no loss of its own. `noise`, of small
+    variance, is added to the difference before it becomes a direction; without it the value is the code. Source: Vali et
+    al. 2026, "DiVeQ: Differentiable Vector Quantization Using the Reparameterization Trick", figure 1.
+
+    Args:
+        z, code: (..., D) float32; `code` is the nearest code of each z.
+    """
+    difference = code - z
+    with torch.no_grad():
+        direction = F.normalize(difference if noise is None else difference + noise, dim=-1)
+    moved = z + direction * difference.norm(dim=-1, keepdim=True)
+    return moved if noise is not None else moved + (code - moved).detach()  # to the bit, but for the noise
+
+
+GRADIENT_ESTIMATORS: dict[str, Callable[..., torch.Tensor]] = {
     "straight_through": straight_through,
     "rotation": rotation,
+    "diveq": diveq,
 }
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A gradient estimator by name; `variance` is of diveq's noise. "none" gives the code, to whom z says nothing."""
+
+    name: str
+    variance: float = 0.0
+
+    @property
+    def stochastic(self) -> bool:
+        return self.name == "diveq" and self.variance > 0
+
+    def __call__(self, z: torch.Tensor, code: torch.Tensor, seeds: torch.Tensor | None = None) -> torch.Tensor:
+        """z_q (..., D) of z and its code; `seeds` (B,), one a leading index, key the noise."""
+        if self.name == "none":
+            return code
+        if self.stochastic:
+            return diveq(z, code, normals(tuple(z.shape), seeds, z.device) * self.variance**0.5)
+        return GRADIENT_ESTIMATORS[self.name](z, code)

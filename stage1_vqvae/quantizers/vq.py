@@ -13,44 +13,62 @@ from torch import nn
 
 from common.distributed import sum_over_processes, world
 from common.randomness import generator
-from stage1_vqvae.quantizers.gradients import GRADIENT_ESTIMATORS
+from stage1_vqvae.quantizers.entropy import assignment_entropy
+from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity
-from stage1_vqvae.quantizers.search import gather_statistics, kmeans, nearest
+from stage1_vqvae.quantizers.search import best, gather_statistics, kmeans, nearest
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest code of a codebook (K, D).
+    """Nearest code of a codebook (K, d).
 
     β (`commitment_cost`) is on the commitment term, as in the paper; squared errors are averaged over all elements.
     With `codebook_update` ema the codes are running means of their vectors (the paper's appendix A.1), counts smoothed
-    by `ema_epsilon` and the smoothing not fed back; with gradient they are a parameter with the paper's second term.
+    by `ema_epsilon` and the smoothing not fed back; with gradient they are a parameter with the paper's second term,
+    times `codebook_cost`.
+
+    With `distance` cosine, vectors and codes lie on the unit sphere. `projection_dim` puts the codes into a learned
+    projection of z, of that width (ViT-VQGAN, Yu et al. 2022, section 3.2). `entropy_bonus` times (mean entropy of each
+    vector's assignment − entropy of the mean assignment) joins the loss, an assignment being softmax(−|z −
+    c|²/`entropy_temperature`) over the codes.
     """
 
-    depth, stochastic = 1, False
+    depth, draws = 1, False
 
     def __init__(
         self,
         *,
         codebook_size: int,
         codebook_dim: int,
+        projection_dim: int | None,
+        distance: str,
         codebook_update: str,
         ema_decay: float,
         ema_epsilon: float,
         commitment_cost: float,
         codebook_cost: float,
+        entropy_bonus: float,
+        entropy_temperature: float,
         gradient_estimator: str,
+        diveq_variance: float,
         start: str,
         kmeans_rounds: int,
         revival_threshold: float,
     ) -> None:
         super().__init__()
-        self.codebook_size, self.dim, self.code_dim = codebook_size, codebook_dim, codebook_dim
-        self.learned = codebook_update == "gradient"
+        width = projection_dim or codebook_dim
+        self.codebook_size, self.dim, self.code_dim = codebook_size, codebook_dim, width
+        self.project_in = nn.Linear(codebook_dim, width) if projection_dim else nn.Identity()
+        self.project_out = nn.Linear(width, codebook_dim) if projection_dim else nn.Identity()
+        self.on_sphere, self.learned = distance == "cosine", codebook_update == "gradient"
         self.ema_decay, self.ema_epsilon = ema_decay, ema_epsilon
         self.commitment_cost, self.codebook_cost = commitment_cost, codebook_cost
-        self.gradient_estimator, self.kmeans_rounds = gradient_estimator, kmeans_rounds
-        self.start_from_data, self.revival_threshold = start == "kmeans", revival_threshold
-        codebook = torch.randn(codebook_size, codebook_dim)
+        self.entropy_bonus, self.entropy_temperature = entropy_bonus, entropy_temperature
+        self.estimator = Estimator(gradient_estimator, diveq_variance)
+        self.start_from_data, self.kmeans_rounds = start == "kmeans", kmeans_rounds
+        self.revival_threshold = revival_threshold
+        self.residual_scale = None if projection_dim or self.on_sphere else 1.0
+        codebook = self._placed(torch.randn(codebook_size, width))
         if self.learned:
             self.codebook = nn.Parameter(codebook)
         else:
@@ -60,36 +78,73 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("ema_sum", codebook.clone())
         self._gathered: list[tuple[torch.Tensor, torch.Tensor]] = []
 
+    @property
+    def stochastic(self) -> bool:
+        return self.estimator.stochastic
+
+    def _placed(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Where codes may lie: anywhere, or on the unit sphere."""
+        return F.normalize(vectors, dim=-1) if self.on_sphere else vectors
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """The codes (K, d) as they are compared and looked up."""
+        return self._placed(self.codebook) if self.learned else self.codebook
+
+    def find(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Index (M,) of the code of each vector (M, d)."""
+        return best(vectors, self.codes) if self.on_sphere else nearest(vectors, self.codes)
+
+    def bound(self, z: torch.Tensor) -> torch.Tensor:
+        """z (..., D) to where the codes lie (..., d)."""
+        return self._placed(self.project_in(z))
+
     @torch.compiler.disable
     def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (..., D). In training, also gather what `update` needs; nothing moves here."""
+        """Quantize z (..., D). In training, also gather what `update` needs; nothing moves here.
+
+        Raises:
+            ValueError: vectors of another width.
+        """
         if z.shape[-1] != self.dim:
             raise ValueError(f"expected vectors of codebook_dim {self.dim}, got {tuple(z.shape)}")
         with torch.autocast(z.device.type, enabled=False):
-            z = z.float()
-            vectors = z.detach().reshape(-1, self.dim)
-            indices = nearest(vectors, self.codebook)
-            code = F.embedding(indices, self.codebook).view(z.shape)
-            loss = self.commitment_cost * F.mse_loss(z, code.detach())
-            if self.learned:
-                loss = loss + self.codebook_cost * F.mse_loss(code, z.detach())
-            if self.training:
-                self._gathered.append((vectors, indices))
-                z_q = GRADIENT_ESTIMATORS[self.gradient_estimator](z, code)
-            else:
-                z_q = code
-            return QuantizerOutput(z_q, indices.view(*z.shape[:-1], 1), loss, z.detach(), code.detach())
+            return self.quantize(self.bound(z.float()), seeds)
+
+    def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
+        """The code of each target (..., d)."""
+        vectors = target.detach().reshape(-1, self.code_dim)
+        indices, codes = self.find(vectors), self.codes
+        code = F.embedding(indices, codes).view(target.shape)
+        loss = self.commitment_cost * F.mse_loss(target, code.detach())
+        if self.learned:
+            loss = loss + self.codebook_cost * F.mse_loss(code, target.detach())
+        z_q = code
+        if self.training:
+            self.gather(vectors, indices[:, None])
+            if self.entropy_bonus:
+                loss = loss + self.entropy_bonus * self.unevenness(target.flatten(0, -2), codes)
+            z_q = self.estimator(target, code, seeds)
+        indices = indices.view(*target.shape[:-1], 1)
+        return QuantizerOutput(self.project_out(z_q), indices, loss, target.detach(), code.detach())
+
+    def unevenness(self, vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Mean entropy of the assignments of vectors (M, d) less the entropy of their mean, nats."""
+        bias = -0.5 * codes.square().sum(1)
+        sure, even = assignment_entropy(vectors, codes, 2 / self.entropy_temperature, bias)
+        return sure - even
 
     def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """The codes z_q (..., D) of indices (..., 1)."""
-        return F.embedding(indices.squeeze(-1), self.codebook)
+        """z_q (..., D) of indices (..., 1)."""
+        return self.project_out(F.embedding(indices.squeeze(-1), self.codes))
 
     @torch.no_grad()
     def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
         """Begin at the data: k-means over vectors (M, D), the same on every process."""
         if self.start_from_data:
-            centres, counts = kmeans(vectors.float(), self.codebook_size, self.kmeans_rounds, random)
-            self.codebook.copy_(centres)
+            vectors = self.bound(vectors.float())
+            centres, counts = kmeans(vectors, self.codebook_size, self.kmeans_rounds, random)
+            self.codebook.copy_(self._placed(centres))
             self.ema_count.copy_(counts * self.codebook_size / len(vectors))
             self.ema_sum.copy_(centres * self.ema_count[:, None])
 
@@ -98,12 +153,17 @@ class VectorQuantizer(nn.Module):
         """Put every code at the mean of its vectors, of all the batches (M, D); a code without any stays."""
         counts, sums = torch.zeros_like(self.ema_count), torch.zeros_like(self.ema_sum)
         for vectors in batches():
-            more = gather_statistics(vectors.float(), nearest(vectors.float(), self.codebook), self.codebook_size)
+            vectors = self.bound(vectors.float())
+            more = gather_statistics(vectors, self.find(vectors), self.codebook_size)
             counts += more[0]
             sums += more[1]
-        means = sums / counts.clamp_min(1)[:, None]
+        means = self._placed(sums / counts.clamp_min(1)[:, None])
         self.codebook.copy_(torch.where(counts[:, None] > 0, means, self.codebook))
         self.ema_sum.copy_(self.codebook * self.ema_count[:, None])
+
+    def gather(self, vectors: torch.Tensor, indices: torch.Tensor) -> None:
+        """Note vectors (M, d) and the codes of each (M, m), which share it evenly, for `update`."""
+        self._gathered.append((vectors, indices))
 
     def discard(self) -> None:
         """Forget what was gathered since the last `update`."""
@@ -117,16 +177,20 @@ class VectorQuantizer(nn.Module):
             perplexity: of the global batch's codes.
         """
         vectors = torch.cat([v for v, _ in self._gathered])
-        counts, sums = gather_statistics(vectors, torch.cat([i for _, i in self._gathered]), self.codebook_size)
+        indices = torch.cat([i for _, i in self._gathered])
         self.discard()
+        each = indices.shape[1]
+        shared = vectors.repeat_interleave(each, 0) if each > 1 else vectors
+        counts, sums = gather_statistics(shared, indices.flatten(), self.codebook_size)
         sum_over_processes(counts)
-        self.ema_count.lerp_(counts, 1 - self.ema_decay)
+        self.ema_count.lerp_(counts / each, 1 - self.ema_decay)
         if not self.learned:
-            self.ema_sum.lerp_(sum_over_processes(sums), 1 - self.ema_decay)
+            self.ema_sum.lerp_(sum_over_processes(sums) / each, 1 - self.ema_decay)
             mass = self.ema_count.sum()
             smoothed = (self.ema_count + self.ema_epsilon) / (mass + self.codebook_size * self.ema_epsilon) * mass
             # Where nothing counts and nothing is added (ema_epsilon 0), 0/0 would be a code nearest to everything.
-            self.codebook.copy_(self.ema_sum / smoothed.clamp_min(torch.finfo(smoothed.dtype).tiny)[:, None])
+            means = self.ema_sum / smoothed.clamp_min(torch.finfo(smoothed.dtype).tiny)[:, None]
+            self.codebook.copy_(self._placed(means))
         if self.revival_threshold:
             self._revive(vectors, generator("revive", seed, step, self.codebook_size))
         return {"perplexity": perplexity(counts)}

@@ -15,7 +15,7 @@ def seeded() -> None:
 
 
 def network(shape: tuple[int, int, int], strides: list[int], outputs: int = 3, width: int = 5) -> ConvNetwork:
-    conv = {"strides": strides, "channels": 8, "residual_blocks": 1, "residual_channels": 4}
+    conv = {"strides": strides, "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4}
     return build_network({"name": "conv", "conv": conv}, shape, outputs, width)
 
 
@@ -79,7 +79,9 @@ def test_the_published_cifar_network_has_its_number_of_parameters() -> None:
     stack = 2 * (conv(3, 128, 32, bias=False) + conv(1, 32, 128, bias=False))
     encoder = conv(4, 3, 64) + conv(4, 64, 128) + conv(3, 128, 128) + stack
     decoder = conv(3, 64, 128) + stack + conv(4, 128, 64) + conv(4, 64, 3)
-    net = ConvNetwork((3, 32, 32), 3, 64, strides=[4], channels=128, residual_blocks=2, residual_channels=32)
+    net = ConvNetwork(
+        (3, 32, 32), 3, 64, strides=[4], channels=128, stem_channels=64, residual_blocks=2, residual_channels=32
+    )
     assert sum(p.numel() for p in net.parameters()) == encoder + conv(1, 128, 64) + decoder == 662_083
     assert net.grids == [(8, 8)]
     kinds = [
@@ -89,5 +91,5 @@ def test_the_published_cifar_network_has_its_number_of_parameters() -> None:
 
 
 def test_no_residual_blocks_are_possible() -> None:
-    net = ConvNetwork((1, 8, 8), 1, 4, strides=[2], channels=4, residual_blocks=0, residual_channels=1)
+    net = ConvNetwork((1, 8, 8), 1, 4, strides=[2], channels=4, stem_channels=2, residual_blocks=0, residual_channels=1)
     assert net.decode([net.latent(0, net.encode(torch.zeros(1, 1, 8, 8))[0], None)]).shape == (1, 1, 8, 8)

@@ -67,7 +67,7 @@ def test_rotation_keeps_the_angle_between_gradient_and_vector() -> None:
     torch.testing.assert_close(cosine(incoming, z.detach()), cosine(outgoing, code))
 
 
-@pytest.mark.parametrize("name", GRADIENT_ESTIMATORS)
+@pytest.mark.parametrize("name", ["straight_through", "rotation"])
 def test_no_gradient_reaches_the_code(name: str) -> None:
     z, code = pairs()
     code.requires_grad_()

@@ -28,7 +28,13 @@ def config(
     likelihood: str = "gaussian",
     **vq: Any,
 ) -> dict[str, Any]:
-    conv = {"strides": strides or [4, 2], "channels": 8, "residual_blocks": 1, "residual_channels": 4}
+    conv = {
+        "strides": strides or [4, 2],
+        "channels": 8,
+        "stem_channels": 4,
+        "residual_blocks": 1,
+        "residual_channels": 4,
+    }
     values = {
         "codebook_size": sizes if isinstance(sizes, int) else list(sizes),
         "codebook_dim": 4,
@@ -37,6 +43,11 @@ def config(
         "ema_epsilon": 1e-5,
         "commitment_cost": 0.25,
         "codebook_cost": 1.0,
+        "projection_dim": None,
+        "distance": "euclidean",
+        "entropy_bonus": 0.0,
+        "entropy_temperature": 1.0,
+        "diveq_variance": 0.0,
         "gradient_estimator": "straight_through",
         "start": "kmeans",
         "kmeans_rounds": 3,

@@ -1,0 +1,209 @@
+"""Parameters of the quantizers. Each section tells by `sizes` what codebooks it leads to."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_serializer, model_validator
+
+from common.params.base import Choice, Count, Decay, NonNegative, Positive, PositiveFloat, Section
+
+Sizes = Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
+Estimator = Literal["straight_through", "rotation", "diveq"]
+Threshold = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Table(Section):
+    """A quantizer with a table of codes; `codebook_size` is one number or one a level, coarsest first."""
+
+    codebook_size: Sizes
+    codebook_dim: Positive
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.codebook_size if isinstance(self.codebook_size, tuple) else (self.codebook_size,)
+
+
+class VQParams(Table):
+    projection_dim: Positive | None
+    distance: Literal["euclidean", "cosine"]
+    codebook_update: Literal["ema", "gradient"]
+    ema_decay: Decay
+    ema_epsilon: NonNegative
+    commitment_cost: NonNegative
+    codebook_cost: NonNegative
+    entropy_bonus: NonNegative
+    entropy_temperature: PositiveFloat
+    gradient_estimator: Estimator
+    diveq_variance: NonNegative
+    start: Literal["kmeans", "normal"]
+    kmeans_rounds: Count
+    revival_threshold: Threshold
+
+    @property
+    def no_residual(self) -> str | None:
+        if self.distance == "cosine":
+            return "with distance cosine: the residual of a unit vector is no unit vector"
+        if self.projection_dim is not None:
+            return "with projection_dim: the residual would leave the projection; lower codebook_dim instead"
+        return None
+
+
+class SoftEMParams(Table):
+    refuses: ClassVar[dict[str, str]] = {
+        "gradient_estimator": "the decoder gets the mean of drawn codes, to which only straight_through applies",
+    }
+    no_residual: ClassVar[str | None] = None
+
+    samples: Positive
+    ema_decay: Decay
+    ema_epsilon: NonNegative
+    commitment_cost: NonNegative
+    start: Literal["kmeans", "normal"]
+    kmeans_rounds: Count
+    revival_threshold: Threshold
+
+
+class GumbelParams(Table):
+    refuses: ClassVar[dict[str, str]] = {
+        "gradient_estimator": "the gradient goes through the relaxed weights of the codes themselves",
+    }
+    no_residual: ClassVar[str | None] = "its codes approximate no vector, so that nothing is left over"
+
+    temperature: PositiveFloat
+    final_temperature: PositiveFloat
+    anneal_steps: Positive
+    hard: bool
+    kl_cost: NonNegative
+
+
+class FSQParams(Section):
+    refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "rounding passes the gradient straight through"}
+    no_residual: ClassVar[str | None] = None
+
+    levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)]
+
+    @field_validator("levels")
+    @classmethod
+    def countable(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(levels) > 2**31:
+            raise ValueError(f"{math.prod(levels)} codes are more than 2**31; take fewer or smaller levels")
+        return levels
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (math.prod(self.levels),)
+
+
+class BinaryParams(Section):
+    """LFQ and BSQ."""
+
+    refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "a sign passes the gradient straight through"}
+    no_residual: ClassVar[str | None] = None
+
+    bits: Annotated[int, Field(ge=1, le=31)]
+    commitment_cost: NonNegative
+    entropy_cost: NonNegative
+    entropy_temperature: PositiveFloat
+    diversity: NonNegative
+    entropy_group_bits: Annotated[int, Field(ge=1, le=14)]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (2**self.bits,)
+
+
+class BSQParams(BinaryParams):
+    no_residual: ClassVar[str | None] = (
+        "the residual of a unit vector is no unit vector; lfq has the same signs without the sphere"
+    )
+
+
+class SimVQParams(Table):
+    no_residual: ClassVar[str | None] = None
+
+    commitment_cost: NonNegative
+    gradient_estimator: Estimator
+    diveq_variance: NonNegative
+
+
+class IBQParams(Table):
+    refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "the gradient goes through the softmax over all codes"}
+    no_residual: ClassVar[str | None] = None
+
+    codebook_cost: NonNegative
+    entropy_cost: NonNegative
+    entropy_temperature: PositiveFloat
+
+
+class Inner(Choice):
+    """The quantizer inside another: a choice in which only the chosen option's section need be there."""
+
+    vq: VQParams | None = None
+    soft_em: SoftEMParams | None = None
+    gumbel: GumbelParams | None = None
+    fsq: FSQParams | None = None
+    lfq: BinaryParams | None = None
+    bsq: BSQParams | None = None
+    simvq: SimVQParams | None = None
+    ibq: IBQParams | None = None
+
+    @model_validator(mode="after")
+    def chosen_is_there(self) -> Inner:
+        if self.chosen is None:
+            raise ValueError(f"name is {self.name}, but there is no section `{self.name}` beside it; add it")
+        return self
+
+    @model_serializer
+    def chosen_alone(self) -> dict[str, Any]:
+        return {"name": self.name, self.name: self.chosen.values()}
+
+
+class ResidualInner(Inner):
+    name: Literal["vq", "soft_em", "gumbel", "fsq", "lfq", "bsq", "simvq", "ibq"]
+
+
+class ResidualParams(Section):
+    depth: Positive
+    share_codebook: bool
+    quantizer: ResidualInner
+
+    @model_validator(mode="after")
+    def leaves_a_residual(self) -> ResidualParams:
+        if self.quantizer.chosen.no_residual:
+            raise ValueError(f"quantizer {self.quantizer.name} in a residual: {self.quantizer.chosen.no_residual}")
+        return self
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.quantizer.chosen.sizes
+
+
+class GroupedInner(Inner):
+    name: Literal["vq", "soft_em", "gumbel", "fsq", "lfq", "bsq", "simvq", "ibq", "residual"]
+    residual: ResidualParams | None = None
+
+
+class GroupedParams(Section):
+    groups: Positive
+    share_codebook: bool
+    quantizer: GroupedInner
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.quantizer.chosen.sizes
+
+
+class QuantizerParams(Choice):
+    name: Literal["vq", "residual", "grouped", "soft_em", "gumbel", "fsq", "lfq", "bsq", "simvq", "ibq"]
+    vq: VQParams
+    residual: ResidualParams
+    grouped: GroupedParams
+    soft_em: SoftEMParams
+    gumbel: GumbelParams
+    fsq: FSQParams
+    lfq: BinaryParams
+    bsq: BSQParams
+    simvq: SimVQParams
+    ibq: IBQParams

@@ -1,0 +1,108 @@
+"""ViT-VQGAN's encoder and decoder: transformers over patches.
+
+Source: Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN", section 3.1. One level. The contract is in
+conv.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def sine_positions(height: int, width: int, channels: int) -> torch.Tensor:
+    """Fixed positions (height · width, channels): sines and cosines of the row in one half, of the column in the other.
+
+    Source: He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", after Vaswani et al. 2017.
+    """
+    rates = 10_000.0 ** -(torch.arange(channels // 4) / (channels // 4))
+    rows, columns = (torch.arange(size)[:, None] * rates for size in (height, width))
+    rows, columns = (torch.cat([angle.sin(), angle.cos()], 1) for angle in (rows, columns))
+    rows, columns = rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], 2).reshape(height * width, channels)
+
+
+class Block(nn.Module):
+    """Attention and a two-layer perceptron, each behind a layer norm and added to its input."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, count, width = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(batch, count, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, width)
+        x = x + self.dropout(self.out(h))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class ViTNetwork(nn.Module):
+    """A transformer over patches, a linear layer to the codes' width; and the mirror image.
+
+    Args:
+        image_shape: (C, H, W); outputs: channels of the likelihood's parameters; codebook_dim: D, width of z.
+        patch: pixels a side; a position of the code grid is a patch.
+        width, layers, heads, mlp_ratio, dropout: of each of the two transformers.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        outputs: int,
+        codebook_dim: int,
+        *,
+        patch: int,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_ratio: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.grids = self.grids_of(image_shape, patch=patch)
+        self.register_buffer("positions", sine_positions(*self.grids[0], width), persistent=False)
+
+        def transformer() -> nn.Sequential:
+            blocks = (Block(width, heads, mlp_ratio, dropout) for _ in range(layers))
+            return nn.Sequential(*blocks, nn.LayerNorm(width))
+
+        self.embed = nn.Conv2d(image_shape[0], width, patch, stride=patch)
+        self.encoder, self.to_codes = transformer(), nn.Conv2d(width, codebook_dim, 1)
+        self.from_codes, self.decoder = nn.Conv2d(codebook_dim, width, 1), transformer()
+        self.unembed = nn.ConvTranspose2d(width, outputs, patch, stride=patch)
+        for layer in (self.embed, self.unembed):  # a patch is one input, not a field of them
+            nn.init.trunc_normal_(layer.weight, std=1 / math.sqrt(layer.weight[0].numel()))
+
+    @staticmethod
+    def grids_of(image_shape: tuple[int, int, int], *, patch: int, **others: object) -> list[tuple[int, int]]:
+        """The one level's (height, width)."""
+        return [(image_shape[1] // patch, image_shape[2] // patch)]
+
+    def _run(self, transformer: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+        """A feature map (B, width, h, w) through a transformer."""
+        tokens = transformer(x.flatten(2).transpose(1, 2) + self.positions)
+        return tokens.transpose(1, 2).view_as(x)
+
+    def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Images (B, C, H, W) to a list of one feature map."""
+        return [self._run(self.encoder, self.embed(images))]
+
+    def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """z (B, D, h, w) from the feature map."""
+        return self.to_codes(feature)
+
+    def context(self, level: int, z_q: torch.Tensor) -> None:
+        """No level follows."""
+
+    def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
+        """z_q of the level to likelihood parameters (B, outputs, H, W)."""
+        return self.unembed(self._run(self.decoder, self.from_codes(quantized[0])))

@@ -1,0 +1,112 @@
+"""Index backpropagation: the gradient goes through the softmax over all codes, so that all of them move.
+
+Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation Quantization", section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stage1_vqvae.quantizers.entropy import assignment_entropy
+from stage1_vqvae.quantizers.output import QuantizerOutput, Usage
+from stage1_vqvae.quantizers.search import best
+
+BLOCK = 2**22  # logits held at a time
+
+
+class _IndexBackpropagation(torch.autograd.Function):
+    """(onehot + p − sg(p)) C with p = softmax(z Cᵀ), in blocks of rows; backward computes p anew."""
+
+    @staticmethod
+    def forward(ctx, vectors, codebook, indices):
+        ctx.save_for_backward(vectors, codebook, indices)
+        return F.embedding(indices, codebook)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        vectors, codebook, indices = ctx.saved_tensors
+        of_vectors = torch.empty_like(vectors)
+        of_codebook = torch.zeros_like(codebook).index_add_(0, indices, gradient)  # by the one-hot
+        rows = max(1, BLOCK // len(codebook))
+        for block, above, out in zip(vectors.split(rows), gradient.split(rows), of_vectors.split(rows), strict=True):
+            p, of_p = (block @ codebook.t()).softmax(1), above @ codebook.t()
+            of_logits = p * (of_p - (p * of_p).sum(1, keepdim=True))
+            torch.mm(of_logits, codebook, out=out)
+            of_codebook.addmm_(of_logits.t(), block)
+        return of_vectors, of_codebook, None
+
+
+class IBQ(nn.Module):
+    """The code (K, D) with the largest product z·c.
+
+    The loss is mean((z_q − z)²) with z_q as the decoder gets it, plus mean((sg(c) − z)²), plus `codebook_cost` times
+    mean((c − sg(z))²), plus `entropy_cost` times (mean entropy of each vector's assignment − entropy of the mean), an
+    assignment being softmax(z·c/`entropy_temperature`). The codes are averaged with the network by a weight EMA: means
+    of their vectors would not be where products and decoder want them.
+    """
+
+    depth, stochastic, draws, residual_scale = 1, False, False, 1.0
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int,
+        codebook_dim: int,
+        codebook_cost: float,
+        entropy_cost: float,
+        entropy_temperature: float,
+    ) -> None:
+        super().__init__()
+        self.codebook_size, self.dim, self.code_dim = codebook_size, codebook_dim, codebook_dim
+        self.codebook_cost, self.entropy_cost = codebook_cost, entropy_cost
+        self.entropy_temperature = entropy_temperature
+        self.embedding = nn.Parameter(torch.randn(codebook_size, codebook_dim))
+        self._usage = Usage(codebook_size)
+
+    def bound(self, z: torch.Tensor) -> torch.Tensor:
+        return z
+
+    @torch.compiler.disable
+    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
+        """Quantize z (..., D)."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self.quantize(z.float(), seeds)
+
+    def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
+        """The code of each target (..., D)."""
+        vectors = target.reshape(-1, self.dim)
+        indices = best(vectors.detach(), self.embedding.detach())
+        code = F.embedding(indices, self.embedding)
+        z_q = code
+        if self.training:
+            self._usage.add(indices)
+            z_q = _IndexBackpropagation.apply(vectors, self.embedding, indices)
+        loss = F.mse_loss(z_q, vectors) + F.mse_loss(vectors, code.detach())
+        loss = loss + self.codebook_cost * F.mse_loss(code, vectors.detach())
+        if self.training and self.entropy_cost:
+            sure, even = assignment_entropy(vectors, self.embedding, 1 / self.entropy_temperature)
+            loss = loss + self.entropy_cost * (sure - even)
+        shape, places = target.shape, (*target.shape[:-1], 1)
+        return QuantizerOutput(z_q.view(shape), indices.view(places), loss, target.detach(), code.detach().view(shape))
+
+    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
+        """The codes z_q (..., D) of indices (..., 1)."""
+        return F.embedding(indices.squeeze(-1), self.embedding)
+
+    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
+        """The codes start at random."""
+
+    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """The codes are averaged with the network."""
+
+    def discard(self) -> None:
+        self._usage.clear()
+
+    def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
+        """Nothing moves but by gradients; the perplexity of the global batch."""
+        return self._usage.figures()

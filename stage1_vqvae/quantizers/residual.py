@@ -1,0 +1,120 @@
+"""Residual quantization: each code stands for what the codes before it left over.
+
+Source: Lee et al. 2022, "Autoregressive Image Generation using Residual Quantization", section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import nn
+
+from common.randomness import seed_of
+from stage1_vqvae.quantizers.gradients import Estimator
+from stage1_vqvae.quantizers.output import QuantizerOutput
+
+APART = 2**20  # between the seeds of depths, so that levels, depths and groups never share one
+
+
+class ResidualQuantizer(nn.Module):
+    """`depth` codes a position, whose sum is z_q; one quantizer a depth, or one for all (`share_codebook`).
+
+    The loss is the mean of the quantizers' own: with vector quantizers the paper's commitment, the mean over depths of
+    |z − partial sum|². The gradient estimator is theirs, applied once, to z and the whole sum: applied at every depth,
+    the gradient would reach z `depth` times.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], *, depth: int, share_codebook: bool) -> None:
+        """`make` builds a quantizer of the contract, with a `residual_scale`."""
+        super().__init__()
+        self.layers = nn.ModuleList(make() for _ in range(1 if share_codebook else depth))
+        first = self.layers[0]
+        self.depth, self.codebook_size = depth, first.codebook_size
+        self.dim, self.code_dim, self.draws = first.dim, first.code_dim, first.draws
+        self.stochastic = first.stochastic
+        self.estimator = getattr(first, "estimator", None)
+        if self.estimator is not None:
+            for layer in self.layers:
+                layer.estimator = Estimator("none")
+
+    def _layer(self, depth: int) -> tuple[nn.Module, torch.Tensor | float]:
+        """The quantizer of a depth, and how much smaller than z its vectors are."""
+        layer = self.layers[depth % len(self.layers)]
+        return layer, layer.residual_scale**depth
+
+    def bound(self, z: torch.Tensor) -> torch.Tensor:
+        return self.layers[0].bound(z)
+
+    @torch.compiler.disable
+    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
+        """Quantize z (..., D)."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self.quantize(self.bound(z.float()), seeds)
+
+    def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
+        """The codes of each target (..., D), from the coarsest to the finest."""
+        rest, total, losses, indices = target, torch.zeros_like(target), [], []
+        for depth in range(self.depth):
+            layer, scale = self._layer(depth)
+            output = layer.quantize(rest / scale, None if seeds is None else seeds + depth * APART)
+            total = total + output.z_q * scale
+            rest = rest - output.code * scale
+            losses.append(output.loss)
+            indices.append(output.indices)
+        z_q = self.estimator(target, total, seeds) if self.training and self.estimator else total
+        loss, code = torch.stack(losses).mean(), total.detach()
+        return QuantizerOutput(z_q, torch.cat(indices, -1), loss, target.detach(), code)
+
+    def draw(self, z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Indices (B, ..., depth): codes drawn one after the other, each for what the drawn ones before it left."""
+        rest, indices = self.bound(z.float()), []
+        for depth in range(self.depth):
+            layer, scale = self._layer(depth)
+            indices.append(layer.draw(rest / scale, seeds + depth * APART))
+            rest = rest - layer.lookup(indices[-1]) * scale
+        return torch.cat(indices, -1)
+
+    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
+        """z_q (..., D), the sum of the codes of indices (..., depth)."""
+        total: torch.Tensor | float = 0.0
+        for depth in range(self.depth):
+            layer, scale = self._layer(depth)
+            total = total + layer.lookup(indices[..., depth : depth + 1]) * scale
+        return total
+
+    def _rests(self, vectors: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+        """What each of the first `count` depths is given of vectors (M, D), as its quantizer sees it."""
+        rest = self.bound(vectors.float())
+        for depth in range(count):
+            layer, scale = self._layer(depth)
+            yield rest / scale
+            if depth + 1 < count:
+                rest = rest - layer.quantize(rest / scale).code * scale
+
+    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
+        """Each depth begins at what those before it leave of vectors (M, D); a shared codebook at all of that."""
+        if len(self.layers) < self.depth:
+            self.layers[0].start(vectors, random)
+            self.layers[0].start(torch.cat(list(self._rests(vectors, self.depth))), random)
+            return
+        for depth, layer in enumerate(self.layers):
+            *_, rest = self._rests(vectors, depth + 1)
+            layer.start(rest, random)
+
+    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """One pass over the batches a quantizer, each after those before it have settled."""
+        if len(self.layers) < self.depth:
+            self.layers[0].settle(lambda: (rest for v in batches() for rest in list(self._rests(v, self.depth))))
+            return
+        for depth, layer in enumerate(self.layers):
+            layer.settle(lambda depth=depth: (list(self._rests(v, depth + 1))[-1] for v in batches()))
+
+    def discard(self) -> None:
+        for layer in self.layers:
+            layer.discard()
+
+    def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
+        """Every quantizer's; the means of what they report."""
+        found = [layer.update(step, seed_of("depth", seed, depth)) for depth, layer in enumerate(self.layers)]
+        return {name: torch.stack([figures[name] for figures in found]).mean() for name in found[0]}
