@@ -46,7 +46,7 @@ def main() -> None:
     training = section.training
     if training.channels_last:
         model.to(memory_format=torch.channels_last)
-    task = VQVAETask(model, prepared["train"], prepared["validation"], training, section.augmentation, 256)
+    task = VQVAETask(model, prepared["train"], prepared["validation"], training, section.augmentation)
     task.start()
     optimizer = build_optimizer(model, training)
     times = {"read": [], "step": []}

@@ -2,7 +2,8 @@
 
     accelerate launch -m stage1_vqvae.extract
 
-The training split also gets the extra passes that `extract_codes` asks for: mirrored and shifted copies, for the prior.
+The training split also gets the extra passes that `extract_codes` asks for, for the prior: mirrored and shifted copies,
+and codes drawn at random where the quantizer can.
 Always float32. Leaves codebook usage and perplexity of each split in results/extract_codes/metrics.json, and the code
 histogram of the validation split in histogram.csv.
 """
@@ -10,6 +11,7 @@ histogram of the validation split in histogram.csv.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import command, paths
@@ -31,16 +33,27 @@ TOGETHER = 64
 HISTOGRAM_ROWS = 512
 
 
-def passes(params: ExtractParams) -> list[tuple[bool, int, int]]:
-    """The training passes as (mirrored, pixels down, pixels right); the image as it is comes first."""
+@dataclass(frozen=True)
+class Pass:
+    """One pass over a split: images mirrored or not, shifted down and right by pixels; codes drawn for the n-th time,
+    or (0) the best ones."""
+
+    flip: bool = False
+    down: int = 0
+    right: int = 0
+    draw: int = 0
+
+
+def passes(params: ExtractParams) -> list[Pass]:
+    """The training passes; the image as it is comes first, and draws last."""
     offsets = range(-params.shift, params.shift + 1)
-    found = [(flip, down, right) for flip in (False, True) for down in offsets for right in offsets]
-    return sorted((p for p in found if params.horizontal_flip or not p[0]), key=lambda p: (any(p), p))
+    flips = (False, True) if params.horizontal_flip else (False,)
+    found = [Pass(flip, down, right) for flip in flips for down in offsets for right in offsets]
+    draws = [Pass(draw=number + 1) for number in range(params.draws)]
+    return [Pass(), *(each for each in found if each != Pass()), *draws]
 
 
-def encode_split(
-    model: VQVAE, split: ImageSplit, change: tuple[bool, int, int], device: torch.device
-) -> Iterator[torch.Tensor]:
+def encode_split(model: VQVAE, split: ImageSplit, change: Pass, device: torch.device) -> Iterator[torch.Tensor]:
     """Tokens (m, N) of a split in order, batch by batch, the work divided over all processes."""
     import torch
     from accelerate.utils import gather
@@ -49,16 +62,24 @@ def encode_split(
     from common.augment import shift
     from common.distributed import world
     from common.images import to_float
+    from common.randomness import seed_of
 
     rank, size = world()
-    flip, down, right = change
     layout = model.layout
     for start in tqdm(range(0, len(split), TOGETHER * size), disable=None if rank == 0 else True, leave=False):
         pixels = split.pixels(slice(start + rank * TOGETHER, start + (rank + 1) * TOGETHER))
-        pixels = pixels.flip(-1) if flip else pixels
+        pixels = pixels.flip(-1) if change.flip else pixels
         batch = torch.zeros(TOGETHER, *layout.image_shape, dtype=torch.uint8)
-        batch[: len(pixels)] = shift(pixels, torch.full((len(pixels),), down), torch.full((len(pixels),), right))
-        codes = model.encode(to_float(batch.to(device)))
+        batch[: len(pixels)] = shift(
+            pixels, torch.full((len(pixels),), change.down), torch.full((len(pixels),), change.right)
+        )
+        images = to_float(batch.to(device))
+        if change.draw:  # each image's by its own seed, so that the work may be divided in any way
+            first = start + rank * TOGETHER
+            seeds = [seed_of("draw", change.draw, image) for image in range(first, first + TOGETHER)]
+            codes = model.draw(images, torch.tensor(seeds))
+        else:
+            codes = model.encode(images)
         yield gather(layout.flatten(codes))[: len(split) - start].cpu()
 
 
@@ -87,7 +108,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     main = device.is_main_process
     with publishing(paths.CODES, "codes", parents) if main else contextlib.nullcontext() as staging, torch.no_grad():
         for name, split in prepared.splits.items():
-            changes = passes(params.extract_codes) if name == "train" else [(False, 0, 0)]
+            changes = passes(params.extract_codes) if name == "train" else [Pass()]
             counts = [torch.zeros(level.depth, level.codebook_size, dtype=torch.int64) for level in layout.levels]
             with contextlib.ExitStack() as stack:
                 file = staging and stack.enter_context(

@@ -16,9 +16,10 @@ from common.artifacts import Manifest, load_module
 from common.codes import CodeLayout, Level
 from common.images import to_float
 from common.randomness import generator, seed_of
-from stage1_vqvae.likelihood import build_likelihood
+from stage1_vqvae.likelihoods import build_likelihood
 from stage1_vqvae.networks import NETWORKS, build_network
 from stage1_vqvae.quantizers import build_quantizers
+from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
 
 START_VECTORS_PER_CODE = 256  # k-means gains nothing from more
@@ -70,7 +71,7 @@ class VQVAE(nn.Module):
         outputs, context = [], None
         for level in range(levels):
             z = self.network.latent(level, features[level], context)
-            output = self.quantizers[level](z.permute(0, 2, 3, 1), None if seeds is None else seeds + level)
+            output = self.quantizers[level](z.permute(0, 2, 3, 1), derived(seeds, level))
             outputs.append(output)
             context = self.network.context(level, output.z_q.permute(0, 3, 1, 2))
         return outputs, context
@@ -109,7 +110,7 @@ class VQVAE(nn.Module):
         return [output.indices for output in self.quantize(images)]
 
     def draw(self, images: torch.Tensor, seeds: torch.Tensor) -> list[torch.Tensor]:
-        """Code grids as `encode` gives them, but drawn at random where a quantizer is stochastic.
+        """Code grids as `encode` gives them, but drawn at random by quantizers that can (`draws`).
 
         Every finer level is conditioned on the coarser level's best codes, as it is in `encode`.
         """
@@ -117,7 +118,7 @@ class VQVAE(nn.Module):
         for level, quantizer in enumerate(self.quantizers):
             z = self.network.latent(level, features[level], context).permute(0, 2, 3, 1)
             best = quantizer(z)
-            grids.append(quantizer.draw(z, seeds + level) if quantizer.stochastic else best.indices)
+            grids.append(quantizer.draw(z, derived(seeds, level)) if quantizer.draws else best.indices)
             context = self.network.context(level, best.z_q.permute(0, 3, 1, 2))
         return grids
 

@@ -16,7 +16,13 @@ ALLOWED = {
     "stage2_prior": {"common", "stage2_prior"},
     "sampling": PACKAGES,
 }
-MATHS = ("stage1_vqvae/networks/", "stage1_vqvae/quantizers/", "stage2_prior/priors/", "sampling/choose.py")
+MATHS = (
+    "stage1_vqvae/likelihoods/",
+    "stage1_vqvae/networks/",
+    "stage1_vqvae/quantizers/",
+    "stage2_prior/priors/",
+    "sampling/choose.py",
+)
 ARITHMETIC = {"torch", "numpy", "scipy"}
 RUNS_JOBS = {"subprocess", "multiprocessing", "threading", "concurrent", "signal", "socket", "argparse"}
 JOB_FILES = {f"common/{name}.py" for name in ("training", "checkpoint", "tracking", "command", "preset")}

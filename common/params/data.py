@@ -34,7 +34,8 @@ class DataParams(Section):
 
 
 class ExtractParams(Section):
-    """Extra passes over the training images: mirrored, and shifted by up to `shift` pixels."""
+    """Extra passes over the training images: mirrored, shifted by up to `shift` pixels, and with codes drawn anew."""
 
     horizontal_flip: bool
     shift: Count
+    draws: Count

@@ -14,7 +14,14 @@ Estimator = Literal["straight_through", "rotation", "diveq"]
 Threshold = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Table(Section):
+class Quantizer(Section):
+    """What every section tells: whether codes may be drawn at random, and why it cannot quantize a residual, if so."""
+
+    draws: ClassVar[bool] = False
+    no_residual: ClassVar[str | None] = None
+
+
+class Table(Quantizer):
     """A quantizer with a table of codes; `codebook_size` is one number or one a level, coarsest first."""
 
     codebook_size: Sizes
@@ -41,21 +48,12 @@ class VQParams(Table):
     kmeans_rounds: Count
     revival_threshold: Threshold
 
-    @property
-    def no_residual(self) -> str | None:
-        if self.distance == "cosine":
-            return "with distance cosine: the residual of a unit vector is no unit vector"
-        if self.projection_dim is not None:
-            return "with projection_dim: the residual would leave the projection; lower codebook_dim instead"
-        return None
-
 
 class SoftEMParams(Table):
+    draws: ClassVar[bool] = True
     refuses: ClassVar[dict[str, str]] = {
         "gradient_estimator": "the decoder gets the mean of drawn codes, to which only straight_through applies",
     }
-    no_residual: ClassVar[str | None] = None
-
     samples: Positive
     ema_decay: Decay
     ema_epsilon: NonNegative
@@ -66,6 +64,7 @@ class SoftEMParams(Table):
 
 
 class GumbelParams(Table):
+    draws: ClassVar[bool] = True
     refuses: ClassVar[dict[str, str]] = {
         "gradient_estimator": "the gradient goes through the relaxed weights of the codes themselves",
     }
@@ -78,10 +77,8 @@ class GumbelParams(Table):
     kl_cost: NonNegative
 
 
-class FSQParams(Section):
+class FSQParams(Quantizer):
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "rounding passes the gradient straight through"}
-    no_residual: ClassVar[str | None] = None
-
     levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)]
 
     @field_validator("levels")
@@ -96,12 +93,10 @@ class FSQParams(Section):
         return (math.prod(self.levels),)
 
 
-class BinaryParams(Section):
+class BinaryParams(Quantizer):
     """LFQ and BSQ."""
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "a sign passes the gradient straight through"}
-    no_residual: ClassVar[str | None] = None
-
     bits: Annotated[int, Field(ge=1, le=31)]
     commitment_cost: NonNegative
     entropy_cost: NonNegative
@@ -121,8 +116,6 @@ class BSQParams(BinaryParams):
 
 
 class SimVQParams(Table):
-    no_residual: ClassVar[str | None] = None
-
     commitment_cost: NonNegative
     gradient_estimator: Estimator
     diveq_variance: NonNegative
@@ -130,8 +123,6 @@ class SimVQParams(Table):
 
 class IBQParams(Table):
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "the gradient goes through the softmax over all codes"}
-    no_residual: ClassVar[str | None] = None
-
     codebook_cost: NonNegative
     entropy_cost: NonNegative
     entropy_temperature: PositiveFloat
@@ -171,13 +162,22 @@ class ResidualParams(Section):
 
     @model_validator(mode="after")
     def leaves_a_residual(self) -> ResidualParams:
-        if self.quantizer.chosen.no_residual:
-            raise ValueError(f"quantizer {self.quantizer.name} in a residual: {self.quantizer.chosen.no_residual}")
+        name, inner, reason = self.quantizer.name, self.quantizer.chosen, self.quantizer.chosen.no_residual
+        if name == "vq" and inner.distance == "cosine":
+            reason = "with distance cosine, the residual of a unit vector is no unit vector"
+        if name == "vq" and inner.projection_dim is not None:
+            reason = "with projection_dim, the residual would leave the projection; lower codebook_dim instead"
+        if reason:
+            raise ValueError(f"a residual cannot have quantizer {name}: {reason}")
         return self
 
     @property
     def sizes(self) -> tuple[int, ...]:
         return self.quantizer.chosen.sizes
+
+    @property
+    def draws(self) -> bool:
+        return self.quantizer.chosen.draws
 
 
 class GroupedInner(Inner):
@@ -193,6 +193,10 @@ class GroupedParams(Section):
     @property
     def sizes(self) -> tuple[int, ...]:
         return self.quantizer.chosen.sizes
+
+    @property
+    def draws(self) -> bool:
+        return self.quantizer.chosen.draws
 
 
 class QuantizerParams(Choice):

@@ -40,6 +40,11 @@ class Params(Section):
                 f"stage1_vqvae.quantizer.{quantizer.name}.codebook_size: {len(sizes)} sizes for {levels} levels of "
                 "stage1_vqvae.network; give one number, or one a level, coarsest first"
             )
+        if self.extract_codes.draws and not quantizer.chosen.draws:
+            raise ValueError(
+                f"extract_codes.draws: {self.extract_codes.draws}, but stage1_vqvae.quantizer {quantizer.name} draws "
+                "no codes; set it to 0, or choose soft_em or gumbel"
+            )
         if self.sampling.top_k is not None and self.sampling.top_k > max(sizes):
             raise ValueError(
                 f"sampling.top_k: {self.sampling.top_k} is over the largest codebook_size, {max(sizes)}; "

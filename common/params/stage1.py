@@ -11,6 +11,8 @@ from common.params.base import Choice, Count, Positive, Section
 from common.params.quantizers import QuantizerParams
 from common.params.training import TrainingParams
 
+MinLogScale = Annotated[float, Field(ge=-30, le=10)]  # far beyond either end float32 would overflow
+
 
 class ConvParams(Section):
     """The 2017 convolutional network; `strides` lists downsampling factors, finest level first."""
@@ -99,18 +101,27 @@ class NetworkParams(Choice):
     vit: ViTParams
 
 
-class GaussianParams(Section):
+class FittedScaleParams(Section):
+    """Gaussian and Laplace."""
+
     fit_images: Positive
 
 
 class DiscretizedLogisticParams(Section):
-    min_log_scale: float
+    min_log_scale: MinLogScale
+
+
+class MixtureOfLogisticsParams(Section):
+    components: Positive
+    min_log_scale: MinLogScale
 
 
 class LikelihoodParams(Choice):
-    name: Literal["gaussian", "discretized_logistic"]
-    gaussian: GaussianParams
+    name: Literal["gaussian", "laplace", "discretized_logistic", "mixture_of_logistics"]
+    gaussian: FittedScaleParams
+    laplace: FittedScaleParams
     discretized_logistic: DiscretizedLogisticParams
+    mixture_of_logistics: MixtureOfLogisticsParams
 
 
 class AugmentationParams(Section):

@@ -1,7 +1,7 @@
 """The VQGAN encoder and decoder: residual blocks with group norm at each resolution, attention at some.
 
-Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis", appendix A (and Ho et al. 2020, from
-whose U-Net it comes). One level. The contract is in conv.py.
+Source: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis", appendix A; blocks as
+in Ho et al. 2020. One level. The contract is in conv.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ EPSILON = 1e-6
 
 
 class ResBlock(nn.Module):
-    """Group norm, swish, 3x3, twice, with dropout before the second; added to the input, by a 1x1 where widths differ."""
+    """Group norm, swish, 3x3, twice, dropout before the second; added to the input, by a 1x1 where widths differ."""
 
     def __init__(self, inputs: int, outputs: int, groups: int, dropout: float) -> None:
         super().__init__()

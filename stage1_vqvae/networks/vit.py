@@ -1,7 +1,7 @@
 """ViT-VQGAN's encoder and decoder: transformers over patches.
 
-Source: Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN", section 3.1. One level. The contract is in
-conv.py.
+Source: Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN", section 3.1. One level. conv.py has the
+contract.
 """
 
 from __future__ import annotations

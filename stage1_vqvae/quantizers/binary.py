@@ -1,7 +1,7 @@
 """Lookup-free quantizers: a code is the sign of every channel, so that a codebook of 2^18 needs no table.
 
-Sources: LFQ, Yu et al. 2023, "Language Model Beats Diffusion" (MAGVIT-v2), section 3.2; BSQ, Zhao et al. 2024, "Image and
-Video Tokenization with Binary Spherical Quantization", section 4.
+Sources: LFQ, Yu et al. 2023, "Language Model Beats Diffusion" (MAGVIT-v2), section 3.2; BSQ, Zhao et al. 2024, "Image
+and Video Tokenization with Binary Spherical Quantization", section 4.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class BinaryQuantizer(nn.Module):
         return QuantizerOutput(z_q, indices, loss, target.detach(), code)
 
     def entropies(self, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean entropy of the assignments of targets (M, D), and the entropy of their mean, summed over groups; nats."""
+        """Mean entropy of the targets' (M, D) assignments, and the entropy of their mean; nats, summed over groups."""
         sure = even = target.new_zeros(())
         for part in target.split(self.entropy_group_bits, dim=1):
             codes = torch.arange(2 ** part.shape[1], device=part.device)
-            codes = signs(codes[:, None], self.basis[-part.shape[1] :]) * self.scale
+            codes = signs(codes[:, None], self.basis[-part.shape[1] :]).to(part) * self.scale
             # All codes have the same norm, so that −|z − c|² is 2 z·c and a constant.
             found = assignment_entropy(part, codes, 2 / self.entropy_temperature)
             sure, even = sure + found[0], even + found[1]

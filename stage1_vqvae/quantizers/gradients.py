@@ -60,9 +60,9 @@ def rotation(z: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
 def diveq(z: torch.Tensor, code: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
     """z moved by its distance to the code, in the code's direction, which the gradient takes for constant.
 
-    The gradient reaches z and, where it is a parameter, the code, which then needs no loss of its own. `noise`, of small
-    variance, is added to the difference before it becomes a direction; without it the value is the code. Source: Vali et
-    al. 2026, "DiVeQ: Differentiable Vector Quantization Using the Reparameterization Trick", figure 1.
+    The gradient reaches z and, where it is a parameter, the code, which then needs no loss of its own. `noise`, of
+    small variance, is added to the difference before it becomes a direction; without it the value is the code. Source:
+    Vali et al. 2026, "DiVeQ: Differentiable Vector Quantization Using the Reparameterization Trick", figure 1.
 
     Args:
         z, code: (..., D) float32; `code` is the nearest code of each z.

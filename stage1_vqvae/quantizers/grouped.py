@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from common.randomness import seed_of
+from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
-
-APART = 2**40  # between the seeds of groups, so that levels, depths and groups never share one
 
 
 class GroupedQuantizer(nn.Module):
@@ -34,7 +33,7 @@ class GroupedQuantizer(nn.Module):
         return [self.parts[group % len(self.parts)] for group in range(self.groups)]
 
     def _seeds(self, seeds: torch.Tensor | None) -> list[torch.Tensor | None]:
-        return [None if seeds is None else seeds + group * APART for group in range(self.groups)]
+        return [derived(seeds, group) for group in range(self.groups)]
 
     def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """Quantize z (..., D).

@@ -5,6 +5,14 @@ from __future__ import annotations
 import torch
 
 
+def derived(seeds: torch.Tensor | None, key: int) -> torch.Tensor | None:
+    """Other seeds int64 (B,) for another use of the same images: a level, a depth, a group.
+
+    Unequal keys give seeds that differ in their lower 32 bits, the only ones that a CPU generator uses.
+    """
+    return None if seeds is None else (seeds * 6364136223846793005 + (key + 1) * 2654435769) & (2**63 - 1)
+
+
 def uniforms(shape: tuple[int, ...], seeds: torch.Tensor | None, device: torch.device) -> torch.Tensor:
     """float32 numbers in (0, 1) of shape (B, ...).
 

@@ -12,9 +12,8 @@ from torch import nn
 
 from common.randomness import seed_of
 from stage1_vqvae.quantizers.gradients import Estimator
+from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
-
-APART = 2**20  # between the seeds of depths, so that levels, depths and groups never share one
 
 
 class ResidualQuantizer(nn.Module):
@@ -54,10 +53,11 @@ class ResidualQuantizer(nn.Module):
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """The codes of each target (..., D), from the coarsest to the finest."""
-        rest, total, losses, indices = target, torch.zeros_like(target), [], []
+        rest, losses, indices = target, [], []
+        total: torch.Tensor | float = 0.0  # as in `lookup`: in another memory layout the decoder would round otherwise
         for depth in range(self.depth):
             layer, scale = self._layer(depth)
-            output = layer.quantize(rest / scale, None if seeds is None else seeds + depth * APART)
+            output = layer.quantize(rest / scale, derived(seeds, depth))
             total = total + output.z_q * scale
             rest = rest - output.code * scale
             losses.append(output.loss)
@@ -71,7 +71,7 @@ class ResidualQuantizer(nn.Module):
         rest, indices = self.bound(z.float()), []
         for depth in range(self.depth):
             layer, scale = self._layer(depth)
-            indices.append(layer.draw(rest / scale, seeds + depth * APART))
+            indices.append(layer.draw(rest / scale, derived(seeds, depth)))
             rest = rest - layer.lookup(indices[-1]) * scale
         return torch.cat(indices, -1)
 

@@ -91,7 +91,7 @@ def test_misspelt_name_of_a_choice_lists_the_options(params):
         ("stage1_vqvae.training.compile", "no"),
         ("stage1_vqvae.training.compile", 1),
         ("stage1_vqvae.training.beta2", 1.0),
-        ("stage1_vqvae.network.conv.channels", 63),
+        ("stage1_vqvae.network.conv.channels", 0),
         ("stage1_vqvae.network.conv.strides", []),
         ("stage1_vqvae.network.conv.strides", [3]),
         ("stage1_vqvae.network.conv.strides", 4),

@@ -31,7 +31,13 @@ def on_the_cpu(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(write_params: Write, write_prepared: Write) -> Callable[..., None]:
     """A tiny trained VQ-VAE with codebooks of the given sizes, its prepared images and params.yaml."""
 
-    def make(sizes: list[int], strides: list[int], shape: tuple[int, int, int] = (3, 8, 16), classes: int = 3) -> None:
+    def make(
+        sizes: list[int],
+        strides: list[int],
+        shape: tuple[int, int, int] = (3, 8, 16),
+        classes: int = 3,
+        changes: dict | None = None,
+    ) -> None:
         write_prepared(shape, classes)
         write_params(
             {
@@ -43,6 +49,7 @@ def trained(write_params: Write, write_prepared: Write) -> Callable[..., None]:
                 "stage1_vqvae.training.steps": 3,
                 "extract_codes.horizontal_flip": True,
                 "extract_codes.shift": 1,
+                **(changes or {}),
             }
         )
         assert train.main([]) == 0
@@ -57,17 +64,18 @@ def written(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("distance", [0, 1, 2])
 def test_passes_are_every_shift_mirrored_or_not_with_the_image_as_it_is_first(flip: bool, distance: int) -> None:
-    found = extract.passes(ExtractParams(horizontal_flip=flip, shift=distance))
-    assert found[0] == (False, 0, 0)
-    offsets = range(-distance, distance + 1)
-    expected = {(mirrored, d, r) for mirrored in (False, True)[: 1 + flip] for d in offsets for r in offsets}
-    assert set(found) == expected and len(found) == (2 * distance + 1) ** 2 * (1 + flip)
+    found = extract.passes(ExtractParams(horizontal_flip=flip, shift=distance, draws=2))
+    assert found[0] == extract.Pass()
+    offsets, flips = range(-distance, distance + 1), (False, True)[: 1 + flip]
+    expected = {extract.Pass(mirrored, d, r) for mirrored in flips for d in offsets for r in offsets}
+    assert set(found[:-2]) == expected and len(found[:-2]) == (2 * distance + 1) ** 2 * (1 + flip)
+    assert found[-2:] == [extract.Pass(draw=1), extract.Pass(draw=2)]
 
 
-def changed(pixels: np.ndarray, change: tuple[bool, int, int]) -> np.ndarray:
+def changed(pixels: np.ndarray, change: extract.Pass) -> np.ndarray:
     """The mirrored and shifted images, by padding with the edge and cutting."""
-    flip, down, right = change
-    pixels = pixels[..., ::-1] if flip else pixels
+    down, right = change.down, change.right
+    pixels = pixels[..., ::-1] if change.flip else pixels
     padded = np.pad(pixels, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
     height, width = pixels.shape[-2:]
     return padded[:, :, 2 - down : 2 - down + height, 2 - right : 2 - right + width]
@@ -81,9 +89,9 @@ def test_the_codes_are_the_models_own_image_by_image(trained: Callable, sizes: l
     model, manifest = load_vqvae(paths.VQVAE)
     assert codes.layout == model.layout and codes.classes == ("class 0", "class 1", "class 2")
     assert codes.manifest.parents == {"vqvae": manifest.identity, "prepared": prepared.manifest.identity}
-    changes = extract.passes(ExtractParams(horizontal_flip=True, shift=1))
+    changes = extract.passes(ExtractParams(horizontal_flip=True, shift=1, draws=0))
     for name, split in prepared.splits.items():
-        expected_changes = changes if name == "train" else [(False, 0, 0)]
+        expected_changes = changes if name == "train" else [extract.Pass()]
         assert (codes[name].passes, len(codes[name])) == (len(expected_changes), len(split))
         np.testing.assert_array_equal(codes[name].labels, split.labels)
         for index, change in enumerate(expected_changes):
@@ -101,14 +109,19 @@ def test_codes_take_the_smallest_type_that_holds_them(trained: Callable, size: i
     assert open_codes(paths.CODES)["train"].tokens.dtype == dtype
 
 
-def test_any_batch_size_writes_the_same_bytes(trained: Callable, write_params: Write) -> None:
-    trained([8, 20], [4, 2])
-    found = []
-    for batch_size in (1, 7, 50, 1000):
-        write_params({"runtime.batch_size": batch_size})
-        assert extract.main([]) == 0
-        found.append(written(paths.CODES) | written(extract.RESULTS))
-    assert found[0] == found[1] == found[2] == found[3]
+def test_drawn_passes_are_each_images_own_and_differ_from_the_best_codes(trained: Callable) -> None:
+    soft = {f"stage1_vqvae.quantizer.soft_em.{k}": v for k, v in {"codebook_size": 20, "codebook_dim": 4}.items()}
+    changes = {"stage1_vqvae.quantizer.name": "soft_em", "extract_codes.draws": 2, **soft}
+    trained([20], [4], changes=changes)
+    assert extract.main([]) == 0
+    codes, split = open_codes(paths.CODES), open_prepared(paths.PREPARED)["train"]
+    passes = codes["train"].tokens[-2:]
+    assert codes["validation"].passes == 1
+    assert (passes[0] != codes["train"].tokens[0]).any() and (passes[0] != passes[1]).any()
+    model, part = load_vqvae(paths.VQVAE)[0], ImageSplit(split.images[:7], None)
+    with torch.no_grad():
+        alone = torch.cat(list(extract.encode_split(model, part, extract.Pass(draw=2), torch.device("cpu"))))
+    np.testing.assert_array_equal(alone.numpy(), passes[1][:7])
 
 
 def test_an_images_codes_do_not_depend_on_the_images_after_it(trained: Callable, write_prepared: Write) -> None:
@@ -118,7 +131,7 @@ def test_an_images_codes_do_not_depend_on_the_images_after_it(trained: Callable,
     for count in (50, 23, 1):
         part = ImageSplit(split.images[:count], None)
         with torch.no_grad():
-            tokens = torch.cat(list(extract.encode_split(model, part, (True, 1, 0), torch.device("cpu"))))
+            tokens = torch.cat(list(extract.encode_split(model, part, extract.Pass(True, 1, 0), torch.device("cpu"))))
         assert len(tokens) == count
         found.append(tokens)
     assert torch.equal(found[0][:23], found[1]) and torch.equal(found[0][:1], found[2])

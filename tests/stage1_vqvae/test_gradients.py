@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage1_vqvae.quantizers.gradients import GRADIENT_ESTIMATORS, rotation, straight_through
+from stage1_vqvae.quantizers.gradients import GRADIENT_ESTIMATORS, diveq, rotation, straight_through
 
 
 def pairs(count: int = 40, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,3 +104,24 @@ def test_nearly_opposite_vectors_give_a_finite_gradient_of_the_right_size() -> N
     z.requires_grad_()
     (found,) = torch.autograd.grad(rotation(z, code), z, torch.ones_like(z))
     assert found.isfinite().all() and found.norm(dim=-1).max() < 4 * 5**0.5
+
+
+def test_diveq_is_autograd_on_its_definition() -> None:
+    z, code = pairs()
+    z, code = z.double(), code.double()
+    weights, noise = torch.randn_like(z), 0.1 * torch.randn_like(z)
+    for added in (None, noise):
+        a, b = (x.clone().requires_grad_() for x in (z, code))
+        (diveq(a, b, added) * weights).sum().backward()
+        c, d = (x.clone().requires_grad_() for x in (z, code))
+        direction = code - z if added is None else code - z + added
+        direction = direction / direction.norm(dim=-1, keepdim=True)
+        ((c + (d - c).square().sum(-1, keepdim=True).sqrt() * direction) * weights).sum().backward()
+        torch.testing.assert_close(a.grad, c.grad)
+        torch.testing.assert_close(b.grad, d.grad)
+
+
+def test_diveq_at_the_code_itself_is_finite() -> None:
+    z = torch.randn(3, 4, requires_grad=True)
+    diveq(z, z.detach().clone()).sum().backward()
+    assert z.grad.isfinite().all()

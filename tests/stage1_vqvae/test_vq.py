@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from stage1_vqvae.quantizers import build_quantizers
-from stage1_vqvae.quantizers.search import gather_statistics, kmeans, nearest
+from stage1_vqvae.quantizers.search import gather_statistics, nearest
 from stage1_vqvae.quantizers.vq import VectorQuantizer
 
 DEFAULTS: dict[str, Any] = {
@@ -50,30 +50,6 @@ def brute_force(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """The first of the nearest codes, from the full table of differences in float64."""
     table = (vectors.double()[:, None] - codebook.double()[None]).square().sum(-1)
     return torch.tensor([min(range(len(codebook)), key=row.__getitem__) for row in table.tolist()])
-
-
-@pytest.mark.parametrize(("count", "size", "width"), [(1, 1, 1), (500, 7, 3), (300, 64, 16), (200, 300, 2)])
-def test_nearest_is_brute_force(count: int, size: int, width: int) -> None:
-    vectors, codebook = torch.randn(count, width), torch.randn(size, width)
-    assert torch.equal(nearest(vectors, codebook), brute_force(vectors, codebook))
-
-
-def test_nearest_gives_ties_to_the_lowest_index() -> None:
-    vectors = torch.randint(-2, 3, (400, 2)).float()
-    codebook = torch.randint(-2, 3, (40, 2)).float()  # on a lattice: repeated codes, and vectors half way between two
-    assert torch.equal(nearest(vectors, codebook), brute_force(vectors, codebook))
-
-
-def test_nearest_is_the_same_across_its_blocks() -> None:
-    codebook = torch.randn(8192, 2)  # blocks of 64 rows
-    vectors = torch.randn(150, 2)
-    found = nearest(vectors, codebook)
-    assert torch.equal(found, torch.cat([nearest(v[None], codebook) for v in vectors]))
-    assert torch.equal(found, torch.cdist(vectors.double(), codebook.double()).argmin(1))
-
-
-def test_nearest_of_nothing_is_nothing() -> None:
-    assert nearest(torch.empty(0, 3), torch.randn(5, 3)).shape == (0,)
 
 
 def test_output_shapes_and_lookup() -> None:
@@ -286,29 +262,6 @@ def test_revival_works_with_fewer_vectors_than_codes() -> None:
     assert all(tensor.isfinite().all() for tensor in vq.state_dict().values())
 
 
-def test_kmeans_finds_well_separated_clusters() -> None:
-    truth = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
-    vectors = truth.repeat_interleave(50, 0) + 0.1 * torch.randn(200, 2)
-    best = min(
-        (kmeans(vectors, 4, 10, torch.Generator().manual_seed(seed)) for seed in range(8)),
-        key=lambda found: (vectors - found[0][nearest(vectors, found[0])]).square().sum(),
-    )
-    order = nearest(truth, best[0])
-    torch.testing.assert_close(best[0][order], truth, atol=0.1, rtol=0)
-    assert best[1].tolist() == [50] * 4
-
-
-def test_kmeans_rounds_are_lloyds() -> None:
-    vectors, random = torch.randn(60, 3), torch.Generator().manual_seed(3)
-    centres, _ = kmeans(vectors, 5, 0, torch.Generator().manual_seed(3))
-    found, counts = kmeans(vectors, 5, 3, random)
-    for _ in range(3):
-        own = brute_force(vectors, centres)
-        centres = torch.stack([vectors[own == k].mean(0) for k in range(5)])
-    torch.testing.assert_close(found, centres)
-    assert counts.tolist() == torch.bincount(brute_force(vectors, centres), minlength=5).tolist()
-
-
 def test_start_puts_codebook_and_averages_at_the_clusters() -> None:
     vq = quantizer(start="kmeans")
     vectors = torch.randn(500, 4) + 7
@@ -377,3 +330,98 @@ def test_one_codebook_size_serves_all_levels_or_each_has_its_own() -> None:
     own = build_quantizers({"name": "vq", "vq": {**options, "codebook_size": [3, 9]}}, 2)
     assert [q.codebook_size for q in same] == [5, 5]
     assert [q.codebook_size for q in own] == [3, 9]
+
+
+def cosine_pair(**options: Any) -> tuple[VectorQuantizer, torch.nn.Module]:
+    from vector_quantize_pytorch import VectorQuantize
+
+    ours = quantizer(distance="cosine", **options)
+    theirs = VectorQuantize(
+        dim=4,
+        codebook_size=8,
+        decay=0.9,
+        eps=1e-5,
+        commitment_weight=0.25,
+        use_cosine_sim=True,
+        rotation_trick=False,
+        learnable_codebook=False,
+        kmeans_init=False,
+        threshold_ema_dead_code=0,
+    )
+    with torch.no_grad():
+        theirs._codebook.embed.copy_(ours.codebook[None])
+        theirs._codebook.embed_avg.copy_(ours.ema_sum[None])
+        theirs._codebook.cluster_size.copy_(ours.ema_count[None])
+    return ours, theirs
+
+
+def test_cosine_codes_and_gradients_equal_vector_quantize_pytorch() -> None:
+    ours, theirs = cosine_pair()
+    z, weights = torch.randn(3, 10, 4), torch.randn(3, 10, 4)
+    a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
+    output, (code, indices, loss) = ours(a), theirs(b)
+    assert torch.equal(output.indices.squeeze(-1), indices)
+    torch.testing.assert_close((output.z_q, output.loss), (code, loss.sum()))
+    ((output.z_q * weights).sum() + output.loss).backward()
+    ((code * weights).sum() + loss.sum()).backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_cosine_codes_stay_on_the_sphere_and_move_to_their_vectors_mean_direction() -> None:
+    vq = quantizer(distance="cosine", ema_decay=0.0, start="kmeans")
+    vectors = torch.randn(300, 4) * torch.rand(300, 1) * 10  # lengths do not count
+    vq.start(vectors, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(vq.codebook.norm(dim=1), torch.ones(8))
+    indices = vq(vectors).indices.squeeze(1)
+    vq.update(0, seed=0)
+    unit = F.normalize(vectors, dim=1)
+    expected = torch.stack([F.normalize(unit[indices == code].sum(0), dim=0) for code in range(8)])
+    torch.testing.assert_close(vq.codebook, expected)
+
+
+def test_a_gradient_codebook_with_cosine_is_normalised_where_it_is_used() -> None:
+    vq = quantizer(distance="cosine", codebook_update="gradient").eval()
+    with torch.no_grad():
+        vq.codebook *= torch.rand(8, 1) * 5 + 0.1
+    output = vq(torch.randn(20, 4))
+    torch.testing.assert_close(output.z_q.norm(dim=1), torch.ones(20))
+    assert torch.equal(output.z_q, vq.lookup(output.indices))
+
+
+def test_a_projection_quantizes_in_its_own_width() -> None:
+    vq = quantizer(projection_dim=2)
+    z = torch.randn(5, 6, 4, requires_grad=True)
+    output = vq(z)
+    target = vq.project_in(z).detach()
+    nearest_code = torch.cdist(target.flatten(0, 1), vq.codebook).argmin(1)
+    assert torch.equal(output.indices.flatten(), nearest_code) and vq.codebook.shape == (8, 2)
+    torch.testing.assert_close(output.z_q, vq.project_out(vq.codebook[nearest_code]).view(5, 6, 4))
+    torch.testing.assert_close(output.loss, 0.25 * F.mse_loss(target, output.code))
+    output.z_q.sum().backward()
+    assert z.grad.abs().sum() > 0 and vq.project_in.weight.grad.abs().sum() > 0
+    assert torch.equal(vq.eval()(z).z_q, vq.lookup(output.indices))
+
+
+def test_the_entropy_bonus_is_that_of_its_definition() -> None:
+    plain, vq = (quantizer(codebook_update="gradient", entropy_bonus=bonus) for bonus in (0.0, 0.3))
+    plain.load_state_dict(vq.state_dict())
+    vq.entropy_temperature = 0.7
+    z = torch.randn(30, 4)
+    p = (-torch.cdist(z.double(), vq.codebook.double()).square() / 0.7).softmax(1)
+    expected = torch.special.entr(p).sum(1).mean() - torch.special.entr(p.mean(0)).sum()
+    assert (vq(z).loss - plain(z).loss).item() == pytest.approx(0.3 * expected.item(), rel=1e-5)
+    assert torch.equal(vq.eval()(z).loss, plain.eval()(z).loss)
+
+
+def test_diveq_moves_z_and_a_gradient_codebook_by_each_images_own_noise() -> None:
+    vq = quantizer(codebook_update="gradient", gradient_estimator="diveq", diveq_variance=1e-2, commitment_cost=0.0)
+    assert vq.stochastic
+    z, seeds = torch.randn(6, 5, 4), torch.arange(6)
+    output = vq(z, seeds)
+    distance = (output.code - z).norm(dim=-1)
+    torch.testing.assert_close((output.z_q - z).norm(dim=-1), distance)  # as far as the code, nearly its way
+    assert (output.z_q - output.code).abs().max() > 0
+    torch.testing.assert_close(vq(z[2:3], seeds[2:3]).z_q, output.z_q[2:3])
+    output.z_q.square().sum().backward()
+    assert vq.codebook.grad.abs().sum() > 0
+    assert not quantizer(gradient_estimator="diveq", diveq_variance=0.0).stochastic

@@ -9,7 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-from stage1_vqvae.likelihood import DiscretizedLogistic, Gaussian, build_likelihood
+from stage1_vqvae.likelihoods import LIKELIHOODS, build_likelihood
+from stage1_vqvae.likelihoods.fitted import FittedScale
+from stage1_vqvae.likelihoods.fitted import gaussian as build_gaussian
+from stage1_vqvae.likelihoods.logistic import START, DiscretizedLogistic
 
 VALUES = np.arange(256)
 IMAGES = VALUES / 127.5 - 1
@@ -19,8 +22,8 @@ PIXELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 256)
 LOCATIONS = (-300.0, -3.0, -1.0, -0.4, 0.0, 1 / 255, 0.999, 1.7, 40.0)
 
 
-def gaussian(scale: float) -> Gaussian:
-    likelihood = Gaussian(fit_images=1)
+def gaussian(scale: float) -> FittedScale:
+    likelihood = build_gaussian(fit_images=1)
     likelihood.log_scale.fill_(math.log(scale))
     return likelihood
 
@@ -117,7 +120,7 @@ def test_fit_recovers_a_known_scale(scale: float) -> None:
     mu = torch.rand(4, 3, 100, 100, generator=random) * 2 - 1
     x = mu + scale * torch.randn(mu.shape, generator=random)
     pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    likelihood = Gaussian(fit_images=4)
+    likelihood = build_gaussian(fit_images=4)
     likelihood.fit((mu[i : i + 1], pixels[i : i + 1]) for i in range(4))
     assert likelihood.log_scale.exp().item() == pytest.approx(scale, rel=0.01)
 
@@ -126,7 +129,7 @@ def test_fit_finds_the_smallest_nll() -> None:
     random = torch.Generator().manual_seed(1)
     mu = torch.rand(1, 1, 30, 30, generator=random) * 2 - 1
     pixels = torch.randint(256, mu.shape, generator=random, dtype=torch.uint8)
-    likelihood = Gaussian(fit_images=1)
+    likelihood = build_gaussian(fit_images=1)
     likelihood.fit([(mu, pixels)])
     best = likelihood.log_scale.item()
     nll = [gaussian(math.exp(best + delta)).nll(mu, pixels).item() for delta in (-0.05, 0, 0.05)]
@@ -135,7 +138,7 @@ def test_fit_finds_the_smallest_nll() -> None:
 
 def test_fit_survives_a_perfect_reconstruction() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    likelihood = Gaussian(fit_images=1)
+    likelihood = build_gaussian(fit_images=1)
     likelihood.fit([(pixels.float() / 127.5 - 1, pixels)])
     assert likelihood.nll(pixels.float() / 127.5 - 1, pixels).item() == pytest.approx(0, abs=1e-3)
 
@@ -166,4 +169,139 @@ def test_gaussian_loss_is_the_nmse() -> None:
     torch.manual_seed(0)
     mu, images = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     expected = np.square((mu - images).numpy()).mean() / 0.25
-    assert Gaussian(fit_images=1).loss(mu, images, 0.25).item() == pytest.approx(expected, rel=1e-6)
+    assert build_gaussian(fit_images=1).loss(mu, images, 0.25).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1 / 255, 0.1, 1.0, 1e3, 1e9])
+def test_laplace_probabilities_of_the_256_values_sum_to_one(location: float, scale: float) -> None:
+    likelihood = LIKELIHOODS["laplace"](fit_images=1)
+    likelihood.log_scale.fill_(math.log(scale))
+    log_prob = every_value(likelihood, location)
+    assert not np.isnan(log_prob).any() and np.exp(log_prob).sum() == pytest.approx(1, abs=1e-9)
+    scale = float(np.exp(np.float64(np.float32(math.log(scale)))))
+    expected = oracle(stats.laplace, location, scale)
+    # scipy's difference cancels where the interval is a small part of the distribution.
+    seen = (expected > -600) & (expected > math.log(1e-5))
+    np.testing.assert_allclose(log_prob[seen], expected[seen], rtol=1e-8, atol=1e-8)
+
+
+def test_laplace_keeps_its_digits_where_a_difference_would_lose_them() -> None:
+    likelihood = LIKELIHOODS["laplace"](fit_images=1)
+    likelihood.log_scale.fill_(math.log(1e6))  # an interval is a millionth of the scale, across the location
+    log_prob = every_value(likelihood, float(IMAGES[100]))
+    assert log_prob[100] == pytest.approx(math.log(2 / 255 / 1e6 / 2), abs=1e-6)
+    likelihood.log_scale.fill_(math.log(1e-3))
+    far = (IMAGES[200] - IMAGES[10] - 1 / 255) / 1e-3
+    assert every_value(likelihood, float(IMAGES[10]))[200] == pytest.approx(-far - math.log(2), rel=1e-5)
+
+
+def test_laplace_loss_is_the_absolute_error_and_its_fitted_scale_the_mean_of_it() -> None:
+    torch.manual_seed(0)
+    mu = torch.rand(2, 3, 60, 60) - 0.5
+    noise = torch.distributions.Laplace(0.0, 0.08).sample(mu.shape)
+    pixels = ((mu + noise + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    likelihood = LIKELIHOODS["laplace"](fit_images=2)
+    images = pixels / 127.5 - 1
+    assert likelihood.loss(mu, images, 0.25).item() == pytest.approx((mu - images).abs().mean().item() / 0.5, rel=1e-5)
+    likelihood.fit([(mu, pixels)])
+    assert likelihood.log_scale.exp().item() == pytest.approx((mu - images).abs().mean().item(), rel=0.02)
+
+
+def mixture(components: int = 3) -> torch.nn.Module:
+    return LIKELIHOODS["mixture_of_logistics"](components=components, min_log_scale=-7.0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("spread", [1.0, 6.0])
+def test_mixture_each_channel_given_those_before_it_sums_to_one(channels: int, spread: float) -> None:
+    torch.manual_seed(0)
+    likelihood = mixture()
+    parameters = torch.randn(1, likelihood.parameter_channels(channels), 1, 1, dtype=torch.float64) * spread
+    before = torch.randint(256, (1, channels, 1, 1), dtype=torch.uint8)
+    for channel in range(channels):
+        pixels = before.repeat(256, 1, 1, 1)
+        pixels[:, channel, 0, 0] = torch.arange(256)
+        log_p = likelihood.log_prob(parameters.expand(256, -1, -1, -1), pixels)[:, channel]
+        assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+def test_mixture_is_its_definition_in_numpy() -> None:
+    """PixelCNN++'s form: the location of green is a linear function of the true red."""
+    random = np.random.default_rng(0)
+    weight, mu, log_s, raw = (random.normal(size=s) for s in ((2,), (2, 3), (2, 3), (2, 3)))
+    x = np.array([40, 200, 255])
+    images, alpha = x / 127.5 - 1, np.tanh(raw)
+    joint = []
+    for k in range(2):
+        place = mu[k].copy()
+        place[1] = mu[k, 1] - alpha[k, 0] * mu[k, 0] + alpha[k, 0] * images[0]
+        place[2] = mu[k, 2] + alpha[k, 1] * (images[0] - mu[k, 0]) + alpha[k, 2] * (images[1] - mu[k, 1])
+        low = np.where(x == 0, -np.inf, images - 1 / 255)
+        high = np.where(x == 255, np.inf, images + 1 / 255)
+        p = stats.logistic.cdf(high, place, np.exp(log_s[k])) - stats.logistic.cdf(low, place, np.exp(log_s[k]))
+        joint.append(np.exp(weight[k]) / np.exp(weight).sum() * p.prod())
+    parts = np.concatenate([weight[:, None], mu, log_s - START, raw], 1)  # a component's parameters lie together
+    tensor = torch.from_numpy(parts.reshape(1, -1, 1, 1))
+    pixels = torch.tensor(x, dtype=torch.uint8).view(1, 3, 1, 1)
+    found = mixture(2).nll(tensor, pixels)
+    assert found.item() == pytest.approx(-math.log(sum(joint)), rel=1e-9)
+    expected = (np.exp(weight) / np.exp(weight).sum()) @ mu
+    np.testing.assert_allclose(mixture(2).mean(tensor).flatten(), expected.clip(-1, 1), rtol=1e-5)
+
+
+def test_one_component_without_coupling_is_the_discretised_logistic() -> None:
+    torch.manual_seed(0)
+    location_scale = torch.randn(2, 6, 4, 4)
+    start = torch.tensor([0.0] * 3 + [START] * 3).view(6, 1, 1)
+    parameters = torch.cat([torch.randn(2, 1, 4, 4), location_scale - start, torch.zeros(2, 3, 4, 4)], 1)
+    pixels = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    single = DiscretizedLogistic(min_log_scale=-7.0)
+    torch.testing.assert_close(mixture(1).log_prob(parameters, pixels), single.log_prob(location_scale, pixels))
+    images = pixels / 127.5 - 1
+    torch.testing.assert_close(mixture(1).loss(parameters, images, 1.0), single.loss(location_scale, images, 1.0))
+
+
+def test_red_changes_greens_distribution_and_green_not_reds() -> None:
+    torch.manual_seed(0)
+    likelihood = mixture()
+    parameters = torch.randn(1, likelihood.parameter_channels(3), 1, 1)
+    pixels = torch.tensor([100, 150, 50], dtype=torch.uint8).view(1, 3, 1, 1)
+    first = likelihood.log_prob(parameters, pixels).flatten()
+    red, green = pixels.clone(), pixels.clone()
+    red[:, 0], green[:, 1] = 101, 151
+    assert likelihood.log_prob(parameters, red).flatten()[1] != first[1]
+    assert likelihood.log_prob(parameters, green).flatten()[0] == first[0]
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0, 100.0, 1e4])
+def test_mixture_loss_and_gradient_are_finite_everywhere(spread: float) -> None:
+    torch.manual_seed(0)
+    likelihood = mixture()
+    parameters = (torch.randn(4, likelihood.parameter_channels(3), 2, 2) * spread).bfloat16().float().requires_grad_()
+    images = torch.tensor([0, 1, 128, 255]).view(4, 1, 1, 1).expand(-1, 3, 2, 2) / 127.5 - 1
+    loss = likelihood.loss(parameters, images, 1.0)
+    loss.backward()
+    assert loss.isfinite() and parameters.grad.isfinite().all()
+    pixels = ((images + 1) * 127.5).round().to(torch.uint8)
+    assert loss.item() == pytest.approx(likelihood.nll(parameters, pixels).mean().item() / 12, rel=1e-4)
+
+
+def test_fitting_keeps_a_part_of_every_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large run's values would not fit into memory; the scale is that of all of them."""
+    from stage1_vqvae.likelihoods import fitted
+
+    monkeypatch.setattr(fitted, "FIT_VALUES", 20_000)
+    torch.manual_seed(0)
+    likelihood, sizes = build_gaussian(fit_images=8), []
+
+    def counted(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+        sizes.append(lower.numel())
+        return fitted.log_normal_interval(lower, upper)
+
+    likelihood.log_interval = counted
+    mu = torch.rand(8, 3, 64, 64) - 0.5
+    pixels = ((mu + 0.1 * torch.randn(mu.shape) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    likelihood.fit((mu[i : i + 2], pixels[i : i + 2]) for i in range(0, 8, 2))
+    assert set(sizes) == {20_000}
+    assert likelihood.log_scale.exp().item() == pytest.approx(0.1, rel=0.03)

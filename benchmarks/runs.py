@@ -1,0 +1,169 @@
+"""What the benchmarks that train share: parameters from a preset, images prepared once, a training with a clock."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import paths
+from common.images import ImageSplit, PreparedImages, open_prepared
+from common.params import Params, read_yaml, validate
+from common.preset import patch, read_changes, read_preset
+from common.randomness import seed_of
+from common.tracking import Row
+from common.training import Progress, Trainer, accelerator
+from stage1_vqvae import prepare
+from stage1_vqvae.model import VQVAE
+from stage1_vqvae.task import VQVAETask
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = REPOSITORY / "benchmarks" / "results"
+STAGE1 = "stage1_vqvae."
+
+
+def absolute(text: str) -> Path:
+    """A path that stays right when the folder is changed."""
+    return Path(text).resolve()
+
+
+def arguments(description: str, rows: str) -> argparse.ArgumentParser:
+    """The command line that they share; `rows` is the name of the file of figures."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    scratch = REPOSITORY / ".state" / "benchmarks"
+    parser.add_argument("dataset", type=absolute, help="CIFAR-10: a local folder in the Hub's layout")
+    parser.add_argument("--folder", type=absolute, default=scratch, help="for scratch (default: %(default)s)")
+    parser.add_argument("--rows", type=absolute, default=RESULTS / rows, help="JSON lines (default: %(default)s)")
+    parser.add_argument("--plot", type=absolute, help="also draw the figures, into this file")
+    parser.add_argument("--threads", type=int, help="default: every core")
+    return parser
+
+
+def parameters(changes: dict[str, Any], preset: str = "cifar10", dataset: Path | None = None) -> Params:
+    """params.yaml of this repository with a preset, the images of a folder, and changes by dotted path."""
+    tree = read_yaml(REPOSITORY / paths.PARAMS)
+    source = read_changes([f"data.source={dataset}"]) if dataset else {}
+    patch(tree, read_preset(preset) | source | changes)
+    return validate(tree, f"presets/{preset}.yaml with the benchmark's changes")
+
+
+def schedule(steps: int, validations: int = 1) -> dict[str, Any]:
+    """Changes for a whole schedule in `steps` steps, validated at equal distances."""
+    return {
+        STAGE1 + "training.steps": steps,
+        STAGE1 + "training.warmup_steps": min(100, steps // 10),
+        STAGE1 + "training.validate_every": max(1, steps // validations),
+    }
+
+
+def images(folder: Path, params: Params) -> PreparedImages:
+    """The dataset as `python -m stage1_vqvae.prepare` leaves it; made once a folder, for one set of parameters.
+
+    Goes into the folder: that is where the product reads and writes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    wanted, made = json.dumps(params.data.values(), indent=2), Path("data.json")
+    if not made.exists() or made.read_text(encoding="utf-8") != wanted:
+        prepare.run(params, argparse.Namespace())
+        made.write_text(wanted, encoding="utf-8")
+    return open_prepared(paths.PREPARED)
+
+
+class Unsaved:
+    """A trainer's state folder that keeps nothing: every run of a benchmark starts from the beginning."""
+
+    def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+        pass
+
+    def latest(self) -> None:
+        return None
+
+
+class Timed:
+    """A task with a clock that stands still while it validates; it counts the start and compilation too."""
+
+    def __init__(self, task: VQVAETask, on_validation: Callable[[Row], None]) -> None:
+        self.task, self.on_validation = task, on_validation
+        self.began, self.validating, self.marks = time.perf_counter(), 0.0, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began - self.validating
+
+    def update(self, step: int) -> dict[str, torch.Tensor]:
+        result = self.task.update(step)
+        self.marks.append(self.seconds)
+        return result
+
+    def validate(self) -> dict[str, float]:
+        seconds, began = self.seconds, time.perf_counter()
+        metrics = self.task.validate()
+        self.on_validation({"step": len(self.marks), "seconds": seconds, **metrics})
+        self.validating += time.perf_counter() - began
+        return metrics
+
+
+@dataclass
+class Run:
+    """A finished training: the model with its best weights, its curve, and what a step took."""
+
+    task: VQVAETask
+    progress: Progress
+    curve: list[Row] = field(default_factory=list)  # rows of step, seconds (validation not counted), nmse, ...
+    seconds_a_step: float = 0.0  # median
+
+
+def task_of(params: Params, prepared: PreparedImages, validation: ImageSplit | None = None) -> VQVAETask:
+    """Model and task as `stage1_vqvae.train` builds them; `validation` in place of the split of that name."""
+    section = params.stage1_vqvae
+    config = {
+        "image_shape": list(prepared.stats.image_shape),
+        "data_variance": prepared.stats.variance,
+        "network": section.network.chosen_values(),
+        "quantizer": section.quantizer.chosen_values(),
+        "likelihood": section.likelihood.chosen_values(),
+    }
+    torch.manual_seed(seed_of("initialise", section.training.seed))
+    judged = validation or prepared["validation"]
+    return VQVAETask(VQVAE(config), prepared["train"], judged, section.training, section.augmentation)
+
+
+def train(
+    params: Params,
+    prepared: PreparedImages,
+    on_validation: Callable[[Row], None] = lambda row: None,
+    validation: ImageSplit | None = None,
+) -> Run:
+    """Train as `stage1_vqvae.train` does, compiled anew, without saving states."""
+    torch.compiler.reset()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # or a second run would find the first one's kernels
+        device, curve = accelerator(params.runtime), []
+        task = Timed(task_of(params, prepared, validation), lambda row: (curve.append(row), on_validation(row)))
+        progress = Trainer(task, params.stage1_vqvae.training, params.runtime, device, Unsaved()).run()
+    steps = [after - before for before, after in zip(task.marks, task.marks[1:], strict=False)]
+    return Run(task.task, progress, curve, torch.tensor(steps).median().item() if steps else task.seconds)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file; none where there is no file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def add_row(file: Path, row: dict[str, Any]) -> None:
+    """Append a row, whole, at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")

@@ -1,0 +1,92 @@
+"""Likelihoods whose one scale is fitted: the decoder gives a location alone, and training minimises a plain error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import nn
+
+from common.randomness import generator
+from stage1_vqvae.likelihoods.intervals import HALF_BIN, edges, exact, log_laplace_interval, log_normal_interval
+
+FIT_VALUES = 1_000_000  # pixel values kept for fitting one scale: its standard error is then 0.07%
+
+
+class FittedScale(nn.Module):
+    """Independent pixel values of one family around the decoder's output, with one scale for all.
+
+    Training minimises `error` (the family at a fixed scale, up to constants); the scale itself is fitted on training
+    data with the final weights and kept in the model.
+
+    Args:
+        log_interval: log-probability of an interval, given its edges in units of the scale from the location.
+        error: (location, images, data_variance) -> the training loss, without a unit.
+        fit_images: training images on which the scale is fitted.
+    """
+
+    def __init__(self, log_interval: Callable, error: Callable, *, fit_images: int) -> None:
+        super().__init__()
+        self.log_interval, self.error, self.fit_images = log_interval, error, fit_images
+        self.register_buffer("log_scale", torch.zeros(()))  # float32: a device may have no float64
+
+    def parameter_channels(self, channels: int) -> int:
+        """Channels of the decoder's output for images of `channels`."""
+        return channels
+
+    def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
+        """The error of training, for the decoder's parameters and images (B, C, H, W) in [-1, 1]."""
+        return self.error(parameters.float(), images, data_variance)
+
+    def mean(self, parameters: torch.Tensor) -> torch.Tensor:
+        """The image (B, C, H, W) in [-1, 1]."""
+        return parameters.float().clamp(-1, 1)
+
+    def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """log p(x | z) of each uint8 pixel value, float64 (B, C, H, W), nats."""
+        location = exact(parameters)
+        scale = self.log_scale.to(location.device).double().exp()
+        return self._log_prob(location, pixels.to(location.device), scale)
+
+    def _log_prob(self, location: torch.Tensor, pixels: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
+        lower, upper = edges(pixels)
+        return self.log_interval((lower - location) / scale, (upper - location) / scale)
+
+    def nll(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""
+        return -self.log_prob(parameters, pixels).flatten(1).sum(1)
+
+    @torch.no_grad()
+    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Fit the scale by maximum likelihood on (parameters, uint8 pixels) pairs of training images."""
+        locations, values = [], []
+        for index, (parameters, pixels) in enumerate(pairs):
+            location, value = parameters.float().flatten(), pixels.flatten()
+            keep = math.ceil(FIT_VALUES * len(pixels) / self.fit_images)
+            if keep < len(value):  # at random: a stride would fall into step with the rows
+                picks = torch.randint(len(value), (keep,), generator=generator("fit", index))
+                location, value = location[picks.to(location.device)], value[picks.to(value.device)]
+            locations.append(location.cpu())
+            values.append(value.cpu())
+        location, value = torch.cat(locations).double(), torch.cat(values)
+        found = minimize_scalar(
+            lambda log_scale: -self._log_prob(location, value, math.exp(log_scale)).mean().item(),
+            bounds=(math.log(HALF_BIN) - 4, math.log(4.0)),
+            method="bounded",
+        )
+        self.log_scale.fill_(float(found.x))
+
+
+def gaussian(*, fit_images: int) -> FittedScale:
+    """Discretised Gaussians; training minimises the squared error over the data's variance, the NMSE."""
+    return FittedScale(log_normal_interval, lambda mu, x, variance: F.mse_loss(mu, x) / variance, fit_images=fit_images)
+
+
+def laplace(*, fit_images: int) -> FittedScale:
+    """Discretised Laplace distributions; training minimises the absolute error over the data's standard deviation."""
+    return FittedScale(
+        log_laplace_interval, lambda mu, x, variance: F.l1_loss(mu, x) / math.sqrt(variance), fit_images=fit_images
+    )

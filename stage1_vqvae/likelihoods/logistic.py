@@ -1,0 +1,132 @@
+"""Discretised logistics, whose scales the decoder gives too: one a pixel value, or a mixture with coupled channels.
+
+Source: Salimans et al. 2017, "PixelCNN++", sections 2.1 and 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from stage1_vqvae.likelihoods.intervals import HALF_BIN, exact, log_logistic_interval
+
+MAX_LOG_SCALE = 50.0  # far beyond, an interval has no width in float32
+START = -2.0  # an untrained mixture's log scale: from 0, the first minutes of training would go into narrowing it
+
+
+def log_logistic(
+    location: torch.Tensor, log_scale: torch.Tensor, pixels: torch.Tensor, images: torch.Tensor
+) -> torch.Tensor:
+    """log-probability of pixel values 0..255, which stand at `images` in [-1, 1]; shapes broadcast."""
+    inverse = torch.exp(-log_scale.clamp(max=MAX_LOG_SCALE))
+    lower, upper = (images - HALF_BIN - location) * inverse, (images + HALF_BIN - location) * inverse
+    return log_logistic_interval(lower, upper, 2 * HALF_BIN * inverse, pixels == 0, pixels == 255)
+
+
+class DiscretizedLogistic(nn.Module):
+    """Independent discretised logistics; the decoder gives each pixel value its own location and log scale."""
+
+    fit_images = 0
+
+    def __init__(self, *, min_log_scale: float) -> None:
+        super().__init__()
+        self.min_log_scale = min_log_scale
+
+    def parameter_channels(self, channels: int) -> int:
+        """Channels of the decoder's output for images of `channels`: locations, then log scales."""
+        return 2 * channels
+
+    def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
+        """-log p(x | z), nats a dimension."""
+        pixels = images.add(1).mul(127.5).round()
+        return -self._log_prob(parameters.float(), pixels, images).mean()
+
+    def mean(self, parameters: torch.Tensor) -> torch.Tensor:
+        """The image (B, C, H, W) in [-1, 1]: the locations."""
+        return parameters.float().chunk(2, 1)[0].clamp(-1, 1)
+
+    def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """log p(x | z) of each uint8 pixel value, float64 (B, C, H, W), nats."""
+        parameters = exact(parameters)
+        pixels = pixels.to(parameters.device)
+        return self._log_prob(parameters, pixels, pixels.double() / 127.5 - 1)
+
+    def _log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        location, log_scale = parameters.chunk(2, 1)
+        return log_logistic(location, log_scale.clamp_min(self.min_log_scale), pixels, images)
+
+    def nll(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""
+        return -self.log_prob(parameters, pixels).flatten(1).sum(1)
+
+    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Nothing to fit: the decoder gives every scale."""
+
+
+class MixtureOfLogistics(nn.Module):
+    """A mixture of discretised logistics a pixel, its channels coupled linearly within each component.
+
+    In component k channel c has location μ_c + Σ_{j<c} α_cj (x_j − μ_j), α in (−1, 1): the family of PixelCNN++, whose
+    locations are μ'_c + Σ α_cj x_j, in other coordinates. Here the coupling leaves the mean where it is, so that the
+    decoder learns the image and how its channels err together one beside the other. Nothing is autoregressive in space.
+    """
+
+    fit_images = 0
+
+    def __init__(self, *, components: int, min_log_scale: float) -> None:
+        super().__init__()
+        self.components, self.min_log_scale = components, min_log_scale
+
+    def parameter_channels(self, channels: int) -> int:
+        """Channels of the decoder's output: a component has a weight, locations, log scales (less START), couplings."""
+        return self.components * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+    def _parts(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """log weights (B, K, H, W), locations and log scales (B, K, C, H, W), couplings (B, K, C (C − 1)/2, H, W)."""
+        parts = parameters.unflatten(1, (self.components, -1))
+        channels = {1 + 2 * c + c * (c - 1) // 2: c for c in (1, 2, 3)}[parts.shape[2]]
+        sizes = [1, channels, channels, channels * (channels - 1) // 2]
+        weight, location, log_scale, coupling = parts.split(sizes, 2)
+        log_scale = (log_scale + START).clamp_min(self.min_log_scale)
+        return weight.squeeze(2).log_softmax(1), location, log_scale, coupling.tanh()
+
+    def _cumulative(self, parameters: torch.Tensor, pixels: torch.Tensor, images: torch.Tensor) -> list[torch.Tensor]:
+        """log(weight · p(the first c channels | component)) (B, K, H, W), for c = 0 to C."""
+        weight, location, log_scale, coupling = self._parts(parameters)
+        found, place = [weight], 0
+        for channel in range(images.shape[1]):
+            shifted = location[:, :, channel]
+            for before in range(channel):
+                error = images[:, before : before + 1] - location[:, :, before]
+                shifted = shifted + coupling[:, :, place] * error
+                place += 1
+            here = slice(channel, channel + 1)
+            log_p = log_logistic(shifted, log_scale[:, :, channel], pixels[:, here], images[:, here])
+            found.append(found[-1] + log_p)
+        return found
+
+    def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
+        """-log p(x | z), nats a dimension."""
+        pixels = images.add(1).mul(127.5).round()
+        return -self._cumulative(parameters.float(), pixels, images)[-1].logsumexp(1).mean() / images.shape[1]
+
+    def mean(self, parameters: torch.Tensor) -> torch.Tensor:
+        """The image (B, C, H, W) in [-1, 1]: the mixture's expectation, but for what the tails lose."""
+        weight, location, _, _ = self._parts(parameters.float())
+        return (weight.exp().unsqueeze(2) * location).sum(1).clamp(-1, 1)
+
+    def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """log p of each uint8 pixel value given z and the pixel's channels before it, float64 (B, C, H, W), nats."""
+        parameters = exact(parameters)
+        pixels = pixels.to(parameters.device)
+        joint = [part.logsumexp(1) for part in self._cumulative(parameters, pixels, pixels.double() / 127.5 - 1)]
+        return torch.stack(joint, 1).diff(dim=1)
+
+    def nll(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""
+        return -self.log_prob(parameters, pixels).flatten(1).sum(1)
+
+    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Nothing to fit: the decoder gives every scale."""

@@ -1,0 +1,44 @@
+"""The benchmarks compare like with like: bits that match, and a peer's network that is ours but for what is said."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script as `python benchmarks/NAME.py` sees it: its own folder first."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return __import__(name)
+
+
+def labels() -> list[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        return list(script("quantizers", patch).ROWS)
+
+
+@pytest.mark.parametrize("label", labels())
+def test_every_quantizer_of_the_comparison_is_valid_and_has_576_bits(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantizers, runs = script("quantizers", monkeypatch), script("runs", monkeypatch)
+    prepared = script("stage1_speed", monkeypatch).smooth_images(4)
+    model = runs.task_of(runs.parameters(quantizers.ROWS[label] | runs.schedule(6)), prepared).model
+    levels = model.layout.levels
+    assert sum(v.height * v.width * v.depth * math.log2(v.codebook_size) for v in levels) == pytest.approx(576)
+
+
+def test_the_plain_network_is_ours_but_for_its_rectified_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = script("stage1_speed", monkeypatch)
+    prepared = speed.smooth_images(48)
+    batches = list(prepared["train"].pixels(slice(None)).split(16))
+    fp32 = {"batch_size": 16, "precision": "fp32", "channels_last": False, "compile": False}
+    assert speed.loss_difference(prepared, batches, 1, **fp32) < 1e-5
+    monkeypatch.setattr(speed, "PlainVQVAE", lambda variance, rectified_skip: sys.modules["plain"].PlainVQVAE(variance))
+    assert speed.loss_difference(prepared, batches, 1, **fp32) > 1e-4

@@ -1,0 +1,293 @@
+"""Every quantizer with every gradient estimator and network: built from params, trained, evaluated, loaded again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.artifacts import save_model
+from common.errors import UserError
+from common.images import ImageSplit, to_float
+from common.params import Params
+from common.training import build_optimizer
+from stage1_vqvae.model import VQVAE, load_vqvae
+from stage1_vqvae.task import VQVAETask
+
+NETWORKS = {
+    "conv": {"strides": [4], "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4},
+    "two levels": {"strides": [2, 2], "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4},
+    "resnet": {
+        "channels": 8,
+        "multipliers": [1, 1, 2],
+        "residual_blocks": 1,
+        "attention_factors": [4],
+        "z_channels": 8,
+        "groups": 4,
+    },
+    "vit": {"patch": 4, "width": 16, "layers": 1, "heads": 2},
+}
+VQ = {"codebook_size": 8, "codebook_dim": 4}
+BITS = {"bits": 4, "entropy_group_bits": 3}
+
+
+def inner(base: dict[str, Any], name: str, **changes: Any) -> dict[str, Any]:
+    """A section for a quantizer inside another: the outer section of that name with changes."""
+    return {"name": name, name: {**base[name], **changes}}
+
+
+def quantizers(base: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any], bool]]:
+    """Label -> (name, changes of its section, whether it takes a gradient estimator)."""
+    vq = inner(base, "vq", **VQ)
+    return {
+        "vq": ("vq", VQ, True),
+        "vq gradient": ("vq", {**VQ, "codebook_update": "gradient"}, True),
+        "vq cosine": ("vq", {**VQ, "distance": "cosine"}, True),
+        "vq projected, entropy": ("vq", {**VQ, "projection_dim": 2, "entropy_bonus": 0.1}, True),
+        "residual vq": ("residual", {"depth": 2, "quantizer": vq}, True),
+        "residual vq, shared": ("residual", {"depth": 2, "share_codebook": True, "quantizer": vq}, True),
+        "residual fsq": ("residual", {"depth": 2, "quantizer": inner(base, "fsq", levels=[4, 3])}, False),
+        "residual lfq": ("residual", {"depth": 2, "quantizer": inner(base, "lfq", **BITS)}, False),
+        "residual soft_em": ("residual", {"depth": 2, "quantizer": inner(base, "soft_em", **VQ)}, False),
+        "residual simvq": ("residual", {"depth": 2, "quantizer": inner(base, "simvq", **VQ)}, True),
+        "residual ibq": ("residual", {"depth": 2, "quantizer": inner(base, "ibq", **VQ)}, False),
+        "grouped vq": ("grouped", {"groups": 3, "quantizer": vq}, True),
+        "grouped vq, shared": ("grouped", {"groups": 2, "share_codebook": True, "quantizer": vq}, True),
+        "grouped gumbel": ("grouped", {"groups": 2, "quantizer": inner(base, "gumbel", **VQ)}, False),
+        "grouped bsq": ("grouped", {"groups": 2, "quantizer": inner(base, "bsq", **BITS)}, False),
+        "grouped residual": (
+            "grouped",
+            {"groups": 2, "quantizer": inner(base, "residual", depth=2, quantizer=vq)},
+            True,
+        ),
+        "soft_em": ("soft_em", VQ, False),
+        "gumbel": ("gumbel", VQ, False),
+        "gumbel hard": ("gumbel", {**VQ, "hard": True}, False),
+        "fsq": ("fsq", {"levels": [4, 3]}, False),
+        "lfq": ("lfq", BITS, False),
+        "bsq": ("bsq", BITS, False),
+        "simvq": ("simvq", VQ, True),
+        "ibq": ("ibq", VQ, False),
+    }
+
+
+LABELS = [
+    "vq",
+    "vq gradient",
+    "vq cosine",
+    "vq projected, entropy",
+    "residual vq",
+    "residual vq, shared",
+    "residual fsq",
+    "residual lfq",
+    "residual soft_em",
+    "residual simvq",
+    "residual ibq",
+    "grouped vq",
+    "grouped vq, shared",
+    "grouped gumbel",
+    "grouped bsq",
+    "grouped residual",
+    "soft_em",
+    "gumbel",
+    "gumbel hard",
+    "fsq",
+    "lfq",
+    "bsq",
+    "simvq",
+    "ibq",
+]
+ESTIMATED = [label for label in LABELS if "vq" in label or "grouped residual" in label]
+ESTIMATORS = ["straight_through", "rotation", "diveq"]
+SHAPES = [(1, 8, 12), (3, 12, 8)]
+
+
+def set_estimator(section: dict[str, Any], estimator: str) -> None:
+    """Set the estimator of a section, or of the innermost quantizer in it."""
+    while "quantizer" in section:
+        section = section["quantizer"][section["quantizer"]["name"]]
+    section["gradient_estimator"] = estimator
+
+
+@pytest.fixture
+def build(params: Callable, raw_params: dict[str, Any]) -> Callable[..., tuple[VQVAETask, Params]]:
+    """A task on random images, through validated parameters."""
+
+    def make(label: str, estimator: str | None, network: str, shape: tuple[int, int, int], **training: Any):
+        stage1 = raw_params["stage1_vqvae"]
+        name, changes, _ = quantizers(stage1["quantizer"])[label]
+        stage1["quantizer"]["name"] = name
+        stage1["quantizer"][name] |= changes
+        if estimator:
+            set_estimator(stage1["quantizer"][name], estimator)
+        kind = "conv" if network == "two levels" else network
+        stage1["network"]["name"] = kind
+        stage1["network"][kind] |= NETWORKS[network]
+        stage1["training"] |= {"batch_size": 8, "codebook_images": 24, "learning_rate": 1e-3, **training}
+        raw_params["data"] |= dict(zip(("channels", "height", "width"), shape, strict=True))
+        found = params()
+        section = found.stage1_vqvae
+        torch.manual_seed(0)
+        images = torch.randint(256, (24, *shape), dtype=torch.uint8).numpy()
+        config = {
+            "image_shape": list(shape),
+            "data_variance": 0.3,
+            "network": section.network.chosen_values(),
+            "quantizer": section.quantizer.chosen_values(),
+            "likelihood": section.likelihood.chosen_values(),
+        }
+        split = ImageSplit(images, None)
+        return VQVAETask(VQVAE(config), split, split, section.training, section.augmentation), found
+
+    return make
+
+
+def steps(task: VQVAETask, params: Params, count: int = 3) -> None:
+    """Training steps as the trainer takes them."""
+    optimizer = build_optimizer(task.model, params.stage1_vqvae.training, task.not_averaged)
+    task.model.train()
+    task.start()
+    for step in range(count):
+        loss, parts = task.model(**task.batch(step, slice(None)))
+        loss.backward()
+        assert loss.isfinite(), parts
+        without = [name for name, p in task.model.named_parameters() if p.grad is None]
+        assert not without, f"no gradient reaches {without}"
+        optimizer.step()
+        optimizer.zero_grad()
+        assert all(value.isfinite() for value in task.update(step).values())
+
+
+def check(task: VQVAETask, params: Params) -> None:
+    """It trains; then its codes are in range and decode to what its forward pass decodes to, to the bit."""
+    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    steps(task, params)
+    moved = [name for name, p in task.model.named_parameters() if not torch.equal(p, before[name])]
+    assert any(name.startswith("network.") for name in moved)
+    model = task.model.eval()
+    images = to_float(task.train.pixels(slice(0, 6)))
+    with torch.no_grad():
+        outputs = model.quantize(images)
+        codes = model.encode(images)
+        direct = model.network.decode([output.z_q.permute(0, 3, 1, 2) for output in outputs])
+        assert torch.equal(model.decode_parameters(codes), direct)
+    for level, grid in zip(model.layout.levels, codes, strict=True):
+        assert grid.shape[1:] == (level.height, level.width, level.depth)
+        assert grid.min() >= 0 and grid.max() < level.codebook_size
+    figures = task.validate()
+    assert all(isinstance(value, float) and value == value for value in figures.values())
+    assert ("quantization_error" in figures) == (model.quantizers[0].code_dim is not None)
+
+
+# Every quantizer, every estimator, every network and both shapes, each with each other at least once.
+KINDS = list(NETWORKS)
+PAIRS = [
+    (label, ESTIMATORS[i % 3], KINDS[i // 3 % 4], SHAPES[i % 2]) for i, label in enumerate([*ESTIMATED, "vq gradient"])
+]
+PAIRS += [
+    (label, None, KINDS[i % 4], SHAPES[(i + i // 4) % 2])
+    for i, label in enumerate(label for label in LABELS if label not in ESTIMATED)
+]
+
+
+@pytest.mark.parametrize(("label", "estimator", "network", "shape"), PAIRS)
+def test_it_trains_and_its_codes_decode_to_its_forward_pass(build, label, estimator, network, shape) -> None:
+    check(*build(label, estimator, network, shape))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", LABELS)
+def test_all_combinations_train_and_decode(build, label) -> None:
+    estimators = ESTIMATORS if label in ESTIMATED else [None]
+    for estimator, network, shape in product(estimators, NETWORKS, SHAPES):
+        check(*build(label, estimator, network, shape))
+
+
+def test_the_pairs_hold_every_estimator_with_every_network() -> None:
+    seen = {(estimator, network) for _, estimator, network, _ in PAIRS if estimator}
+    assert seen == set(product(ESTIMATORS, NETWORKS)) and {label for label, *_ in PAIRS} == set(LABELS)
+    assert {(network, shape) for _, _, network, shape in PAIRS} == set(product(NETWORKS, SHAPES))
+
+
+def test_the_list_is_whole(raw_params: dict[str, Any]) -> None:
+    known = quantizers(raw_params["stage1_vqvae"]["quantizer"])
+    assert list(known) == LABELS and [label for label in LABELS if known[label][2]] == ESTIMATED
+    from stage1_vqvae.quantizers import QUANTIZERS, WRAPPERS
+
+    assert {name for name, _, _ in known.values()} == set(QUANTIZERS) | set(WRAPPERS)
+
+
+@pytest.mark.parametrize("label", ["vq gradient", "residual vq", "grouped gumbel", "lfq", "simvq", "soft_em"])
+def test_a_published_model_gives_the_same_codes(build, label: str, tmp_path: Path) -> None:
+    task, params = build(label, None, "conv", (3, 12, 8))
+    steps(task, params, 2)
+    model, images = task.model.eval(), to_float(task.train.pixels(slice(None)))
+    save_model(tmp_path / "vqvae", "vqvae", model.config, model.state_dict(), {})
+    loaded, _ = load_vqvae(tmp_path / "vqvae")
+    with torch.no_grad():
+        assert torch.equal(model.encode(images)[0], loaded.encode(images)[0])
+        assert torch.equal(model.decode(model.encode(images)), loaded.decode(loaded.encode(images)))
+
+
+@pytest.mark.parametrize("label", ["vq", "vq cosine", "residual vq", "residual vq, shared", "grouped vq", "soft_em"])
+def test_settling_after_the_weights_have_moved_lowers_the_quantization_error(build, label: str) -> None:
+    task, params = build(label, None, "conv", (3, 12, 8))
+    steps(task, params)
+    with torch.no_grad():
+        for parameter in task.model.network.parameters():
+            parameter *= 1.3
+    task.model.eval()
+    before = task.validate()["quantization_error_relative"]
+    task.settle()
+    assert task.validate()["quantization_error_relative"] < before
+
+
+REFUSED = {
+    ("fsq", "gradient_estimator"): ("fsq.gradient_estimator: does not apply, since rounding passes the gradient"),
+    ("lfq", "gradient_estimator"): "lfq.gradient_estimator: does not apply, since a sign passes the gradient",
+    ("bsq", "gradient_estimator"): "bsq.gradient_estimator: does not apply, since a sign passes the gradient",
+    ("gumbel", "gradient_estimator"): "gumbel.gradient_estimator: does not apply, since the gradient goes through",
+    ("ibq", "gradient_estimator"): "ibq.gradient_estimator: does not apply, since the gradient goes through",
+    ("soft_em", "gradient_estimator"): "soft_em.gradient_estimator: does not apply, since the decoder gets the mean",
+}
+
+
+@pytest.mark.parametrize(("place", "message"), REFUSED.items())
+def test_an_estimator_that_does_not_apply_is_refused_with_the_reason(params, place, message) -> None:
+    with pytest.raises(UserError, match=message):
+        params({f"stage1_vqvae.quantizer.{place[0]}.{place[1]}": "rotation"})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("gumbel", {}, "its codes approximate no vector"),
+        ("bsq", {}, "the residual of a unit vector is no unit vector"),
+        ("vq", {"distance": "cosine"}, "the residual of a unit vector is no unit vector"),
+        ("vq", {"projection_dim": 2}, "the residual would leave the projection"),
+    ],
+)
+def test_a_residual_that_makes_no_sense_is_refused_with_the_reason(params, raw_params, name, changes, reason) -> None:
+    quantizer = inner(raw_params["stage1_vqvae"]["quantizer"], name, **changes)
+    with pytest.raises(UserError, match=rf"stage1_vqvae.quantizer.residual: .* quantizer {name}: .*{reason}"):
+        params({"stage1_vqvae.quantizer.residual.quantizer": quantizer})
+
+
+def test_residual_and_grouped_inside_a_residual_are_no_options(params, raw_params) -> None:
+    for name in ("residual", "grouped"):
+        with pytest.raises(UserError, match=r"stage1_vqvae.quantizer.residual.quantizer.name"):
+            params({"stage1_vqvae.quantizer.residual.quantizer.name": name})
+
+
+def test_the_section_of_the_chosen_inner_quantizer_must_be_there(params) -> None:
+    with pytest.raises(UserError, match=r"residual.quantizer: name is fsq, but there is no section `fsq`"):
+        params({"stage1_vqvae.quantizer.residual.quantizer.name": "fsq"})
+
+
+def test_draws_from_a_quantizer_that_draws_nothing_are_refused(params) -> None:
+    with pytest.raises(UserError, match=r"extract_codes.draws: 2, .* vq draws no codes"):
+        params({"extract_codes.draws": 2})

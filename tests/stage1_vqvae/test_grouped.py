@@ -1,0 +1,104 @@
+"""Grouped quantization: each group by itself, or all by one codebook."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stage1_vqvae.quantizers import build_quantizers
+
+VQ: dict[str, Any] = {
+    "codebook_size": 8,
+    "codebook_dim": 3,
+    "projection_dim": None,
+    "distance": "euclidean",
+    "codebook_update": "ema",
+    "ema_decay": 0.9,
+    "ema_epsilon": 1e-5,
+    "commitment_cost": 0.25,
+    "codebook_cost": 1.0,
+    "entropy_bonus": 0.0,
+    "entropy_temperature": 1.0,
+    "gradient_estimator": "rotation",
+    "diveq_variance": 0.0,
+    "start": "kmeans",
+    "kmeans_rounds": 5,
+    "revival_threshold": 0.0,
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def grouped(groups: int = 4, share: bool = False, inner: dict | None = None, **vq: Any) -> torch.nn.Module:
+    inner = inner or {"name": "vq", "vq": {**VQ, **vq}}
+    values = {"groups": groups, "share_codebook": share, "quantizer": inner}
+    return build_quantizers({"name": "grouped", "grouped": values}, 1)[0]
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_groups_are_quantized_side_by_side(share: bool) -> None:
+    quantizer = grouped(share=share)
+    z = torch.randn(2, 5, 12, requires_grad=True)
+    output = quantizer(z)
+    parts = [quantizer.parts[0 if share else g] for g in range(4)]
+    alone = [part(x) for part, x in zip(parts, z.split(3, -1), strict=True)]
+    torch.testing.assert_close(output.z_q, torch.cat([o.z_q for o in alone], -1))
+    assert torch.equal(output.indices, torch.cat([o.indices for o in alone], -1))
+    torch.testing.assert_close(output.loss, torch.stack([o.loss for o in alone]).mean())
+    assert (quantizer.dim, quantizer.depth, output.indices.shape) == (12, 4, (2, 5, 4))
+    assert torch.equal(quantizer.eval()(z).z_q, quantizer.lookup(quantizer(z).indices))
+
+
+def test_another_width_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"width 12, got \(2, 11\)"):
+        grouped()(torch.randn(2, 11))
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_start_settle_and_update_work_on_each_groups_own_vectors(share: bool) -> None:
+    quantizer = grouped(groups=2, share=share).eval()
+    vectors = torch.cat([torch.randn(300, 3) * 0.1 + 5, torch.randn(300, 3) * 0.1 - 5], 1)
+    quantizer.start(vectors, torch.Generator().manual_seed(0))
+    ranges = [(part.codebook.min().item(), part.codebook.max().item()) for part in quantizer.parts]
+    expected = [(-5.0, 5.0)] if share else [(5.0, 5.0), (-5.0, -5.0)]
+    np.testing.assert_allclose(ranges, expected, atol=0.5)
+    for part in quantizer.parts:
+        part.codebook += 0.05
+    quantizer.settle(lambda: vectors.split(100))
+    assert (quantizer(vectors).z_q - vectors).square().mean() < 0.01
+    quantizer.train()(vectors)
+    assert quantizer.update(0, seed=0)["perplexity"] > 1
+
+
+def test_residual_in_groups_gives_depth_times_groups_codes() -> None:
+    residual = {"depth": 2, "share_codebook": False, "quantizer": {"name": "vq", "vq": VQ}}
+    inner = {"name": "residual", "residual": residual}
+    quantizer = grouped(3, inner=inner).eval()
+    output = quantizer(torch.randn(4, 9))
+    assert output.indices.shape == (4, 6) and quantizer.depth == 6
+    assert torch.equal(quantizer.lookup(output.indices), output.z_q)
+
+
+def test_stochastic_groups_draw_apart_and_each_image_its_own() -> None:
+    soft = {
+        "codebook_size": 16,
+        "codebook_dim": 2,
+        "samples": 3,
+        "ema_decay": 0.9,
+        "ema_epsilon": 1e-5,
+        "commitment_cost": 0.25,
+        "start": "normal",
+        "kmeans_rounds": 1,
+        "revival_threshold": 0.0,
+    }
+    quantizer = grouped(2, share=True, inner={"name": "soft_em", "soft_em": soft})
+    z, seeds = torch.randn(1, 9, 2).repeat(3, 1, 2), torch.tensor([4, 5, 6])
+    drawn = quantizer.draw(z, seeds)
+    assert not torch.equal(drawn[..., 0], drawn[..., 1])  # equal vectors, one codebook: only the noise differs
+    assert torch.equal(quantizer.draw(z[1:2], seeds[1:2]), drawn[1:2])

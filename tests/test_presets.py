@@ -1,0 +1,121 @@
+"""Each preset builds the model it describes, of the size its network has on paper, and takes a training step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.images import ImageSplit
+from common.params import Params, read_yaml, validate
+from common.preset import PRESETS, patch, read_preset
+from common.training import build_optimizer
+from stage1_vqvae.model import VQVAE
+from stage1_vqvae.task import VQVAETask
+
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def conv(kernel: int, inputs: int, outputs: int, bias: bool = True) -> int:
+    return kernel * kernel * inputs * outputs + outputs * bias
+
+
+def stack(width: int, hidden: int) -> int:
+    return 2 * (conv(3, width, hidden, False) + conv(1, hidden, width, False))
+
+
+def notebook(width: int, stem: int, hidden: int, dim: int, outputs: int, colours: int = 3) -> int:
+    """Parameters of the 2017 network of factor 4: two strided convolutions, 3x3, two residual blocks, 1x1; mirrored."""
+    encoder = conv(4, colours, stem) + conv(4, stem, width) + conv(3, width, width) + stack(width, hidden)
+    decoder = conv(3, dim, width) + stack(width, hidden) + conv(4, width, stem) + conv(4, stem, outputs)
+    return encoder + conv(1, width, dim) + decoder
+
+
+def vqvae2(width: int, stem: int, hidden: int, dim: int) -> int:
+    """Two levels: the 2017 network with both levels' codes, an encoder on top, its decoding, and a lift to the grid."""
+    bottom = conv(4, 3, stem) + conv(4, stem, width) + conv(3, width, width) + stack(width, hidden)
+    top = conv(4, width, width) + conv(3, width, width) + stack(width, hidden)
+    latents = conv(1, width, dim) + conv(1, 2 * width, dim)
+    context = conv(3, dim, width) + stack(width, hidden) + conv(4, width, width)
+    decoder = conv(3, 2 * dim, width) + stack(width, hidden) + conv(4, width, stem) + conv(4, stem, 3)
+    return bottom + top + latents + context + conv(4, dim, dim) + decoder
+
+
+# Code grids (height, width, depth, codebook size), coarsest first; parameters of the network, codebooks aside.
+EXPECTED: dict[str, tuple[list[tuple[int, int, int, int]], int]] = {
+    "cifar10": ([(8, 8, 1, 512)], notebook(128, 64, 32, 64, 3)),
+    "fashion_mnist": ([(7, 7, 1, 256)], notebook(128, 64, 32, 64, 1, 1)),
+    "zalando_cifar10": ([(8, 8, 1, 512)], notebook(128, 64, 32, 64, 3)),
+    "vqvae2017_cifar10": ([(8, 8, 10, 512)], notebook(256, 256, 256, 160, 50)),
+    "vqvae2017_imagenet128": ([(32, 32, 1, 512)], notebook(128, 64, 32, 64, 3)),
+    "vqvae2_ffhq256": ([(32, 32, 1, 512), (64, 64, 1, 512)], vqvae2(128, 64, 32, 64)),
+    "nakosung_celeba64": ([(16, 16, 1, 256)], notebook(192, 128, 64, 256, 3)),
+    "rotation_vqvae_16x16": ([(16, 16, 1, 1024)], 71_764_643),  # the sizes that test_resnet.py counts
+    "rotation_vqvae_64x64": ([(64, 64, 1, 8192)], 55_298_206),
+    "roy2018_cifar10": ([(8, 8, 1, 512)], notebook(256, 256, 256, 64, 3)),
+}
+
+
+def preset(name: str, **changes: Any) -> Params:
+    tree = read_yaml(Path(__file__).parent.parent / "params.yaml")
+    patch(tree, read_preset(name) | changes)
+    return validate(tree, name)
+
+
+def config(params: Params) -> dict[str, Any]:
+    section = params.stage1_vqvae
+    return {
+        "image_shape": [params.data.channels, params.data.height, params.data.width],
+        "data_variance": 0.25,
+        "network": section.network.chosen_values(),
+        "quantizer": section.quantizer.chosen_values(),
+        "likelihood": section.likelihood.chosen_values(),
+    }
+
+
+def test_every_preset_is_expected() -> None:
+    assert set(EXPECTED) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grids_and_size_are_those_on_paper(name: str) -> None:
+    grids, size = EXPECTED[name]
+    with torch.device("meta"):
+        model = VQVAE(config(preset(name)))
+    assert [(v.height, v.width, v.depth, v.codebook_size) for v in model.layout.levels] == grids
+    assert sum(p.numel() for p in model.network.parameters()) == size
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if preset(n).data.height <= 64])
+def test_a_training_step_moves_network_and_codebook(name: str) -> None:
+    train_step(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if preset(n).data.height > 64])
+def test_a_training_step_of_a_large_one_moves_network_and_codebook(name: str) -> None:
+    train_step(name)
+
+
+def train_step(name: str) -> None:
+    """One optimizer step on two images, eager and in fp32."""
+    training = "stage1_vqvae.training."
+    params = preset(name, **{training + "batch_size": 2, training + "codebook_images": 2, training + "compile": False})
+    torch.manual_seed(0)
+    shape = (params.data.channels, params.data.height, params.data.width)
+    images = ImageSplit(torch.randint(256, (2, *shape), dtype=torch.uint8).numpy(), None)
+    section = params.stage1_vqvae
+    task = VQVAETask(VQVAE(config(params)), images, images, section.training, section.augmentation)
+    optimizer = build_optimizer(task.model, section.training, task.not_averaged)
+    task.model.train()
+    task.start()
+    before = {key: tensor.clone() for key, tensor in task.model.state_dict().items()}
+    loss, _ = task.model(**task.batch(0, slice(None)))
+    loss.backward()
+    optimizer.step()
+    task.update(0)
+    after = task.model.state_dict()
+    moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert loss.isfinite() and moved == {"network", "quantizers"}
