@@ -25,6 +25,12 @@ from stage1_vqvae.quantizers.output import QuantizerOutput
 START_VECTORS_PER_CODE = 256  # k-means gains nothing from more
 
 
+def planes(z_q: torch.Tensor) -> torch.Tensor:
+    """z_q (B, h, w, D) as a feature map (B, D, h, w), always in one memory layout: in another, convolutions would round
+    otherwise, and codes that were looked up decode to another image than the forward pass's."""
+    return z_q.contiguous().permute(0, 3, 1, 2)
+
+
 class VQVAE(nn.Module):
     """Images to grids of codes, and back to a distribution over images.
 
@@ -73,7 +79,7 @@ class VQVAE(nn.Module):
             z = self.network.latent(level, features[level], context)
             output = self.quantizers[level](z.permute(0, 2, 3, 1), derived(seeds, level))
             outputs.append(output)
-            context = self.network.context(level, output.z_q.permute(0, 3, 1, 2))
+            context = self.network.context(level, planes(output.z_q))
         return outputs, context
 
     def quantize(self, images: torch.Tensor, seeds: torch.Tensor | None = None) -> list[QuantizerOutput]:
@@ -99,7 +105,7 @@ class VQVAE(nn.Module):
         images = to_float(images) if images.dtype == torch.uint8 else images
         outputs = self.quantize(images, seeds)
         decode = self._decode if self.training else self.network.decode
-        parameters = decode([o.z_q.permute(0, 3, 1, 2) for o in outputs])
+        parameters = decode([planes(o.z_q) for o in outputs])
         with torch.autocast(images.device.type, enabled=False):
             distortion = self.likelihood.loss(parameters, images, self.config["data_variance"])
             quantizer_loss = torch.stack([o.loss for o in outputs]).sum()
@@ -119,7 +125,7 @@ class VQVAE(nn.Module):
             z = self.network.latent(level, features[level], context).permute(0, 2, 3, 1)
             best = quantizer(z)
             grids.append(quantizer.draw(z, derived(seeds, level)) if quantizer.draws else best.indices)
-            context = self.network.context(level, best.z_q.permute(0, 3, 1, 2))
+            context = self.network.context(level, planes(best.z_q))
         return grids
 
     def decode_parameters(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
@@ -128,7 +134,7 @@ class VQVAE(nn.Module):
         Args:
             levels: those that count, None for all; the others say what their codes say on average.
         """
-        quantized = [q.lookup(c).permute(0, 3, 1, 2) for q, c in zip(self.quantizers, codes, strict=True)]
+        quantized = [planes(q.lookup(c)) for q, c in zip(self.quantizers, codes, strict=True)]
         if levels is not None:
             means = [z_q.mean((0, 2, 3), keepdim=True).expand_as(z_q) for z_q in quantized]
             quantized = [z_q if i in levels else means[i] for i, z_q in enumerate(quantized)]

@@ -131,6 +131,8 @@ class IBQParams(Table):
 class Inner(Choice):
     """The quantizer inside another: a choice in which only the chosen option's section need be there."""
 
+    not_inside: ClassVar[dict[str, str]]  # quantizers that cannot be here, and why
+
     vq: VQParams | None = None
     soft_em: SoftEMParams | None = None
     gumbel: GumbelParams | None = None
@@ -139,6 +141,13 @@ class Inner(Choice):
     bsq: BSQParams | None = None
     simvq: SimVQParams | None = None
     ibq: IBQParams | None = None
+
+    @field_validator("name", mode="before", check_fields=False)
+    @classmethod
+    def may_be_inside(cls, name: Any) -> Any:
+        if isinstance(name, str) and name in cls.not_inside:
+            raise ValueError(f"{name} cannot be here: {cls.not_inside[name]}")
+        return name
 
     @model_validator(mode="after")
     def chosen_is_there(self) -> Inner:
@@ -152,6 +161,10 @@ class Inner(Choice):
 
 
 class ResidualInner(Inner):
+    not_inside: ClassVar[dict[str, str]] = {
+        "residual": "a residual of residuals is one of more depths; raise depth",
+        "grouped": "put the residual inside the groups: name grouped, and grouped.quantizer.name residual",
+    }
     name: Literal["vq", "soft_em", "gumbel", "fsq", "lfq", "bsq", "simvq", "ibq"]
 
 
@@ -181,6 +194,7 @@ class ResidualParams(Section):
 
 
 class GroupedInner(Inner):
+    not_inside: ClassVar[dict[str, str]] = {"grouped": "groups of groups are more groups; raise groups"}
     name: Literal["vq", "soft_em", "gumbel", "fsq", "lfq", "bsq", "simvq", "ibq", "residual"]
     residual: ResidualParams | None = None
 

@@ -1,4 +1,4 @@
-"""How the decoder's gradient passes the quantizer: the estimators, each exact in the forward value."""
+"""How the decoder's gradient passes the quantizer: the estimators, exact in the forward value but for diveq's noise."""
 
 from __future__ import annotations
 

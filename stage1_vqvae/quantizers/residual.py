@@ -19,9 +19,9 @@ from stage1_vqvae.quantizers.output import QuantizerOutput
 class ResidualQuantizer(nn.Module):
     """`depth` codes a position, whose sum is z_q; one quantizer a depth, or one for all (`share_codebook`).
 
-    The loss is the mean of the quantizers' own: with vector quantizers the paper's commitment, the mean over depths of
-    |z − partial sum|². The gradient estimator is theirs, applied once, to z and the whole sum: applied at every depth,
-    the gradient would reach z `depth` times.
+    The loss is the mean of the quantizers' own: with vector quantizers the commitment as the source's code has it, the
+    mean over depths of |z − partial sum|². The gradient estimator is theirs, applied once, to z and the whole sum:
+    applied at every depth, the gradient would reach z `depth` times.
     """
 
     def __init__(self, make: Callable[[], nn.Module], *, depth: int, share_codebook: bool) -> None:

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.images import ImageSplit, to_float
 from common.params import Params
 from common.training import build_optimizer
-from stage1_vqvae.model import VQVAE, load_vqvae
+from stage1_vqvae.model import VQVAE, load_vqvae, planes
 from stage1_vqvae.task import VQVAETask
 
 NETWORKS = {
@@ -173,8 +173,10 @@ def check(task: VQVAETask, params: Params) -> None:
     with torch.no_grad():
         outputs = model.quantize(images)
         codes = model.encode(images)
-        direct = model.network.decode([output.z_q.permute(0, 3, 1, 2) for output in outputs])
+        direct = model.network.decode([planes(output.z_q) for output in outputs])
         assert torch.equal(model.decode_parameters(codes), direct)
+        decoded = model.likelihood.loss(direct, images, model.config["data_variance"])
+        assert torch.equal(model(images)[1]["distortion"], decoded)
     for level, grid in zip(model.layout.levels, codes, strict=True):
         assert grid.shape[1:] == (level.height, level.width, level.depth)
         assert grid.min() >= 0 and grid.max() < level.codebook_size
@@ -277,10 +279,17 @@ def test_a_residual_that_makes_no_sense_is_refused_with_the_reason(params, raw_p
         params({"stage1_vqvae.quantizer.residual.quantizer": quantizer})
 
 
-def test_residual_and_grouped_inside_a_residual_are_no_options(params, raw_params) -> None:
-    for name in ("residual", "grouped"):
-        with pytest.raises(UserError, match=r"stage1_vqvae.quantizer.residual.quantizer.name"):
-            params({"stage1_vqvae.quantizer.residual.quantizer.name": name})
+@pytest.mark.parametrize(
+    ("outer", "name", "remedy"),
+    [
+        ("residual", "residual", "raise depth"),
+        ("residual", "grouped", "inside the groups"),
+        ("grouped", "grouped", "raise groups"),
+    ],
+)
+def test_a_nesting_that_another_says_better_is_refused_with_that_other(params, outer, name, remedy) -> None:
+    with pytest.raises(UserError, match=rf"stage1_vqvae.quantizer.{outer}.quantizer.name: {name} cannot .*{remedy}"):
+        params({f"stage1_vqvae.quantizer.{outer}.quantizer.name": name})
 
 
 def test_the_section_of_the_chosen_inner_quantizer_must_be_there(params) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
-from stage1_vqvae.quantizers.gradients import GRADIENT_ESTIMATORS, diveq, rotation, straight_through
+from stage1_vqvae.quantizers.gradients import GRADIENT_ESTIMATORS, Estimator, diveq, rotation, straight_through
 
 
 def pairs(count: int = 40, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,6 +121,40 @@ def test_diveq_is_autograd_on_its_definition() -> None:
         ((c + (d - c).square().sum(-1, keepdim=True).sqrt() * direction) * weights).sum().backward()
         torch.testing.assert_close(a.grad, c.grad)
         torch.testing.assert_close(b.grad, d.grad)
+
+
+def test_diveq_equals_vector_quantize_pytorch() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever an oracle's import has to say is not about us
+        from vector_quantize_pytorch.vector_quantize_pytorch import directional_reparam
+    z, code = pairs()
+    a, b, c, d = (x.clone().requires_grad_() for x in (z, code, z, code))
+    torch.manual_seed(3)
+    theirs = directional_reparam(c, d, noise_variance=0.04)
+    torch.manual_seed(3)
+    ours = diveq(a, b, torch.randn_like(z) * 0.2)
+    torch.testing.assert_close(ours, theirs)
+    for loss in (ours.sin().sum(), theirs.sin().sum()):
+        loss.backward()
+    torch.testing.assert_close((a.grad, b.grad), (c.grad, d.grad))
+
+
+def test_diveq_noise_belongs_to_its_seed_and_has_its_variance() -> None:
+    """Of a z far from its code, the direction's error is the noise over the distance, in all but one dimension."""
+    z, code = torch.zeros(50, 40, 5), torch.tensor([1e3, 0.0, 0.0, 0.0, 0.0]).expand(50, 40, 5)
+    seeds = torch.arange(50)
+    estimator = Estimator("diveq", 0.25)
+    noise = estimator(z, code, seeds)[..., 1:]
+    assert noise.var().item() == pytest.approx(0.25, rel=0.05)
+    torch.testing.assert_close(estimator(z[7:8], code[7:8], seeds[7:8])[..., 1:], noise[7:8])
+    assert not torch.equal(noise[0], noise[1])
+    assert not Estimator("diveq").stochastic and not Estimator("rotation", 1.0).stochastic
+
+
+def test_none_gives_the_live_code() -> None:
+    z, code = (x.requires_grad_() for x in pairs())
+    Estimator("none")(z, code).sum().backward()
+    assert z.grad is None and torch.equal(code.grad, torch.ones_like(code))
 
 
 def test_diveq_at_the_code_itself_is_finite() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,65 @@ def test_residual_in_groups_gives_depth_times_groups_codes() -> None:
     output = quantizer(torch.randn(4, 9))
     assert output.indices.shape == (4, 6) and quantizer.depth == 6
     assert torch.equal(quantizer.lookup(output.indices), output.z_q)
+
+
+def test_groups_of_residuals_equal_vector_quantize_pytorch() -> None:
+    """Indices and codes while training, and the EMA's state after 5 steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever an oracle's import has to say is not about us
+        from vector_quantize_pytorch import GroupedResidualVQ
+    residual = {"depth": 2, "share_codebook": False, "quantizer": {"name": "vq", "vq": VQ}}
+    quantizer = grouped(3, inner={"name": "residual", "residual": residual})
+    theirs = GroupedResidualVQ(
+        dim=9,
+        groups=3,
+        num_quantizers=2,
+        codebook_size=8,
+        decay=0.9,
+        kmeans_init=False,
+        threshold_ema_dead_code=0,
+    )
+    pairs = [
+        (mine, other._codebook)
+        for part, chain in zip(quantizer.parts, theirs.rvqs, strict=True)
+        for mine, other in zip(part.layers, chain.layers, strict=True)
+    ]
+    for mine, other in pairs:
+        other.embed.copy_(mine.codebook[None])
+        other.embed_avg.copy_(mine.ema_sum[None])
+    for step in range(5):
+        z = torch.randn(2, 30, 9)
+        output, (code, indices, _) = quantizer(z), theirs(z)
+        assert torch.equal(output.indices.view(2, 30, 3, 2), indices.permute(1, 2, 0, 3))  # the group is the slower
+        torch.testing.assert_close(output.z_q, code)
+        quantizer.update(step, seed=0)
+    for mine, other in pairs:
+        torch.testing.assert_close(mine.codebook, other.embed[0])
+        torch.testing.assert_close(mine.ema_count, other.cluster_size[0])
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_state_read_back_goes_on_as_the_original_would(share: bool) -> None:
+    quantizer, other = grouped(share=share), grouped(share=share)
+    quantizer(torch.randn(40, 12))
+    quantizer.update(0, seed=0)
+    other.load_state_dict(quantizer.state_dict())
+    z = torch.randn(40, 12)
+    for each in (quantizer, other):
+        each(z)
+        each.update(1, seed=0)
+        each.eval()
+    output = quantizer(z)
+    assert torch.equal(output.z_q, other.lookup(output.indices)) and torch.equal(output.indices, other(z).indices)
+
+
+def test_a_list_of_sizes_reaches_the_innermost_codebook_of_each_level() -> None:
+    residual = {"depth": 2, "share_codebook": False, "quantizer": {"name": "vq", "vq": {**VQ, "codebook_size": [4, 9]}}}
+    values = {"groups": 2, "share_codebook": True, "quantizer": {"name": "residual", "residual": residual}}
+    levels = build_quantizers({"name": "grouped", "grouped": values}, 2)
+    assert [q.codebook_size for q in levels] == [4, 9]
+    assert [len(q.parts[0].layers[1].codebook) for q in levels] == [4, 9]
+    assert residual["quantizer"]["vq"]["codebook_size"] == [4, 9]  # what it was built from is as it was
 
 
 def test_stochastic_groups_draw_apart_and_each_image_its_own() -> None:

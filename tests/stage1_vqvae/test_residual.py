@@ -69,6 +69,41 @@ def test_indices_and_codes_equal_vector_quantize_pytorch() -> None:
     torch.testing.assert_close(output.z_q, code)
 
 
+def test_ema_of_every_depth_after_five_steps_equals_vector_quantize_pytorch() -> None:
+    quantizer = residual()
+    theirs = oracle.ResidualVQ(
+        dim=4, num_quantizers=3, codebook_size=8, decay=0.9, kmeans_init=False, threshold_ema_dead_code=0
+    )
+    for mine, other in zip(quantizer.layers, theirs.layers, strict=True):
+        other._codebook.embed.copy_(mine.codebook[None])
+        other._codebook.embed_avg.copy_(mine.ema_sum[None])
+    for step in range(5):
+        z = torch.randn(2, 30, 4)
+        output, (_, indices, _) = quantizer(z), theirs(z)
+        assert torch.equal(output.indices, indices)
+        quantizer.update(step, seed=0)
+    for mine, other in zip(quantizer.layers, theirs.layers, strict=True):
+        torch.testing.assert_close(mine.codebook, other._codebook.embed[0])
+        torch.testing.assert_close(mine.ema_count, other._codebook.cluster_size[0])
+        torch.testing.assert_close(mine.ema_sum, other._codebook.embed_avg[0])
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_state_read_back_goes_on_as_the_original_would(share: bool) -> None:
+    quantizer, other = residual(share=share), residual(share=share)
+    quantizer(torch.randn(40, 4))
+    quantizer.update(0, seed=0)
+    other.load_state_dict(quantizer.state_dict())
+    z = torch.randn(40, 4)
+    for each in (quantizer, other):
+        each(z)
+        each.update(1, seed=0)
+        each.eval()
+    assert len(quantizer.state_dict()) == (3 if share else 9)
+    output = quantizer(z)
+    assert torch.equal(output.z_q, other.lookup(output.indices)) and torch.equal(output.indices, other(z).indices)
+
+
 @pytest.mark.parametrize("estimator", ["straight_through", "rotation", "diveq"])
 def test_the_gradient_reaches_z_once_whatever_the_depth(estimator: str) -> None:
     from stage1_vqvae.quantizers.gradients import GRADIENT_ESTIMATORS

@@ -74,6 +74,29 @@ def test_kmeans_plus_plus_finds_clusters_that_random_centres_miss(size: int) -> 
     assert counts.sum() == len(vectors)
 
 
+@pytest.mark.parametrize("rounds", [1, 4])
+def test_kmeans_rounds_are_lloyds(rounds: int) -> None:
+    vectors = torch.randn(400, 3)
+    centres = kmeans(vectors, 12, 0, torch.Generator().manual_seed(5))[0].double()
+    for _ in range(rounds):
+        own = torch.cdist(vectors.double(), centres).argmin(1)
+        assert own.unique().numel() == 12  # an empty cluster is another test's matter
+        centres = torch.stack([vectors.double()[own == centre].mean(0) for centre in range(12)])
+    found, counts = kmeans(vectors, 12, rounds, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(found.double(), centres, rtol=1e-4, atol=1e-5)
+    own = torch.cdist(vectors.double(), centres).argmin(1)
+    assert torch.equal(counts.long(), torch.bincount(own, minlength=12))
+
+
+def test_an_empty_cluster_starts_again_at_a_vector(monkeypatch) -> None:
+    vectors = torch.randn(50, 2)
+    away = torch.tensor([[0.0, 0.0], [900.0, 900.0]])
+    monkeypatch.setattr(search, "_seeds", lambda vectors, size, random: away)
+    centres, counts = kmeans(vectors, 2, 1, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(centres[0], vectors.mean(0))
+    assert (vectors == centres[1]).all(1).any() and (counts > 0).all()
+
+
 def test_kmeans_never_ends_above_where_it_began() -> None:
     vectors = torch.randn(600, 4)
 

@@ -355,16 +355,22 @@ def cosine_pair(**options: Any) -> tuple[VectorQuantizer, torch.nn.Module]:
     return ours, theirs
 
 
-def test_cosine_codes_and_gradients_equal_vector_quantize_pytorch() -> None:
+def test_five_cosine_steps_equal_vector_quantize_pytorch() -> None:
     ours, theirs = cosine_pair()
-    z, weights = torch.randn(3, 10, 4), torch.randn(3, 10, 4)
-    a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
-    output, (code, indices, loss) = ours(a), theirs(b)
-    assert torch.equal(output.indices.squeeze(-1), indices)
-    torch.testing.assert_close((output.z_q, output.loss), (code, loss.sum()))
-    ((output.z_q * weights).sum() + output.loss).backward()
-    ((code * weights).sum() + loss.sum()).backward()
-    torch.testing.assert_close(a.grad, b.grad)
+    weights = torch.randn(3, 10, 4)
+    for step in range(5):
+        z = torch.randn(3, 10, 4) * 3
+        a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
+        output, (code, indices, loss) = ours(a), theirs(b)
+        assert torch.equal(output.indices.squeeze(-1), indices)
+        torch.testing.assert_close((output.z_q, output.loss), (code, loss.sum()))
+        ((output.z_q * weights).sum() + output.loss).backward()
+        ((code * weights).sum() + loss.sum()).backward()
+        torch.testing.assert_close(a.grad, b.grad)
+        ours.update(step, seed=0)
+    torch.testing.assert_close(ours.codebook, theirs.codebook)
+    torch.testing.assert_close(ours.ema_count, theirs._codebook.cluster_size[0])
+    torch.testing.assert_close(ours.ema_sum, theirs._codebook.embed_avg[0])
 
 
 def test_cosine_codes_stay_on_the_sphere_and_move_to_their_vectors_mean_direction() -> None:
@@ -425,3 +431,32 @@ def test_diveq_moves_z_and_a_gradient_codebook_by_each_images_own_noise() -> Non
     output.z_q.square().sum().backward()
     assert vq.codebook.grad.abs().sum() > 0
     assert not quantizer(gradient_estimator="diveq", diveq_variance=0.0).stochastic
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"codebook_update": "gradient"},
+        {"distance": "cosine"},
+        {"distance": "cosine", "codebook_update": "gradient"},
+        {"projection_dim": 2, "distance": "cosine"},
+        {"gradient_estimator": "diveq", "diveq_variance": 0.1},
+    ],
+)
+def test_a_state_read_back_goes_on_as_the_original_would(changes: dict[str, Any]) -> None:
+    changes = {"revival_threshold": 0.3, **changes}
+    vq, other = quantizer(**changes), quantizer(**changes)
+    vq(torch.randn(40, 4))
+    vq.update(0, seed=0)
+    other.load_state_dict(vq.state_dict())
+    z, seeds = torch.randn(40, 4), torch.arange(40)
+    assert torch.equal(vq(z, seeds).z_q, other(z, seeds).z_q)
+    for each in (vq, other):
+        each.update(1, seed=0)
+        each.eval()
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in vq.state_dict().items())
+    output = vq(z)
+    assert torch.equal(
+        output.z_q, other.lookup(output.indices)
+    )  # the code, whatever the estimator

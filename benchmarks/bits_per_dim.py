@@ -1,0 +1,137 @@
+"""Bits per dimension on CIFAR-10 under the uniform prior, no decoder autoregressive over pixels: below 4.67?
+
+    python benchmarks/bits_per_dim.py DATASET --attempt NAME [--minutes 60] [--test] [--plot FILE]
+
+van den Oord et al. 2017 report 4.67. Rate (Σ log K) and distortion (-log p(x | z)) trade against each other: an attempt
+is a point of that trade with a network. Each trains for --minutes (steps measured first, the cosine stretched over
+them), judged on the held-out images, a row an evaluation as it comes; `--test` measures the test split at the end: for
+the attempt that the held-out images chose. At the end it says where the bits go: rate, and distortion by channel given
+the channels before it, in the smooth and the textured half of the pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from runs import STAGE1, add_row, arguments, images, parameters, read_rows, schedule, task_of, train
+
+from common.images import ImageSplit, to_float
+from common.tracking import Row
+from stage1_vqvae.model import VQVAE
+
+LN2 = 0.6931471805599453
+MEASURED_STEPS = 30
+CONV, TRAINING = STAGE1 + "network.conv.", STAGE1 + "training."
+
+
+def residual(depth: int, codebook_size: int, codebook_dim: int) -> dict[str, Any]:
+    part = STAGE1 + "quantizer.residual."
+    return {
+        STAGE1 + "quantizer.name": "residual",
+        part + "depth": depth,
+        part + "quantizer.vq.codebook_size": codebook_size,
+        part + "quantizer.vq.codebook_dim": codebook_dim,
+    }
+
+
+def fsq(levels: list[int]) -> dict[str, Any]:
+    return {STAGE1 + "quantizer.name": "fsq", STAGE1 + "quantizer.fsq.levels": levels}
+
+
+COMMON = {
+    STAGE1 + "likelihood.name": "mixture_of_logistics",
+    STAGE1 + "likelihood.mixture_of_logistics.components": 3,
+    STAGE1 + "augmentation.horizontal_flip": True,
+    TRAINING + "learning_rate": 1e-3,
+    CONV + "residual_channels": 64,
+}
+ATTEMPTS: dict[str, dict[str, Any]] = {
+    # 8x8 positions of 4 codes of 512: 0.75 bits per dimension
+    "8x8x4": residual(4, 512, 64),
+    # 16x16 positions, one code of 512: 0.75 bits per dimension, spent where the details are
+    "16x16x1": {**residual(1, 512, 32), CONV + "strides": [2]},
+    # 16x16 positions of 2 codes of 256: 1.33 bits per dimension
+    "16x16x2": {**residual(2, 256, 32), CONV + "strides": [2]},
+    # 16x16 positions, 6 channels of 4 levels: 1 bit per dimension
+    "16x16 fsq": {**fsq([4] * 6), CONV + "strides": [2]},
+}
+
+
+def steps_in(minutes: float, changes: dict[str, Any], prepared: Any) -> int:
+    """How many steps fit, once it is compiled."""
+    few = ImageSplit(prepared["validation"].images[:8], None)
+    each = train(parameters(changes | schedule(MEASURED_STEPS)), prepared, validation=few).seconds_a_step
+    return max(1, int(60 * minutes / each))
+
+
+@torch.no_grad()
+def account(model: VQVAE, split: ImageSplit) -> dict[str, float]:
+    """Where the bits per dimension go, over a split: the rate; and each channel's distortion, smooth and textured."""
+    layout = model.layout
+    sums, count = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+    for start in range(0, len(split), 250):
+        pixels = split.pixels(slice(start, start + 250))
+        bits = -model.likelihood.log_prob(model.decode_parameters(model.encode(to_float(pixels))), pixels) / LN2
+        grey = pixels.double().mean(1, keepdim=True)
+        local = F.avg_pool2d(grey.square(), 3, 1, 1) - F.avg_pool2d(grey, 3, 1, 1).square()
+        textured = (local > local.median()).squeeze(1)
+        for half, mask in enumerate((~textured, textured)):
+            sums[half] += bits.permute(0, 2, 3, 1)[mask].sum(0)
+            count[half] += mask.sum()
+    dimensions = len(split) * layout.dimensions
+    rate = layout.uniform_nats / LN2 / layout.dimensions
+    found = {"rate": rate, "distortion": sums.sum().item() / dimensions}
+    found["total"] = found["rate"] + found["distortion"]
+    for half, name in enumerate(("smooth", "textured")):
+        for channel, colour in enumerate(("red", "green given red", "blue given both")):
+            found[f"{name}, {colour}"] = (sums[half, channel] / count[half, 0]).item()
+    return found
+
+
+def draw(rows: list[Row], file: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for attempt in dict.fromkeys(row["attempt"] for row in rows):
+        curve = [row for row in rows if row["attempt"] == attempt and "total" in row and "seconds" in row]
+        axes.plot([r["seconds"] / 60 for r in curve], [r["total"] for r in curve], marker=".", label=attempt)
+    axes.axhline(4.67, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="minutes of training on 2 cores", ylabel="bits per dimension, held-out images", ylim=(None, 6))
+    axes.legend()
+    figure.savefig(file, dpi=150)
+
+
+def main() -> None:
+    parser = arguments(__doc__, "bits_per_dim.jsonl")
+    parser.add_argument("--attempt", choices=tuple(ATTEMPTS))
+    parser.add_argument("--minutes", type=float, default=60, help="of training (default: %(default)s)")
+    parser.add_argument("--test", action="store_true", help="measure the test split at the end")
+    options = parser.parse_args()
+    if options.attempt:
+        changes = COMMON | ATTEMPTS[options.attempt] | {"runtime.threads": options.threads}
+        prepared = images(options.folder, parameters({"runtime.threads": options.threads}, dataset=options.dataset))
+        steps = steps_in(options.minutes, changes, prepared)
+        params = parameters(changes | schedule(steps, validations=12))
+
+        def note(row: Row) -> None:
+            total = row["bits_per_dim_distortion"] + rate
+            named = {"attempt": options.attempt, "minutes": options.minutes, **row, "total": total}
+            add_row(options.rows, named)
+            print(f"{options.attempt} step {row['step']} {row['seconds']:.0f} s: {total:.4f}", flush=True)
+
+        layout = task_of(params, prepared).model.layout
+        rate = layout.uniform_nats / LN2 / layout.dimensions
+        model = train(params, prepared, note).task.model
+        for split in ("validation", "test")[: 1 + options.test]:
+            found = account(model, prepared[split])
+            add_row(options.rows, {"attempt": options.attempt, "minutes": options.minutes, "account": split, **found})
+            print(split + ": " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
+    if options.plot:
+        draw(read_rows(options.rows), options.plot)
+
+
+if __name__ == "__main__":
+    main()
