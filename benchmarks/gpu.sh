@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One command on a machine with a GPU: the tests that need no DVC, then the pipeline on the digits, then the CIFAR-10
-# recipe where a folder is given.
+# One command on a machine with a GPU: the tests that need no DVC, then the pipeline on the digits; where CIFAR-10's folder
+# is given, its preset, and bits per dimension after 10 minutes.
 #
 #   bash benchmarks/gpu.sh [CIFAR10_FOLDER]
 #
@@ -19,7 +19,7 @@ run() { # NAME [DATA_FOLDER]: every stage in a folder of its own, timed
   mkdir -p "$folder/data" && cd "$folder"
   cp "$root/params.yaml" . && cp "$root/data/embedded.txt" data/
   [ $# -lt 2 ] || python3 -m common.preset "$1" -S "data.source=$2"
-  for stage in stage1_vqvae.prepare "accelerate stage1_vqvae.train" "accelerate stage1_vqvae.extract" \
+  for stage in stage1_vqvae.prepare "accelerate stage1_vqvae.train" stage1_vqvae.reconstruct "accelerate stage1_vqvae.extract" \
     "accelerate stage2_prior.train" "accelerate sampling.classifier" sampling.sample sampling.evaluate; do
     local began=$SECONDS
     case $stage in
@@ -32,4 +32,9 @@ run() { # NAME [DATA_FOLDER]: every stage in a folder of its own, timed
 }
 
 (run digits)
-[ $# -lt 1 ] || (run cifar10 "$(realpath "$1")")
+if [ $# -ge 1 ]; then
+  cifar10=$(realpath "$1")
+  (run cifar10 "$cifar10")
+  python3 "$root/benchmarks/bits_per_dim.py" "$cifar10" --attempt 8x8x4 --minutes 10 --folder "$out/bits" \
+    --rows "$out/bits_per_dim.jsonl" | tee "$out/bits_per_dim.log"
+fi

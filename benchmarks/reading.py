@@ -22,7 +22,7 @@ from common.distributed import set_threads
 from common.images import open_prepared
 from common.params import load
 from common.training import build_optimizer
-from stage1_vqvae.model import VQVAE
+from stage1_vqvae.model import VQVAE, model_config
 from stage1_vqvae.task import VQVAETask
 
 
@@ -34,15 +34,7 @@ def main() -> None:
     params, prepared = load(paths.PARAMS), open_prepared(paths.PREPARED)
     set_threads(params.runtime.threads)
     section = params.stage1_vqvae
-    model = VQVAE(
-        {
-            "image_shape": list(prepared.stats.image_shape),
-            "data_variance": prepared.stats.variance,
-            "network": section.network.chosen_values(),
-            "quantizer": section.quantizer.chosen_values(),
-            "likelihood": section.likelihood.chosen_values(),
-        }
-    )
+    model = VQVAE(model_config(section, prepared.stats))
     training = section.training
     if training.channels_last:
         model.to(memory_format=torch.channels_last)

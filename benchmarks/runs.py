@@ -22,7 +22,7 @@ from common.randomness import seed_of
 from common.tracking import Row
 from common.training import Progress, Trainer, accelerator
 from stage1_vqvae import prepare
-from stage1_vqvae.model import VQVAE
+from stage1_vqvae.model import VQVAE, model_config
 from stage1_vqvae.task import VQVAETask
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -128,13 +128,7 @@ class Run:
 def task_of(params: Params, prepared: PreparedImages, validation: ImageSplit | None = None) -> VQVAETask:
     """Model and task as `stage1_vqvae.train` builds them; `validation` in place of the split of that name."""
     section = params.stage1_vqvae
-    config = {
-        "image_shape": list(prepared.stats.image_shape),
-        "data_variance": prepared.stats.variance,
-        "network": section.network.chosen_values(),
-        "quantizer": section.quantizer.chosen_values(),
-        "likelihood": section.likelihood.chosen_values(),
-    }
+    config = model_config(section, prepared.stats)
     torch.manual_seed(seed_of("initialise", section.training.seed))
     judged = validation or prepared["validation"]
     return VQVAETask(VQVAE(config), prepared["train"], judged, section.training, section.augmentation)

@@ -28,7 +28,7 @@ from timing import in_turn, show
 from common.distributed import set_threads
 from common.images import ImageSplit, PreparedImages, Stats, to_float
 from common.training import Trainer, accelerator
-from stage1_vqvae.extract import TOGETHER, encode_split
+from stage1_vqvae.extract import TOGETHER, Pass, encode_split
 
 
 def smooth_images(count: int) -> PreparedImages:
@@ -117,7 +117,7 @@ def measure_extraction(repeats: int) -> dict[str, Any]:
     model = task_of(params, prepared).model.eval().to(device)
     batches = [to_float(p).to(device) for p in split.pixels(slice(None)).split(TOGETHER)]
     actions = {
-        "extraction": lambda: list(encode_split(model, split, (False, 0, 0), device)),
+        "extraction": lambda: list(encode_split(model, split, Pass(), device)),
         "encoder alone": lambda: [model.network.encode(b) for b in batches],
     }
     times = in_turn(actions, repeats)

@@ -14,7 +14,8 @@ from torch import nn
 
 from common.artifacts import Manifest, load_module
 from common.codes import CodeLayout, Level
-from common.images import to_float
+from common.images import Stats, to_float
+from common.params.stage1 import Stage1Params
 from common.randomness import generator, seed_of
 from stage1_vqvae.likelihoods import build_likelihood
 from stage1_vqvae.networks import NETWORKS, build_network
@@ -23,6 +24,17 @@ from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
 
 START_VECTORS_PER_CODE = 256  # k-means gains nothing from more
+
+
+def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
+    """What a VQVAE is built from: the parameters of stage 1 and what was prepared."""
+    return {
+        "image_shape": list(stats.image_shape),
+        "data_variance": stats.variance,
+        "network": section.network.chosen_values(),
+        "quantizer": section.quantizer.chosen_values(),
+        "likelihood": section.likelihood.chosen_values(),
+    }
 
 
 def planes(z_q: torch.Tensor) -> torch.Tensor:
@@ -55,6 +67,7 @@ class VQVAE(nn.Module):
         )
         self._encode: Callable = self.network.encode
         self._decode: Callable = self.network.decode
+        self._loss: Callable = self.likelihood.loss
 
     @property
     def codebook_parameters(self) -> frozenset[str]:
@@ -67,8 +80,9 @@ class VQVAE(nn.Module):
         return any(quantizer.stochastic for quantizer in self.quantizers)
 
     def compile(self) -> None:
-        """Compile encoder and decoder for training steps; the quantizer and evaluation stay eager."""
+        """Compile encoder, decoder and loss for training steps; the quantizer and evaluation stay eager."""
         self._encode, self._decode = torch.compile(self.network.encode), torch.compile(self.network.decode)
+        self._loss = torch.compile(self.likelihood.loss)
 
     def _quantize(
         self, features: list[torch.Tensor], levels: int, seeds: torch.Tensor | None = None
@@ -104,10 +118,10 @@ class VQVAE(nn.Module):
         """
         images = to_float(images) if images.dtype == torch.uint8 else images
         outputs = self.quantize(images, seeds)
-        decode = self._decode if self.training else self.network.decode
+        decode, loss = (self._decode, self._loss) if self.training else (self.network.decode, self.likelihood.loss)
         parameters = decode([planes(o.z_q) for o in outputs])
         with torch.autocast(images.device.type, enabled=False):
-            distortion = self.likelihood.loss(parameters, images, self.config["data_variance"])
+            distortion = loss(parameters, images, self.config["data_variance"])
             quantizer_loss = torch.stack([o.loss for o in outputs]).sum()
             return distortion + quantizer_loss, {"distortion": distortion, "quantizer_loss": quantizer_loss}
 

@@ -127,9 +127,9 @@ class Spread:
     def add(self, output: QuantizerOutput) -> None:
         if output.target is None:
             return
-        target, code = output.target.flatten(0, -2).double(), output.code.flatten(0, -2).double()
+        target, code = (part.flatten(0, -2).cpu().double() for part in (output.target, output.code))
         parts = [torch.ones_like(target), target, target.square(), (target - code).square()]
-        self.sums += torch.stack([part.sum(0) for part in parts]).cpu()
+        self.sums += torch.stack([part.sum(0) for part in parts])
 
     def figures(self, device: torch.device) -> dict[str, float]:
         if not self.sums.numel():

@@ -22,18 +22,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from common.images import open_prepared
     from common.randomness import seed_of
     from common.training import accelerator, train
-    from stage1_vqvae.model import VQVAE
+    from stage1_vqvae.model import VQVAE, model_config
     from stage1_vqvae.task import VQVAETask
 
     prepared = open_prepared(paths.PREPARED)
     section = params.stage1_vqvae
-    config = {
-        "image_shape": list(prepared.stats.image_shape),
-        "data_variance": prepared.stats.variance,
-        "network": section.network.chosen_values(),
-        "quantizer": section.quantizer.chosen_values(),
-        "likelihood": section.likelihood.chosen_values(),
-    }
+    config = model_config(section, prepared.stats)
     parents = {"prepared": prepared.manifest.identity}
     device = accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", section.training.seed))

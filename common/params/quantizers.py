@@ -11,6 +11,7 @@ from common.params.base import Choice, Count, Decay, NonNegative, Positive, Posi
 
 Sizes = Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
 Estimator = Literal["straight_through", "rotation", "diveq"]
+MOST_BITS = 24  # of a codebook: codes are counted, and beyond, `grouped` gives several smaller ones
 Threshold = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -84,8 +85,8 @@ class FSQParams(Quantizer):
     @field_validator("levels")
     @classmethod
     def countable(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
-        if math.prod(levels) > 2**31:
-            raise ValueError(f"{math.prod(levels)} codes are more than 2**31; take fewer or smaller levels")
+        if math.prod(levels) > 2**MOST_BITS:
+            raise ValueError(f"{math.prod(levels)} codes are more than 2**{MOST_BITS}; put smaller ones into `grouped`")
         return levels
 
     @property
@@ -97,7 +98,7 @@ class BinaryParams(Quantizer):
     """LFQ and BSQ."""
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "a sign passes the gradient straight through"}
-    bits: Annotated[int, Field(ge=1, le=31)]
+    bits: Annotated[int, Field(ge=1, le=MOST_BITS)]
     commitment_cost: NonNegative
     entropy_cost: NonNegative
     entropy_temperature: PositiveFloat

@@ -53,12 +53,10 @@ class ResNetParams(Section):
 
     @model_validator(mode="after")
     def fits(self) -> ResNetParams:
-        for multiplier in self.multipliers:
-            if self.channels * multiplier % self.groups:
-                raise ValueError(
-                    f"groups {self.groups} must divide every width, and channels {self.channels} times multiplier "
-                    f"{multiplier} is {self.channels * multiplier}"
-                )
+        if self.channels % self.groups:  # the first convolution's width, and so every multiple of it
+            raise ValueError(
+                f"groups {self.groups} must divide channels {self.channels}, of which widths are multiples"
+            )
         factors = [2**i for i in range(len(self.multipliers))]
         if unknown := [f for f in self.attention_factors if f not in factors]:
             raise ValueError(f"attention_factors: {unknown[0]} is no downsampling factor here; choose from {factors}")

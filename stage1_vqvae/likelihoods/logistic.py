@@ -5,9 +5,10 @@ Source: Salimans et al. 2017, "PixelCNN++", sections 2.1 and 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from stage1_vqvae.likelihoods.intervals import HALF_BIN, exact, log_logistic_interval
@@ -23,6 +24,20 @@ def log_logistic(
     inverse = torch.exp(-log_scale.clamp(max=MAX_LOG_SCALE))
     lower, upper = (images - HALF_BIN - location) * inverse, (images + HALF_BIN - location) * inverse
     return log_logistic_interval(lower, upper, 2 * HALF_BIN * inverse, pixels == 0, pixels == 255)
+
+
+def clipped_mean(location: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """Expectation of a logistic whose tails lie at -1 and 1, as the outermost pixel values own them.
+
+    It is -1 + s (softplus((μ + 1)/s) - softplus((μ - 1)/s)), seen from the side where neither term is large, and where
+    the scale is wide as a logarithm of their ratio: as it stands, it would cancel.
+    """
+    scale = log_scale.clamp(max=MAX_LOG_SCALE).exp()
+    upper, lower, width = (1 - location.abs()) / scale, (-1 - location.abs()) / scale, 2 / scale
+    narrow = F.softplus(upper) - F.softplus(lower)
+    wide = torch.log1p(torch.sigmoid(lower) * torch.expm1(width.clamp(max=1)))
+    mean = torch.where(width > 1, narrow, wide) * scale - 1
+    return torch.where(location > 0, -mean, mean)
 
 
 class DiscretizedLogistic(nn.Module):
@@ -69,8 +84,9 @@ class MixtureOfLogistics(nn.Module):
     """A mixture of discretised logistics a pixel, its channels coupled linearly within each component.
 
     In component k channel c has location μ_c + Σ_{j<c} α_cj (x_j − μ_j), α in (−1, 1): the family of PixelCNN++, whose
-    locations are μ'_c + Σ α_cj x_j, in other coordinates. Here the coupling leaves the mean where it is, so that the
-    decoder learns the image and how its channels err together one beside the other. Nothing is autoregressive in space.
+    locations are μ'_c + Σ α_cj x_j, in other coordinates. Here the coupling leaves the mean where it is, but for what
+    the tails cut off, so that the decoder learns the image and how its channels err together one beside the other.
+    Nothing is autoregressive in space.
     """
 
     fit_images = 0
@@ -92,19 +108,22 @@ class MixtureOfLogistics(nn.Module):
         log_scale = (log_scale + START).clamp_min(self.min_log_scale)
         return weight.squeeze(2).log_softmax(1), location, log_scale, coupling.tanh()
 
+    @staticmethod
+    def _coupled(location: torch.Tensor, coupling: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Location (B, K, H, W) of the channel that follows those of `values`, each (B, 1 or K, H, W) in [-1, 1]."""
+        channel = len(values)
+        first, coupled = channel * (channel - 1) // 2, location[:, :, channel]
+        for before, value in enumerate(values):
+            coupled = coupled + coupling[:, :, first + before] * (value - location[:, :, before])
+        return coupled
+
     def _cumulative(self, parameters: torch.Tensor, pixels: torch.Tensor, images: torch.Tensor) -> list[torch.Tensor]:
         """log(weight · p(the first c channels | component)) (B, K, H, W), for c = 0 to C."""
         weight, location, log_scale, coupling = self._parts(parameters)
-        found, place = [weight], 0
-        for channel in range(images.shape[1]):
-            shifted = location[:, :, channel]
-            for before in range(channel):
-                error = images[:, before : before + 1] - location[:, :, before]
-                shifted = shifted + coupling[:, :, place] * error
-                place += 1
-            here = slice(channel, channel + 1)
-            log_p = log_logistic(shifted, log_scale[:, :, channel], pixels[:, here], images[:, here])
-            found.append(found[-1] + log_p)
+        found, values = [weight], images.split(1, 1)
+        for channel, (pixel, value) in enumerate(zip(pixels.split(1, 1), values, strict=True)):
+            place = self._coupled(location, coupling, values[:channel])
+            found.append(found[-1] + log_logistic(place, log_scale[:, :, channel], pixel, value))
         return found
 
     def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
@@ -113,9 +132,15 @@ class MixtureOfLogistics(nn.Module):
         return -self._cumulative(parameters.float(), pixels, images)[-1].logsumexp(1).mean() / images.shape[1]
 
     def mean(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The image (B, C, H, W) in [-1, 1]: the mixture's expectation, but for what the tails lose."""
-        weight, location, _, _ = self._parts(parameters.float())
-        return (weight.exp().unsqueeze(2) * location).sum(1).clamp(-1, 1)
+        """The image (B, C, H, W) in [-1, 1]: the mixture's expectation.
+
+        A coupled channel's is taken at the expectation of those before it: exact but for where its own tails bend.
+        """
+        weight, location, log_scale, coupling = self._parts(parameters.float())
+        means: list[torch.Tensor] = []
+        for channel in range(location.shape[2]):
+            means.append(clipped_mean(self._coupled(location, coupling, means), log_scale[:, :, channel]))
+        return (weight.exp().unsqueeze(2) * torch.stack(means, 2)).sum(1).clamp(-1, 1)
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """log p of each uint8 pixel value given z and the pixel's channels before it, float64 (B, C, H, W), nats."""

@@ -71,8 +71,8 @@ class ResNetwork(nn.Module):
         image_shape: (C, H, W); outputs: channels of the likelihood's parameters; codebook_dim: D, width of z.
         channels, multipliers: the width at each resolution, from the image's on, is a product of both.
         residual_blocks: at each resolution; the decoder has one more.
-        attention_factors: the downsampling factors at which there is attention after each block: 16 for 256-pixel
-            images is the papers' "resolution 16", and says what is meant for rectangles too.
+        attention_factors: the downsampling factors at which there is attention after each block, exact for rectangles
+            too. The papers' "resolution r" of images with a side of s pixels is factor s / r: 16 is 16 of 256.
         z_channels: width between the encoder and the 1x1.
         groups: of the group norms.
     """

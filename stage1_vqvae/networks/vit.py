@@ -1,7 +1,8 @@
 """ViT-VQGAN's encoder and decoder: transformers over patches.
 
 Source: Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN", section 3.1. One level. conv.py has the
-contract.
+contract. As in the field's code, a linear layer gives a patch's pixels (the paper: two with a tanh), and positions are
+fixed, so that they need no training for a rectangle.
 """
 
 from __future__ import annotations

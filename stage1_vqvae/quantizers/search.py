@@ -22,7 +22,7 @@ def best(vectors: torch.Tensor, codebook: torch.Tensor, bias: torch.Tensor | Non
         return torch.empty(0, dtype=torch.int64, device=vectors.device)
     size, rows = len(codebook), max(16, min(1024, BLOCK // len(codebook)))
     if vectors.is_cuda:
-        rows *= 64
+        rows *= 16
     group = min(GROUP, size)
     missing = -size % group
     bias = codebook.new_zeros(size) if bias is None else bias

@@ -92,9 +92,19 @@ def test_misspelt_name_of_a_choice_lists_the_options(params):
         ("stage1_vqvae.training.compile", 1),
         ("stage1_vqvae.training.beta2", 1.0),
         ("stage1_vqvae.network.conv.channels", 0),
+        ("stage1_vqvae.likelihood.discretized_logistic.min_log_scale", -95.0),  # would overflow in float32
+        ("stage1_vqvae.likelihood.mixture_of_logistics.min_log_scale", 95.0),
+        ("stage1_vqvae.likelihood.mixture_of_logistics.components", 0),
         ("stage1_vqvae.network.conv.strides", []),
         ("stage1_vqvae.network.conv.strides", [3]),
         ("stage1_vqvae.network.conv.strides", 4),
+        ("stage1_vqvae.network.conv.stem_channels", 0),
+        ("stage1_vqvae.network.resnet.multipliers", []),
+        ("stage1_vqvae.network.resnet.multipliers", [1, 0]),
+        ("stage1_vqvae.network.resnet.residual_blocks", 0),
+        ("stage1_vqvae.network.resnet.dropout", 1.0),
+        ("stage1_vqvae.network.vit.patch", 0),
+        ("stage1_vqvae.network.vit.width", 66),  # sines and cosines of rows and columns
         ("stage1_vqvae.quantizer.vq.codebook_size", 0),
         ("stage1_vqvae.quantizer.vq.codebook_size", []),
         ("stage1_vqvae.quantizer.vq.codebook_size", "64"),
@@ -133,6 +143,40 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             {"stage1_vqvae.quantizer.vq.codebook_size": [32, 64]},
             ["stage1_vqvae.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
         ),
+        (
+            {
+                "data.height": 24,
+                "data.width": 20,
+                "stage1_vqvae.network.name": "resnet",
+                "stage1_vqvae.network.resnet.multipliers": [1, 1, 2, 2],
+            },
+            ["data.width", "20", "stage1_vqvae.network.resnet", "multiple of 8"],
+        ),
+        (
+            {"stage1_vqvae.network.name": "vit", "stage1_vqvae.network.vit.patch": 3},
+            ["data.height", "8", "stage1_vqvae.network.vit", "multiple of 3"],
+        ),
+        (  # levels are the chosen network's, whatever the others' strides
+            {
+                "stage1_vqvae.network.name": "resnet",
+                "stage1_vqvae.network.conv.strides": [2, 2],
+                "stage1_vqvae.quantizer.vq.codebook_size": [32, 64],
+            },
+            ["stage1_vqvae.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
+        ),
+        (
+            {"stage1_vqvae.network.resnet.groups": 6},
+            ["stage1_vqvae.network.resnet", "groups 6 must divide channels 32"],
+        ),
+        (  # every multiple of channels would do, and the first convolution's width not
+            {"stage1_vqvae.network.resnet.channels": 4, "stage1_vqvae.network.resnet.multipliers": [2, 4]},
+            ["stage1_vqvae.network.resnet", "groups 8 must divide channels 4"],
+        ),
+        (
+            {"stage1_vqvae.network.resnet.attention_factors": [2, 4]},
+            ["stage1_vqvae.network.resnet", "attention_factors", "4", "[1, 2]"],
+        ),
+        ({"stage1_vqvae.network.vit.heads": 3}, ["stage1_vqvae.network.vit", "width 64", "heads 3"]),
         ({"sampling.top_k": 65}, ["sampling.top_k", "65", "64", "null"]),
         ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
         ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),

@@ -300,3 +300,25 @@ def test_the_section_of_the_chosen_inner_quantizer_must_be_there(params) -> None
 def test_draws_from_a_quantizer_that_draws_nothing_are_refused(params) -> None:
     with pytest.raises(UserError, match=r"extract_codes.draws: 2, .* vq draws no codes"):
         params({"extract_codes.draws": 2})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of dynamo's own making
+@pytest.mark.parametrize(
+    ("network", "likelihood"), [("conv", "mixture_of_logistics"), ("resnet", "gaussian"), ("vit", "laplace")]
+)
+def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(build, raw_params, network, likelihood) -> None:
+    raw_params["stage1_vqvae"]["likelihood"]["name"] = likelihood
+    task, _ = build("vq", None, network, (3, 12, 8))
+    task.model.train()
+    task.start()
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            task.compile()
+        task.model.zero_grad()
+        loss, _ = task.model(**task.batch(0, slice(None)))
+        loss.backward()
+        task.discard()
+        found.append((loss.detach(), [p.grad.clone() for p in task.model.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)

@@ -12,7 +12,7 @@ from scipy import stats
 from stage1_vqvae.likelihoods import LIKELIHOODS, build_likelihood
 from stage1_vqvae.likelihoods.fitted import FittedScale
 from stage1_vqvae.likelihoods.fitted import gaussian as build_gaussian
-from stage1_vqvae.likelihoods.logistic import START, DiscretizedLogistic
+from stage1_vqvae.likelihoods.logistic import START, DiscretizedLogistic, clipped_mean
 
 VALUES = np.arange(256)
 IMAGES = VALUES / 127.5 - 1
@@ -246,8 +246,6 @@ def test_mixture_is_its_definition_in_numpy() -> None:
     pixels = torch.tensor(x, dtype=torch.uint8).view(1, 3, 1, 1)
     found = mixture(2).nll(tensor, pixels)
     assert found.item() == pytest.approx(-math.log(sum(joint)), rel=1e-9)
-    expected = (np.exp(weight) / np.exp(weight).sum()) @ mu
-    np.testing.assert_allclose(mixture(2).mean(tensor).flatten(), expected.clip(-1, 1), rtol=1e-5)
 
 
 def test_one_component_without_coupling_is_the_discretised_logistic() -> None:
@@ -285,6 +283,80 @@ def test_mixture_loss_and_gradient_are_finite_everywhere(spread: float) -> None:
     assert loss.isfinite() and parameters.grad.isfinite().all()
     pixels = ((images + 1) * 127.5).round().to(torch.uint8)
     assert loss.item() == pytest.approx(likelihood.nll(parameters, pixels).mean().item() / 12, rel=1e-4)
+
+
+def component(weight: float, location: list[float], log_scale: list[float], coupling: list[float]) -> np.ndarray:
+    """One component's parameters, as the decoder gives them."""
+    return np.concatenate([[weight], location, np.array(log_scale) - START, np.arctanh(coupling)])
+
+
+def expectation_of_two_channels(likelihood: torch.nn.Module, parameters: torch.Tensor) -> np.ndarray:
+    """By all 65,536 pairs of values, whose probabilities must sum to 1."""
+    red, green = torch.meshgrid(*[torch.arange(256, dtype=torch.uint8)] * 2, indexing="ij")
+    pixels = torch.stack([red, green])[None]
+    joint = likelihood.log_prob(parameters.expand(-1, -1, 256, 256), pixels).sum(1).exp()
+    assert joint.sum().item() == pytest.approx(1, abs=1e-9)
+    return (joint[:, None] * (pixels / 127.5 - 1)).sum((0, 2, 3)).numpy()
+
+
+@pytest.mark.parametrize(
+    ("parts", "tolerance"),
+    [
+        ([component(0, [-0.3, -0.2], [-4, -4], [0.8]), component(0.7, [0.4, 0.5], [-4, -4], [-0.8])], 1e-3),
+        ([component(0, [-5, -5], [-3, -3], [0]), component(0, [0.5, 0.5], [-3, -3], [0])], 1e-3),
+        ([component(0, [-3, 0], [-3, -3], [0.9]), component(0, [0.5, 0.5], [-3, -3], [0.9])], 1e-3),
+        ([component(0, [-0.9, -0.9], [-1, -1], [0.5]), component(0, [0.5, 0.5], [-1, -1], [0.5])], 5e-3),
+    ],
+    ids=["inside", "a component beyond the range", "coupled to a channel beyond the range", "wide"],
+)
+def test_mixture_mean_is_the_expectation_over_all_values(parts: list[np.ndarray], tolerance: float) -> None:
+    """Saturated pixels drive locations far outside [-1, 1], where an average of locations is no image."""
+    parameters = torch.from_numpy(np.concatenate(parts)).view(1, -1, 1, 1)
+    expected = expectation_of_two_channels(mixture(2), parameters)
+    np.testing.assert_allclose(mixture(2).mean(parameters).flatten(), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("location", [-1e4, -3.0, -1.0, -0.2, 0.0, 0.7, 1.0, 40.0, 1e4])
+@pytest.mark.parametrize("log_scale", [-30.0, -3.0, -1.0, 0.6, 0.8, 5.0, 20.0, 100.0])
+def test_clipped_mean_is_the_expectation_over_the_256_values(location: float, log_scale: float) -> None:
+    probability = np.exp(every_value(DiscretizedLogistic(min_log_scale=-30.0), location, log_scale))
+    found = clipped_mean(torch.tensor(location), torch.tensor(log_scale))
+    assert found.dtype == torch.float32
+    # A distribution narrower than a pixel value's interval lies on that value, half an interval away at most.
+    tolerance = 1 / 255 + 1e-6 if log_scale == -30 else 3e-5
+    assert found.item() == pytest.approx(probability @ IMAGES, abs=tolerance)
+
+
+def test_probabilities_are_integrals_of_the_densities() -> None:
+    """By adding up densities on a fine grid: no distribution function is asked."""
+    location, scale, value, points = 0.13, 0.07, 140, 20_000
+    grid = IMAGES[value] - 1 / 255 + (np.arange(points) + 0.5) * (2 / 255 / points)
+    u = np.abs(grid - location) / scale
+    densities = {
+        "gaussian": np.exp(-(u**2) / 2) / math.sqrt(2 * math.pi) / scale,
+        "laplace": np.exp(-u) / 2 / scale,
+        "discretized_logistic": np.exp(-u) / (1 + np.exp(-u)) ** 2 / scale,
+    }
+    for name, density in densities.items():
+        options = {"min_log_scale": -9.0} if name == "discretized_logistic" else {"fit_images": 1}
+        likelihood = LIKELIHOODS[name](**options)
+        if name == "discretized_logistic":
+            found = every_value(likelihood, location, math.log(scale))[value]
+        else:
+            likelihood.log_scale.fill_(math.log(scale))
+            found = every_value(likelihood, location)[value]
+        assert found == pytest.approx(math.log(density.mean() * 2 / 255), abs=1e-6), name
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 1e4])
+def test_plain_errors_have_finite_gradients_everywhere(name: str, spread: float) -> None:
+    torch.manual_seed(0)
+    location = (torch.randn(4, 3, 2, 2) * spread).bfloat16().requires_grad_()
+    images = torch.tensor([0, 1, 128, 255]).view(4, 1, 1, 1).expand(-1, 3, 2, 2) / 127.5 - 1
+    loss = LIKELIHOODS[name](fit_images=1).loss(location, images, 0.25)
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.isfinite() and location.grad.isfinite().all()
 
 
 def test_fitting_keeps_a_part_of_every_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,16 @@
-"""The VQGAN network: its size, and where its attention is."""
+"""The VQGAN network against another's, its size, and where its attention is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from transformers import JanusVQVAE, JanusVQVAEConfig
 
-from stage1_vqvae.networks.resnet import Attention, ResNetwork
+from stage1_vqvae.networks.resnet import Attention, Downsample, ResBlock, ResNetwork, Upsample
 
 TINY: dict[str, Any] = {
     "channels": 8,
@@ -62,9 +65,12 @@ def expected(widths: list[int], blocks: int, attended: set[int], z: int, dim: in
 @pytest.mark.parametrize(
     ("multipliers", "factors", "z", "dim", "millions"),
     [
-        # The rotation trick's 64x64 latent (and latent diffusion's factor 4); VQGAN's factor 16.
+        # Latent diffusion's factor 4 (and the rotation trick's 64x64 latent); the rotation trick's 16x16 latent;
+        # LlamaGen's factors 16 and 8, which with a codebook of 16,384 x 8 are its README's 72M and 70M.
         ([1, 2, 4], [], 3, 3, 55.30),
         ([1, 1, 2, 2, 4], [16], 256, 32, 71.76),
+        ([1, 1, 2, 2, 4], [16], 256, 8, 71.75),
+        ([1, 2, 2, 4], [8], 256, 8, 69.98),
     ],
 )
 def test_the_size_is_counted_from_the_description(multipliers, factors, z, dim, millions) -> None:
@@ -85,6 +91,77 @@ def test_the_size_is_counted_from_the_description(multipliers, factors, z, dim, 
     attended = {factor.bit_length() - 1 for factor in factors}
     assert count == expected([128 * m for m in multipliers], 2, attended, z, dim, 3)
     assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def peer_layers(resolutions: nn.ModuleList) -> Iterator[nn.Module]:
+    """Of one resolution after the other: each block, its attention, and the change of resolution."""
+    for resolution in resolutions:
+        for index, block in enumerate(resolution.block):
+            yield block
+            yield from [resolution.attn[index]] if len(resolution.attn) else []
+        yield from (layer for name, layer in resolution.named_children() if name.endswith("sample"))
+
+
+def middle_of(half: nn.Module) -> list[nn.Module]:
+    return [half.mid.block_1, half.mid.attn_1, half.mid.block_2]
+
+
+def copy(ours: nn.Module, theirs: nn.Module) -> None:
+    """The peer's weights of one layer into ours."""
+    state = theirs.state_dict()
+    if isinstance(ours, ResBlock):
+        names = {"norm1": "first_norm", "norm2": "second_norm", "conv1": "first", "conv2": "second"}
+        names["nin_shortcut"] = "shortcut"
+        state = {f"{names[n.partition('.')[0]]}.{n.partition('.')[2]}": weight for n, weight in state.items()}
+    elif isinstance(ours, Attention):
+        state = {n.replace("proj_out", "out"): weight for n, weight in state.items()}
+        for kind in ("weight", "bias"):
+            state[f"qkv.{kind}"] = torch.cat([state.pop(f"{name}.{kind}") for name in "qkv"])
+    ours.load_state_dict(state)
+
+
+@pytest.mark.parametrize("multipliers", [[1, 2], [1, 1, 2]])
+def test_with_the_weights_of_a_peer_it_computes_the_same(multipliers: list[int]) -> None:
+    """transformers' copy of taming-transformers' network, which has its attention at the coarsest resolution."""
+    torch.manual_seed(0)
+    sizes = {"base_channels": 32, "channel_multiplier": multipliers, "latent_channels": 6, "embed_dim": 5}
+    peer = JanusVQVAE(JanusVQVAEConfig(**sizes, num_res_blocks=2, num_embeddings=2)).double().eval()
+    for parameter in peer.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    factor = 2 ** (len(multipliers) - 1)
+    config = {"channels": 32, "multipliers": multipliers, "residual_blocks": 2, "attention_factors": [factor]}
+    net = ResNetwork((3, 8, 12), 3, 5, **config, z_channels=6, groups=32, dropout=0.0).double()
+
+    down, up = peer.encoder, peer.decoder
+    encoder = [down.conv_in, *peer_layers(down.down), *middle_of(down), down.norm_out, down.conv_out]
+    decoder = [up.conv_in, *middle_of(up), *peer_layers(up.up), up.norm_out, up.conv_out]
+    for ours, theirs in ((net.encoder, encoder), (net.decoder, [peer.post_quant_conv, *decoder])):
+        for pair in zip([layer for layer in ours if not isinstance(layer, nn.SiLU)], theirs, strict=True):
+            copy(*pair)
+    copy(net.to_codes, peer.quant_conv)
+
+    images, z_q = torch.randn(2, 3, 8, 12).double(), torch.randn(2, 5, 8 // factor, 12 // factor).double()
+    with torch.no_grad():
+        torch.testing.assert_close(net.latent(0, net.encode(images)[0], None), peer.quant_conv(peer.encoder(images)))
+        torch.testing.assert_close(net.decode([z_q]), peer.decoder(peer.post_quant_conv(z_q)))
+
+
+def test_a_coarser_pixel_sees_three_by_three_from_its_own_two_by_two_on() -> None:
+    """Every second pixel and the one after the next, zero beyond the right and lower edge."""
+    down, image = Downsample(1), torch.arange(1.0, 25.0).view(1, 1, 4, 6)
+    nn.init.zeros_(down.conv.weight)
+    nn.init.zeros_(down.conv.bias)
+    down.conv.weight.data[0, 0, 0, 0], down.conv.weight.data[0, 0, 2, 2] = 1, 100
+    after = torch.zeros(2, 3)
+    after[0, :2] = image[0, 0, 2, 2::2]
+    assert torch.equal(down(image)[0, 0], image[0, 0, ::2, ::2] + 100 * after)
+
+
+def test_a_finer_pixel_is_a_copy_before_its_convolution() -> None:
+    up, image = Upsample(1), torch.randn(1, 1, 2, 3)
+    nn.init.dirac_(up.conv.weight)
+    nn.init.zeros_(up.conv.bias)
+    assert torch.equal(up(image)[0, 0], image[0, 0].kron(torch.ones(2, 2)))
 
 
 def test_attention_is_at_the_chosen_factors_and_in_the_middle() -> None:

@@ -21,7 +21,7 @@ from common.params import Params
 from common.randomness import generator
 from stage1_vqvae import task as task_module
 from stage1_vqvae import train
-from stage1_vqvae.model import VQVAE, load_vqvae
+from stage1_vqvae.model import VQVAE, load_vqvae, model_config
 from stage1_vqvae.task import VQVAETask
 
 Write = Callable[..., None]
@@ -198,13 +198,7 @@ def test_missing_images_are_one_clear_line(write_params: Write, capsys: pytest.C
 
 def make_task(params: Params) -> VQVAETask:
     prepared, section = open_prepared(paths.PREPARED), params.stage1_vqvae
-    config = {
-        "image_shape": list(prepared.stats.image_shape),
-        "data_variance": prepared.stats.variance,
-        "network": section.network.chosen_values(),
-        "quantizer": section.quantizer.chosen_values(),
-        "likelihood": section.likelihood.chosen_values(),
-    }
+    config = model_config(section, prepared.stats)
     torch.manual_seed(0)
     model = VQVAE(config)
     return VQVAETask(model, prepared["train"], prepared["validation"], section.training, section.augmentation)

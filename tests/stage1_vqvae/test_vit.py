@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from stage1_vqvae.networks.vit import Block, ViTNetwork, sine_positions
 
@@ -23,6 +24,39 @@ def test_without_positions_the_transformer_would_not_know_places() -> None:
     net = ViTNetwork((1, 8, 12), 1, 3, patch=4, width=16, layers=1, heads=2, mlp_ratio=2, dropout=0.0)
     features = net.encode(torch.ones(1, 1, 8, 12))[0]  # equal patches, told apart by their places
     assert len(features[0].flatten(1).t().unique(dim=0)) == 6
+
+
+def test_a_block_is_the_field_s_pre_norm_layer() -> None:
+    torch.manual_seed(0)
+    block, x = Block(16, 4, 2, 0.0).double().eval(), torch.randn(2, 7, 16).double()
+    peer = nn.TransformerEncoderLayer(16, 4, 32, 0.0, "gelu", batch_first=True, norm_first=True).double().eval()
+    for ours, theirs in (
+        (block.attention_norm, peer.norm1),
+        (block.mlp_norm, peer.norm2),
+        (block.out, peer.self_attn.out_proj),
+        (block.mlp[0], peer.linear1),
+        (block.mlp[2], peer.linear2),
+    ):
+        nn.init.normal_(theirs.weight)
+        nn.init.normal_(theirs.bias)
+        ours.load_state_dict(theirs.state_dict())
+    block.qkv.load_state_dict({"weight": peer.self_attn.in_proj_weight, "bias": peer.self_attn.in_proj_bias})
+    torch.testing.assert_close(block(x), peer(x))
+
+
+def test_a_transformer_has_the_published_size_of_vit_base() -> None:
+    """Dosovitskiy et al. 2021, table 1: 86M, of which torchvision's vit_b_16 has 85,056,000 in layers and last norm."""
+    with torch.device("meta"):
+        net = ViTNetwork((3, 256, 256), 3, 32, patch=8, width=768, layers=12, heads=12, mlp_ratio=4, dropout=0.0)
+    assert sum(p.numel() for p in net.encoder.parameters()) == 85_056_000
+
+
+def test_dropout_is_for_training_alone() -> None:
+    net = ViTNetwork((1, 8, 8), 1, 3, patch=4, width=16, layers=1, heads=2, mlp_ratio=2, dropout=0.5)
+    images = torch.randn(2, 1, 8, 8)
+    assert not torch.equal(net.encode(images)[0], net.encode(images)[0])
+    net.eval()
+    assert torch.equal(net.encode(images)[0], net.encode(images)[0])
 
 
 def test_a_patch_sees_the_whole_image() -> None:

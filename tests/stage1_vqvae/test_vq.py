@@ -457,6 +457,4 @@ def test_a_state_read_back_goes_on_as_the_original_would(changes: dict[str, Any]
         each.eval()
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in vq.state_dict().items())
     output = vq(z)
-    assert torch.equal(
-        output.z_q, other.lookup(output.indices)
-    )  # the code, whatever the estimator
+    assert torch.equal(output.z_q, other.lookup(output.indices))  # the code, whatever the estimator
