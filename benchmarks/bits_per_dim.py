@@ -24,39 +24,39 @@ from stage1_vqvae.model import VQVAE
 
 LN2 = 0.6931471805599453
 MEASURED_STEPS = 30
-CONV, TRAINING = STAGE1 + "network.conv.", STAGE1 + "training."
+CONV, TRAINING, QUANTIZER = STAGE1 + "network.conv.", STAGE1 + "training.", STAGE1 + "quantizer."
 
 
-def residual(depth: int, codebook_size: int, codebook_dim: int) -> dict[str, Any]:
-    part = STAGE1 + "quantizer.residual."
+def grouped(groups: int, codebook_size: int, codebook_dim: int) -> dict[str, Any]:
+    part = QUANTIZER + "grouped."
     return {
-        STAGE1 + "quantizer.name": "residual",
-        part + "depth": depth,
+        QUANTIZER + "name": "grouped",
+        part + "groups": groups,
         part + "quantizer.vq.codebook_size": codebook_size,
         part + "quantizer.vq.codebook_dim": codebook_dim,
     }
 
 
 def fsq(levels: list[int]) -> dict[str, Any]:
-    return {STAGE1 + "quantizer.name": "fsq", STAGE1 + "quantizer.fsq.levels": levels}
+    return {QUANTIZER + "name": "fsq", QUANTIZER + "fsq.levels": levels}
 
 
 COMMON = {
     STAGE1 + "likelihood.name": "mixture_of_logistics",
     STAGE1 + "likelihood.mixture_of_logistics.components": 3,
     STAGE1 + "augmentation.horizontal_flip": True,
-    TRAINING + "learning_rate": 1e-3,
+    TRAINING + "weight_ema_decay": 0.999,
+    CONV + "strides": [2],
     CONV + "residual_channels": 64,
 }
-ATTEMPTS: dict[str, dict[str, Any]] = {
-    # 8x8 positions of 4 codes of 512: 0.75 bits per dimension
-    "8x8x4": residual(4, 512, 64),
-    # 16x16 positions, one code of 512: 0.75 bits per dimension, spent where the details are
-    "16x16x1": {**residual(1, 512, 32), CONV + "strides": [2]},
-    # 16x16 positions of 2 codes of 256: 1.33 bits per dimension
-    "16x16x2": {**residual(2, 256, 32), CONV + "strides": [2]},
-    # 16x16 positions, 6 channels of 4 levels: 1 bit per dimension
-    "16x16 fsq": {**fsq([4] * 6), CONV + "strides": [2]},
+ATTEMPTS: dict[str, dict[str, Any]] = {  # named by grid and codes a position
+    "8x8, 1 of 512": {STAGE1 + "quantizer.vq.codebook_size": 512, CONV + "strides": [4]},
+    "8x8, 10 of 512": {**grouped(10, 512, 16), CONV + "strides": [4], CONV + "channels": 256},
+    "16x16, 1 of 512": grouped(1, 512, 16),
+    "16x16, 8 of 4 levels": fsq([4] * 8),
+    "16x16, 12 of 4 levels": fsq([4] * 12),
+    "16x16, 3 of 256": grouped(3, 256, 8),
+    "16x16, 2 of 4096": grouped(2, 4096, 12),
 }
 
 
@@ -91,16 +91,26 @@ def account(model: VQVAE, split: ImageSplit) -> dict[str, float]:
     return found
 
 
-def draw(rows: list[Row], file: Path) -> None:
+def draw(rows: list[Row], minutes: float, file: Path) -> None:
+    """Left, the runs of other lengths: where each ends, over its rate. Right, those of `minutes`: their way there."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for attempt in dict.fromkeys(row["attempt"] for row in rows):
-        curve = [row for row in rows if row["attempt"] == attempt and "total" in row and "seconds" in row]
-        axes.plot([r["seconds"] / 60 for r in curve], [r["total"] for r in curve], marker=".", label=attempt)
-    axes.axhline(4.67, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="minutes of training on 2 cores", ylabel="bits per dimension, held-out images", ylim=(None, 6))
-    axes.legend()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    curves: dict[tuple[str, float], list[Row]] = {}
+    for row in (row for row in rows if "seconds" in row):
+        curves.setdefault((row["attempt"], row["minutes"]), []).append(row)
+    for (attempt, length), curve in curves.items():
+        last = curve[-1]
+        if length == minutes:
+            right.plot([r["seconds"] / 60 for r in curve], [r["total"] for r in curve], marker=".", label=attempt)
+        else:
+            left.plot(last["rate"], last["total"], marker="o", label=f"{attempt}, {length:g} min")
+    for axis, label in ((left, "rate, bits per dimension"), (right, "minutes of training on 2 cores")):
+        axis.axhline(4.67, color="grey", linewidth=0.8, linestyle="--")
+        axis.set_xlabel(label)
+        if axis.has_data() and axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    left.set(ylabel="bits per dimension, held-out images", ylim=(None, 6))
     figure.savefig(file, dpi=150)
 
 
@@ -118,7 +128,7 @@ def main() -> None:
 
         def note(row: Row) -> None:
             total = row["bits_per_dim_distortion"] + rate
-            named = {"attempt": options.attempt, "minutes": options.minutes, **row, "total": total}
+            named = {"attempt": options.attempt, "minutes": options.minutes, **row, "rate": rate, "total": total}
             add_row(options.rows, named)
             print(f"{options.attempt} step {row['step']} {row['seconds']:.0f} s: {total:.4f}", flush=True)
 
@@ -130,7 +140,7 @@ def main() -> None:
             add_row(options.rows, {"attempt": options.attempt, "minutes": options.minutes, "account": split, **found})
             print(split + ": " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
     if options.plot:
-        draw(read_rows(options.rows), options.plot)
+        draw(read_rows(options.rows), options.minutes, options.plot)
 
 
 if __name__ == "__main__":
