@@ -20,6 +20,7 @@ from common.randomness import generator, seed_of
 from stage1_vqvae.likelihoods import build_likelihood
 from stage1_vqvae.networks import NETWORKS, build_network
 from stage1_vqvae.quantizers import build_quantizers
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
 
@@ -72,7 +73,9 @@ class VQVAE(nn.Module):
     @property
     def codebook_parameters(self) -> frozenset[str]:
         """Names of parameters that are codebooks, which `settle` re-estimates: no weight average touches them."""
-        return frozenset(name for name, _ in self.named_parameters() if name.split(".")[-1] == "codebook")
+        parts = [(name, module) for name, module in self.named_modules() if isinstance(module, Quantizer)]
+        settled = {f"{name}.{parameter}" for name, module in parts for parameter in module.settled}
+        return frozenset(name for name, _ in self.named_parameters() if name in settled)
 
     @property
     def stochastic(self) -> bool:

@@ -85,19 +85,38 @@ def two_against_one(folders: list[Path], arguments: list[str], environment: dict
     succeed(two, [*torchrun(2), *arguments], environment | {"ACCELERATE_USE_CPU": "1"})
 
 
-@pytest.mark.parametrize("update", ["ema", "gradient"])
+VQ = {"codebook_size": 8, "codebook_dim": 4, "revival_threshold": 0.3, "start": "kmeans"}
+BITS = {"bits": 4, "entropy_group_bits": 4}
+QUANTIZERS: dict[str, tuple[str, str | None, dict]] = {  # name, name of the one inside, changes of the innermost
+    "ema": ("vq", None, VQ | {"codebook_update": "ema"}),
+    "gradient": ("vq", None, VQ | {"codebook_update": "gradient", "entropy_bonus": 0.1}),
+    "residual, shared": ("residual", "vq", VQ),
+    "grouped, shared": ("grouped", "vq", VQ),
+    "drawn": ("soft_em", None, VQ),
+    "entropy": ("lfq", None, BITS),
+}
+
+
+@pytest.mark.parametrize("label", list(QUANTIZERS))
 def test_two_processes_train_the_vqvae_that_one_does(
-    in_tmp: Path, write_params: Write, write_prepared: Write, environment: dict[str, str], update: str
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: dict[str, str], label: str
 ) -> None:
+    name, inside, changes = QUANTIZERS[label]
+    section = f"stage1_vqvae.quantizer.{name}."
+    if inside:
+        section_changes = {section + "share_codebook": True, section + "quantizer.name": inside}
+        section += f"quantizer.{inside}."
+    else:
+        section_changes = {}
+    section_changes |= {section + key: value for key, value in changes.items()}
     write_prepared((3, 8, 16), classes=0)
     write_params(
         {
             "data.channels": 3,
             "data.width": 16,
             "stage1_vqvae.network.conv.strides": [2, 2],
-            "stage1_vqvae.quantizer.vq.codebook_update": update,
-            "stage1_vqvae.quantizer.vq.revival_threshold": 0.3,
-            "stage1_vqvae.quantizer.vq.start": "kmeans",
+            "stage1_vqvae.quantizer.name": name,
+            **section_changes,
             "stage1_vqvae.augmentation.horizontal_flip": True,
             "stage1_vqvae.training.steps": 20,
             "stage1_vqvae.training.batch_size": 16,

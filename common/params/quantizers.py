@@ -49,6 +49,16 @@ class VQParams(Table):
     kmeans_rounds: Count
     revival_threshold: Threshold
 
+    @model_validator(mode="after")
+    def codes_are_trained(self) -> VQParams:
+        costs = self.codebook_cost or self.entropy_bonus
+        if self.codebook_update == "gradient" and self.gradient_estimator != "diveq" and not costs:
+            raise ValueError(
+                f"nothing would train the codes: {self.gradient_estimator} passes them no gradient and codebook_cost "
+                "is 0; set codebook_cost (1 is the paper's), gradient_estimator: diveq, or codebook_update: ema"
+            )
+        return self
+
 
 class SoftEMParams(Table):
     draws: ClassVar[bool] = True
@@ -124,6 +134,10 @@ class SimVQParams(Table):
 
 class IBQParams(Table):
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "the gradient goes through the softmax over all codes"}
+    no_residual: ClassVar[str | None] = (
+        "its code is the one with the largest product, not the nearest, so that what is left over need not be smaller"
+    )
+
     codebook_cost: NonNegative
     entropy_cost: NonNegative
     entropy_temperature: PositiveFloat

@@ -31,11 +31,12 @@ QUANTIZERS = {
 WRAPPERS = {"residual": ResidualQuantizer, "grouped": GroupedQuantizer}  # around the quantizer that they name
 
 
-def _build(config: dict[str, Any], level: int) -> nn.Module:
-    name, values = config["name"], dict(config[config["name"]])
+def _build(config: dict[str, Any], level: int, **given: Any) -> nn.Module:
+    name, values = config["name"], dict(config[config["name"]]) | given
     if name in WRAPPERS:
         inner = values.pop("quantizer")
-        return WRAPPERS[name](lambda: _build(inner, level), **values)
+        more = {"symmetric": True} if (name, inner["name"]) == ("residual", "fsq") else {}
+        return WRAPPERS[name](lambda: _build(inner, level, **more), **values)
     if isinstance(values.get("codebook_size"), list | tuple):
         values["codebook_size"] = values["codebook_size"][level]
     return QUANTIZERS[name](**values)

@@ -6,18 +6,16 @@ and Video Tokenization with Binary Spherical Quantization", section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.entropy import assignment_entropy
 from stage1_vqvae.quantizers.gradients import Estimator
-from stage1_vqvae.quantizers.output import QuantizerOutput, Usage
+from stage1_vqvae.quantizers.output import QuantizerOutput
 
 
-class BinaryQuantizer(nn.Module):
+class BinaryQuantizer(Quantizer):
     """Signs of `bits` channels: ±1 each (LFQ), or, of a z on the unit sphere, ±1/√bits (BSQ, `spherical`).
 
     The loss adds to the commitment `entropy_cost` times (mean entropy of each vector's assignment − `diversity` times
@@ -25,8 +23,6 @@ class BinaryQuantizer(nn.Module):
     are independent in it, so each vector's entropy is exact; the mean's is summed over groups of `entropy_group_bits`
     bits, exact within a group and, as BSQ has it, as if groups were independent.
     """
-
-    depth, stochastic, draws = 1, False, False
 
     def __init__(
         self,
@@ -39,37 +35,29 @@ class BinaryQuantizer(nn.Module):
         diversity: float,
         entropy_group_bits: int,
     ) -> None:
-        super().__init__()
-        self.spherical, self.dim, self.code_dim, self.codebook_size = spherical, bits, bits, 2**bits
+        super().__init__(2**bits)
+        self.spherical, self.dim, self.code_dim = spherical, bits, bits
         self.estimator = Estimator("straight_through")
         self.commitment_cost, self.entropy_cost, self.diversity = commitment_cost, entropy_cost, diversity
         self.entropy_temperature, self.entropy_group_bits = entropy_temperature, entropy_group_bits
         self.scale = bits**-0.5 if spherical else 1.0
         self.residual_scale = None if spherical else 0.5
-        self.no_residual = "the residual of a unit vector is no unit vector; lfq has the same signs without the sphere"
         self.register_buffer("basis", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)  # the first bit is highest
-        self._usage = Usage(self.codebook_size)
 
     def bound(self, z: torch.Tensor) -> torch.Tensor:
         """z (..., D) as it is, or on the unit sphere."""
         return F.normalize(z, dim=-1) if self.spherical else z
 
-    @torch.compiler.disable
-    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (..., D)."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.quantize(self.bound(z.float()), seeds)
-
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """The signs of each target (..., D); 0 counts as negative."""
         indices = ((target.detach() > 0) * self.basis).sum(-1, keepdim=True)
-        code = self.lookup(indices)
+        code = self.embed(indices)
         loss = self.commitment_cost * F.mse_loss(target, code)
         if not self.training:
             return QuantizerOutput(code, indices, loss, target.detach(), code)
         self._usage.add(indices)
         if self.entropy_cost:
-            sure, even = self.entropies(target.flatten(0, -2))
+            sure, even = self.entropies(target.reshape(-1, self.dim))
             loss = loss + self.entropy_cost * (sure - self.diversity * even)
         z_q = self.estimator(target, code)
         return QuantizerOutput(z_q, indices, loss, target.detach(), code)
@@ -85,22 +73,8 @@ class BinaryQuantizer(nn.Module):
             sure, even = sure + found[0], even + found[1]
         return sure, even
 
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """The codes z_q (..., D) of indices (..., 1)."""
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
         return signs(indices, self.basis) * self.scale
-
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """The codes are where they are."""
-
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """The codes are where they are."""
-
-    def discard(self) -> None:
-        self._usage.clear()
-
-    def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Nothing moves; the perplexity of the global batch."""
-        return self._usage.figures()
 
 
 def signs(indices: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:

@@ -11,39 +11,34 @@ import torch
 from torch import nn
 
 from common.randomness import seed_of
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
 
 
-class GroupedQuantizer(nn.Module):
+class GroupedQuantizer(Quantizer):
     """`groups` quantizers side by side, or one for all groups (`share_codebook`); the loss is the mean of theirs."""
 
-    def __init__(self, make: Callable[[], nn.Module], *, groups: int, share_codebook: bool) -> None:
-        """`make` builds a quantizer of the contract, as wide as a group."""
-        super().__init__()
-        self.parts = nn.ModuleList(make() for _ in range(1 if share_codebook else groups))
-        first, self.groups = self.parts[0], groups
-        self.depth, self.codebook_size = groups * first.depth, first.codebook_size
+    def __init__(self, make: Callable[[], Quantizer], *, groups: int, share_codebook: bool) -> None:
+        """`make` builds a quantizer as wide as a group."""
+        parts = [make() for _ in range(1 if share_codebook else groups)]
+        first = parts[0]
+        super().__init__(first.codebook_size)
+        self.parts, self.groups, self.depth = nn.ModuleList(parts), groups, groups * first.depth
         self.dim = groups * first.dim
         self.code_dim = None if first.code_dim is None else groups * first.code_dim
         self.stochastic, self.draws = first.stochastic, first.draws
 
-    def _parts(self) -> list[nn.Module]:
+    def _parts(self) -> list[Quantizer]:
         """The quantizer of each group."""
         return [self.parts[group % len(self.parts)] for group in range(self.groups)]
 
     def _seeds(self, seeds: torch.Tensor | None) -> list[torch.Tensor | None]:
         return [derived(seeds, group) for group in range(self.groups)]
 
-    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (..., D).
-
-        Raises:
-            ValueError: vectors of another width.
-        """
-        if z.shape[-1] != self.dim:
-            raise ValueError(f"expected vectors of width {self.dim}, got {tuple(z.shape)}")
-        cut = z.chunk(self.groups, -1)
+    def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
+        """Each group by its own quantizer, which also bounds it."""
+        cut = target.chunk(self.groups, -1)
         found = [part(x, s) for part, x, s in zip(self._parts(), cut, self._seeds(seeds), strict=True)]
         loss = torch.stack([output.loss for output in found]).mean()
         z_q, indices = (torch.cat([output[i] for output in found], -1) for i in (0, 1))
@@ -52,15 +47,14 @@ class GroupedQuantizer(nn.Module):
         target, code = (torch.cat([output[i] for output in found], -1) for i in (3, 4))
         return QuantizerOutput(z_q, indices, loss, target, code)
 
-    def draw(self, z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Indices (B, ..., depth) drawn in each group by itself."""
-        cut = z.chunk(self.groups, -1)
+    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Drawn in each group by itself."""
+        cut = target.chunk(self.groups, -1)
         return torch.cat([p.draw(x, s) for p, x, s in zip(self._parts(), cut, self._seeds(seeds), strict=True)], -1)
 
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """z_q (..., D) of indices (..., depth)."""
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
         cut = indices.chunk(self.groups, -1)
-        return torch.cat([part.lookup(i) for part, i in zip(self._parts(), cut, strict=True)], -1)
+        return torch.cat([part.embed(i) for part, i in zip(self._parts(), cut, strict=True)], -1)
 
     def _cut(self, vectors: torch.Tensor) -> list[list[torch.Tensor]]:
         """What each quantizer is given of vectors (M, D): its group, or all groups of a shared one."""

@@ -7,17 +7,17 @@ Text-to-Image Generation", appendix A.2 (the temperature's cosine schedule from 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.noise import gumbels
-from stage1_vqvae.quantizers.output import QuantizerOutput, Usage
+from stage1_vqvae.quantizers.output import QuantizerOutput
 
 
-class GumbelQuantizer(nn.Module):
+class GumbelQuantizer(Quantizer):
     """A linear layer gives logits; the decoder gets the codes weighed by softmax((logits + noise)/temperature).
 
     With `hard` it gets the likeliest of them alone, and the gradient goes through the weights. `kl_cost` weighs the
@@ -25,9 +25,7 @@ class GumbelQuantizer(nn.Module):
     cosine from `temperature` to `final_temperature` over `anneal_steps` steps. In evaluation the likeliest code stands.
     """
 
-    depth, stochastic, draws = 1, True, True
-    residual_scale = None
-    no_residual = "its codes are learned by the decoder alone and approximate no vector, so that nothing is left over"
+    stochastic, draws = True, True
 
     def __init__(
         self,
@@ -40,23 +38,13 @@ class GumbelQuantizer(nn.Module):
         hard: bool,
         kl_cost: float,
     ) -> None:
-        super().__init__()
-        self.codebook_size, self.dim, self.code_dim = codebook_size, codebook_dim, None
+        super().__init__(codebook_size)
+        self.dim, self.code_dim = codebook_dim, None
         self.hard, self.kl_cost, self.anneal_steps = hard, kl_cost, anneal_steps
         self.first, self.last = temperature, final_temperature
         self.logits = nn.Linear(codebook_dim, codebook_size)
         self.embedding = nn.Parameter(torch.randn(codebook_size, codebook_dim))
         self.register_buffer("temperature", torch.tensor(temperature))
-        self._usage = Usage(codebook_size)
-
-    def bound(self, z: torch.Tensor) -> torch.Tensor:
-        return z
-
-    @torch.compiler.disable
-    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (B, ..., D)."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.quantize(z.float(), seeds)
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """A relaxed draw in training, otherwise the likeliest code."""
@@ -66,7 +54,7 @@ class GumbelQuantizer(nn.Module):
         loss = self.kl_cost * divergence
         if not self.training:
             indices = logits.argmax(-1, keepdim=True)
-            return QuantizerOutput(self.lookup(indices), indices, loss, None, None)
+            return QuantizerOutput(self.embed(indices), indices, loss, None, None)
         noisy = (logits + gumbels(tuple(logits.shape), seeds, logits.device)) / self.temperature
         weights, indices = noisy.softmax(-1), noisy.argmax(-1, keepdim=True)
         if self.hard:
@@ -74,27 +62,17 @@ class GumbelQuantizer(nn.Module):
         self._usage.add(indices)
         return QuantizerOutput(weights @ self.embedding, indices, loss, None, None)
 
-    def draw(self, z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Indices (B, ..., 1): one code drawn from softmax(logits) a position of z (B, ..., D)."""
-        logits = self.logits(z.float())
+    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """One code drawn from softmax(logits)."""
+        logits = self.logits(target)
         return (logits + gumbels(tuple(logits.shape), seeds, logits.device)).argmax(-1, keepdim=True)
 
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """The codes z_q (..., D) of indices (..., 1)."""
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
         return F.embedding(indices.squeeze(-1), self.embedding)
-
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """Logits and codes start at random."""
-
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Logits and codes are averaged with the network: they have no closed form."""
-
-    def discard(self) -> None:
-        self._usage.clear()
 
     @torch.no_grad()
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Let the temperature fall; the perplexity of the global batch's likeliest codes, and the temperature."""
+        """Let the temperature fall; the perplexity of the global batch's codes, noise and all, and the temperature."""
         progress = min(1.0, (step + 1) / self.anneal_steps)
         self.temperature.fill_(self.last + (self.first - self.last) * 0.5 * (1 + math.cos(math.pi * progress)))
         return {**self._usage.figures(), "temperature": self.temperature.clone()}

@@ -5,14 +5,13 @@ Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.entropy import assignment_entropy
-from stage1_vqvae.quantizers.output import QuantizerOutput, Usage
+from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.search import best
 
 BLOCK = 2**22  # logits held at a time
@@ -41,7 +40,7 @@ class _IndexBackpropagation(torch.autograd.Function):
         return of_vectors, of_codebook, None
 
 
-class IBQ(nn.Module):
+class IBQ(Quantizer):
     """The code (K, D) with the largest product z·c.
 
     The loss is mean((z_q − z)²) with z_q as the decoder gets it, plus mean((sg(c) − z)²), plus `codebook_cost` times
@@ -49,8 +48,6 @@ class IBQ(nn.Module):
     assignment being softmax(z·c/`entropy_temperature`). The codes are averaged with the network by a weight EMA: means
     of their vectors would not be where products and decoder want them.
     """
-
-    depth, stochastic, draws, residual_scale = 1, False, False, 1.0
 
     def __init__(
         self,
@@ -61,21 +58,11 @@ class IBQ(nn.Module):
         entropy_cost: float,
         entropy_temperature: float,
     ) -> None:
-        super().__init__()
-        self.codebook_size, self.dim, self.code_dim = codebook_size, codebook_dim, codebook_dim
+        super().__init__(codebook_size)
+        self.dim = self.code_dim = codebook_dim
         self.codebook_cost, self.entropy_cost = codebook_cost, entropy_cost
         self.entropy_temperature = entropy_temperature
         self.embedding = nn.Parameter(torch.randn(codebook_size, codebook_dim))
-        self._usage = Usage(codebook_size)
-
-    def bound(self, z: torch.Tensor) -> torch.Tensor:
-        return z
-
-    @torch.compiler.disable
-    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (..., D)."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.quantize(z.float(), seeds)
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """The code of each target (..., D)."""
@@ -94,19 +81,5 @@ class IBQ(nn.Module):
         shape, places = target.shape, (*target.shape[:-1], 1)
         return QuantizerOutput(z_q.view(shape), indices.view(places), loss, target.detach(), code.detach().view(shape))
 
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """The codes z_q (..., D) of indices (..., 1)."""
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
         return F.embedding(indices.squeeze(-1), self.embedding)
-
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """The codes start at random."""
-
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """The codes are averaged with the network."""
-
-    def discard(self) -> None:
-        self._usage.clear()
-
-    def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Nothing moves but by gradients; the perplexity of the global batch."""
-        return self._usage.figures()

@@ -11,45 +11,39 @@ import torch
 from torch import nn
 
 from common.randomness import seed_of
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
 
 
-class ResidualQuantizer(nn.Module):
+class ResidualQuantizer(Quantizer):
     """`depth` codes a position, whose sum is z_q; one quantizer a depth, or one for all (`share_codebook`).
 
-    The loss is the mean of the quantizers' own: with vector quantizers the commitment as the source's code has it, the
-    mean over depths of |z − partial sum|². The gradient estimator is theirs, applied once, to z and the whole sum:
-    applied at every depth, the gradient would reach z `depth` times.
+    The loss is the mean of the quantizers' own, each weighed by the square of its scale: with vector quantizers, whose
+    scale is 1, the commitment as the source's code has it, the mean over depths of |z − partial sum|². The gradient
+    estimator is theirs, applied once, to z and the whole sum: applied at every depth, the gradient would reach z
+    `depth` times.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], *, depth: int, share_codebook: bool) -> None:
-        """`make` builds a quantizer of the contract, with a `residual_scale`."""
-        super().__init__()
-        self.layers = nn.ModuleList(make() for _ in range(1 if share_codebook else depth))
-        first = self.layers[0]
-        self.depth, self.codebook_size = depth, first.codebook_size
+    def __init__(self, make: Callable[[], Quantizer], *, depth: int, share_codebook: bool) -> None:
+        """`make` builds a quantizer with a `residual_scale` and an `estimator`."""
+        layers = [make() for _ in range(1 if share_codebook else depth)]
+        first = layers[0]
+        super().__init__(first.codebook_size)
+        self.layers, self.depth = nn.ModuleList(layers), depth
         self.dim, self.code_dim, self.draws = first.dim, first.code_dim, first.draws
-        self.stochastic = first.stochastic
-        self.estimator = getattr(first, "estimator", None)
-        if self.estimator is not None:
-            for layer in self.layers:
-                layer.estimator = Estimator("none")
+        self.stochastic, self.estimator = first.stochastic, first.estimator
+        for layer in layers:
+            layer.estimator = Estimator("none")
 
-    def _layer(self, depth: int) -> tuple[nn.Module, torch.Tensor | float]:
+    def _layer(self, depth: int) -> tuple[Quantizer, torch.Tensor | float]:
         """The quantizer of a depth, and how much smaller than z its vectors are."""
         layer = self.layers[depth % len(self.layers)]
         return layer, layer.residual_scale**depth
 
     def bound(self, z: torch.Tensor) -> torch.Tensor:
         return self.layers[0].bound(z)
-
-    @torch.compiler.disable
-    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (..., D)."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.quantize(self.bound(z.float()), seeds)
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """The codes of each target (..., D), from the coarsest to the finest."""
@@ -60,27 +54,27 @@ class ResidualQuantizer(nn.Module):
             output = layer.quantize(rest / scale, derived(seeds, depth))
             total = total + output.z_q * scale
             rest = rest - output.code * scale
-            losses.append(output.loss)
+            losses.append((output.loss * scale**2).mean())
             indices.append(output.indices)
-        z_q = self.estimator(target, total, seeds) if self.training and self.estimator else total
+        z_q = self.estimator(target, total, seeds) if self.training else total
         loss, code = torch.stack(losses).mean(), total.detach()
         return QuantizerOutput(z_q, torch.cat(indices, -1), loss, target.detach(), code)
 
-    def draw(self, z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Indices (B, ..., depth): codes drawn one after the other, each for what the drawn ones before it left."""
-        rest, indices = self.bound(z.float()), []
+    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Codes drawn one after the other, each for what the drawn ones before it left."""
+        rest, indices = target, []
         for depth in range(self.depth):
             layer, scale = self._layer(depth)
-            indices.append(layer.draw(rest / scale, derived(seeds, depth)))
-            rest = rest - layer.lookup(indices[-1]) * scale
+            indices.append(layer.pick(rest / scale, derived(seeds, depth)))
+            rest = rest - layer.embed(indices[-1]) * scale
         return torch.cat(indices, -1)
 
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """z_q (..., D), the sum of the codes of indices (..., depth)."""
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
+        """The sum of the codes."""
         total: torch.Tensor | float = 0.0
         for depth in range(self.depth):
             layer, scale = self._layer(depth)
-            total = total + layer.lookup(indices[..., depth : depth + 1]) * scale
+            total = total + layer.embed(indices[..., depth : depth + 1]) * scale
         return total
 
     def _rests(self, vectors: torch.Tensor, count: int) -> Iterator[torch.Tensor]:

@@ -41,7 +41,9 @@ def best(vectors: torch.Tensor, codebook: torch.Tensor, bias: torch.Tensor | Non
 
 def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Index (M,) of the nearest code (K, D) of each vector (M, D), by Euclidean distance; ties go to the lowest."""
-    return best(vectors, codebook, codebook.detach().square().sum(1).mul(-0.5))
+    centre = codebook.detach().mean(0)  # far from the origin, v·c − |c|²/2 would lose the difference that decides
+    codebook = codebook.detach() - centre
+    return best(vectors - centre, codebook, codebook.square().sum(1).mul(-0.5))
 
 
 def gather_statistics(vectors: torch.Tensor, indices: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:

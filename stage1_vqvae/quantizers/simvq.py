@@ -5,21 +5,20 @@ Source: Zhu et al. 2024, "Addressing Representation Collapse in Vector Quantized
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
-from stage1_vqvae.quantizers.output import QuantizerOutput, Usage
+from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.search import nearest
 
 
-class SimVQ(nn.Module):
+class SimVQ(Quantizer):
     """Nearest of the codes `frozen` · `map`. The loss is the codebook's term plus `commitment_cost` times the other."""
 
-    depth, draws, residual_scale = 1, False, 1.0
+    residual_scale = 1.0
 
     def __init__(
         self,
@@ -30,31 +29,21 @@ class SimVQ(nn.Module):
         gradient_estimator: str,
         diveq_variance: float,
     ) -> None:
-        super().__init__()
-        self.codebook_size, self.dim, self.code_dim = codebook_size, codebook_dim, codebook_dim
+        super().__init__(codebook_size)
+        self.dim = self.code_dim = codebook_dim
         self.commitment_cost, self.estimator = commitment_cost, Estimator(gradient_estimator, diveq_variance)
         self.register_buffer("frozen", torch.randn(codebook_size, codebook_dim) * codebook_dim**-0.5)
         self.map = nn.Linear(codebook_dim, codebook_dim, bias=False)
-        self._usage = Usage(codebook_size)
 
     @property
     def stochastic(self) -> bool:
         return self.estimator.stochastic
 
-    def bound(self, z: torch.Tensor) -> torch.Tensor:
-        return z
-
-    @torch.compiler.disable
-    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (..., D)."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.quantize(z.float(), seeds)
-
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """The nearest code of each target (..., D)."""
         with torch.no_grad():
             indices = nearest(target.detach().reshape(-1, self.dim), self.map(self.frozen)).view(*target.shape[:-1], 1)
-        code = self.lookup(indices)
+        code = self.embed(indices)
         loss = F.mse_loss(code, target.detach()) + self.commitment_cost * F.mse_loss(target, code.detach())
         z_q = code
         if self.training:
@@ -62,19 +51,5 @@ class SimVQ(nn.Module):
             z_q = self.estimator(target, code, seeds)
         return QuantizerOutput(z_q, indices, loss, target.detach(), code.detach())
 
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """The codes z_q (..., D) of indices (..., 1)."""
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
         return self.map(F.embedding(indices.squeeze(-1), self.frozen))
-
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """The codes start at random."""
-
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """The map is averaged with the network."""
-
-    def discard(self) -> None:
-        self._usage.clear()
-
-    def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Nothing moves but by gradients; the perplexity of the global batch."""
-        return self._usage.figures()

@@ -5,12 +5,12 @@ Source: Roy et al. 2018, "Theory and Experiments on Vector Quantized Autoencoder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.noise import uniforms
 from stage1_vqvae.quantizers.output import QuantizerOutput
@@ -19,14 +19,14 @@ from stage1_vqvae.quantizers.vq import VectorQuantizer
 BLOCK = 2**22  # probabilities held at a time
 
 
-class SoftEM(nn.Module):
+class SoftEM(Quantizer):
     """`samples` codes a vector from softmax(−|z − c|²), of which the decoder gets the mean.
 
     The EMA gives each drawn code an equal part of the vector, the commitment pulls z to the mean, and the gradient goes
     straight through. In evaluation the nearest code stands alone. `hard` is the codebook: its start, EMA and revival.
     """
 
-    depth, stochastic, draws = 1, True, True
+    stochastic, draws, residual_scale = True, True, 1.0
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class SoftEM(nn.Module):
         kmeans_rounds: int,
         revival_threshold: float,
     ) -> None:
-        super().__init__()
+        super().__init__(codebook_size)
         self.hard = VectorQuantizer(
             codebook_size=codebook_size,
             codebook_dim=codebook_dim,
@@ -60,57 +60,63 @@ class SoftEM(nn.Module):
             kmeans_rounds=kmeans_rounds,
             revival_threshold=revival_threshold,
         )
-        self.codebook_size, self.dim, self.code_dim = codebook_size, codebook_dim, codebook_dim
-        self.samples, self.commitment_cost, self.residual_scale = samples, commitment_cost, 1.0
+        self.dim = self.code_dim = codebook_dim
+        self.samples, self.commitment_cost = samples, commitment_cost
         self.estimator = Estimator("straight_through")
 
-    def bound(self, z: torch.Tensor) -> torch.Tensor:
-        return z
-
-    @torch.compiler.disable
-    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (B, ..., D); the indices are of the nearest codes, whatever was drawn."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.quantize(z.float(), seeds)
-
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """In training the mean of codes drawn for each target (B, ..., D), otherwise its nearest code."""
+        """In training the mean of codes drawn for each target (B, ..., D), the first as its index; otherwise the
+        nearest."""
         if not self.training:
             return self.hard.quantize(target)
-        vectors = target.detach().reshape(-1, self.dim)
         drawn = self._draw(target.detach(), self.samples, seeds)
         code = F.embedding(drawn, self.hard.codebook).mean(1).view(target.shape)
-        self.hard.gather(vectors, drawn)
+        self.hard.gather(target.detach().reshape(-1, self.dim), drawn)
         loss = self.commitment_cost * F.mse_loss(target, code)
-        nearest = self.hard.find(vectors).view(*target.shape[:-1], 1)
-        return QuantizerOutput(self.estimator(target, code), nearest, loss, target.detach(), code)
+        first = drawn[:, 0].view(*target.shape[:-1], 1)
+        return QuantizerOutput(self.estimator(target, code), first, loss, target.detach(), code)
+
+    def _assignments(self, vectors: torch.Tensor) -> Iterator[torch.Tensor]:
+        """softmax(−|z − c|²) over the codes of vectors (M, D), a block of rows (rows, K) at a time."""
+        codebook = self.hard.codebook
+        bias = -codebook.square().sum(1)  # |z|² is the same for every code
+        for block in vectors.split(self._rows):
+            yield torch.addmm(bias, block, codebook.t(), alpha=2).softmax(1)
+
+    @property
+    def _rows(self) -> int:
+        return max(1, BLOCK // self.codebook_size)
 
     def _draw(self, target: torch.Tensor, count: int, seeds: torch.Tensor | None) -> torch.Tensor:
-        """int64 (M, count): codes of each target (B, ..., D), with replacement, by inverse CDF in blocks of rows."""
-        codebook = self.hard.codebook
-        vectors = target.reshape(-1, self.dim)
+        """int64 (M, count): codes of each target (B, ..., D), with replacement, by inverse CDF."""
         chances = uniforms((*target.shape[:-1], count), seeds, target.device).reshape(-1, count)
-        drawn, bias = [], -codebook.square().sum(1)
-        rows = max(1, BLOCK // len(codebook))
-        for block, chance in zip(vectors.split(rows), chances.split(rows), strict=True):
-            # −|z|² is the same for every code.
-            cumulative = torch.addmm(bias, block, codebook.t(), alpha=2).softmax(1).cumsum(1)
+        drawn = []
+        assignments = self._assignments(target.reshape(-1, self.dim))
+        for shares, chance in zip(assignments, chances.split(self._rows), strict=True):
+            cumulative = shares.cumsum(1)
             drawn.append(torch.searchsorted(cumulative, chance * cumulative[:, -1:], right=True))
-        return torch.cat(drawn).clamp_max_(len(codebook) - 1)
+        return torch.cat(drawn).clamp_max_(self.codebook_size - 1)
 
-    def draw(self, z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Indices (B, ..., 1): one code drawn a position of z (B, ..., D)."""
-        return self._draw(z.detach().float(), 1, seeds).view(*z.shape[:-1], 1)
+    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """One code drawn a target (B, ..., D)."""
+        return self._draw(target.detach(), 1, seeds).view(*target.shape[:-1], 1)
 
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """The codes z_q (..., D) of indices (..., 1)."""
-        return self.hard.lookup(indices)
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
+        return self.hard.embed(indices)
 
     def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
+        """As the hard quantizer's."""
         self.hard.start(vectors, random)
 
+    @torch.no_grad()
     def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        self.hard.settle(batches)
+        """Put every code at the mean of vectors (M, D), each weighed by its assignment: where the EMA leads to."""
+        counts, sums = torch.zeros_like(self.hard.ema_count), torch.zeros_like(self.hard.ema_sum)
+        for vectors in batches():
+            for block, shares in zip(vectors.split(self._rows), self._assignments(vectors), strict=True):
+                counts += shares.sum(0)
+                sums += shares.t() @ block
+        self.hard.place(counts, sums)
 
     def discard(self) -> None:
         self.hard.discard()

@@ -13,13 +13,16 @@ from torch import nn
 
 from common.distributed import sum_over_processes, world
 from common.randomness import generator
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.entropy import assignment_entropy
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity
 from stage1_vqvae.quantizers.search import best, gather_statistics, kmeans, nearest
 
+SHORTEST = 1e-15  # of a sum that still has a direction: its squares are above float32's smallest
 
-class VectorQuantizer(nn.Module):
+
+class VectorQuantizer(Quantizer):
     """Nearest code of a codebook (K, d).
 
     β (`commitment_cost`) is on the commitment term, as in the paper; squared errors are averaged over all elements.
@@ -32,8 +35,6 @@ class VectorQuantizer(nn.Module):
     vector's assignment − entropy of the mean assignment) joins the loss, an assignment being softmax(−|z −
     c|²/`entropy_temperature`) over the codes.
     """
-
-    depth, draws = 1, False
 
     def __init__(
         self,
@@ -55,9 +56,9 @@ class VectorQuantizer(nn.Module):
         kmeans_rounds: int,
         revival_threshold: float,
     ) -> None:
-        super().__init__()
+        super().__init__(codebook_size)
         width = projection_dim or codebook_dim
-        self.codebook_size, self.dim, self.code_dim = codebook_size, codebook_dim, width
+        self.dim, self.code_dim = codebook_dim, width
         self.project_in = nn.Linear(codebook_dim, width) if projection_dim else nn.Identity()
         self.project_out = nn.Linear(width, codebook_dim) if projection_dim else nn.Identity()
         self.on_sphere, self.learned = distance == "cosine", codebook_update == "gradient"
@@ -71,8 +72,11 @@ class VectorQuantizer(nn.Module):
         codebook = self._placed(torch.randn(codebook_size, width))
         if self.learned:
             self.codebook = nn.Parameter(codebook)
+            # Without a cost of its own a code is where the decoder wants it, and not the mean of its vectors.
+            self.settled = ("codebook",) if codebook_cost else ()
         else:
             self.register_buffer("codebook", codebook)
+            self.settled = ("codebook",)
         # One a code: the share that a batch of `codebook_size` vectors would give it.
         self.register_buffer("ema_count", torch.ones(codebook_size))
         self.register_buffer("ema_sum", codebook.clone())
@@ -99,18 +103,6 @@ class VectorQuantizer(nn.Module):
         """z (..., D) to where the codes lie (..., d)."""
         return self._placed(self.project_in(z))
 
-    @torch.compiler.disable
-    def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (..., D). In training, also gather what `update` needs; nothing moves here.
-
-        Raises:
-            ValueError: vectors of another width.
-        """
-        if z.shape[-1] != self.dim:
-            raise ValueError(f"expected vectors of codebook_dim {self.dim}, got {tuple(z.shape)}")
-        with torch.autocast(z.device.type, enabled=False):
-            return self.quantize(self.bound(z.float()), seeds)
-
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """The code of each target (..., d)."""
         vectors = target.detach().reshape(-1, self.code_dim)
@@ -123,7 +115,7 @@ class VectorQuantizer(nn.Module):
         if self.training:
             self.gather(vectors, indices[:, None])
             if self.entropy_bonus:
-                loss = loss + self.entropy_bonus * self.unevenness(target.flatten(0, -2), codes)
+                loss = loss + self.entropy_bonus * self.unevenness(target.reshape(-1, self.code_dim), codes)
             z_q = self.estimator(target, code, seeds)
         indices = indices.view(*target.shape[:-1], 1)
         return QuantizerOutput(self.project_out(z_q), indices, loss, target.detach(), code.detach())
@@ -134,8 +126,7 @@ class VectorQuantizer(nn.Module):
         sure, even = assignment_entropy(vectors, codes, 2 / self.entropy_temperature, bias)
         return sure - even
 
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """z_q (..., D) of indices (..., 1)."""
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
         return self.project_out(F.embedding(indices.squeeze(-1), self.codes))
 
     @torch.no_grad()
@@ -150,14 +141,20 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Put every code at the mean of its vectors, of all the batches (M, D); a code without any stays."""
+        """Put every code at the mean of its vectors, of all the batches (M, D)."""
+        if not self.settled:
+            return
         counts, sums = torch.zeros_like(self.ema_count), torch.zeros_like(self.ema_sum)
         for vectors in batches():
             vectors = self.bound(vectors.float())
             more = gather_statistics(vectors, self.find(vectors), self.codebook_size)
             counts += more[0]
             sums += more[1]
-        means = self._placed(sums / counts.clamp_min(1)[:, None])
+        self.place(counts, sums)
+
+    def place(self, counts: torch.Tensor, sums: torch.Tensor) -> None:
+        """Put codes at the means of vectors summed (K, d) and counted (K,); a code without any stays."""
+        means = self._placed(sums / counts.clamp_min(torch.finfo(counts.dtype).tiny)[:, None])
         self.codebook.copy_(torch.where(counts[:, None] > 0, means, self.codebook))
         self.ema_sum.copy_(self.codebook * self.ema_count[:, None])
 
@@ -171,35 +168,45 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Once for each optimizer step with finite gradients: move the EMA, revive dead codes, the same everywhere.
-
-        Returns:
-            perplexity: of the global batch's codes.
-        """
-        vectors = torch.cat([v for v, _ in self._gathered])
-        indices = torch.cat([i for _, i in self._gathered])
+        """Move the EMA, revive dead codes; the same everywhere. The perplexity is of the global batch's codes."""
+        # Called several times (groups, depths) for the same positions: position by position, so that the processes'
+        # vectors end to end are in the order that one process has.
+        vectors = torch.stack([v for v, _ in self._gathered], 1).flatten(0, 1)
+        indices = torch.stack([i for _, i in self._gathered], 1).flatten(0, 1)
         self.discard()
         each = indices.shape[1]
-        shared = vectors.repeat_interleave(each, 0) if each > 1 else vectors
-        counts, sums = gather_statistics(shared, indices.flatten(), self.codebook_size)
+        counts = torch.bincount(indices.flatten(), minlength=self.codebook_size).to(vectors.dtype)
         sum_over_processes(counts)
         self.ema_count.lerp_(counts / each, 1 - self.ema_decay)
         if not self.learned:
-            self.ema_sum.lerp_(sum_over_processes(sums) / each, 1 - self.ema_decay)
-            mass = self.ema_count.sum()
-            smoothed = (self.ema_count + self.ema_epsilon) / (mass + self.codebook_size * self.ema_epsilon) * mass
-            # Where nothing counts and nothing is added (ema_epsilon 0), 0/0 would be a code nearest to everything.
-            means = self.ema_sum / smoothed.clamp_min(torch.finfo(smoothed.dtype).tiny)[:, None]
-            self.codebook.copy_(self._placed(means))
+            shared = vectors.repeat_interleave(each, 0) if each > 1 else vectors
+            sums = sum_over_processes(gather_statistics(shared, indices.flatten(), self.codebook_size)[1])
+            self.ema_sum.lerp_(sums / each, 1 - self.ema_decay)
+            self.codebook.copy_(self._means())
         if self.revival_threshold:
             self._revive(vectors, generator("revive", seed, step, self.codebook_size))
         return {"perplexity": perplexity(counts)}
+
+    def _means(self) -> torch.Tensor:
+        """The running means (K, d): of the sums, or, on the sphere, their directions, where there is one."""
+        tiny = torch.finfo(self.ema_sum.dtype).tiny
+        if self.on_sphere:
+            norm = self.ema_sum.norm(dim=-1, keepdim=True)
+            return torch.where(norm > SHORTEST, self.ema_sum / norm.clamp_min(tiny), self.codebook)
+        mass = self.ema_count.sum()
+        smoothed = (self.ema_count + self.ema_epsilon) / (mass + self.codebook_size * self.ema_epsilon) * mass
+        # Where nothing counts and nothing is added (ema_epsilon 0), 0/0 would be a code nearest to everything.
+        return self.ema_sum / smoothed.clamp_min(tiny)[:, None]
 
     def _revive(self, vectors: torch.Tensor, random: torch.Generator) -> None:
         """A code used less than `revival_threshold` of its even share takes a random vector of the global batch.
 
         Code, count and sum are reset together: resetting the code alone would let the old EMA undo it.
         """
+        even_share = self.ema_count.sum() / self.codebook_size
+        dead = self.ema_count < self.revival_threshold * even_share
+        if not dead.any():
+            return
         rank, size = world()
         here, everywhere = len(vectors), len(vectors) * size
         if everywhere >= self.codebook_size:
@@ -209,8 +216,6 @@ class VectorQuantizer(nn.Module):
         own = (picks // here == rank).to(vectors.device)
         candidates = torch.where(own[:, None], vectors[(picks % here).to(vectors.device)], 0.0)
         sum_over_processes(candidates)
-        even_share = self.ema_count.sum() / self.codebook_size
-        dead = self.ema_count < self.revival_threshold * even_share
         self.codebook.copy_(torch.where(dead[:, None], candidates, self.codebook))
         self.ema_sum.copy_(torch.where(dead[:, None], candidates * even_share, self.ema_sum))
         self.ema_count.copy_(torch.where(dead, even_share, self.ema_count))

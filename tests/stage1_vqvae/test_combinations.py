@@ -16,6 +16,7 @@ from common.images import ImageSplit, to_float
 from common.params import Params
 from common.training import build_optimizer
 from stage1_vqvae.model import VQVAE, load_vqvae, planes
+from stage1_vqvae.quantizers import build_quantizers
 from stage1_vqvae.task import VQVAETask
 
 NETWORKS = {
@@ -54,10 +55,10 @@ def quantizers(base: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any], boo
         "residual lfq": ("residual", {"depth": 2, "quantizer": inner(base, "lfq", **BITS)}, False),
         "residual soft_em": ("residual", {"depth": 2, "quantizer": inner(base, "soft_em", **VQ)}, False),
         "residual simvq": ("residual", {"depth": 2, "quantizer": inner(base, "simvq", **VQ)}, True),
-        "residual ibq": ("residual", {"depth": 2, "quantizer": inner(base, "ibq", **VQ)}, False),
         "grouped vq": ("grouped", {"groups": 3, "quantizer": vq}, True),
         "grouped vq, shared": ("grouped", {"groups": 2, "share_codebook": True, "quantizer": vq}, True),
         "grouped gumbel": ("grouped", {"groups": 2, "quantizer": inner(base, "gumbel", **VQ)}, False),
+        "grouped ibq": ("grouped", {"groups": 2, "quantizer": inner(base, "ibq", **VQ)}, False),
         "grouped bsq": ("grouped", {"groups": 2, "quantizer": inner(base, "bsq", **BITS)}, False),
         "grouped residual": (
             "grouped",
@@ -86,10 +87,10 @@ LABELS = [
     "residual lfq",
     "residual soft_em",
     "residual simvq",
-    "residual ibq",
     "grouped vq",
     "grouped vq, shared",
     "grouped gumbel",
+    "grouped ibq",
     "grouped bsq",
     "grouped residual",
     "soft_em",
@@ -164,10 +165,14 @@ def steps(task: VQVAETask, params: Params, count: int = 3) -> None:
 
 def check(task: VQVAETask, params: Params) -> None:
     """It trains; then its codes are in range and decode to what its forward pass decodes to, to the bit."""
-    before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    learned = {name for name, _ in task.model.named_parameters()}
+    learned |= {name for name in task.model.state_dict() if name.endswith("codebook")}
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     steps(task, params)
-    moved = [name for name, p in task.model.named_parameters() if not torch.equal(p, before[name])]
-    assert any(name.startswith("network.") for name in moved)
+    after = task.model.state_dict()
+    still = [name for name in learned if torch.equal(after[name], before[name])]
+    assert not [name for name in still if name.startswith("quantizers.")]
+    assert len(still) < len(learned) / 4  # FSQ may start with z_q = 0 everywhere, of which some layers learn nothing
     model = task.model.eval()
     images = to_float(task.train.pixels(slice(0, 6)))
     with torch.no_grad():
@@ -183,6 +188,62 @@ def check(task: VQVAETask, params: Params) -> None:
     figures = task.validate()
     assert all(isinstance(value, float) and value == value for value in figures.values())
     assert ("quantization_error" in figures) == (model.quantizers[0].code_dim is not None)
+
+
+@pytest.fixture
+def alone(params: Callable, raw_params: dict[str, Any]) -> Callable[[str], torch.nn.Module]:
+    """A quantizer without a network."""
+
+    def make(label: str) -> torch.nn.Module:
+        section = raw_params["stage1_vqvae"]["quantizer"]
+        name, changes, _ = quantizers(section)[label]
+        section["name"] = name
+        section[name] |= changes
+        torch.manual_seed(0)
+        return build_quantizers(params().stage1_vqvae.quantizer.chosen_values(), 1)[0]
+
+    return make
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_codes_are_looked_up_as_they_were_found_under_autocast_too(alone, label) -> None:
+    quantizer = alone(label).eval()
+    z = torch.randn(5, 7, quantizer.dim)
+    plain = quantizer(z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = quantizer(z)
+        found = quantizer.lookup(output.indices)
+        drawn = quantizer.draw(z, torch.arange(5)) if quantizer.draws else None
+    assert output.z_q.dtype == found.dtype == torch.float32
+    assert torch.equal(found, output.z_q) and torch.equal(found, plain.z_q)
+    assert torch.equal(found, quantizer.lookup(plain.indices))
+    assert drawn is None or torch.equal(drawn, quantizer.draw(z, torch.arange(5)))
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_one_vector_is_quantized_in_training(alone, label) -> None:
+    quantizer = alone(label)
+    output = (
+        quantizer(torch.randn(quantizer.dim)) if not quantizer.stochastic else quantizer(torch.randn(1, quantizer.dim))
+    )
+    assert output.loss.shape == () and output.indices.shape[-1] == quantizer.depth
+    assert output.z_q.numel() == quantizer.dim
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_vectors_and_indices_of_another_model_are_refused(alone, label) -> None:
+    quantizer = alone(label)
+    for width in (1, quantizer.dim + 1):
+        with pytest.raises(ValueError, match=rf"expected vectors of width {quantizer.dim}, got \(3, {width}\)"):
+            quantizer(torch.randn(3, width))
+    indices = torch.zeros(3, quantizer.depth, dtype=torch.int64)
+    assert quantizer.lookup(indices).shape == (3, quantizer.dim)
+    for wrong in (-1, quantizer.codebook_size):
+        indices[1, -1] = wrong
+        with pytest.raises(ValueError, match=rf"expected indices below {quantizer.codebook_size}, got .*{wrong}"):
+            quantizer.lookup(indices)
+    with pytest.raises(ValueError, match=f"expected {quantizer.depth} codes a position"):
+        quantizer.lookup(torch.zeros(3, quantizer.depth + 1, dtype=torch.int64))
 
 
 # Every quantizer, every estimator, every network and both shapes, each with each other at least once.
@@ -268,6 +329,7 @@ def test_an_estimator_that_does_not_apply_is_refused_with_the_reason(params, pla
     ("name", "changes", "reason"),
     [
         ("gumbel", {}, "its codes approximate no vector"),
+        ("ibq", {}, "not the nearest"),
         ("bsq", {}, "the residual of a unit vector is no unit vector"),
         ("vq", {"distance": "cosine"}, "the residual of a unit vector is no unit vector"),
         ("vq", {"projection_dim": 2}, "the residual would leave the projection"),
@@ -277,6 +339,17 @@ def test_a_residual_that_makes_no_sense_is_refused_with_the_reason(params, raw_p
     quantizer = inner(raw_params["stage1_vqvae"]["quantizer"], name, **changes)
     with pytest.raises(UserError, match=rf"stage1_vqvae.quantizer.residual: .* quantizer {name}: .*{reason}"):
         params({"stage1_vqvae.quantizer.residual.quantizer": quantizer})
+
+
+def test_a_codebook_that_nothing_would_train_is_refused(params) -> None:
+    vq = "stage1_vqvae.quantizer.vq."
+    learned = {vq + "codebook_update": "gradient", vq + "codebook_cost": 0.0}
+    with pytest.raises(
+        UserError, match=r"quantizer.vq: nothing would train the codes: rotation passes them no gradient"
+    ):
+        params({**learned, vq + "gradient_estimator": "rotation"})
+    params({**learned, vq + "gradient_estimator": "diveq"})
+    params({**learned, vq + "entropy_bonus": 0.1})
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,17 @@ def test_best_is_the_highest_score_of_brute_force(monkeypatch, block: int, size:
 
 
 def test_ties_go_to_the_lowest_index_across_groups() -> None:
-    codebook = torch.randn(50, 4).repeat(4, 1)
-    assert torch.equal(nearest(torch.randn(500, 4), codebook).max(), nearest(torch.randn(500, 4), codebook[:50]).max())
+    codebook, vectors = torch.randn(50, 4).repeat(4, 1), torch.randn(500, 4)
+    assert torch.equal(nearest(vectors, codebook), nearest(vectors, codebook[:50]))
     assert nearest(codebook, codebook).tolist() == list(range(50)) * 4
+
+
+def test_codes_far_from_the_origin_are_told_apart() -> None:
+    codebook = torch.randn(200, 16) * 0.1 + 100
+    vectors = torch.randn(500, 16) * 0.1 + 100
+    exact = torch.cdist(vectors.double(), codebook.double())
+    found = exact.gather(1, nearest(vectors, codebook)[:, None]).squeeze(1)
+    assert (found <= exact.amin(1) * (1 + 1e-4)).all()  # in float32, 100 itself is known to 1e-5 of the spread
 
 
 def test_vectors_that_are_not_finite_get_a_code_all_the_same() -> None:

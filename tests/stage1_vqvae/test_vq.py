@@ -63,7 +63,7 @@ def test_output_shapes_and_lookup() -> None:
 
 
 def test_vectors_of_another_width_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"codebook_dim 4, got \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"width 4, got \(2, 5\)"):
         quantizer()(torch.randn(2, 5))
 
 
@@ -383,6 +383,30 @@ def test_cosine_codes_stay_on_the_sphere_and_move_to_their_vectors_mean_directio
     unit = F.normalize(vectors, dim=1)
     expected = torch.stack([F.normalize(unit[indices == code].sum(0), dim=0) for code in range(8)])
     torch.testing.assert_close(vq.codebook, expected)
+
+
+def test_unused_cosine_codes_stay_where_they_are() -> None:
+    vq = quantizer(distance="cosine", codebook_size=16, ema_decay=0.5, revival_threshold=0.0)
+    z = torch.nn.functional.normalize(torch.randn(1, 4), dim=-1).expand(30, 4)
+    before = vq.codebook.clone()
+    for step in range(300):  # the sums of the unused end below float32's smallest number
+        vq(z)
+        vq.update(step, seed=0)
+    used = vq.eval()(z).indices.unique()
+    others = [code for code in range(16) if code not in used]
+    assert len(others) == 15
+    torch.testing.assert_close(vq.codebook.norm(dim=1), torch.ones(16))
+    torch.testing.assert_close(vq.codebook[others], before[others], rtol=1e-4, atol=1e-4)
+
+
+def test_codes_that_the_decoder_alone_learns_are_averaged_and_not_settled() -> None:
+    vq = quantizer(codebook_update="gradient", gradient_estimator="diveq", codebook_cost=0.0)
+    before = vq.codebook.detach().clone()
+    vq.settle(lambda: [torch.randn(50, 4)])
+    assert vq.settled == () and torch.equal(vq.codebook, before)
+    other = quantizer(codebook_update="gradient")
+    other.settle(lambda: [torch.randn(50, 4)])
+    assert other.settled == ("codebook",) and not torch.equal(other.codebook, before)
 
 
 def test_a_gradient_codebook_with_cosine_is_normalised_where_it_is_used() -> None:
