@@ -45,8 +45,10 @@ COMMON = {
     STAGE1 + "likelihood.name": "mixture_of_logistics",
     STAGE1 + "likelihood.mixture_of_logistics.components": 3,
     STAGE1 + "augmentation.horizontal_flip": True,
+    TRAINING + "batch_size": 64,
     TRAINING + "weight_ema_decay": 0.999,
     CONV + "strides": [2],
+    CONV + "stem_channels": 128,
     CONV + "residual_channels": 64,
 }
 ATTEMPTS: dict[str, dict[str, Any]] = {  # named by grid and codes a position
@@ -76,7 +78,8 @@ def account(model: VQVAE, split: ImageSplit) -> dict[str, float]:
         pixels = split.pixels(slice(start, start + 250))
         bits = -model.likelihood.log_prob(model.decode_parameters(model.encode(to_float(pixels))), pixels) / LN2
         grey = pixels.double().mean(1, keepdim=True)
-        local = F.avg_pool2d(grey.square(), 3, 1, 1) - F.avg_pool2d(grey, 3, 1, 1).square()
+        around = F.avg_pool2d(torch.cat([grey, grey.square()], 1), 3, 1, 1, count_include_pad=False)
+        local = around[:, 1:] - around[:, :1].square()
         textured = (local > local.median()).squeeze(1)
         for half, mask in enumerate((~textured, textured)):
             sums[half] += bits.permute(0, 2, 3, 1)[mask].sum(0)
@@ -124,7 +127,7 @@ def main() -> None:
         changes = COMMON | ATTEMPTS[options.attempt] | {"runtime.threads": options.threads}
         prepared = images(options.folder, parameters({"runtime.threads": options.threads}, dataset=options.dataset))
         steps = steps_in(options.minutes, changes, prepared)
-        params = parameters(changes | schedule(steps, validations=12))
+        params = parameters(changes | schedule(steps, validations=max(2, round(options.minutes / 5))))
 
         def note(row: Row) -> None:
             total = row["bits_per_dim_distortion"] + rate

@@ -151,6 +151,25 @@ def train(
     return Run(task.task, progress, curve, torch.tensor(steps).median().item() if steps else task.seconds)
 
 
+class Steps:
+    """The trainer's own steps, one at a call, so that nothing is left out."""
+
+    def __init__(self, task: VQVAETask, params: Params) -> None:
+        training = params.stage1_vqvae.training
+        self.task = task
+        self.trainer = Trainer(task, training, params.runtime, accelerator(params.runtime), Unsaved())
+        task.model.train()
+        if training.compile:
+            task.compile()
+        self.count = 0
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> float:
+        """One step on a batch of the task's; returns its loss (`runtime.log_every` must be 1)."""
+        self.trainer._step(self.task.model, self.count, batch)
+        self.count += 1
+        return self.trainer.progress.train[-1]["loss"]
+
+
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a JSON lines file; none where there is no file."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []

@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from plain import BATCH_SIZE, LEARNING_RATE, PlainVQVAE, plain_step
 from quantizer_speed import EMA, measure_quantizer
-from runs import STAGE1, Unsaved, parameters, task_of
+from runs import STAGE1, Steps, parameters, task_of
 from timing import in_turn, show
 
 from common.distributed import set_threads
 from common.images import ImageSplit, PreparedImages, Stats, to_float
-from common.training import Trainer, accelerator
+from common.training import accelerator
 from stage1_vqvae.extract import TOGETHER, Pass, encode_split
 
 
@@ -42,35 +42,30 @@ def smooth_images(count: int) -> PreparedImages:
 
 
 class OurStep:
-    """The trainer's own step with the notebook's optimizer settings, so that nothing is left out."""
+    """The trainer's own step with the notebook's optimizer settings."""
 
     def __init__(self, prepared: PreparedImages, threads: int, **training: Any) -> None:
         notebook = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "beta1": 0.9, "beta2": 0.999}
         notebook |= {"weight_decay": 0.0, "warmup_steps": 0, "schedule": "cosine", "final_learning_rate_fraction": 1.0}
         changes = {STAGE1 + f"training.{k}": v for k, v in (notebook | {"gradient_clip": None} | training).items()}
         params = parameters(EMA | changes | {"runtime.threads": threads, "runtime.log_every": 1})
-        self.task, training_params = task_of(params, prepared), params.stage1_vqvae.training
-        self.trainer = Trainer(self.task, training_params, params.runtime, accelerator(params.runtime), Unsaved())
-        self.task.model.train()
-        if training_params.compile:
-            self.task.compile()
-        self.steps = 0
+        self.task = task_of(params, prepared)
+        self.step = Steps(self.task, params)
 
     def __call__(self, pixels: torch.Tensor) -> float:
-        self.trainer._step(self.task.model, self.steps, {"images": pixels})
-        self.steps += 1
-        return self.trainer.progress.train[-1]["loss"]
+        return self.step({"images": pixels})
 
-    def take_weights(self, plain: PlainVQVAE) -> None:
-        """Start where the plain model is: network, codebook and its EMA."""
+    def share_weights(self, plain: PlainVQVAE) -> None:
+        """Start both at one point: the plain model's network, and codes at the data, so that many are used."""
         ours, quantizer = self.task.model.network, self.task.model.quantizers[0]
         pairs = [(ours.encoders, plain.encoder), (ours.latents, plain.latent), (ours.decoder, plain.decoder)]
         with torch.no_grad():
             for mine, other in pairs:
                 for a, b in zip(mine.parameters(), other.parameters(), strict=True):
                     a.copy_(b)
+            self.task.start()
             for name in ("codebook", "ema_count", "ema_sum"):
-                getattr(quantizer, name).copy_(getattr(plain.quantizer, name))
+                getattr(plain.quantizer, name).copy_(getattr(quantizer, name))
 
 
 def loss_difference(prepared: PreparedImages, batches: list[torch.Tensor], threads: int, **training: Any) -> float:
@@ -81,7 +76,7 @@ def loss_difference(prepared: PreparedImages, batches: list[torch.Tensor], threa
     torch.manual_seed(1)
     plain = PlainVQVAE(prepared.stats.variance, rectified_skip=False)
     ours = OurStep(prepared, threads, **training)
-    ours.take_weights(plain)
+    ours.share_weights(plain)
     optimizer = torch.optim.Adam(plain.parameters(), lr=LEARNING_RATE)
     losses = [(plain_step(plain, optimizer, b, to_float).item(), ours(b)) for b in batches]
     return max(abs(b / a - 1) for a, b in losses)

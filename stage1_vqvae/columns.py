@@ -66,12 +66,17 @@ def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder:
     used = {split: tables[name] for split, name in chosen.items()}
     image = _image_column(used, params)
     label = _label_column(used, params) if params.use_labels else None
+    unused = sorted(tables.keys() - chosen.values())
+    if label is not None:  # a test split whose labels are kept secret is of no use to who wants labels
+        secret = [split for split, table in used.items() if split != "train" and _unlabelled(table, label)]
+        unused += [f"{chosen[split]} (no labels)" for split in secret]
+        used = {split: table for split, table in used.items() if split not in secret}
     classes, labels = (None, dict.fromkeys(used)) if label is None else _labels(used, chosen, label)
     splits = {
         split: SourceSplit(chosen[split], len(table), labels[split], _fetcher(table, image, folder))
         for split, table in used.items()
     }
-    return Source(splits, classes, tuple(sorted(tables.keys() - chosen.values())))
+    return Source(splits, classes, tuple(unused))
 
 
 def choose_splits(names: Iterable[str], source: str) -> dict[str, str]:
@@ -161,6 +166,20 @@ def _label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> st
     return name
 
 
+def _without_label(table: datasets.Dataset, column: str) -> int:
+    """How many rows have null, or a class label of -1."""
+    import datasets
+    import pyarrow.compute as pc
+
+    values = table.select_columns([column]).with_format("arrow")[:][column]
+    declared = isinstance(table.features[column], datasets.ClassLabel)
+    return values.null_count + (pc.sum(pc.less(values, 0)).as_py() or 0 if declared else 0)
+
+
+def _unlabelled(table: datasets.Dataset, column: str) -> bool:
+    return len(table) > 0 and _without_label(table, column) == len(table)
+
+
 def _labels(
     tables: dict[str, datasets.Dataset], names: dict[str, str], column: str
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
@@ -178,11 +197,10 @@ def _labels(
     kind = values["train"].type
     if not declared and not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise UserError(f"data.label_column: {column!r} is of type {kind}; expected class labels, integers or strings")
-    for split, numbers in values.items():
-        missing = numbers.null_count + (pc.sum(pc.less(numbers, 0)).as_py() or 0 if declared else 0)
-        if missing:
+    for split, table in tables.items():
+        if missing := _without_label(table, column):
             raise UserError(
-                f"data.label_column: {missing} of {len(numbers)} images of the split {names[split]} have no label "
+                f"data.label_column: {missing} of {len(table)} images of the split {names[split]} have no label "
                 f"(-1 or null in {column!r}); set data.use_labels: false to use the images without labels"
             )
     if declared:

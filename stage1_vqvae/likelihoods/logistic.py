@@ -59,8 +59,8 @@ class DiscretizedLogistic(nn.Module):
         return -self._log_prob(parameters.float(), pixels, images).mean()
 
     def mean(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The image (B, C, H, W) in [-1, 1]: the locations."""
-        return parameters.float().chunk(2, 1)[0].clamp(-1, 1)
+        """The image (B, C, H, W) in [-1, 1]: the expectation, tails and all."""
+        return clipped_mean(*self._parts(parameters.float()))
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """log p(x | z) of each uint8 pixel value, float64 (B, C, H, W), nats."""
@@ -69,8 +69,12 @@ class DiscretizedLogistic(nn.Module):
         return self._log_prob(parameters, pixels, pixels.double() / 127.5 - 1)
 
     def _log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        return log_logistic(*self._parts(parameters), pixels, images)
+
+    def _parts(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Locations and log scales, each (B, C, H, W)."""
         location, log_scale = parameters.chunk(2, 1)
-        return log_logistic(location, log_scale.clamp_min(self.min_log_scale), pixels, images)
+        return location, log_scale.clamp_min(self.min_log_scale)
 
     def nll(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""

@@ -34,21 +34,21 @@ def residual_stack(channels: int, blocks: int, hidden: int) -> nn.Sequential:
 
 
 def downsample(inputs: int, stem: int, channels: int, factor: int, blocks: int, hidden: int) -> nn.Sequential:
-    """4x4 convolutions of stride 2, log2(factor) of them, the last at full width; 3x3; residual stack."""
-    halvings = int(math.log2(factor))
-    widths = [inputs] + [stem] * (halvings - 1) + [channels]
+    """4x4 convolutions of stride 2, log2(factor) of them, the first at the stem's width; 3x3; residual stack."""
+    widths = [inputs, stem] + [channels] * (int(math.log2(factor)) - 1)
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(channels, channels, 3, padding=1), residual_stack(channels, blocks, hidden))
+    head = nn.Conv2d(widths[-1], channels, 3, padding=1)
+    return nn.Sequential(*layers, head, residual_stack(channels, blocks, hidden))
 
 
 def upsample(
     inputs: int, stem: int, channels: int, outputs: int, factor: int, blocks: int, hidden: int
 ) -> nn.Sequential:
-    """The mirror image: 3x3, residual stack, transposed 4x4 convolutions of stride 2."""
+    """The mirror image: 3x3, residual stack, transposed 4x4 convolutions of stride 2, the last from the stem."""
     halvings = int(math.log2(factor))
-    widths = [channels] + [stem] * (halvings - 1) + [outputs]
+    widths = [channels] * max(1, halvings - 1) + [stem] * (halvings > 1) + [outputs]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
@@ -65,8 +65,8 @@ class ConvNetwork(nn.Module):
         codebook_dim: D, width of z.
         strides: downsampling factors, finest level first; level i (coarsest first) lies behind the product of all but
             its i last.
-        channels: width; stem_channels: that of all strided convolutions but an encoder's last, and of their mirror
-            images (the notebooks: half; the paper's CIFAR-10 model: the same).
+        channels: width; stem_channels: that of every encoder's first convolution, and of its mirror image where there
+            are two and more (the notebooks and rosinality: half; the paper's CIFAR-10 model: the same).
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class ConvNetwork(nn.Module):
             downsample(i, stem_channels, channels, stride, **block) for i, stride in zip(inputs, strides, strict=True)
         )
         self.latents = nn.ModuleList(  # coarsest first; every finer one also sees the coarser level decoded
-            nn.Conv2d(channels * (1 if level == 0 else 2), codebook_dim, 1) for level in range(levels)
+            nn.Conv2d(channels + codebook_dim * (level > 0), codebook_dim, 1) for level in range(levels)
         )
         self.contexts = nn.ModuleList(
-            upsample(codebook_dim, stem_channels, channels, channels, stride, **block)
+            upsample(codebook_dim, stem_channels, channels, codebook_dim, stride, **block)
             for stride in reversed(strides[1:])
         )
         # To the finest grid, by transposed convolutions that learn what nearest-neighbour copies could not.

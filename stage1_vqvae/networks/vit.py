@@ -80,8 +80,8 @@ class ViTNetwork(nn.Module):
         self.encoder, self.to_codes = transformer(), nn.Conv2d(width, codebook_dim, 1)
         self.from_codes, self.decoder = nn.Conv2d(codebook_dim, width, 1), transformer()
         self.unembed = nn.ConvTranspose2d(width, outputs, patch, stride=patch)
-        for layer in (self.embed, self.unembed):  # a patch is one input, not a field of them
-            nn.init.trunc_normal_(layer.weight, std=1 / math.sqrt(layer.weight[0].numel()))
+        for layer, inputs in ((self.embed, image_shape[0] * patch**2), (self.unembed, width)):
+            nn.init.trunc_normal_(layer.weight, std=1 / math.sqrt(inputs))  # as linear layers over a patch
 
     @staticmethod
     def grids_of(image_shape: tuple[int, int, int], *, patch: int, **others: object) -> list[tuple[int, int]]:

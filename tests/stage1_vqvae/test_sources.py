@@ -297,14 +297,24 @@ def test_strings_and_integers_named_as_labels_become_classes_in_sorted_order(ope
     assert "expected class labels, integers or strings" in refusal(opened, folder, label_column="weight")
 
 
-def test_unlabelled_images_among_labelled_ones_are_refused(opened, in_tmp):
+def test_a_test_split_whose_labels_are_secret_is_left_aside_unless_labels_are(opened, in_tmp):
     names = ["a", "b"]
     hidden = saved(
         in_tmp / "hidden", train=table([1, 2], label=([0, 1], names)), test=table([3, 4], label=([-1, -1], names))
     )
-    message = refusal(opened, hidden)
-    assert "2 of 2 images of the split test have no label" in message and "data.use_labels: false" in message
+    source = opened(hidden)
+    assert set(source.splits) == {"train"} and source.unused == ("test (no labels)",)
+    assert source.splits["train"].labels.tolist() == [0, 1]
     assert opened(hidden, use_labels=False).splits["test"].labels is None
+
+
+def test_unlabelled_images_among_labelled_ones_are_refused(opened, in_tmp):
+    names = ["a", "b"]
+    some = saved(
+        in_tmp / "some", train=table([1, 2], label=([0, 1], names)), test=table([3, 4], label=([1, -1], names))
+    )
+    message = refusal(opened, some)
+    assert "1 of 2 images of the split test have no label" in message and "data.use_labels: false" in message
     absent = saved(in_tmp / "absent", train=table([1, 2], label=([0, 1], names)), test=table([3]))
     assert "missing in the split test" in refusal(opened, absent)
     null = saved(in_tmp / "null", train=table([1, 2], word=["a", None]))
