@@ -64,23 +64,24 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
-    """A panel a recipe: the quantization error's part of the variance over the steps, a line a run."""
+    """A line a run over the steps, a row of panels a recipe: the quantization error, its part of the variance, NMSE."""
     import matplotlib.pyplot as plt
 
     recipes = [recipe for recipe in RECIPES if any(row["recipe"] == recipe for row in rows)]
-    figure, axes = plt.subplots(1, len(recipes), figsize=(5 * len(recipes), 4), squeeze=False, layout="constrained")
+    panels = ("quantization_error", "quantization_error_relative", "nmse")
+    size = (11, 3.2 * len(recipes))
+    figure, axes = plt.subplots(len(recipes), len(panels), figsize=size, squeeze=False, layout="constrained")
     colors = dict(zip(ESTIMATORS, ("tab:blue", "tab:orange"), strict=True))
-    for axis, recipe in zip(axes[0], recipes, strict=True):
-        named: set[str] = set()
-        for row in (row for row in rows if row["recipe"] == recipe):
-            name, curve = row["estimator"], row["curve"]
-            errors = [point["quantization_error_relative"] for point in curve]
-            label = None if name in named else name
-            axis.plot([point["step"] for point in curve], errors, color=colors[name], label=label)
-            named.add(name)
-        axis.set(title=recipe, xlabel="step", ylabel="quantization error / variance", yscale="log")
-        axis.legend()
-    figure.savefig(file, dpi=150)
+    for i, recipe in enumerate(recipes):
+        for j, panel in enumerate(panels):
+            for row in (row for row in rows if row["recipe"] == recipe):
+                name, curve = row["estimator"], row["curve"]
+                label = name if row["seed"] == min(r["seed"] for r in rows) else None
+                values = [point[panel] for point in curve]
+                axes[i][j].plot([point["step"] for point in curve], values, color=colors[name], label=label)
+            axes[i][j].set(title=f"{recipe}: {panel}", xlabel="step", yscale="log")
+        axes[i][0].legend()
+    figure.savefig(file, dpi=120)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
     python -m stage1_vqvae.reconstruct
 
 Leaves results/reconstruct/images/{train,validation}.png: images above their reconstructions. With several levels also
-the reconstructions from each level alone, coarsest first, and then from all of them, as Razavi et al. 2019 show them.
+the reconstructions from each level alone, coarsest first (the others say what they say on average over these images),
+and then from all of them, after Razavi et al. 2019, figure 3, which adds level to level.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     """One picture a split."""
     import torch
 
-    from common.distributed import set_threads
+    from common.distributed import exact_float32, set_threads
     from common.grids import save_grid, stacked_grid
     from common.images import open_prepared
     from stage1_vqvae.model import load_vqvae
@@ -49,6 +50,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
     set_threads(params.runtime.threads)
+    exact_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     for name in ("train", "validation"):
