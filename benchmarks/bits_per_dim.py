@@ -27,38 +27,41 @@ MEASURED_STEPS = 30
 CONV, TRAINING, QUANTIZER = STAGE1 + "network.conv.", STAGE1 + "training.", STAGE1 + "quantizer."
 
 
-def grouped(groups: int, codebook_size: int, codebook_dim: int) -> dict[str, Any]:
+def grouped(groups: int, inner: dict[str, Any]) -> dict[str, Any]:
+    """Changes for codes side by side, of an inner quantizer, relative to params.yaml's or whole."""
     part = QUANTIZER + "grouped."
-    return {
-        QUANTIZER + "name": "grouped",
-        part + "groups": groups,
-        part + "quantizer.vq.codebook_size": codebook_size,
-        part + "quantizer.vq.codebook_dim": codebook_dim,
-    }
+    return {QUANTIZER + "name": "grouped", part + "groups": groups} | {part + key: v for key, v in inner.items()}
 
 
-def fsq(levels: list[int]) -> dict[str, Any]:
-    return {QUANTIZER + "name": "fsq", QUANTIZER + "fsq.levels": levels}
+def vq(codebook_size: int) -> dict[str, Any]:
+    return {"quantizer.vq.codebook_size": codebook_size, "quantizer.vq.codebook_dim": 16}
+
+
+def fsq(*levels: int) -> dict[str, Any]:
+    return {"quantizer": {"name": "fsq", "fsq": {"levels": list(levels)}}}
 
 
 COMMON = {
     STAGE1 + "likelihood.name": "mixture_of_logistics",
     STAGE1 + "likelihood.mixture_of_logistics.components": 3,
     STAGE1 + "augmentation.horizontal_flip": True,
-    TRAINING + "batch_size": 64,
+    TRAINING + "batch_size": 32,  # steps are what is short
+    TRAINING + "learning_rate": 4e-3,
     TRAINING + "weight_ema_decay": 0.999,
     CONV + "strides": [2],
     CONV + "stem_channels": 128,
     CONV + "residual_channels": 64,
 }
+DEEP = {CONV + "residual_blocks": 4}
 ATTEMPTS: dict[str, dict[str, Any]] = {  # named by grid and codes a position
     "8x8, 1 of 512": {STAGE1 + "quantizer.vq.codebook_size": 512, CONV + "strides": [4]},
-    "8x8, 10 of 512": {**grouped(10, 512, 16), CONV + "strides": [4], CONV + "channels": 256},
-    "16x16, 1 of 512": grouped(1, 512, 16),
-    "16x16, 8 of 4 levels": fsq([4] * 8),
-    "16x16, 12 of 4 levels": fsq([4] * 12),
-    "16x16, 3 of 256": grouped(3, 256, 8),
-    "16x16, 2 of 4096": grouped(2, 4096, 12),
+    "8x8, 10 of 512": {**grouped(10, vq(512)), CONV + "strides": [4], CONV + "channels": 256},
+    "16x16, 1 of 512": grouped(1, vq(512)),
+    "16x16, 1 of 4096": grouped(1, vq(4096)),
+    "16x16, 2 of 8x8": grouped(2, fsq(8, 8)),
+    "16x16, 3 of 8x8": grouped(3, fsq(8, 8)),
+    "16x16, 4 of 8x8": grouped(4, fsq(8, 8)),
+    "16x16, 3 of 8x4, deep": {**grouped(3, fsq(8, 4)), **DEEP},
 }
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from stage1_vqvae.quantizers.output import QuantizerOutput, Usage
+from common.distributed import sum_over_processes, world
+from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity
 
 
 class Quantizer(nn.Module):
@@ -25,7 +26,8 @@ class Quantizer(nn.Module):
 
     def __init__(self, codebook_size: int) -> None:
         super().__init__()
-        self.codebook_size, self._usage = codebook_size, Usage(codebook_size)
+        self.codebook_size = codebook_size
+        self._noted: list[torch.Tensor] = []
 
     def bound(self, z: torch.Tensor) -> torch.Tensor:
         """z (..., D) to where the codes lie (..., d)."""
@@ -83,9 +85,13 @@ class Quantizer(nn.Module):
     def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
         """Re-estimate what is `settled` from batches of vectors (M, D). Here: all is averaged with the network."""
 
+    def note(self, indices: torch.Tensor) -> None:
+        """Remember a training batch's indices (..., depth) for `update`."""
+        self._noted.append(indices.flatten())
+
     def discard(self) -> None:
         """Forget what was gathered since the last `update`."""
-        self._usage.clear()
+        self._noted.clear()
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
         """Once for each optimizer step with finite gradients, with the sums of all processes. Here: nothing moves.
@@ -93,4 +99,9 @@ class Quantizer(nn.Module):
         Returns:
             perplexity: of the global batch's codes.
         """
-        return self._usage.figures()
+        own, (rank, size) = torch.cat(self._noted), world()
+        self._noted.clear()
+        everywhere = own.new_zeros(size, len(own))
+        everywhere[rank] = own
+        used = sum_over_processes(everywhere).unique(return_counts=True)[1]  # no table of 2^18 counts at every step
+        return {"perplexity": perplexity(used.float())}

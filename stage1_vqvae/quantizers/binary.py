@@ -55,7 +55,7 @@ class BinaryQuantizer(Quantizer):
         loss = self.commitment_cost * F.mse_loss(target, code)
         if not self.training:
             return QuantizerOutput(code, indices, loss, target.detach(), code)
-        self._usage.add(indices)
+        self.note(indices)
         if self.entropy_cost:
             sure, even = self.entropies(target.reshape(-1, self.dim))
             loss = loss + self.entropy_cost * (sure - self.diversity * even)

@@ -56,7 +56,7 @@ class FSQ(Quantizer):
         indices = (places * self.basis).sum(-1, keepdim=True)
         code = self._grid(places)
         if self.training:
-            self._usage.add(indices)
+            self.note(indices)
         z_q = self.estimator(target, code) if self.training else code
         return QuantizerOutput(z_q, indices, target.new_zeros(()), target.detach(), code)
 

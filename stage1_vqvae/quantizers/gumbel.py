@@ -59,7 +59,7 @@ class GumbelQuantizer(Quantizer):
         weights, indices = noisy.softmax(-1), noisy.argmax(-1, keepdim=True)
         if self.hard:
             weights = torch.zeros_like(weights).scatter_(-1, indices, 1.0) + weights - weights.detach()
-        self._usage.add(indices)
+        self.note(indices)
         return QuantizerOutput(weights @ self.embedding, indices, loss, None, None)
 
     def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
@@ -75,4 +75,4 @@ class GumbelQuantizer(Quantizer):
         """Let the temperature fall; the perplexity of the global batch's codes, noise and all, and the temperature."""
         progress = min(1.0, (step + 1) / self.anneal_steps)
         self.temperature.fill_(self.last + (self.first - self.last) * 0.5 * (1 + math.cos(math.pi * progress)))
-        return {**self._usage.figures(), "temperature": self.temperature.clone()}
+        return {**super().update(step, seed), "temperature": self.temperature.clone()}

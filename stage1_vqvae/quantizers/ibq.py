@@ -71,7 +71,7 @@ class IBQ(Quantizer):
         code = F.embedding(indices, self.embedding)
         z_q = code
         if self.training:
-            self._usage.add(indices)
+            self.note(indices)
             z_q = _IndexBackpropagation.apply(vectors, self.embedding, indices)
         loss = F.mse_loss(z_q, vectors) + F.mse_loss(vectors, code.detach())
         loss = loss + self.codebook_cost * F.mse_loss(code, vectors.detach())

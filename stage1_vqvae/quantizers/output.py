@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import torch
 
-from common.distributed import sum_over_processes
-
 
 class QuantizerOutput(NamedTuple):
     """What a quantizer makes of z (..., dim).
@@ -28,24 +26,3 @@ def perplexity(counts: torch.Tensor) -> torch.Tensor:
     """exp(entropy) of how often each code was used, (..., K) to (...): the size of an even codebook as varied."""
     shares = counts / counts.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()
-
-
-class Usage:
-    """The codes of the batches since the last update, for quantizers that gather nothing else."""
-
-    def __init__(self, codebook_size: int) -> None:
-        self.codebook_size = codebook_size
-        self._gathered: list[torch.Tensor] = []
-
-    def add(self, indices: torch.Tensor) -> None:
-        """Note int64 indices of any shape."""
-        self._gathered.append(indices.flatten())
-
-    def clear(self) -> None:
-        self._gathered.clear()
-
-    def figures(self) -> dict[str, torch.Tensor]:
-        """The perplexity of the global batch, after which the batch is forgotten."""
-        counts = torch.bincount(torch.cat(self._gathered), minlength=self.codebook_size).float()
-        self.clear()
-        return {"perplexity": perplexity(sum_over_processes(counts))}

@@ -47,7 +47,7 @@ class SimVQ(Quantizer):
         loss = F.mse_loss(code, target.detach()) + self.commitment_cost * F.mse_loss(target, code.detach())
         z_q = code
         if self.training:
-            self._usage.add(indices)
+            self.note(indices)
             z_q = self.estimator(target, code, seeds)
         return QuantizerOutput(z_q, indices, loss, target.detach(), code.detach())
 
