@@ -72,11 +72,10 @@ class VectorQuantizer(Quantizer):
         codebook = self._placed(torch.randn(codebook_size, width))
         if self.learned:
             self.codebook = nn.Parameter(codebook)
-            # Without a cost of its own a code is where the decoder wants it, and not the mean of its vectors.
-            self.settled = ("codebook",) if codebook_cost else ()
         else:
             self.register_buffer("codebook", codebook)
-            self.settled = ("codebook",)
+        # Learned without a cost of its own, a code is where the decoder wants it, and not the mean of its vectors.
+        self.settled = () if self.learned and not codebook_cost else ("codebook",)
         # One a code: the share that a batch of `codebook_size` vectors would give it.
         self.register_buffer("ema_count", torch.ones(codebook_size))
         self.register_buffer("ema_sum", codebook.clone())
@@ -154,8 +153,9 @@ class VectorQuantizer(Quantizer):
 
     def place(self, counts: torch.Tensor, sums: torch.Tensor) -> None:
         """Put codes at the means of vectors summed (K, d) and counted (K,); a code without any stays."""
-        means = self._placed(sums / counts.clamp_min(torch.finfo(counts.dtype).tiny)[:, None])
-        self.codebook.copy_(torch.where(counts[:, None] > 0, means, self.codebook))
+        some = counts > torch.finfo(counts.dtype).tiny  # they may be sums of shares
+        means = self._placed(sums / counts.masked_fill(~some, 1)[:, None])
+        self.codebook.copy_(torch.where(some[:, None], means, self.codebook))
         self.ema_sum.copy_(self.codebook * self.ema_count[:, None])
 
     def gather(self, vectors: torch.Tensor, indices: torch.Tensor) -> None:
