@@ -75,11 +75,12 @@ def steps_in(minutes: float, changes: dict[str, Any], prepared: Any) -> int:
 @torch.no_grad()
 def account(model: VQVAE, split: ImageSplit) -> dict[str, float]:
     """Where the bits per dimension go, over a split: the rate; and each channel's distortion, smooth and textured."""
-    layout = model.layout
+    layout, device = model.layout, next(model.parameters()).device
     sums, count = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
     for start in range(0, len(split), 250):
         pixels = split.pixels(slice(start, start + 250))
-        bits = -model.likelihood.log_prob(model.decode_parameters(model.encode(to_float(pixels))), pixels) / LN2
+        parameters = model.decode_parameters(model.encode(to_float(pixels.to(device))))
+        bits = -model.likelihood.log_prob(parameters, pixels).cpu() / LN2
         grey = pixels.double().mean(1, keepdim=True)
         around = F.avg_pool2d(torch.cat([grey, grey.square()], 1), 3, 1, 1, count_include_pad=False)
         local = around[:, 1:] - around[:, :1].square()

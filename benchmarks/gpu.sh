@@ -35,6 +35,6 @@ run() { # NAME [DATA_FOLDER]: every stage in a folder of its own, timed
 if [ $# -ge 1 ]; then
   cifar10=$(realpath "$1")
   (run cifar10 "$cifar10")
-  python3 "$root/benchmarks/bits_per_dim.py" "$cifar10" --attempt "16x16, 3 of 256" --minutes 10 --folder "$out/bits" \
+  python3 "$root/benchmarks/bits_per_dim.py" "$cifar10" --attempt "16x16, 2 of 8x8" --minutes 10 --folder "$out/bits" \
     --rows "$out/bits_per_dim.jsonl" | tee "$out/bits_per_dim.log"
 fi

@@ -39,7 +39,7 @@ class Task(Protocol):
     """What a stage brings to the loop."""
 
     model: nn.Module  # forward(**batch) -> loss, or (loss, {part's name: scalar tensor})
-    not_averaged: frozenset[str]  # parameters that a weight EMA leaves alone (codebooks)
+    not_averaged: frozenset[str]  # parameters that a weight EMA leaves alone: codebooks that `settle` re-estimates
 
     def start(self) -> None:
         """Data-driven initialisation, before step 0, the same on every process."""
@@ -142,7 +142,7 @@ def build_optimizer(
 
 
 class WeightAverage:
-    """An exponential moving average of network weights, never of codebooks."""
+    """An exponential moving average of weights, but for those that the task re-estimates."""
 
     def __init__(self, task: Task, decay: float) -> None:
         self.decay = decay

@@ -67,10 +67,9 @@ def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder:
     image = _image_column(used, params)
     label = _label_column(used, params) if params.use_labels else None
     unused = sorted(tables.keys() - chosen.values())
-    if label is not None:  # a test split whose labels are kept secret is of no use to who wants labels
-        secret = [split for split, table in used.items() if split != "train" and _unlabelled(table, label)]
-        unused += [f"{chosen[split]} (no labels)" for split in secret]
-        used = {split: table for split, table in used.items() if split not in secret}
+    if label is not None and "test" in used and _unlabelled(used["test"], label):
+        del used["test"]  # whose labels are kept secret: of no use to who wants labels
+        unused.append(f"{chosen['test']} (no labels)")
     classes, labels = (None, dict.fromkeys(used)) if label is None else _labels(used, chosen, label)
     splits = {
         split: SourceSplit(chosen[split], len(table), labels[split], _fetcher(table, image, folder))

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from common.distributed import sum_over_processes, world
-from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity
+from stage1_vqvae.quantizers.gradients import Estimator
+from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity, used_counts
 
 
 class Quantizer(nn.Module):
@@ -21,7 +21,8 @@ class Quantizer(nn.Module):
     code_dim: int | None  # width of what is quantized; None where codes stand for no vector
     codebook_size: int
     depth, stochastic, draws = 1, False, False
-    residual_scale: float | torch.Tensor | None = None  # of what is left over to what was quantized, where anything is
+    residual_scale: float | torch.Tensor | None = None  # of what is left over to what was quantized, where anything is;
+    estimator: Estimator  # then this too, of which a residual disposes
     settled: tuple[str, ...] = ()  # parameters that `settle` re-estimates, so that no weight average touches them
 
     def __init__(self, codebook_size: int) -> None:
@@ -99,9 +100,6 @@ class Quantizer(nn.Module):
         Returns:
             perplexity: of the global batch's codes.
         """
-        own, (rank, size) = torch.cat(self._noted), world()
+        indices = torch.cat(self._noted)
         self._noted.clear()
-        everywhere = own.new_zeros(size, len(own))
-        everywhere[rank] = own
-        used = sum_over_processes(everywhere).unique(return_counts=True)[1]  # no table of 2^18 counts at every step
-        return {"perplexity": perplexity(used.float())}
+        return {"perplexity": perplexity(used_counts(indices, self.codebook_size))}

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from common.distributed import sum_over_processes, world
+
 
 class QuantizerOutput(NamedTuple):
     """What a quantizer makes of z (..., dim).
@@ -20,6 +22,19 @@ class QuantizerOutput(NamedTuple):
     loss: torch.Tensor
     target: torch.Tensor | None
     code: torch.Tensor | None
+
+
+TABLE = 2**18  # codes up to which a table of counts is cheaper than sorting a batch's
+
+
+def used_counts(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
+    """How often codes were used, over the indices (M,) of all processes, as float32; unused ones may be left out."""
+    if codebook_size <= TABLE:
+        return sum_over_processes(torch.bincount(indices, minlength=codebook_size).float())
+    rank, size = world()
+    everywhere = indices.new_zeros(size, len(indices))
+    everywhere[rank] = indices
+    return sum_over_processes(everywhere).unique(return_counts=True)[1].float()
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:

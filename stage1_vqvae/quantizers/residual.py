@@ -20,8 +20,9 @@ from stage1_vqvae.quantizers.output import QuantizerOutput
 class ResidualQuantizer(Quantizer):
     """`depth` codes a position, whose sum is z_q; one quantizer a depth, or one for all (`share_codebook`).
 
-    The loss is the mean of the quantizers' own, each weighed by the square of its scale: with vector quantizers, whose
-    scale is 1, the commitment as the source's code has it, the mean over depths of |z − partial sum|². The gradient
+    The loss is the mean of the quantizers' own. With vector quantizers that is the commitment as the source's code has
+    it, the mean over depths of |z − partial sum|². Where finer depths have a smaller scale, their losses are weighed by
+    its square: a squared error is so in z's own units, and no finer depth's entropy pulls on z harder. The gradient
     estimator is theirs, applied once, to z and the whole sum: applied at every depth, the gradient would reach z
     `depth` times.
     """

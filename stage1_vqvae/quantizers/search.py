@@ -10,6 +10,7 @@ import torch.nn.functional as F
 GROUP = 64  # scores reduced at a time: torch's plain maximum is vectorised on CPU, its argmax is not
 BLOCK = 2**22  # scores held at a time: 16 MB, near a core's cache
 KMEANS_SEED_ROUNDS = 64
+CENTRE_CODES = 256
 
 
 @torch.no_grad()
@@ -41,7 +42,9 @@ def best(vectors: torch.Tensor, codebook: torch.Tensor, bias: torch.Tensor | Non
 
 def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Index (M,) of the nearest code (K, D) of each vector (M, D), by Euclidean distance; ties go to the lowest."""
-    centre = codebook.detach().mean(0)  # far from the origin, v·c − |c|²/2 would lose the difference that decides
+    # Far from the origin, v·c − |c|²/2 would lose the difference that decides. The median, since a mean follows a code
+    # that has run away; of some codes, and not of the vectors, since it must not depend on the batch.
+    centre = codebook.detach()[:: max(1, len(codebook) // CENTRE_CODES)].median(0).values
     codebook = codebook.detach() - centre
     return best(vectors - centre, codebook, codebook.square().sum(1).mul(-0.5))
 

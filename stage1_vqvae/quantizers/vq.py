@@ -175,8 +175,7 @@ class VectorQuantizer(Quantizer):
         indices = torch.stack([i for _, i in self._gathered], 1).flatten(0, 1)
         self.discard()
         each = indices.shape[1]
-        counts = torch.bincount(indices.flatten(), minlength=self.codebook_size).to(vectors.dtype)
-        sum_over_processes(counts)
+        counts = sum_over_processes(torch.bincount(indices.flatten(), minlength=self.codebook_size).to(vectors.dtype))
         self.ema_count.lerp_(counts / each, 1 - self.ema_decay)
         if not self.learned:
             shared = vectors.repeat_interleave(each, 0) if each > 1 else vectors

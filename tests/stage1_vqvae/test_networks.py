@@ -74,12 +74,12 @@ def test_an_image_is_the_same_in_any_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_training_on_one_batch_lowers_its_error(name: str) -> None:
-    net, images = network(name, (3, 8, 16), outputs=3), torch.rand(8, 3, 8, 16) * 2 - 1
-    optimizer, errors = torch.optim.Adam(net.parameters(), 3e-3), []
-    for _ in range(60):
+    net = network(name, (3, 8, 16), outputs=3)
+    images = torch.nn.functional.interpolate(torch.rand(8, 3, 2, 4) * 2 - 1, (8, 16), mode="bilinear")
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(200):
         error = (run(net, images)[1] - images).square().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
-        errors.append(error.item())
-    assert errors[-1] < 0.9 * errors[0]
+    assert error < 0.4 * images.var()  # of 1, what images of one colour would leave

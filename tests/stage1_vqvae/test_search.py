@@ -40,6 +40,13 @@ def test_codes_far_from_the_origin_are_told_apart() -> None:
     assert (found <= exact.amin(1) * (1 + 1e-4)).all()  # in float32, 100 itself is known to 1e-5 of the spread
 
 
+def test_a_code_that_has_run_away_spoils_no_other() -> None:
+    codebook, vectors = torch.randn(512, 16), torch.randn(300, 16)
+    codebook[7] = 1e8
+    exact = torch.cdist(vectors.double(), codebook.double()).argmin(1)
+    assert torch.equal(nearest(vectors, codebook), exact)
+
+
 def test_vectors_that_are_not_finite_get_a_code_all_the_same() -> None:
     vectors = torch.tensor([[float("nan"), 0.0], [float("inf"), 0.0], [0.0, float("-inf")], [1.0, 1.0]])
     found = nearest(vectors, torch.randn(70, 2))
