@@ -16,6 +16,7 @@ from stage1_vqvae.model import VQVAE
 from stage1_vqvae.quantizers.output import QuantizerOutput
 
 LN2 = 0.6931471805599453
+ROUNDING = 1e-12  # of a mean of float64 squares: where targets vary by no more, they do not vary
 
 
 class VQVAETask:
@@ -134,7 +135,9 @@ class Spread:
     def figures(self, device: torch.device) -> dict[str, float]:
         if not self.sums.numel():
             return {}
-        ones, targets, squares, errors = torch.tensor(total(self.sums.flatten().tolist(), device)).view(4, -1)
-        variance = (squares / ones - (targets / ones).square()).mean()
-        error = (errors / ones).mean()
-        return {"quantization_error": error.item(), "quantization_error_relative": (error / variance).item()}
+        sums = torch.tensor(total(self.sums.flatten().tolist(), device), dtype=torch.float64).view(4, -1)
+        targets, squares, errors = sums[1:] / sums[0]
+        variance, error = (squares - targets.square()).mean().item(), errors.mean().item()
+        varies = variance > ROUNDING * squares.mean().item()
+        # Where a level has collapsed there is nothing to compare with: 1, what the targets' mean alone would leave.
+        return {"quantization_error": error, "quantization_error_relative": error / variance if varies else 1.0}

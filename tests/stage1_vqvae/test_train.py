@@ -22,7 +22,8 @@ from common.randomness import generator
 from stage1_vqvae import task as task_module
 from stage1_vqvae import train
 from stage1_vqvae.model import VQVAE, load_vqvae, model_config
-from stage1_vqvae.task import VQVAETask
+from stage1_vqvae.quantizers.output import QuantizerOutput
+from stage1_vqvae.task import Spread, VQVAETask
 
 Write = Callable[..., None]
 
@@ -258,6 +259,15 @@ def test_validation_figures_are_those_of_the_whole_split(vqvae_task: VQVAETask) 
     assert found["quantization_error_relative"] == pytest.approx(error / variance, rel=1e-4)
     assert found["codebook_usage"] == (shares > 0).double().mean().item()
     assert found["perplexity"] == pytest.approx(np.exp(entropy))
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0.0, 1.0), (2**-6, 0.25)])
+def test_the_relative_error_is_exact_far_from_the_origin_and_finite_without_variance(spread, expected) -> None:
+    target = 1000 + torch.tensor([[1.0], [-1.0]]).repeat(50, 1) * spread
+    sums = Spread(1)
+    indices = torch.zeros(100, 1, dtype=torch.int64)
+    sums.add(QuantizerOutput(target, indices, torch.zeros(()), target, target - spread / 2))
+    assert sums.figures(torch.device("cpu"))["quantization_error_relative"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_validation_fits_the_likelihood_and_leaves_the_rest_as_it_was(vqvae_task: VQVAETask) -> None:
