@@ -22,6 +22,7 @@ class ConvParams(Section):
     stem_channels: Positive
     residual_blocks: Count
     residual_channels: Positive
+    shortcut: bool
 
     @field_validator("strides")
     @classmethod

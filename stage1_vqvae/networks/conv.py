@@ -67,6 +67,10 @@ class ConvNetwork(nn.Module):
             its i last.
         channels: width; stem_channels: that of every encoder's first convolution, and of its mirror image where there
             are two and more (the notebooks and rosinality: half; the paper's CIFAR-10 model: the same).
+        residual_blocks, residual_channels: of each residual stack, and of their 3x3.
+        shortcut: a linear layer from each level's patch of the image to its z, and one from the codes to the patches,
+            beside encoders and decoder. With many bits a position the linear part of the code is most of it, and is
+            learned at once.
     """
 
     def __init__(
@@ -80,10 +84,11 @@ class ConvNetwork(nn.Module):
         stem_channels: int,
         residual_blocks: int,
         residual_channels: int,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
         block = {"blocks": residual_blocks, "hidden": residual_channels}
-        levels = len(strides)
+        levels, self.channels = len(strides), channels
         inputs = [image_shape[0]] + [channels] * (levels - 1)
         self.encoders = nn.ModuleList(  # finest first, as they run
             downsample(i, stem_channels, channels, stride, **block) for i, stride in zip(inputs, strides, strict=True)
@@ -103,6 +108,14 @@ class ConvNetwork(nn.Module):
             for halvings in [int(math.log2(math.prod(strides[1 : levels - level]))) for level in range(levels)]
         )
         self.decoder = upsample(codebook_dim * levels, stem_channels, channels, outputs, strides[0], **block)
+        self.shortcuts, self.decoder_shortcut = nn.ModuleList(), None
+        if shortcut:
+            factors = [math.prod(strides[: levels - level]) for level in range(levels)]
+            self.shortcuts = nn.ModuleList(nn.Conv2d(image_shape[0], codebook_dim, f, stride=f) for f in factors)
+            for layer in self.shortcuts:  # a patch's directions, none twice
+                nn.init.orthogonal_(layer.weight.view(codebook_dim, -1))
+            self.decoder_shortcut = nn.ConvTranspose2d(codebook_dim * levels, outputs, strides[0], stride=strides[0])
+            nn.init.zeros_(self.decoder_shortcut.weight)
         self.grids = self.grids_of(image_shape, strides=strides)
 
     @staticmethod
@@ -112,16 +125,20 @@ class ConvNetwork(nn.Module):
         return [(image_shape[1] // f, image_shape[2] // f) for f in factors]
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Images (B, C, H, W) to a feature map a level, coarsest first."""
-        features = []
+        """Images (B, C, H, W) to a feature map a level, coarsest first; of a shortcut, its z are the last channels."""
+        features, below = [], images
         for encoder in self.encoders:
-            images = encoder(images)
-            features.insert(0, images)
+            below = encoder(below)
+            features.insert(0, below)
+        if self.shortcuts:
+            features = [torch.cat([f, s(images)], 1) for f, s in zip(features, self.shortcuts, strict=True)]
         return features
 
     def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
         """z (B, D, h, w) of a level from its feature map and, but for the coarsest, the coarser level's context."""
-        return self.latents[level](feature if context is None else torch.cat([context, feature], 1))
+        seen = feature[:, : self.channels]
+        z = self.latents[level](seen if context is None else torch.cat([context, seen], 1))
+        return z + feature[:, self.channels :] if self.shortcuts else z
 
     def context(self, level: int, z_q: torch.Tensor) -> torch.Tensor | None:
         """What the next finer level is conditioned on; None after the finest."""
@@ -129,4 +146,6 @@ class ConvNetwork(nn.Module):
 
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
         """z_q of all levels, coarsest first, to likelihood parameters (B, outputs, H, W)."""
-        return self.decoder(torch.cat([lift(z_q) for lift, z_q in zip(self.lifts, quantized, strict=True)], 1))
+        z_q = torch.cat([lift(z_q) for lift, z_q in zip(self.lifts, quantized, strict=True)], 1)
+        parameters = self.decoder(z_q)
+        return parameters if self.decoder_shortcut is None else parameters + self.decoder_shortcut(z_q)

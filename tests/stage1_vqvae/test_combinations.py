@@ -21,7 +21,10 @@ from stage1_vqvae.task import VQVAETask
 
 NETWORKS = {
     "conv": {"strides": [4], "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4},
-    "two levels": {"strides": [2, 2], "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4},
+    "two levels": {
+        **{"strides": [2, 2], "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4},
+        "shortcut": True,
+    },
     "resnet": {
         "channels": 8,
         "multipliers": [1, 1, 2],

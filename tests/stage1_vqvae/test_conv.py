@@ -93,3 +93,29 @@ def test_the_published_cifar_network_has_its_number_of_parameters() -> None:
 def test_no_residual_blocks_are_possible() -> None:
     net = ConvNetwork((1, 8, 8), 1, 4, strides=[2], channels=4, stem_channels=2, residual_blocks=0, residual_channels=1)
     assert net.decode([net.latent(0, net.encode(torch.zeros(1, 1, 8, 8))[0], None)]).shape == (1, 1, 8, 8)
+
+
+def test_shortcuts_alone_are_a_linear_code_of_patches() -> None:
+    """With the rest silenced: an orthonormal projection of each patch, and its transpose gives its part back."""
+    net = ConvNetwork(
+        (3, 8, 16),
+        3,
+        12,
+        **{"strides": [4], "channels": 4, "stem_channels": 2, "residual_blocks": 1, "residual_channels": 1},
+        shortcut=True,
+    )
+    with torch.no_grad():
+        for part in (net.latents, net.decoder):
+            for parameter in part.parameters():
+                parameter.zero_()
+        net.shortcuts[0].bias.zero_()
+        net.decoder_shortcut.bias.zero_()
+        net.decoder_shortcut.weight.copy_(net.shortcuts[0].weight)
+    images = torch.randn(2, 3, 8, 16)
+    z = net.latent(0, net.encode(images)[0], None)
+    patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3)  # (B, 2, 4, 48)
+    basis = net.shortcuts[0].weight.view(12, 48)
+    torch.testing.assert_close(basis @ basis.t(), torch.eye(12), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z.permute(0, 2, 3, 1), patches @ basis.t(), atol=1e-5, rtol=1e-4)
+    back = net.decode([z]).unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3)
+    torch.testing.assert_close(back, patches @ basis.t() @ basis, atol=1e-5, rtol=1e-4)

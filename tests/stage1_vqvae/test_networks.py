@@ -11,6 +11,10 @@ from stage1_vqvae.networks import NETWORKS
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "conv": {"strides": [2, 2], "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4},
+    "conv with shortcuts": {
+        **{"strides": [2, 2], "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4},
+        "shortcut": True,
+    },
     "resnet": {
         "channels": 8,
         "multipliers": [1, 2, 2],
@@ -27,7 +31,11 @@ SHAPES = [(1, 8, 8), (3, 8, 16), (3, 20, 12)]
 
 def network(name: str, shape: tuple[int, int, int], outputs: int = 5, codebook_dim: int = 3) -> torch.nn.Module:
     torch.manual_seed(0)
-    return NETWORKS[name](shape, outputs, codebook_dim, **CONFIGS[name])
+    return kind(name)(shape, outputs, codebook_dim, **CONFIGS[name])
+
+
+def kind(name: str) -> type[torch.nn.Module]:
+    return NETWORKS[name.split()[0]]
 
 
 def run(net: torch.nn.Module, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -44,9 +52,9 @@ def run(net: torch.nn.Module, images: torch.Tensor) -> tuple[list[torch.Tensor],
 def test_grids_and_outputs_fit_any_rectangle(name: str, shape: tuple[int, int, int]) -> None:
     net = network(name, shape)
     zs, decoded = run(net, torch.randn(2, *shape))
-    assert net.grids == NETWORKS[name].grids_of(shape, **CONFIGS[name])
+    assert net.grids == kind(name).grids_of(shape, **CONFIGS[name])
     assert [tuple(z.shape) for z in zs] == [(2, 3, h, w) for h, w in net.grids]
-    assert net.grids[-1] == (shape[1] // (2 if name == "conv" else 4), shape[2] // (2 if name == "conv" else 4))
+    assert net.grids[-1] == (shape[1] // (2 if "conv" in name else 4), shape[2] // (2 if "conv" in name else 4))
     assert decoded.shape == (2, 5, *shape[1:])
 
 
