@@ -115,7 +115,7 @@ def draw(rows: list[Row], minutes: float, file: Path) -> None:
     for axis, label in ((left, "rate, bits per dimension"), (right, "minutes of training on 2 cores")):
         axis.axhline(4.67, color="grey", linewidth=0.8, linestyle="--")
         axis.set_xlabel(label)
-        if axis.has_data() and axis.get_legend_handles_labels()[0]:
+        if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     left.set(ylabel="bits per dimension, held-out images", ylim=(None, 6))
     figure.savefig(file, dpi=150)

@@ -69,8 +69,7 @@ class ConvNetwork(nn.Module):
             are two and more (the notebooks and rosinality: half; the paper's CIFAR-10 model: the same).
         residual_blocks, residual_channels: of each residual stack, and of their 3x3.
         shortcut: a linear layer from each level's patch of the image to its z, and one from the codes to the patches,
-            beside encoders and decoder. With many bits a position the linear part of the code is most of it, and is
-            learned at once.
+            beside encoders and decoder. With many bits a position, most of the code is linear, and learned sooner so.
     """
 
     def __init__(
