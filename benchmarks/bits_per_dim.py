@@ -52,7 +52,7 @@ COMMON = {
     CONV + "stem_channels": 128,
     CONV + "residual_channels": 64,
 }
-DEEP = {CONV + "residual_blocks": 4}
+DEEP = {CONV + "residual_blocks": 4, CONV + "shortcut": True}
 ATTEMPTS: dict[str, dict[str, Any]] = {  # named by grid and codes a position
     "8x8, 1 of 512": {STAGE1 + "quantizer.vq.codebook_size": 512, CONV + "strides": [4]},
     "8x8, 10 of 512": {**grouped(10, vq(512)), CONV + "strides": [4], CONV + "channels": 256},
@@ -61,6 +61,7 @@ ATTEMPTS: dict[str, dict[str, Any]] = {  # named by grid and codes a position
     "16x16, 2 of 8x8": grouped(2, fsq(8, 8)),
     "16x16, 3 of 8x8": grouped(3, fsq(8, 8)),
     "16x16, 4 of 8x8": grouped(4, fsq(8, 8)),
+    "16x16, 2 of 8x8, deep": {**grouped(2, fsq(8, 8)), **DEEP},
     "16x16, 3 of 8x4, deep": {**grouped(3, fsq(8, 4)), **DEEP},
 }
 
