@@ -20,12 +20,21 @@ CHECK_ROWS = 65536  # codes are checked in blocks: the whole need not fit in mem
 
 @dataclass(frozen=True)
 class Level:
-    """One grid of codes: `height` x `width` positions, `depth` codes a position, each below `codebook_size`."""
+    """One grid of codes: `height` x `width` positions, `depth` codes a position, each below `codebook_size`.
+
+    `sizes`: each depth's own codebook size, where they differ; `codebook_size` is the largest of them.
+    """
 
     height: int
     width: int
     depth: int
     codebook_size: int
+    sizes: tuple[int, ...] | None = None
+
+    @property
+    def depth_sizes(self) -> tuple[int, ...]:
+        """How many values the code of each depth has, (depth,)."""
+        return self.sizes or (self.codebook_size,) * self.depth
 
     @property
     def tokens(self) -> int:
@@ -44,7 +53,9 @@ class CodeLayout:
     levels: tuple[Level, ...]
 
     def __post_init__(self) -> None:
-        sizes = [v for level in self.levels for v in asdict(level).values()] + list(self.image_shape)
+        sizes = list(self.image_shape)
+        for level in self.levels:
+            sizes += [level.height, level.width, level.depth, *level.depth_sizes]
         if not self.levels or len(self.image_shape) != 3 or min(sizes) < 1:
             raise ValueError(f"a layout needs (C, H, W) and levels of positive sizes, got {self}")
 
@@ -66,7 +77,7 @@ class CodeLayout:
     @property
     def uniform_nats(self) -> float:
         """Nats an image under the uniform prior: Σ log K over its tokens (van den Oord et al. 2017, section 3.1)."""
-        return sum(level.tokens * math.log(level.codebook_size) for level in self.levels)
+        return sum(level.height * level.width * math.log(size) for level in self.levels for size in level.depth_sizes)
 
     def slices(self) -> list[slice]:
         """Each level's place in the sequence."""
@@ -113,7 +124,8 @@ class CodeLayout:
     @cached_property
     def codebook_sizes(self) -> torch.Tensor:
         """int64 (N,): how many values each token has."""
-        return torch.tensor([level.codebook_size for level in self.levels])[self.places[:, 0]]
+        by_level = [torch.tensor(level.depth_sizes).repeat(level.height * level.width) for level in self.levels]
+        return torch.cat(by_level)
 
     @cached_property
     def allowed(self) -> torch.Tensor:
@@ -126,7 +138,9 @@ class CodeLayout:
         return np.min_scalar_type(self.vocabulary - 1)
 
     def to_json(self) -> dict:
-        return asdict(self)
+        """JSON values; what is None is left out."""
+        levels = [{name: v for name, v in asdict(level).items() if v is not None} for level in self.levels]
+        return {"image_shape": self.image_shape, "levels": levels}
 
     @classmethod
     def from_json(cls, raw: dict) -> CodeLayout:

@@ -35,7 +35,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from sampling.process import one_process
 
     one_process(params.runtime, "sampling.evaluate")
-    evaluation = Evaluation(params.runtime.batch_size)
+    evaluation = Evaluation(params.stage2_prior.counts, params.runtime.batch_size)
     metrics = evaluation.metrics()
     save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")
     write_text(RESULTS / "metrics.json", json_text(metrics))

@@ -16,10 +16,12 @@ from common.artifacts import read_manifest
 from common.codes import Codes, codebook_figures, open_codes
 from common.grids import stacked_grid
 from common.images import ImageSplit, open_prepared, open_split, to_float, to_uint8
+from common.params.stage2 import CountsParams
 from sampling.judge import load_classifier, predict
 from sampling.metrics import label_nats, psnr, squared_error, ssim
 from sampling.pipeline import TwoStagePipeline
-from stage2_prior.priors import PRIORS
+from stage2_prior.priors import PRIORS, build_prior
+from stage2_prior.priors.base import Prior
 
 GRID_IMAGES = 32
 UNAVAILABLE = "unavailable"  # what a figure that needs labels says where there are none
@@ -63,10 +65,11 @@ def batches(count: int, size: int, name: str) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def fit_counts(codes: Codes, size: int) -> Any:
+def fit_counts(codes: Codes, params: CountsParams, size: int) -> Prior:
     """The counts prior, fitted on the training codes of the images as they are."""
-    train = codes["train"]
-    prior = PRIORS["counts"](codes.layout, codes.num_classes)
+    train, layout = codes["train"], codes.layout.to_json()
+    config = {"name": "counts", "params": params.values(), "layout": layout, "num_classes": codes.num_classes}
+    prior = build_prior(config)
     prior.fit((train.rows(rows), train.label_tensor(rows)) for rows in batches(len(train), size, "counts"))
     return prior.eval()
 
@@ -75,12 +78,13 @@ class Evaluation:
     """The artifacts of a run, checked against each other, and what is measured on them.
 
     Args:
+        counts: parameters of the counts prior.
         batch_size: images at a time; changes no result.
     """
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, counts: CountsParams, batch_size: int) -> None:
         check_lineage()
-        self.batch_size = batch_size
+        self.counts, self.batch_size = counts, batch_size
         self.prepared, self.codes = open_prepared(paths.PREPARED), open_codes(paths.CODES)
         self.pipeline = TwoStagePipeline.load(paths.MODELS)
         self.judge, _ = load_classifier(paths.CLASSIFIER)
@@ -146,13 +150,15 @@ class Evaluation:
         smoothed frequencies, so that conditional and unconditional priors compare and -log p(x) is truly bounded.
         """
         split, device = self.codes["test"], self.pipeline.device
-        priors = {"counts": fit_counts(self.codes, self.batch_size).to(device), "prior": self.pipeline.prior}
-        nats = dict.fromkeys(priors, 0.0)
+        priors = {"counts": fit_counts(self.codes, self.counts, self.batch_size).to(device), "prior": self.pipeline.prior}
+        nats, variance = dict.fromkeys(priors, 0.0), 0.0
         for rows in batches(len(split), self.batch_size, "test codes"):
             tokens, labels = split.rows(rows).to(device), split.label_tensor(rows)
             labels = None if labels is None else labels.to(device)
             for name, prior in priors.items():
-                nats[name] += prior.nll(tokens, labels if prior.num_classes else None).double().sum().item()
+                found, error = prior.estimate(tokens, labels if prior.num_classes else None)
+                nats[name] += found.double().sum().item()
+                variance += error.double().sum().item()
         label = 0.0
         if self.codes.num_classes:
             train = np.asarray(self.codes["train"].labels)
@@ -164,6 +170,8 @@ class Evaluation:
             # Under the uniform prior a label says nothing of the codes, so its nats need not be paid for.
             conditional = prior.num_classes > 0 and not isinstance(prior, PRIORS["uniform"])
             image[f"rate_{name}"] = nats[name] / len(split) + (label if conditional else 0.0)
+        if not self.pipeline.prior.exact:  # a bound, by sampling: how far off its estimate may be
+            image["rate_prior_standard_error"] = math.sqrt(variance) / len(split)
         return {"token": token, "image": image}
 
     def _codebook(self) -> dict[str, Any]:

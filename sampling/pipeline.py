@@ -14,47 +14,16 @@ from common.codes import CodeLayout
 from common.distributed import exact_float32
 from common.errors import UserError
 from common.images import to_float
-from sampling.generate import generate, image_uniforms
+from sampling.generate import Streams, generate
+from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors import load_prior
-
-# With these, images come from exactly the distribution that the prior has learned.
-NEUTRAL = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "guidance_scale": 1.0}
-
-
-def check_settings(layout: CodeLayout, settings: dict[str, Any]) -> dict[str, Any]:
-    """The five sampling settings, `NEUTRAL` where they are left out.
-
-    Raises:
-        UserError: an unknown name, a value out of range or not a number, or `top_k` over every level's codebook.
-    """
-    if unknown := sorted(set(settings) - set(NEUTRAL)):
-        raise UserError(f"{unknown[0]}: no such sampling setting; there are {', '.join(NEUTRAL)}")
-    settings = {**NEUTRAL, **settings}
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, float | int | None):
-            raise UserError(f"{name}: expected a number, got {value!r}")
-    for name in ("temperature", "guidance_scale"):
-        if settings[name] is None or not (math.isfinite(settings[name]) and settings[name] >= 0):
-            raise UserError(f"{name}: expected a number of at least 0, got {settings[name]}")
-    top_k, top_p, min_p = settings["top_k"], settings["top_p"], settings["min_p"]
-    if top_k is not None and not (isinstance(top_k, int) and 1 <= top_k <= layout.vocabulary):
-        raise UserError(
-            f"top_k: expected a whole number from 1 to {layout.vocabulary} (the largest codebook), or None for no "
-            f"filter, got {top_k}"
-        )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p: expected a number above 0, at most 1, or None for no filter, got {top_p}")
-    if min_p is not None and not 0 <= min_p < 1:
-        raise UserError(f"min_p: expected a number of at least 0, below 1, or None for no filter, got {min_p}")
-    return settings
-
 
 class TwoStagePipeline:
     """A VQ-VAE and a prior over its codes.
 
-    Everything works in batches of `batch_size`, which changes no result. Sampling settings (`temperature`, `top_k`,
-    `top_p`, `min_p`, `guidance_scale`) that are left out are `NEUTRAL`.
+    Everything works in batches of `batch_size`, which changes no result. Sampling settings are those of
+    `sampling.settings.Settings`; with none, images come from exactly the distribution that the prior has learned.
     """
 
     def __init__(self, vqvae: Any, prior: Any, device: torch.device | str) -> None:
@@ -127,7 +96,7 @@ class TwoStagePipeline:
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
         """`generate`, a batch at a time, for more images than memory holds."""
-        settings = check_settings(self.layout, settings)
+        chosen = Settings.checked(self.layout, settings)
         for name, value, least in (
             ("n", count, 1),
             ("seed", seed, 0),
@@ -140,9 +109,9 @@ class TwoStagePipeline:
 
         def draw(begin: int) -> torch.Tensor:
             end = min(begin + batch_size, count)
-            uniforms = image_uniforms(seed, range(start + begin, start + end), self.layout.num_tokens)
+            streams = Streams(seed, tuple(range(start + begin, start + end)), self.device)
             classes = None if labels is None else labels[begin:end].to(self.device)
-            return self.decode_tokens(generate(self.prior, classes, uniforms.to(self.device), **settings))
+            return self.decode_tokens(generate(self.prior, classes, streams, chosen))
 
         return (draw(begin) for begin in tqdm(range(0, count, batch_size), desc="generate", unit="batch", disable=None))
 
@@ -152,8 +121,8 @@ class TwoStagePipeline:
         Args:
             n: how many.
             labels: (n,) classes; None: the classes in turn, image i having class i mod num_classes.
-            settings: `temperature`, `top_k`, `top_p`, `min_p`, `guidance_scale`, `seed`, `batch_size`, and `start`, the
-                place in the run of the first image: images 3 to 5 of a run are n=3, start=3.
+            settings: those of `Settings`, `seed`, `batch_size`, and `start`, the place in the run of the first image:
+                images 3 to 5 of a run are n=3, start=3.
 
         Returns:
             float32 (n, C, H, W) in [-1, 1], on the CPU.
@@ -208,7 +177,7 @@ class TwoStagePipeline:
             UserError: a shape, setting or label that does not fit.
         """
         self._check_images(images, torch.float32)
-        settings = check_settings(self.layout, settings)
+        chosen = Settings.checked(self.layout, settings)
         if labels is not None:
             labels = self.check_labels(labels, len(images)).to(self.device)
         shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
@@ -220,9 +189,9 @@ class TwoStagePipeline:
             known, part = mask[rows].to(self.device), images[rows].to(self.device)
             tokens = self.layout.flatten(self.vqvae.encode(part.masked_fill(~known, 0.0)))
             given = torch.where(self._known_tokens(known), tokens, -1)
-            uniforms = image_uniforms(seed, rows.tolist(), self.layout.num_tokens).to(self.device)
+            streams = Streams(seed, tuple(rows.tolist()), self.device)
             classes = None if labels is None else labels[rows]
-            tokens = generate(self.prior, classes, uniforms, **settings, given=given)
+            tokens = generate(self.prior, classes, streams, chosen, given)
             parts.append(torch.where(mask[rows], images[rows], self.decode_tokens(tokens)))
         return torch.cat(parts)
 
@@ -237,33 +206,63 @@ class TwoStagePipeline:
 
     @torch.no_grad()
     def log_likelihood(
-        self, images: torch.Tensor, labels: Sequence[int] | torch.Tensor | None = None, batch_size: int = 64
+        self,
+        images: torch.Tensor,
+        labels: Sequence[int] | torch.Tensor | None = None,
+        batch_size: int = 64,
+        *,
+        class_probabilities: Sequence[float] | torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Bounds of -log p(x | y) in bits per dimension (design: distortion plus rate).
+        """Bounds of -log p(x), or -log p(x | y), in bits per dimension (distortion plus rate).
 
         Args:
             images: uint8 (B, C, H, W).
             labels: (B,) classes; None: the null label. The label's own bits are not in the rate.
+            class_probabilities: (num_classes,) p(y), instead of labels: the rate is of p(z) = Σ p(y) p(z | y).
 
         Returns:
-            `distortion` -log p(x | z), `rate` -log p(z | y), and their sum `total`: float64 (B,), on the CPU.
+            `distortion` -log p(x | z), `rate` -log p(z), or -log p(z | y), and their sum `total`: float64 (B,);
+            `rate_by_level`, float64 (B, levels), not with `class_probabilities`. All on the CPU. Of a prior that is not
+            `exact`, rates are estimates of upper bounds.
 
         Raises:
-            UserError: images of another shape, or not uint8; a label that does not exist.
+            UserError: images of another shape, or not uint8; a label that does not exist; probabilities that are none,
+                or beside labels.
         """
         self._check_images(images, torch.uint8)
+        weights = self._check_probabilities(class_probabilities, labels)
         if labels is not None:
             labels = self.check_labels(labels, len(images)).to(self.device)
-        distortion, rate = [], []
+        found: dict[str, list[torch.Tensor]] = {"distortion": [], "rate": [], "rate_by_level": []}
         for rows in torch.arange(len(images)).split(batch_size):
             pixels = images[rows].to(self.device)
             codes = self.vqvae.encode(to_float(pixels))
-            distortion.append(self.vqvae.likelihood.nll(self.vqvae.decode_parameters(codes), pixels).double())
-            nats = self.prior.nll(self.layout.flatten(codes), None if labels is None else labels[rows])
-            rate.append(nats.double().sum(1))
+            found["distortion"].append(self.vqvae.likelihood.nll(self.vqvae.decode_parameters(codes), pixels).double())
+            tokens = self.layout.flatten(codes)
+            if weights is not None:
+                classes = torch.full_like(tokens[:, 0], 0)
+                each = [-self.prior.nll(tokens, classes + y).double().sum(1) for y in range(self.num_classes)]
+                found["rate"].append(-torch.logsumexp(torch.stack(each, 1) + weights.log(), 1))
+                continue
+            nats = self.prior.nll(tokens, None if labels is None else labels[rows]).double()
+            found["rate_by_level"].append(torch.stack([nats[:, part].sum(1) for part in self.layout.slices()], 1))
+            found["rate"].append(nats.sum(1))
         unit = self.layout.dimensions * math.log(2)
-        result = {"distortion": torch.cat(distortion).cpu() / unit, "rate": torch.cat(rate).cpu() / unit}
+        result = {name: torch.cat(parts).cpu() / unit for name, parts in found.items() if parts}
         return result | {"total": result["distortion"] + result["rate"]}
+
+    def _check_probabilities(self, values: Any, labels: Any) -> torch.Tensor | None:
+        if values is None:
+            return None
+        if labels is not None:
+            raise UserError("class_probabilities: sums over all labels, so give no labels beside them")
+        p = torch.as_tensor(values, dtype=torch.float64).to(self.device)
+        if p.shape != (self.num_classes,) or not self.num_classes or (p < 0).any() or abs(p.sum().item() - 1) > 1e-6:
+            raise UserError(
+                f"class_probabilities: expected {self.num_classes} numbers of at least 0 that sum to 1, one a class, "
+                f"got {tuple(p.shape)} that sum to {p.sum().item():g}"
+            )
+        return p
 
     def _check_images(self, images: torch.Tensor, dtype: torch.dtype) -> None:
         expected = self.layout.image_shape

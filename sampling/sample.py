@@ -59,15 +59,18 @@ def write_grid(folder: Path, classes: int, columns: int, path: Path) -> None:
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Sample `sampling.images` images of each kind, and publish them with the grid."""
     import time
+    from dataclasses import asdict, fields
 
     from common.artifacts import publishing
-    from sampling.pipeline import NEUTRAL, TwoStagePipeline
+    from sampling.pipeline import TwoStagePipeline
+    from sampling.settings import Settings
     from sampling.process import one_process
 
     one_process(params.runtime, "sampling.sample")
     pipeline = TwoStagePipeline.load(paths.MODELS)
     section, common = params.sampling, {"seed": params.sampling.seed, "batch_size": params.runtime.batch_size}
-    kinds = {"default": {name: getattr(section, name) for name in NEUTRAL}, "unguided": NEUTRAL}
+    settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})
+    kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}
     with publishing(paths.SAMPLES, "samples", pipeline.parents) as folder:
         began = time.monotonic()
         for kind, settings in kinds.items():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
-from common.codes import Codes, CodeSplit
+from common.codes import CodeLayout, Codes, CodeSplit
 from common.distributed import batch_share, share, total
 from common.params.stage2 import PriorTrainingParams
 from common.randomness import SampleOrder, generator, seed_of
+from stage2_prior.priors.base import Prior
 
 
 class PriorTask:
@@ -17,9 +17,11 @@ class PriorTask:
 
     not_averaged: frozenset[str] = frozenset()
 
-    def __init__(self, model: nn.Module, codes: Codes, params: PriorTrainingParams) -> None:
+    def __init__(self, model: Prior, codes: Codes, params: PriorTrainingParams) -> None:
         self.model, self.codes, self.params = model, codes, params
         self.order = SampleOrder(len(codes["train"]), params.batch_size, params.seed)
+        if params.gradient_checkpointing:
+            model.checkpoint_gradients()
 
     def start(self) -> None:
         """A prior starts from its random weights."""
@@ -56,19 +58,28 @@ class PriorTask:
 
     def validate(self) -> dict[str, float]:
         device, size = next(self.model.parameters()).device, batch_share(self.params.batch_size)
-        nats = nats_per_token(self.model, self.codes["validation"], size, device)
-        return {"criterion": nats, "nats_per_token": nats}
+        by_token = nats_by_token(self.model, self.codes["validation"], size, device)
+        nats = by_token.mean().item()
+        return {"criterion": nats, "nats_per_token": nats} | nats_by_level(by_token, self.codes.layout)
 
 
 @torch.no_grad()
-def nats_per_token(prior: nn.Module, split: CodeSplit, batch_size: int, device: torch.device) -> float:
-    """Mean -log p over a split's tokens, given its labels where there are any; the work is divided over processes.
+def nats_by_token(prior: Prior, split: CodeSplit, batch_size: int, device: torch.device) -> torch.Tensor:
+    """Mean -log p of each token over a split, float64 (N,), given its labels where there are any; the work is divided
+    over processes.
 
     `device` is where the prior is: one without weights cannot tell.
     """
-    nats = 0.0
+    nats = torch.zeros(prior.layout.num_tokens, dtype=torch.float64)
     for rows in share(len(split), batch_size):
         labels = split.label_tensor(rows)
-        nats += prior.nll(split.rows(rows).to(device), labels if labels is None else labels.to(device)).sum().item()
-    (nats,) = total([nats], device)
-    return nats / (len(split) * prior.layout.num_tokens)
+        found = prior.nll(split.rows(rows).to(device), labels if labels is None else labels.to(device))
+        nats += found.double().sum(0).cpu()
+    return torch.tensor(total(nats.tolist(), device), dtype=torch.float64) / len(split)
+
+
+def nats_by_level(by_token: torch.Tensor, layout: CodeLayout) -> dict[str, float]:
+    """Each level's mean nats a token, coarsest first; nothing where there is one level."""
+    if len(layout.levels) == 1:
+        return {}
+    return {f"nats_per_token_level_{i}": by_token[part].mean().item() for i, part in enumerate(layout.slices())}

@@ -3,12 +3,13 @@
     accelerate launch -m stage2_prior.train
 
 Which prior is `stage2_prior.name`; swapping it touches nothing of stage 1. An interrupted run goes on from its last
-saved state. Leaves curves and validation nats per token in results/train_prior.
+saved state. Leaves curves and validation nats per token, by place too, in results/train_prior.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import command, paths
@@ -19,53 +20,69 @@ if TYPE_CHECKING:
 
     import torch
 
-    from common.codes import CodeSplit
+    from common.codes import CodeLayout, CodeSplit
 
 RESULTS = paths.RESULTS / "train_prior"
 
 
-def batches(split: CodeSplit, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Tokens and labels of a split as it is (no extra passes), in order."""
-    for start in range(0, len(split), batch_size):
-        rows = slice(start, start + batch_size)
-        yield split.rows(rows), split.label_tensor(rows)
+@dataclass
+class Batches:
+    """Tokens and labels of a split as it is (no extra passes), in order; may be gone through again."""
+
+    split: CodeSplit
+    batch_size: int
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        for start in range(0, len(self.split), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield self.split.rows(rows), self.split.label_tensor(rows)
+
+
+def token_rows(by_token: torch.Tensor, layout: CodeLayout) -> list[dict[str, float]]:
+    """Nats of each token, (N,), as rows with its level, row, column and depth; `step` counts tokens."""
+    names = ("level", "row", "column", "depth")
+    places = [dict(zip(names, place, strict=True)) for place in layout.places.tolist()]
+    return [{"step": i, **place, "nats": nats} for i, (place, nats) in enumerate(zip(places, by_token.tolist()))]
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Build, fit or train, publish."""
     import torch
 
-    from common.artifacts import read_manifest, save_model
+    from common.artifacts import read_manifest, save_model, write_text
     from common.codes import open_codes
+    from common.distributed import batch_share
     from common.randomness import seed_of
-    from common.tracking import write_results
+    from common.tracking import csv_text, write_results
     from common.training import accelerator, train
     from stage2_prior.priors import build_prior, prior_config
-    from stage2_prior.task import PriorTask, nats_per_token
+    from stage2_prior.task import PriorTask, nats_by_level, nats_by_token
 
     codes = open_codes(paths.CODES)
     # Codes of another VQ-VAE than the one published beside them would make a prior that decodes to nothing.
     codes.manifest.require_parent("vqvae", read_manifest(paths.VQVAE, "vqvae", contents=False).identity, paths.CODES)
     parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
     name, section = params.stage2_prior.name, params.stage2_prior.chosen
-    values = {key: value for key, value in section.values().items() if key != "training"}
-    config = {"name": name, "params": values, "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
+    config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
     device = accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", section.training.seed if hasattr(section, "training") else 0))
     prior = build_prior(config)
+    prior.fit(Batches(codes["train"], params.runtime.batch_size))
     if prior.trained:
         task, training = PriorTask(prior, codes, section.training), section.training
         whole = {**config, "training": training.values()}
         metrics = train("train_prior", task, training, params.runtime, device, whole, parents)
-    else:
-        prior.fit(batches(codes["train"], params.runtime.batch_size))
-        size = params.runtime.batch_size
-        nats = nats_per_token(prior.to(device.device), codes["validation"], size, device.device)
-        metrics = {"nats_per_token": nats, "step": 0, "parameters": 0}
-        curves = {"train": [{"step": 0, "loss": nats}], "validation": [{"step": 0, "nats_per_token": nats}]}
+    by_token = nats_by_token(
+        prior.to(device.device).eval(), codes["validation"], batch_share(params.runtime.batch_size), device.device
+    )
+    if not prior.trained:
+        nats = {"nats_per_token": by_token.mean().item(), **nats_by_level(by_token, codes.layout)}
+        metrics = {**nats, "step": 0, "parameters": 0}
+        curves = {"train": [{"step": 0, "loss": nats["nats_per_token"]}], "validation": [{"step": 0, **nats}]}
         if device.is_main_process:
             write_results(RESULTS, curves, {"validation": metrics})
     if device.is_main_process:
+        write_text(RESULTS / "tokens.csv", csv_text(token_rows(by_token, codes.layout)))
         tensors = {key: tensor.contiguous() for key, tensor in prior.state_dict().items()}
         save_model(paths.PRIOR, "prior", prior_config(prior), tensors, parents)
         print(f"{paths.PRIOR}: {name}, validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -36,3 +36,17 @@ class Choice(Section):
     def chosen_values(self) -> dict[str, Any]:
         """Name and parameters of the chosen option alone, as JSON values: what identifies the part."""
         return {"name": self.name, self.name: self.chosen.values()}  # type: ignore[attr-defined]
+
+
+class Nested(Choice):
+    """A choice inside another section, in which only the chosen option's section need be there."""
+
+    @model_validator(mode="after")
+    def chosen_is_there(self) -> Nested:
+        if self.chosen is None:
+            raise ValueError(f"name is {self.name}, but there is no section `{self.name}` beside it; add it")
+        return self
+
+    @model_serializer
+    def chosen_alone(self) -> dict[str, Any]:
+        return self.chosen_values()

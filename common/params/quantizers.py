@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from common.params.base import Choice, Count, Decay, NonNegative, Positive, PositiveFloat, Section
+from common.params.base import Choice, Count, Decay, Nested, NonNegative, Positive, PositiveFloat, Section
 
 Sizes = Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
 Estimator = Literal["straight_through", "rotation", "diveq"]
@@ -143,8 +143,8 @@ class IBQParams(Table):
     entropy_temperature: PositiveFloat
 
 
-class Inner(Choice):
-    """The quantizer inside another: a choice in which only the chosen option's section need be there."""
+class Inner(Nested):
+    """The quantizer inside another."""
 
     not_inside: ClassVar[dict[str, str]]  # quantizers that cannot be here, and why
 
@@ -163,16 +163,6 @@ class Inner(Choice):
         if isinstance(name, str) and name in cls.not_inside:
             raise ValueError(f"{name} cannot be here: {cls.not_inside[name]}")
         return name
-
-    @model_validator(mode="after")
-    def chosen_is_there(self) -> Inner:
-        if self.chosen is None:
-            raise ValueError(f"name is {self.name}, but there is no section `{self.name}` beside it; add it")
-        return self
-
-    @model_serializer
-    def chosen_alone(self) -> dict[str, Any]:
-        return {"name": self.name, self.name: self.chosen.values()}
 
 
 class ResidualInner(Inner):

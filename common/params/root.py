@@ -45,11 +45,25 @@ class Params(Section):
                 f"extract_codes.draws: {self.extract_codes.draws}, but stage1_vqvae.quantizer {quantizer.name} draws "
                 "no codes; set it to 0, or choose soft_em or gumbel"
             )
-        if self.sampling.top_k is not None and self.sampling.top_k > max(sizes):
+        prior = self.stage2_prior
+        if prior.name == "chain" and len(prior.chain.links) != levels:
             raise ValueError(
-                f"sampling.top_k: {self.sampling.top_k} is over the largest codebook_size, {max(sizes)}; "
-                "choose at most that, or null for no filter"
+                f"stage2_prior.chain.links: {len(prior.chain.links)} priors for {levels} levels of "
+                "stage1_vqvae.network; give one a level, coarsest first"
             )
+        for name, value in self.sampling:
+            if isinstance(value, tuple) and len(value) not in (1, levels):
+                raise ValueError(
+                    f"sampling.{name}: {len(value)} values for {levels} levels of stage1_vqvae.network; give one, or one "
+                    "a level, coarsest first"
+                )
+        top_k = self.sampling.top_k
+        for value in top_k if isinstance(top_k, tuple) else (top_k,):
+            if value is not None and value > max(sizes):
+                raise ValueError(
+                    f"sampling.top_k: {value} is over the largest codebook_size, {max(sizes)}; "
+                    "choose at most that, or null for no filter"
+                )
         for path, training in self.trainings().items():
             if training.warmup_steps >= training.steps:
                 raise ValueError(
@@ -61,7 +75,10 @@ class Params(Section):
         """Every training section by its dotted path."""
         return {
             "stage1_vqvae.training": self.stage1_vqvae.training,
-            "stage2_prior.pixelcnn.training": self.stage2_prior.pixelcnn.training,
-            "stage2_prior.transformer.training": self.stage2_prior.transformer.training,
+            **{
+                f"stage2_prior.{name}.training": section.training
+                for name, section in self.stage2_prior
+                if hasattr(section, "training")
+            },
             "classifier.training": self.classifier.training,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,17 +10,30 @@ from common.params.base import Count, NonNegative, Positive, Section
 from common.params.training import TrainingParams
 
 
+def each(kind: Any) -> Any:
+    """One value for every level, or one a level, coarsest first."""
+    return kind | Annotated[tuple[kind, ...], Field(min_length=1)]
+
+
+TopK = Positive | None
+TopP = Annotated[float, Field(gt=0, le=1)] | None
+MinP = Annotated[float, Field(ge=0, lt=1)] | None
+
+
 class SamplingParams(Section):
-    """The default sampling parameters; null switches a filter off."""
+    """The default sampling parameters; null switches a filter off. What they mean: `sampling.settings.Settings`."""
 
     seed: Count
     images: Positive
     grid_columns: Positive
-    temperature: NonNegative
-    top_k: Positive | None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None
-    min_p: Annotated[float, Field(ge=0, lt=1)] | None
-    guidance_scale: NonNegative
+    temperature: each(NonNegative)
+    top_k: each(TopK)
+    top_p: each(TopP)
+    min_p: each(MinP)
+    guidance_scale: each(NonNegative)
+    guidance_schedule: Literal["constant", "linear"]
+    decoding_steps: Positive
+    choice_temperature: NonNegative
 
 
 class ClassifierParams(Section):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from stage2_prior.priors.decoders import decoder
 
 PATH = "stage2_prior.transformer"
 PROBE_LENGTH = 12  # tokens; enough for a convolution's or a chunk's look ahead to show
@@ -136,16 +137,20 @@ def hidden_states(model: nn.Module, embeddings: Tensor) -> Tensor:
     return model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
 
-def new_cache(model: nn.Module) -> Any:
-    """An empty cache of keys and values."""
-    from transformers import DynamicCache
+class Cache:
+    """Decoding a batch of sequences token by token: by our own decoder where there is one, else by the library's."""
 
-    return DynamicCache(config=model.config)
+    def __init__(self, model: nn.Module, batch: int, length: int) -> None:
+        from transformers import DynamicCache
 
+        self.model, self.decoder = model, decoder(model, batch, length)
+        self.cache = None if self.decoder else DynamicCache(config=model.config)
 
-def next_hidden(model: nn.Module, embedding: Tensor, cache: Any) -> Tensor:
-    """One position, its predecessors in `cache` (which grows): embedding (B, width) -> hidden state (B, width)."""
-    return model(inputs_embeds=embedding[:, None], past_key_values=cache, use_cache=True).last_hidden_state[:, 0]
+    def extend(self, embeddings: Tensor) -> Tensor:
+        """The next n embeddings (B, n, width) to hidden states (B, n, width); n above 1 at the start only."""
+        if self.decoder:
+            return self.decoder.extend(embeddings)
+        return self.model(inputs_embeds=embeddings, past_key_values=self.cache, use_cache=True).last_hidden_state
 
 
 @torch.no_grad()
@@ -160,8 +165,8 @@ def _probe(model: nn.Module, width: int, length: int) -> str | None:
         changed = hidden_states(model, torch.cat([one[:, :cut], other[:, cut:]], dim=1))
         if not torch.allclose(changed[:, :cut], whole[:, :cut], atol=1e-4, rtol=1e-3):
             return "looks at later tokens"
-    cache = new_cache(model)
-    steps = torch.stack([next_hidden(model, one[:, i], cache) for i in range(length)], dim=1)
+    cache = Cache(model, len(one), length)
+    steps = torch.cat([cache.extend(one[:, i : i + 1]) for i in range(length)], dim=1)
     model.train(training)
     if not torch.allclose(steps, whole, atol=1e-3, rtol=1e-2):
         return "says other things with a cache than without one"

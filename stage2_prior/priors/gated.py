@@ -8,14 +8,14 @@ that start as zeros. Nothing is computed twice, and both ways compute the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.codes import Level
-from stage2_prior.priors.heads import project, start_heads
+from stage2_prior.priors.grid import Grid
 
 
 class GatedLayer(nn.Module):
@@ -46,6 +46,11 @@ class GatedLayer(nn.Module):
         signal, opening = gates.chunk(2, dim=1)
         return self.dropout(torch.tanh(signal) * torch.sigmoid(opening))
 
+    def forward(self, v: Tensor, h: Tensor, place: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Both stacks of a whole grid, (B, channels, h, w) each."""
+        v, from_vertical = self.vertical(F.pad(v, (0, 0, self.reach, 0)), self.bias(place, label))
+        return v, self.horizontal(F.pad(h, (self.reach, 0)), from_vertical)
+
     def vertical(self, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Vertical stack: rows (B, channels, p + n, w), bias (B, 4 channels, n, w) of the last n.
 
@@ -62,115 +67,62 @@ class GatedLayer(nn.Module):
         return columns[..., self.reach :] + self.horizontal_out(self.gate(gates))
 
 
-class Readout(nn.Module):
-    """Features of a position to the logits of its tokens, each given the position's earlier depths."""
-
-    def __init__(self, channels: int, depth: int, codebook_size: int, dropout: float) -> None:
-        super().__init__()
-        self.mix = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Dropout(dropout))
-        self.heads = nn.ModuleList(nn.Linear(2 * channels, codebook_size) for _ in range(depth))
-        start_heads(self.heads)
-
-    def forward(self, features: Tensor, depth: int) -> Tensor:
-        """Features (..., channels), the embeddings of the earlier depths added, to logits (..., K) of one depth."""
-        return project(self.heads[depth], self.mix(features))
-
-
 @dataclass
-class GridState:
+class GatedState:
     """Where decoding one grid stands: for each layer its biases, the last p rows and columns that went in, and what the
-    vertical stack says to the current row; the current row's embeddings; the sum over the current position's depths."""
+    vertical stack says to the current row; the current row's embeddings."""
 
     bias: list[Tensor]
     rows: list[Tensor]
     columns: list[Tensor]
     from_vertical: list[Tensor]
     line: Tensor
-    features: Tensor
-    position: int = 0
-    earlier: list[Tensor] = field(default_factory=list)
 
 
-class GatedGrid(nn.Module):
-    """A PixelCNN over one grid (h, w) with `depth` codes a position, given a place map and a label embedding."""
+class GatedGrid(Grid):
+    """A gated PixelCNN over one grid."""
 
-    def __init__(self, level: Level, layers: int, channels: int, kernel_size: int, dropout: float) -> None:
-        super().__init__()
-        self.level = level
-        self.layers = nn.ModuleList(GatedLayer(channels, kernel_size, dropout) for _ in range(layers))
-        self.readout = Readout(channels, level.depth, level.codebook_size, dropout)
+    def __init__(self, level: Level, *, layers: int, channels: int, kernel_size: int, dropout: float) -> None:
+        super().__init__(level, channels, dropout)
+        self.blocks = nn.ModuleList(GatedLayer(channels, kernel_size, dropout) for _ in range(layers))
 
-    def forward(self, embeddings: Tensor, place: Tensor, label: Tensor) -> Tensor:
-        """Logits of a whole grid, teacher-forced.
-
-        Args:
-            embeddings: (B, h, w, depth, channels) of the true tokens.
-            place: (1 or B, channels, h, w); label: (B, channels).
-
-        Returns:
-            (B, h·w·depth, K).
-        """
-        grid = embeddings.sum(3).movedim(-1, 1)
+    def features(self, grid: Tensor, place: Tensor, label: Tensor) -> Tensor:
         v = F.pad(grid[:, :, :-1], (0, 0, 1, 0))
         h = F.pad(grid[..., :-1], (1, 0))
-        for layer in self.layers:
-            v, from_vertical = layer.vertical(F.pad(v, (0, 0, layer.reach, 0)), layer.bias(place, label))
-            h = layer.horizontal(F.pad(h, (layer.reach, 0)), from_vertical)
-        features = h.movedim(1, -1)
-        logits = []
-        for depth in range(self.level.depth):
-            logits.append(self.readout(features, depth))
-            features = features + embeddings[:, :, :, depth]
-        return torch.stack(logits, dim=3).flatten(1, 3)
+        for layer in self.blocks:
+            v, h = layer(v, h, place, label)
+        return h
 
-    def start(self, place: Tensor, label: Tensor) -> GridState:
-        """Begin decoding; arguments as in `forward`."""
-        bias = [layer.bias(place, label) for layer in self.layers]
+    def begin(self, place: Tensor, label: Tensor) -> GatedState:
         zeros = label.new_zeros(*label.shape, 1, 1)
-        p, width = self.layers[0].reach, self.level.width
-        return GridState(
-            bias=bias,
-            rows=[zeros.expand(-1, -1, p, width) for _ in self.layers],
-            columns=[zeros.expand(-1, -1, 1, p) for _ in self.layers],
+        p, width = self.blocks[0].reach, self.level.width
+        return GatedState(
+            bias=[layer.bias(place, label) for layer in self.blocks],
+            rows=[zeros.expand(-1, -1, p, width) for _ in self.blocks],
+            columns=[zeros.expand(-1, -1, 1, p) for _ in self.blocks],
             from_vertical=[],
             line=zeros.expand(-1, -1, 1, width),
-            features=label,
         )
 
-    def step(self, state: GridState, embedding: Tensor | None) -> Tensor:
-        """Logits (B, K) of the next token, given the embedding (B, channels) of the one just chosen (None at first)."""
-        if embedding is not None:
-            state.earlier.append(embedding)
-        depth = len(state.earlier) % self.level.depth
-        if depth == 0:
-            self._advance(state)
-            state.position, state.earlier = state.position + 1, []
-        else:
-            state.features = state.features + embedding
-        return self.readout(state.features, depth)
-
-    def _advance(self, state: GridState) -> None:
-        """Put the position that was just completed into the buffers; leave the next position's features in `state`."""
-        row, column = divmod(state.position, self.level.width)
-        previous = torch.zeros_like(state.features)
-        if state.earlier:
-            previous = torch.stack(state.earlier).sum(0)
+    def follow(self, state: GatedState, row: int, column: int, previous: Tensor | None) -> Tensor:
+        """As the base's; what was just completed goes into the buffers."""
+        if previous is not None:
             done = torch.cat([state.line, previous[:, :, None, None]], dim=-1)
             state.line = done[..., 1:]  # after the last column, exactly the completed row
         if column == 0:
-            self._advance_row(state, row)
-            previous = torch.zeros_like(previous)
+            self._begin_row(state, row)
+            previous = torch.zeros_like(state.line[:, :, 0, 0])
         h = previous[:, :, None, None]
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.blocks):
             joined = torch.cat([state.columns[i], h], dim=-1)
             state.columns[i] = joined[..., 1:]
             h = layer.horizontal(joined, state.from_vertical[i][..., column : column + 1])
-        state.features = h[:, :, 0, 0]
+        return h[:, :, 0, 0]
 
-    def _advance_row(self, state: GridState, row: int) -> None:
+    def _begin_row(self, state: GatedState, row: int) -> None:
         """Run the vertical stack over one new row, whose input is the row above (zeros above the first)."""
         v, state.from_vertical = state.line, []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.blocks):
             joined = torch.cat([state.rows[i], v], dim=2)
             state.rows[i] = joined[:, :, 1:]
             v, from_vertical = layer.vertical(joined, state.bias[i][:, :, row : row + 1])

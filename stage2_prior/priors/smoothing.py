@@ -17,8 +17,6 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from common.codes import CodeLayout
-
 SEARCH = np.linspace(math.log(1e-3), math.log(1e9), 29)  # of log a: from no smoothing to the parent alone
 
 
@@ -83,13 +81,17 @@ def smooth_group(counts: np.ndarray) -> tuple[np.ndarray, tuple[float, float, fl
     return np.concatenate([q_class, q_position[None]]), (a_level, a_position, a_class)
 
 
-def smooth(counts: Tensor, layout: CodeLayout) -> Tensor:
-    """int64 counts (classes + 1, N, V), the last row over all codes, to float32 log-probabilities, -inf beyond K."""
+def smooth(counts: Tensor, places: Tensor, sizes: Tensor) -> Tensor:
+    """int64 counts (classes + 1, n, V), the last row over all codes, to float32 log-probabilities, -inf beyond K.
+
+    Args:
+        places: (n, 4), each token's level, row, column and depth; sizes: (n,), its K.
+    """
     table = torch.full(counts.shape, float("-inf"))
-    groups = layout.places[:, [0, 3]]  # level and depth
+    groups = places[:, [0, 3]]  # level and depth
     for group in torch.unique(groups, dim=0):
         where = (groups == group).all(1)
-        size = layout.levels[int(group[0])].codebook_size
+        size = int(sizes[where][0])
         probabilities, _ = smooth_group(counts[:, where, :size].double().numpy())
         table[:, where, :size] = torch.from_numpy(np.log(probabilities)).float()
     return table

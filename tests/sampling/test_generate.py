@@ -9,21 +9,47 @@ import torch
 
 from common.codes import CodeLayout, Level
 from sampling.choose import choose, guide
-from sampling.generate import generate, image_uniforms
-from stage2_prior.priors import PRIORS
+from sampling.generate import Streams, generate
+from sampling.settings import Settings
+from stage2_prior.priors import build_prior
+from stage2_prior.priors.chain import Chain
+from stage2_prior.priors.subtokens import SubTokens
 
-LAYOUT = CodeLayout((1, 8, 8), (Level(1, 2, 1, 3), Level(2, 2, 2, 5)))
-OFF = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "guidance_scale": 1.0}
-PARAMETERS = {
-    "uniform": {},
-    "counts": {},
-    "pixelcnn": {"layers": 2, "channels": 8, "kernel_size": 3, "dropout": 0.0},
-    "transformer": {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}},
+LAYOUT = CodeLayout((1, 8, 8), (Level(1, 2, 1, 3), Level(2, 2, 2, 6)))
+CNN = {"layers": 2, "channels": 8, "kernel_size": 3, "dropout": 0.0}
+SNAIL = {"channels": 8, "hidden_channels": 8, "kernel_size": 3, "blocks": 1, "residuals": 1, "heads": 2}
+SNAIL |= {"conditioning_blocks": 1, "dropout": 0.0}
+GPT2 = {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}
+RQ = {"layers": 1, "depth_layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+MASKED = {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "bound_draws": 4}
+PRIORS: dict[str, tuple[str, dict]] = {
+    "uniform": ("uniform", {}),
+    "counts": ("counts", {}),
+    "pixelcnn": ("pixelcnn", CNN),
+    "pixelsnail": ("pixelsnail", SNAIL),
+    "gpt2": ("transformer", GPT2),
+    "llama": ("transformer", GPT2 | {"architecture": "llama"}),
+    "rq_transformer": ("rq_transformer", RQ),
+    "sub-tokens": ("pixelsnail", SNAIL | {"largest_softmax": 3}),
+    "chain": ("chain", {"links": [{"name": "transformer", "params": GPT2}, {"name": "pixelsnail", "params": SNAIL}]}),
+    "chain of others": ("chain", {"links": [{"name": "uniform", "params": {}}, {"name": "rq_transformer", "params": RQ}]}),
 }
+MASKED_PRIORS: dict[str, tuple[str, dict]] = {
+    "masked": ("masked", MASKED),
+    "masked sub-tokens": ("masked", MASKED | {"largest_softmax": 3}),
+    "masked last": ("chain", {"links": [{"name": "pixelcnn", "params": CNN}, {"name": "masked", "params": MASKED}]}),
+}
+CPU = torch.device("cpu")
+
+
+def streams(seed: int, indices: range) -> Streams:
+    return Streams(seed, tuple(indices), CPU)
 
 
 class Table:
     """Two tokens of two values; the second is more likely to repeat the first. Counts its calls."""
+
+    layout, first, given = CodeLayout((1, 1, 2), (Level(1, 2, 1, 2),)), 0, 0
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes, self.rows = num_classes, []
@@ -42,101 +68,152 @@ class Table:
 def random_prior(name: str, num_classes: int = 3):
     """A prior of random weights in float64, where cached and full decoding cannot part at a rounding."""
     torch.manual_seed(0)
-    prior = PRIORS[name](LAYOUT, num_classes, **PARAMETERS[name])
+    family, params = (PRIORS | MASKED_PRIORS)[name]
+    prior = build_prior({"name": family, "params": params, "layout": LAYOUT.to_json(), "num_classes": num_classes})
     for parameter in prior.parameters():
         parameter.data.normal_(0, 0.5)
     return prior.double().eval()
 
 
-def recompute(prior, labels, uniforms, given=None, **settings):
+def links_of(prior):
+    """The autoregressive priors that decode a prior's levels, coarsest first."""
+    return list(prior.links) if isinstance(prior, Chain) else [prior]
+
+
+@torch.no_grad()
+def recompute(prior, labels, settings, given=None, seed=1):
     """The oracle: every token from the whole sequence before it, by `logits`, guidance in two passes."""
-    scale = settings.pop("guidance_scale")
-    tokens = torch.zeros(uniforms.shape, dtype=torch.int64)
-    for place in range(tokens.shape[1]):
-        with torch.no_grad():
-            logits = prior.logits(tokens, labels)[:, place]
-            if scale != 1:
+    tokens = torch.zeros(len(labels), 0, dtype=torch.int64)
+    for link in links_of(prior):
+        inner = link.inner if isinstance(link, SubTokens) else link
+        joined = tokens
+        if isinstance(link, SubTokens):
+            tokens = link.split(tokens)
+        purpose = [link.first] if link.first else []
+        uniforms = streams(seed, range(len(labels))).uniforms(inner.layout.num_tokens - inner.given, *purpose)
+        for place in range(inner.given, inner.layout.num_tokens):
+            rest = torch.zeros(len(labels), inner.layout.num_tokens - place, dtype=torch.int64)
+            whole, own = torch.cat([tokens, rest], 1), place - inner.given
+            level = inner.layout.places[place, 0].item()
+            logits = inner.logits(whole, labels)[:, own]
+            scale = settings.scale(level, place / (inner.layout.num_tokens - 1))
+            if settings.guided:
                 null = torch.full_like(labels, prior.num_classes)
-                logits = guide(logits, prior.logits(tokens, null)[:, place], scale)
-        tokens[:, place] = choose(logits, uniforms[:, place], **settings)
-        if given is not None:
-            tokens[:, place] = torch.where(given[:, place] >= 0, given[:, place], tokens[:, place])
+                logits = guide(logits, inner.logits(whole, null)[:, own], scale)
+            token = choose(logits, uniforms[:, own], **settings.filters(level))
+            if given is not None:
+                token = torch.where(given[:, place] >= 0, given[:, place], token)
+            tokens = torch.cat([tokens, token[:, None]], 1)
+        if isinstance(link, SubTokens):
+            tokens = torch.cat([joined, link.join(tokens)[:, joined.shape[1] :]], 1)
     return tokens
 
 
 @pytest.mark.parametrize("name", PRIORS)
-@pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_cached_decoding_gives_the_tokens_of_recomputation(name, scale):
+@pytest.mark.parametrize("settings", [Settings(), Settings(guidance_scale=2.5, top_p=0.95)], ids=["plain", "guided"])
+def test_cached_decoding_gives_the_tokens_of_recomputation(name, settings):
     prior, labels = random_prior(name), torch.arange(12) % 3
-    uniforms = image_uniforms(0, range(12), LAYOUT.num_tokens)
-    settings = OFF | {"guidance_scale": scale, "top_p": 0.95}
-    tokens = generate(prior, labels, uniforms, **settings)
-    assert torch.equal(tokens, recompute(prior, labels, uniforms, **settings))
+    tokens = generate(prior, labels, streams(1, range(12)), settings)
+    assert torch.equal(tokens, recompute(prior, labels, settings))
     assert (tokens < LAYOUT.codebook_sizes).all()
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
 def test_an_image_is_the_same_in_any_batch(name):
     prior, labels = random_prior(name), torch.arange(64) % 3
-    settings = OFF | {"guidance_scale": 3.0}
-    together = generate(prior, labels, image_uniforms(7, range(64), LAYOUT.num_tokens), **settings)
-    for i in (0, 5, 63):
-        alone = generate(prior, labels[i : i + 1], image_uniforms(7, [i], LAYOUT.num_tokens), **settings)
+    settings = Settings(guidance_scale=2.0, temperature=0.8, decoding_steps=4)
+    together = generate(prior, labels, streams(7, range(64)), settings)
+    for i in (0, 1, 63):
+        alone = generate(prior, labels[i : i + 1], streams(7, range(i, i + 1)), settings)
         assert torch.equal(alone[0], together[i])
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "transformer"])
+@pytest.mark.parametrize("name", ["pixelcnn", "pixelsnail", "gpt2", "rq_transformer"])
 def test_given_tokens_are_kept_and_the_others_answer_to_them(name):
     prior, labels = random_prior(name), torch.arange(8) % 3
-    uniforms = image_uniforms(1, range(8), LAYOUT.num_tokens)
     given = torch.full((8, LAYOUT.num_tokens), -1)
     given[:, 0], given[:, 4] = 2, 1
-    tokens = generate(prior, labels, uniforms, **OFF, given=given)
+    tokens = generate(prior, labels, streams(1, range(8)), Settings(), given)
     assert (tokens[:, 0] == 2).all() and (tokens[:, 4] == 1).all()
-    assert torch.equal(tokens, recompute(prior, labels, uniforms, given, **OFF))
+    assert torch.equal(tokens, recompute(prior, labels, Settings(), given))
 
 
-def test_frequencies_of_sequences_are_their_probabilities():
+@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+def test_every_prior_keeps_given_tokens(name):
+    prior, labels = random_prior(name), torch.arange(8) % 3
+    whole = generate(prior, labels, streams(2, range(8)), Settings())
+    given = torch.where(torch.rand(whole.shape) < 0.5, (whole + 1) % LAYOUT.codebook_sizes, -1)
+    given[0] = whole[0]
+    tokens = generate(prior, labels, streams(3, range(8)), Settings(), given)
+    assert torch.equal(tokens[given >= 0], given[given >= 0])
+    assert (tokens < LAYOUT.codebook_sizes).all()
+
+
+def test_each_level_has_its_own_settings():
+    prior, labels = random_prior("pixelcnn"), torch.zeros(64, dtype=torch.int64)
+    coarse = LAYOUT.slices()[0]
+    settings = Settings(temperature=[0.0, 1.0])
+    tokens = generate(prior, labels, streams(0, range(64)), settings)
+    assert (tokens[:, coarse] == tokens[:1, coarse]).all()
+    assert (tokens != tokens[:1]).any()
+    assert torch.equal(tokens, recompute(prior, labels, settings, seed=0))
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "masked"])
+def test_rising_guidance_starts_at_none_and_ends_at_the_scale(name):
+    settings = Settings(guidance_scale=[3.0, 2.0], guidance_schedule="linear")
+    assert [settings.scale(level, progress) for level, progress in ((0, 0.0), (0, 1.0), (1, 0.5))] == [1.0, 3.0, 1.5]
+    prior, labels = random_prior(name), torch.arange(12) % 3
+    rising = generate(prior, labels, streams(1, range(12)), settings)
+    constant = generate(prior, labels, streams(1, range(12)), Settings(guidance_scale=[3.0, 2.0]))
+    assert not torch.equal(rising, constant)
+    if name == "pixelcnn":
+        assert torch.equal(rising, recompute(prior, labels, settings))
+
+
+def test_frequencies_of_sequences_are_their_probabilities(monkeypatch):
     grid = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
-    tokens = generate(Table(0), None, torch.cartesian_prod(grid, grid), **OFF)
+    pairs = torch.cartesian_prod(grid, grid)
+    monkeypatch.setattr(Streams, "uniforms", lambda self, count, *purpose: pairs)
+    tokens = generate(Table(0), None, streams(0, range(len(pairs))), Settings())
     share = torch.bincount(tokens[:, 0] * 2 + tokens[:, 1], minlength=4).double() / len(tokens)
     assert share.tolist() == pytest.approx([0.27, 0.03, 0.07, 0.63], abs=1e-9)
 
 
 def test_guidance_one_runs_no_null_rows_and_is_no_guidance():
-    uniforms = image_uniforms(0, range(50), 2)
     guided, plain = Table(2), Table(2)
     labels = torch.arange(50) % 2
-    one = generate(plain, labels, uniforms, **OFF)
-    near = generate(guided, labels, uniforms, **OFF | {"guidance_scale": 1.0 + 1e-12})
+    one = generate(plain, labels, streams(0, range(50)), Settings())
+    near = generate(guided, labels, streams(0, range(50)), Settings(guidance_scale=1.0 + 1e-12))
     assert plain.rows == [50] and guided.rows == [100]
     assert torch.equal(one, near)
 
 
 def test_guidance_without_classes_is_skipped():
     prior = Table(0)
-    generate(prior, None, image_uniforms(0, range(5), 2), **OFF | {"guidance_scale": 3.0})
+    generate(prior, None, streams(0, range(5)), Settings(guidance_scale=3.0))
     assert prior.rows == [5]
 
 
-def test_temperature_zero_is_the_same_for_every_seed():
-    prior, labels = random_prior("transformer"), torch.zeros(2, dtype=torch.int64)
-    settings = OFF | {"temperature": 0.0}
-    found = [generate(prior, labels, image_uniforms(s, range(2), LAYOUT.num_tokens), **settings) for s in (0, 1)]
+@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+def test_temperature_zero_is_the_same_for_every_seed(name):
+    prior, labels = random_prior(name), torch.zeros(2, dtype=torch.int64)
+    found = [generate(prior, labels, streams(s, range(2)), Settings(temperature=0.0)) for s in (0, 1)]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0][0], found[0][1])
 
 
-def test_uniforms_belong_to_image_and_seed():
-    first = image_uniforms(3, range(10), 6)
+def test_uniforms_belong_to_image_seed_and_purpose():
+    first = streams(3, range(10)).uniforms(6)
     assert first.dtype == torch.float64 and first.min() >= 0 and first.max() < 1
-    assert torch.equal(first[4:7], image_uniforms(3, [4, 5, 6], 6))
-    assert torch.equal(first[:, :4], image_uniforms(3, range(10), 4))
-    assert not torch.equal(first, image_uniforms(4, range(10), 6))
+    assert torch.equal(first[4:7], streams(3, range(4, 7)).uniforms(6))
+    assert torch.equal(first[:, :4], streams(3, range(10)).uniforms(4))
+    assert not torch.equal(first, streams(4, range(10)).uniforms(6))
+    assert not torch.equal(first, streams(3, range(10)).uniforms(6, "masked", 0, 0))
     assert len(first.unique()) == first.numel()
 
 
 def test_uniforms_are_uniform():
-    values = image_uniforms(0, range(2000), 4).flatten()
+    values = streams(0, range(2000)).uniforms(4).flatten()
     assert values.mean().item() == pytest.approx(0.5, abs=4 * math.sqrt(1 / 12 / values.numel()))
 
 
@@ -144,4 +221,22 @@ def test_a_prior_that_breaks_is_reported_not_sampled():
     prior = Table(0)
     prior.step = lambda labels, tokens: torch.full((len(labels), 2), torch.nan)
     with pytest.raises(ValueError, match="NaN"):
-        generate(prior, None, image_uniforms(0, range(3), 2), **OFF)
+        generate(prior, None, streams(0, range(3)), Settings())
+
+
+@pytest.mark.parametrize("steps", [1, 3, 100])
+def test_masked_decoding_knows_a_cosine_of_its_codes_after_each_step(steps, monkeypatch):
+    prior, unknown = random_prior("masked"), []
+    original = type(prior).predict
+
+    def noted(self, tokens, masked, labels):
+        unknown.append(masked.sum(1).tolist())
+        return original(self, tokens, masked, labels)
+
+    monkeypatch.setattr(type(prior), "predict", noted)
+    generate(prior, torch.zeros(3, dtype=torch.int64), streams(0, range(3)), Settings(decoding_steps=steps))
+    count, n = min(steps, LAYOUT.num_tokens), LAYOUT.num_tokens
+    assert len(unknown) == count and unknown[0] == [n] * 3
+    for step, left in enumerate(unknown[1:], 1):
+        cosine = math.floor(math.cos(math.pi / 2 * step / count) * n)
+        assert left == [min(cosine, unknown[step - 1][0] - 1)] * 3

@@ -21,6 +21,23 @@ FAMILIES = {
     "uniform": ("uniform", {}),
     "counts": ("counts", {}),
     "pixelcnn": ("pixelcnn", {"layers": 2, "channels": 6, "kernel_size": 3, "dropout": 0.1}),
+    "pixelsnail": (
+        "pixelsnail",
+        {
+            "channels": 8,
+            "hidden_channels": 6,
+            "kernel_size": 3,
+            "blocks": 2,
+            "residuals": 2,
+            "heads": 2,
+            "conditioning_blocks": 1,
+            "dropout": 0.1,
+        },
+    ),
+    "rq_transformer": (
+        "rq_transformer",
+        {"layers": 2, "depth_layers": 2, "width": 8, "heads": 2, "dropout": 0.1},
+    ),
     "gpt2": ("transformer", {"architecture": "gpt2", "layers": 2, "width": 8, "heads": 2, "dropout": 0.1, "extra": {}}),
     "llama": (
         "transformer",

@@ -18,6 +18,10 @@ def all_labels(prior: nn.Module) -> range:
     return range(prior.num_classes + 1)  # the null label too
 
 
+def wide(family: str, width: int) -> dict[str, int]:
+    return {"channels" if family.startswith("pixel") else "width": width}
+
+
 def decode(prior: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
     """Logits (B, N, V) by start and step, the tokens given."""
     state = prior.start(labels)
@@ -146,12 +150,12 @@ def test_a_step_out_of_order_is_refused(prior, make_tokens):
         prior.step(state, tokens[:, i - 1])
     with pytest.raises(ValueError, match="complete"):
         prior.step(state, tokens[:, -1])
-    with pytest.raises(ValueError, match="takes no context"):
-        prior.start(labels, context=[tokens])
+    with pytest.raises(ValueError, match=r"coarser levels, \(1, 0\), got \(1, 2\)"):
+        prior.start(labels, context=torch.zeros(1, 2, dtype=torch.int64))
 
 
 def test_the_first_loss_is_near_that_of_the_uniform_prior(learned, layout, make_fresh, make_tokens):
-    prior = make_fresh(learned, layout, 2, **({"channels": 64} if learned == "pixelcnn" else {"width": 64}))
+    prior = make_fresh(learned, layout, 2, **wide(learned, 64))
     tokens = make_tokens(layout, 64)
     assert prior(tokens, torch.arange(64) % 3).item() == pytest.approx(layout.uniform_nats / layout.num_tokens, abs=0.1)
 
@@ -163,8 +167,7 @@ def test_every_trained_parameter_gets_a_gradient(learned, layout, make_fresh, ma
 
 
 def test_a_batch_can_be_learned_by_heart(learned, make_fresh, make_tokens, layout):
-    wide = {"channels": 24} if learned == "pixelcnn" else {"width": 32}
-    prior = make_fresh(learned, layout, 4, dropout=0.0, **wide)
+    prior = make_fresh(learned, layout, 4, dropout=0.0, **wide(learned, 32))
     tokens, labels = make_tokens(layout, 4), torch.arange(4)
     optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
     for _ in range(100):

@@ -1,0 +1,61 @@
+"""Transformer blocks of our own, for priors that no architecture of `transformers` fits."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stage2_prior.priors.decoders import Attend, Decoder
+
+
+class Block(nn.Module):
+    """Norm, attention, norm, a GELU network of four times the width; each half added to its input."""
+
+    def __init__(self, width: int, heads: int, dropout: float, *, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def run(self, x: Tensor, attend: Attend) -> Tensor:
+        """x (..., width), and what finds values for queries, keys and values (..., 3 width)."""
+        x = x + self.dropout(self.out(attend(self.qkv(self.before_attention(x)))))
+        return x + self.dropout(self.mlp(self.before_mlp(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A whole sequence: (B, n, width) -> (B, n, width)."""
+        return self.run(x, self._attend)
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout.p if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal).transpose(1, 2).flatten(2)
+
+
+class Blocks(nn.Module):
+    """Blocks one after another, and a last norm.
+
+    Source: Vaswani et al. 2017, "Attention Is All You Need"; norms first as in Radford et al. 2019 (GPT-2).
+    """
+
+    def __init__(self, layers: int, width: int, heads: int, dropout: float, *, causal: bool) -> None:
+        super().__init__()
+        self.width, self.heads = width, heads
+        self.layers = nn.ModuleList(Block(width, heads, dropout, causal=causal) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for layer in self.layers:  # the sum of what the layers add starts no larger for many of them
+            for last in (layer.out, layer.mlp[-1]):
+                nn.init.normal_(last.weight, std=0.02 / (2 * layers) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, width) -> (B, n, width)."""
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+    def decoder(self, batch: int, length: int) -> Decoder:
+        """Causal blocks, for `batch` sequences of `length`, a token at a time."""
+        shape = (batch, self.heads, length, self.width // self.heads)
+        return Decoder([layer.run for layer in self.layers], self.norm, shape, self.norm.weight)

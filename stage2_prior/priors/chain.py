@@ -1,0 +1,77 @@
+"""One prior a level, coarse to fine, each of any kind: together they are a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.codes import CodeLayout
+from common.errors import UserError
+from stage2_prior.priors.base import Prior
+
+
+class Chain(Prior):
+    """p(codes | label) as the product over levels of p(level | coarser levels, label).
+
+    Source: Razavi, van den Oord and Vinyals 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", section 3.2.
+    """
+
+    def __init__(
+        self, layout: CodeLayout, num_classes: int, *, links: list[dict[str, Any]], first: int = 0
+    ) -> None:
+        """`links`: {"name", "params"} of each level's prior, coarsest first.
+
+        Raises:
+            UserError: not as many links as levels.
+        """
+        from stage2_prior.priors import build_prior, prior_config  # which imports this file
+
+        levels = len(layout.levels) - first
+        if len(links) != levels:
+            raise UserError(
+                f"stage2_prior.chain.links: {len(links)} priors for the {levels} levels of these codes; give one a level, "
+                "coarsest first"
+            )
+        super().__init__(layout, num_classes, first, {})
+        self.links = nn.ModuleList(
+            build_prior(
+                {
+                    **link,
+                    "layout": CodeLayout(layout.image_shape, layout.levels[: first + i + 1]).to_json(),
+                    "num_classes": num_classes,
+                },
+                first=first + i,
+            )
+            for i, link in enumerate(links)
+        )
+        # As the links describe themselves: a transformer by its whole configuration.
+        self.params["links"] = [{key: prior_config(link)[key] for key in ("name", "params")} for link in self.links]
+        self.trained = any(link.trained for link in self.links)
+        self.exact = all(link.exact for link in self.links)
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        for link in self.links:
+            end = link.layout.num_tokens
+            link.fit((tokens[:, :end], labels) for tokens, labels in batches)
+
+    def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.cat([link.nll(tokens[:, : link.layout.num_tokens], labels) for link in self.links], dim=1)
+
+    def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """The links' training losses, weighted by their numbers of tokens: a scalar."""
+        total = sum(
+            link(tokens[:, : link.layout.num_tokens], labels) * (link.layout.num_tokens - link.given)
+            for link in self.links
+        )
+        return total / (self.layout.num_tokens - self.given)
+
+    def estimate(self, tokens: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        found = [link.estimate(tokens[:, : link.layout.num_tokens], labels) for link in self.links]
+        return torch.cat([nats for nats, _ in found], dim=1), sum(variance for _, variance in found)
+
+    def checkpoint_gradients(self) -> None:
+        for link in self.links:
+            link.checkpoint_gradients()

@@ -1,0 +1,97 @@
+"""A bidirectional transformer that fills in masked codes, many at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from common.codes import CodeLayout
+from stage2_prior.priors.base import Prior, token_nll
+from stage2_prior.priors.blocks import Blocks
+from stage2_prior.priors.sequence import SequenceEnds
+
+
+class Masked(Prior):
+    """p(code | the codes that are known, label) for every unknown code at once.
+
+    It gives no probability of an image, but one for every order of unmasking; `nll` is the mean over random orders, by
+    sampling, and so an upper bound of -log p under a uniformly random order.
+
+    Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer", section 3 (training, decoding); Hoogeboom
+    et al. 2021, "Autoregressive Diffusion Models", equation 3 (the bound).
+    """
+
+    exact = False
+
+    def __init__(
+        self,
+        layout: CodeLayout,
+        num_classes: int,
+        *,
+        layers: int,
+        width: int,
+        heads: int,
+        dropout: float,
+        bound_draws: int,
+        first: int = 0,
+    ) -> None:
+        """`bound_draws`: masks an image by which the bound is estimated."""
+        size = {"layers": layers, "width": width, "heads": heads, "dropout": dropout}
+        super().__init__(layout, num_classes, first, size | {"bound_draws": bound_draws})
+        self.draws = bound_draws
+        self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
+        self.transformer = Blocks(layers, width, heads, dropout, causal=False)
+
+    @property
+    def own_tokens(self) -> int:
+        return self.layout.num_tokens - self.given
+
+    def predict(self, tokens: Tensor, masked: Tensor, labels: Tensor | None) -> Tensor:
+        """float32 logits (B, n, V) of its own tokens, from tokens (B, N) and which of its own are unknown, (B, n)."""
+        rows = self.ends.rows(tokens.clamp_min(0))
+        own = rows[:, self.given :].masked_fill(masked, self.ends.special)
+        rows = torch.cat([rows[:, : self.given], own], dim=1)
+        x = self.ends.embed(rows, slice(None), self.fill_labels(labels, tokens))
+        return self.ends.read(self.transformer(x)[:, self.given :])
+
+    def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """Mean nats a masked token, of as many masked as a uniformly random moment of decoding has."""
+        moment = torch.rand(len(tokens), 1, device=tokens.device)
+        unknown = (torch.cos(moment * math.pi / 2) * self.own_tokens).ceil().clamp_min(1)
+        masked = self._random_masks(unknown)
+        nats = token_nll(self.predict(tokens, masked, labels), tokens[:, self.given :])
+        return nats[masked].mean()
+
+    def _random_masks(self, count: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """bool (B, n), `count` (B, 1) of each row True."""
+        order = torch.rand(len(count), self.own_tokens, generator=generator).to(count.device).argsort(-1).argsort(-1)
+        return order < count
+
+    def estimates(self, tokens: Tensor, labels: Tensor | None, seed: int = 0) -> Tensor:
+        """Unbiased estimates of the bound, nats a token: (draws, B, n).
+
+        A draw masks m tokens of n, m uniform in 1..n (stratified over the draws); each masked one counts n / m times.
+        """
+        random = torch.Generator().manual_seed(seed)
+        n, found = self.own_tokens, []
+        for draw in range(self.draws):
+            place = (draw + torch.rand(len(tokens), 1, generator=random)) / self.draws
+            unknown = (place * n).long().add(1).to(tokens.device)
+            masked = self._random_masks(unknown, random)
+            nats = token_nll(self.predict(tokens, masked, labels), tokens[:, self.given :])
+            found.append(nats * masked * (n / unknown))
+        return torch.stack(found)
+
+    def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        return self.estimates(tokens, labels).mean(0)
+
+    def estimate(self, tokens: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        found = self.estimates(tokens, labels)
+        # As if the draws were independent: they are stratified, so that this is rather too much.
+        return found.mean(0), found.sum(-1).var(0) / len(found)
+
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.transformer.layers

@@ -1,0 +1,109 @@
+"""A transformer over positions, and one over the depth of each position: for residual codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.codes import CodeLayout
+from stage2_prior.priors.base import Autoregressive
+from stage2_prior.priors.blocks import Blocks
+from stage2_prior.priors.decoders import Decoder
+from stage2_prior.priors.sequence import SequenceEnds
+
+
+@dataclass
+class RQState:
+    """A decoding state: labels (B,), the positions' keys and values and the current one's depths'; the current
+    position's summary (B, width), and the sum of the embeddings of its codes so far (before the first: of `special`)."""
+
+    labels: Tensor
+    across: Decoder
+    summed: Tensor
+    summary: Tensor | None = None
+    down: Decoder | None = None
+
+
+class RQTransformer(Autoregressive):
+    """p(codes | label): a position's codes, one given another, from a summary of all positions before it.
+
+    The spatial transformer takes the sum of the embeddings of the position before; the depth transformer starts from
+    its output, and has the sum of the embeddings of the depths before added to it.
+
+    Source: Lee et al. 2022, "Autoregressive Image Generation using Residual Quantization", section 3.2.
+    """
+
+    def __init__(
+        self,
+        layout: CodeLayout,
+        num_classes: int,
+        *,
+        layers: int,
+        depth_layers: int,
+        width: int,
+        heads: int,
+        dropout: float,
+        first: int = 0,
+    ) -> None:
+        size = {"layers": layers, "depth_layers": depth_layers, "width": width, "heads": heads, "dropout": dropout}
+        super().__init__(layout, num_classes, first, size)
+        self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
+        self.across = Blocks(layers, width, heads, dropout, causal=True)
+        self.down = Blocks(depth_layers, width, heads, dropout, causal=True)
+        firsts = (layout.places[:, 3] == 0).nonzero()[:, 0]
+        self.register_buffer("firsts", firsts, persistent=False)  # the places of depth 0
+
+    def _embedded(self, tokens: Tensor) -> list[Tensor]:
+        """Embeddings of the tokens (B, n) of whole levels: (B, positions, depth, width) each."""
+        levels = self.layout.levels[: len(self.layout.levels) if tokens.shape[1] > self.given else self.first]
+        embedded = self.ends.token(self.ends.rows(tokens)).split([level.tokens for level in levels], dim=1)
+        return [part.unflatten(1, (-1, level.depth)) for part, level in zip(embedded, levels, strict=True)]
+
+    def _inputs(self, embedded: list[Tensor], labels: Tensor) -> Tensor:
+        """Inputs (B, positions, width) of the spatial transformer: what stands before each position."""
+        sums = torch.cat([part.sum(2) for part in embedded], dim=1)
+        before = torch.cat([self._start(labels)[:, None], sums[:, :-1]], dim=1)
+        return self.ends.at(before, self.firsts[: before.shape[1]], labels)
+
+    def _start(self, labels: Tensor) -> Tensor:
+        """What stands before the first position, (B, width)."""
+        return self.ends.token(torch.full_like(labels, self.ends.special))
+
+    def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        labels = self.fill_labels(labels, tokens)
+        embedded = self._embedded(tokens)
+        summaries = self.across(self._inputs(embedded, labels))
+        hidden, parts = [], self.layout.slices()
+        by_level = summaries.split([part.shape[1] for part in embedded], dim=1)
+        for i in range(self.first, len(embedded)):
+            before = embedded[i].cumsum(2) - embedded[i]
+            inputs = (by_level[i][:, :, None] + before).flatten(1, 2)
+            inputs = self.ends.at(inputs, parts[i], labels).unflatten(1, before.shape[1:3])
+            hidden.append(self.down(inputs.flatten(0, 1)).unflatten(0, before.shape[:2]).flatten(1, 2))
+        return self.ends.read(torch.cat(hidden, dim=1))
+
+    def begin(self, labels: Tensor, context: Tensor) -> RQState:
+        across = self.across.decoder(len(labels), len(self.firsts))
+        if not self.given:
+            return RQState(labels, across, self._start(labels))
+        embedded = self._embedded(context)
+        across.extend(self._inputs(embedded, labels))
+        return RQState(labels, across, embedded[-1][:, -1].sum(1))
+
+    def advance(self, state: RQState, position: int, tokens: Tensor | None) -> Tensor:
+        if tokens is not None:
+            state.summed = state.summed + self.ends.token(self.ends.rows(tokens[:, None], position - 1))[:, 0]
+        level, _, _, depth = self.layout.places[position].tolist()
+        place = slice(position, position + 1)
+        if depth == 0:
+            state.summary = state.across.extend(self.ends.at(state.summed[:, None], place, state.labels))[:, 0]
+            state.down = self.down.decoder(len(state.labels), self.layout.levels[level].depth)
+            state.summed = torch.zeros_like(state.summed)
+        inputs = self.ends.at((state.summary + state.summed)[:, None], place, state.labels)
+        return self.ends.read_one(state.down.extend(inputs)[:, 0], position)
+
+    def blocks(self) -> Iterable[nn.Module]:
+        return [*self.across.layers, *self.down.layers]

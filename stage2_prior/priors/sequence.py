@@ -1,0 +1,63 @@
+"""What the priors over one sequence of tokens share: embeddings of tokens, places and labels, and the last layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from common.codes import CodeLayout
+from stage2_prior.priors.heads import group_offsets, level_heads, project, widen
+
+
+class SequenceEnds(nn.Module):
+    """Token indices to inputs (B, n, width), and hidden states (B, n, width) to logits (B, n, V).
+
+    An input is the sum of the embeddings of a token, of a place's level, row, column and depth, and of the label. The
+    token table has one row more than there are codes: `special` stands for what is not known.
+    """
+
+    def __init__(self, layout: CodeLayout, num_classes: int, first: int, width: int, dropout: float) -> None:
+        """`first`: the first level that is predicted."""
+        super().__init__()
+        offsets, ends = group_offsets(layout), layout.places.amax(0) + 1
+        self.layout, self.first, self.special = layout, first, int(offsets[-1])
+        self.token = nn.Embedding(self.special + 1, width)
+        self.place = nn.Embedding(int(ends.sum()), width)
+        self.label = nn.Embedding(num_classes + 1, width)
+        for table in (self.token, self.place, self.label):
+            nn.init.normal_(table.weight, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleList(level_heads(level, width) for level in layout.levels[first:])
+        shifts = torch.cat([torch.zeros(1, dtype=torch.int64), ends.cumsum(0)[:-1]])
+        self.register_buffer("offsets", offsets[:-1], persistent=False)
+        self.register_buffer("coordinates", layout.places + shifts, persistent=False)
+
+    def embed(self, rows: Tensor, places: slice | Tensor, labels: Tensor) -> Tensor:
+        """Rows of the token table (B, n) at places of the sequence, labels (B,) -> (B, n, width)."""
+        return self.at(self.token(rows), places, labels)
+
+    def at(self, x: Tensor, places: slice | Tensor, labels: Tensor) -> Tensor:
+        """As `embed`, from embeddings of tokens (B, n, width)."""
+        return self.dropout(x + self.place(self.coordinates[places]).sum(-2) + self.label(labels)[:, None])
+
+    def rows(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """Tokens (B, n) from a place of the sequence on, to rows of the token table."""
+        return tokens + self.offsets[start : start + tokens.shape[1]]
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Hidden states of all predicted tokens (B, n, width) to float32 logits (B, n, V), -inf beyond each K."""
+        hidden, parts = self.dropout(hidden), []
+        counts = [level.tokens for level in self.layout.levels[self.first :]]
+        for heads, part in zip(self.heads, hidden.split(counts, dim=1), strict=True):
+            by_depth = part.unflatten(1, (-1, len(heads)))
+            logits = [self._logits(head, by_depth[:, :, depth]) for depth, head in enumerate(heads)]
+            parts.append(torch.stack(logits, dim=2).flatten(1, 2))
+        return torch.cat(parts, dim=1)
+
+    def read_one(self, hidden: Tensor, position: int) -> Tensor:
+        """The hidden state of one token (B, width) to its logits (B, V)."""
+        level, _, _, depth = self.layout.places[position].tolist()
+        return self._logits(self.heads[level - self.first][depth], hidden)
+
+    def _logits(self, head: nn.Linear, hidden: Tensor) -> Tensor:
+        return widen(project(head, hidden), self.layout.vocabulary)

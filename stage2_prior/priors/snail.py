@@ -1,0 +1,257 @@
+"""The causal gated residual blocks and attention of a PixelSNAIL over one grid of codes, whole or token by token.
+
+A causal convolution is two: one over the rows above, one over what lies beside in the same row. While a grid is
+decoded, what the rows above say to a row is computed for all its columns at once, when the row begins; a token then
+costs what lies beside it. So large kernels' weights are read once a row, by products as large as in training.
+
+Source: Chen et al. 2017, "PixelSNAIL: An Improved Autoregressive Generative Model", section 3; the sizes and the order
+of layers as in rosinality/vq-vae-2-pytorch, whose kernels leave out a position's own features: here they are in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.codes import Level
+from stage2_prior.priors.grid import Grid
+
+
+@dataclass
+class Decoding:
+    """Where decoding one grid stands: what each causal convolution and each attention keeps, by the module itself."""
+
+    batch: int
+    level: Level
+    row: int = 0
+    column: int = 0
+    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, rows + 1, width + margins, channels)
+    above: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, width, channels)
+    keys: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, heads, h·w, width of a head)
+    values: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+
+class CausalConv(nn.Module):
+    """A k x k convolution that sees k - 1 rows above, k // 2 columns either side, and in its own row what lies left.
+
+    With `strict` a position's own features are left out too: for the first layer, whose input is what is predicted.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, *, strict: bool = False) -> None:
+        super().__init__()
+        self.reach, self.rows, self.strict = kernel_size // 2, kernel_size - 1, strict
+        self.above = nn.Conv2d(inputs, outputs, (self.rows, kernel_size))
+        self.beside = nn.Conv2d(inputs, outputs, (1, self.reach + (not strict)), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) -> (B, outputs, h, w)."""
+        p = self.reach
+        above = self.above(F.pad(x[:, :, :-1], (p, p, self.rows, 0)))
+        left = x[..., :-1] if self.strict else x
+        return above + self.beside(F.pad(left, (p, 0)))
+
+    def begin_row(self, state: Decoding) -> None:
+        """What the rows above say to every column of the row that begins."""
+        p, width = self.reach, state.level.width
+        if state.row == 0:
+            weight = self.beside.weight
+            state.inputs[self] = weight.new_zeros(state.batch, self.rows + 1, width + 2 * p, weight.shape[1])
+            state.above[self] = self.above.bias.expand(state.batch, width, -1)
+            return
+        kept = state.inputs[self]
+        kept = state.inputs[self] = torch.cat([kept[:, 1:], torch.zeros_like(kept[:, :1])], dim=1)
+        state.above[self] = self.above(kept[:, :-1].permute(0, 3, 1, 2))[:, :, 0].mT
+
+    def one(self, x: Tensor | None, state: Decoding) -> Tensor:
+        """The current position's output (B, outputs), from its input (B, inputs); `strict`: from what was kept.
+
+        Of a strict convolution the position's own input comes later, by `keep`.
+        """
+        if x is not None:
+            self.keep(x, state)
+        first = state.column
+        beside = state.inputs[self][:, -1, first : first + self.beside.weight.shape[-1]]
+        weight = self.beside.weight[:, :, 0].permute(0, 2, 1).flatten(1)
+        return torch.addmm(state.above[self][:, state.column], beside.flatten(1), weight.mT)
+
+    def keep(self, x: Tensor, state: Decoding) -> None:
+        state.inputs[self][:, -1, self.reach + state.column] = x
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution, which is the same for a grid and for one position."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def begin_row(self, state: Decoding) -> None:
+        """Nothing to prepare."""
+
+    def one(self, x: Tensor, state: Decoding) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class GatedResidual(nn.Module):
+    """ELU, convolution, ELU, dropout, convolution, gated linear unit, added to the input.
+
+    `auxiliary` features join after the first convolution, a `condition` before the gate.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, kernel_size: int, dropout: float, *, auxiliary: int = 0, condition: int = 0
+    ) -> None:
+        super().__init__()
+        if kernel_size == 1:
+            self.first, self.second = Pointwise(channels, hidden), Pointwise(hidden, 2 * channels)
+        else:
+            self.first = CausalConv(channels, hidden, kernel_size)
+            self.second = CausalConv(hidden, 2 * channels, kernel_size)
+        self.auxiliary = Pointwise(auxiliary, hidden) if auxiliary else None
+        self.condition = Pointwise(condition, 2 * channels, bias=False) if condition else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None, auxiliary: Tensor | None = None) -> Tensor:
+        hidden = self.first(F.elu(x))
+        if auxiliary is not None:
+            hidden = hidden + self.auxiliary(F.elu(auxiliary))
+        gates = self.second(self.dropout(F.elu(hidden)))
+        if condition is not None:
+            gates = gates + self.condition(condition)
+        return x + F.glu(gates, 1)
+
+    def begin_row(self, state: Decoding, condition: Tensor | None) -> None:
+        """Prepare a row: condition (1 or B, condition's channels, 1, w) of it."""
+        self.first.begin_row(state)
+        self.second.begin_row(state)
+        if self.condition is not None:
+            state.above[self] = self.condition(condition)[:, :, 0].mT.expand(state.batch, -1, -1)
+
+    def one(self, x: Tensor, state: Decoding, auxiliary: Tensor | None = None) -> Tensor:
+        """One position: (B, channels) -> (B, channels)."""
+        hidden = self.first.one(F.elu(x), state)
+        if auxiliary is not None:
+            hidden = hidden + self.auxiliary.one(F.elu(auxiliary), state)
+        gates = self.second.one(F.elu(hidden), state)
+        if self.condition is not None:
+            gates = gates + state.above[self][:, state.column]
+        return x + F.glu(gates, 1)
+
+
+class CausalAttention(nn.Module):
+    """Every position asks all positions up to its own."""
+
+    def __init__(self, queries: int, keys: int, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.query, self.key, self.value = Pointwise(queries, width), Pointwise(keys, width), Pointwise(keys, width)
+        self.heads, self.dropout = heads, dropout
+
+    def forward(self, asking: Tensor, asked: Tensor) -> Tensor:
+        """(B, queries, h, w), (B, keys, h, w) -> (B, width, h, w)."""
+        q, k, v = (
+            layer(x).flatten(2).unflatten(1, (self.heads, -1)).mT
+            for layer, x in ((self.query, asking), (self.key, asked), (self.value, asked))
+        )
+        dropout = self.dropout if self.training else 0.0
+        found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return found.mT.flatten(1, 2).unflatten(2, asking.shape[2:])
+
+    def one(self, asking: Tensor, asked: Tensor, state: Decoding) -> Tensor:
+        """One position: (B, queries), (B, keys) -> (B, width)."""
+        place, size = state.row * state.level.width + state.column, state.level.height * state.level.width
+        k, v = (layer.one(asked, state).unflatten(1, (self.heads, -1)) for layer in (self.key, self.value))
+        if self not in state.keys:
+            state.keys[self], state.values[self] = k.new_empty(2, *k.shape[:2], size, k.shape[2])
+        state.keys[self][:, :, place], state.values[self][:, :, place] = k, v
+        q = self.query.one(asking, state).unflatten(1, (self.heads, 1, -1))
+        seen = (cache[self][:, :, : place + 1] for cache in (state.keys, state.values))
+        return F.scaled_dot_product_attention(q, *seen).flatten(1)
+
+
+class SnailBlock(nn.Module):
+    """Causal gated residual blocks, then attention over all that was seen."""
+
+    def __init__(
+        self, channels: int, hidden: int, kernel_size: int, residuals: int, heads: int, dropout: float
+    ) -> None:
+        """`heads`: 0 for no attention."""
+        super().__init__()
+        self.residuals = nn.ModuleList(
+            GatedResidual(channels, hidden, kernel_size, dropout, condition=channels) for _ in range(residuals)
+        )
+        self.attention = None
+        if heads:
+            self.keys = GatedResidual(2 * channels, channels, 1, dropout)
+            self.queries = GatedResidual(channels, channels, 1, dropout)
+            self.attention = CausalAttention(channels, 2 * channels, channels // 2, heads, dropout)
+            self.out = GatedResidual(channels, channels, 1, dropout, auxiliary=channels // 2)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        out = x
+        for residual in self.residuals:
+            out = residual(out, condition)
+        if self.attention is None:
+            return out
+        found = self.attention(self.queries(out), self.keys(torch.cat([x, out], 1)))
+        return self.out(out, auxiliary=found)
+
+    def begin_row(self, state: Decoding, condition: Tensor) -> None:
+        for residual in self.residuals:
+            residual.begin_row(state, condition)
+
+    def one(self, x: Tensor, state: Decoding) -> Tensor:
+        out = x
+        for residual in self.residuals:
+            out = residual.one(out, state)
+        if self.attention is None:
+            return out
+        found = self.attention.one(self.queries.one(out, state), self.keys.one(torch.cat([x, out], 1), state), state)
+        return self.out.one(out, state, found)
+
+
+class SnailGrid(Grid):
+    """A PixelSNAIL over one grid. Place and label condition every gate, so no coordinates are mixed into features."""
+
+    def __init__(
+        self,
+        level: Level,
+        *,
+        channels: int,
+        hidden: int,
+        kernel_size: int,
+        blocks: int,
+        residuals: int,
+        heads: int,
+        dropout: float,
+    ) -> None:
+        super().__init__(level, channels, dropout)
+        self.entry = CausalConv(channels, channels, kernel_size, strict=True)
+        self.blocks = nn.ModuleList(
+            SnailBlock(channels, hidden, kernel_size, residuals, heads, dropout) for _ in range(blocks)
+        )
+
+    def features(self, grid: Tensor, place: Tensor, label: Tensor) -> Tensor:
+        condition = place + label[:, :, None, None]
+        x = self.entry(grid)
+        for block in self.blocks:
+            x = block(x, condition)
+        return F.elu(x)
+
+    def begin(self, place: Tensor, label: Tensor) -> tuple[Decoding, Tensor]:
+        return Decoding(len(label), self.level), place + label[:, :, None, None]
+
+    def follow(self, state: tuple[Decoding, Tensor], row: int, column: int, previous: Tensor | None) -> Tensor:
+        decoding, condition = state
+        if previous is not None:
+            self.entry.keep(previous, decoding)
+        decoding.row, decoding.column = row, column
+        if column == 0:
+            self.entry.begin_row(decoding)
+            for block in self.blocks:
+                block.begin_row(decoding, condition[:, :, row : row + 1])
+        x = self.entry.one(None, decoding)
+        for block in self.blocks:
+            x = block.one(x, decoding)
+        return F.elu(x)

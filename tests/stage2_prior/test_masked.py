@@ -1,0 +1,111 @@
+"""The masked prior: its bound against every order of unmasking."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from common.codes import CodeLayout, Level
+from stage2_prior.priors import build_prior
+
+LAYOUT = CodeLayout((1, 4, 4), (Level(1, 1, 1, 3), Level(1, 2, 1, 2)))
+MASKED = {"layers": 2, "width": 8, "heads": 2, "dropout": 0.0, "bound_draws": 4}
+
+
+def make(first: int = 0, **changes: object):
+    config = {"name": "masked", "params": MASKED | changes, "layout": LAYOUT.to_json(), "num_classes": 2}
+    prior = build_prior(config, first=first)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.normal_(0, 0.7)
+    return prior.double().eval()
+
+
+def every_sequence() -> torch.Tensor:
+    return torch.tensor(list(itertools.product(*[range(k) for k in LAYOUT.codebook_sizes.tolist()])))
+
+
+@torch.no_grad()
+def by_order(prior, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Nats (orders, B, n) when the prior's own tokens are said one by one, in every order."""
+    own = list(range(prior.given, LAYOUT.num_tokens))
+    orders = list(itertools.permutations(range(len(own))))
+    nats = torch.zeros(len(orders), len(tokens), len(own), dtype=torch.float64)
+    for i, order in enumerate(orders):
+        unknown = torch.ones(len(tokens), len(own), dtype=torch.bool)
+        for place in order:
+            log_p = prior.predict(tokens, unknown, labels).log_softmax(-1)[:, place]
+            nats[i, :, place] = -log_p.gather(-1, tokens[:, prior.given + place, None])[:, 0]
+            unknown[:, place] = False
+    return nats
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_bound_is_the_mean_over_orders_and_above_minus_log_p(first):
+    prior, tokens = make(first, bound_draws=3000), every_sequence()
+    labels = torch.arange(len(tokens)) % 3
+    nats = by_order(prior, tokens, labels)
+    found, variance = prior.estimate(tokens, labels)
+    errors = (found.sum(1) - nats.sum(-1).mean(0)) / variance.sqrt()
+    assert errors.abs().max() < 4
+    torch.testing.assert_close(found, nats.mean(0), atol=0.2, rtol=0)
+    # -log of the mixture over orders, which sampling with one code a step draws from.
+    mixture = -torch.logsumexp(-nats.sum(-1), 0) + math.log(len(nats))
+    assert (nats.sum(-1).mean(0) >= mixture).all()
+    for label in range(3) if first == 0 else ():
+        nats = by_order(prior, tokens, torch.full((len(tokens),), label)).sum(-1)
+        assert (-nats).exp().mean(0).sum().item() == pytest.approx(1, abs=1e-9)
+
+
+def test_known_codes_never_see_themselves_predicted_from_nothing_unknown():
+    prior, tokens = make(), every_sequence()[:1]
+    unknown = torch.tensor([[True, False, True]])
+    before = prior.predict(tokens, unknown, None)
+    for place in (0, 2):  # what is masked changes nothing
+        changed = tokens.clone()
+        changed[:, place] = 1 - changed[:, place]
+        assert torch.equal(prior.predict(changed, unknown, None), before)
+    changed = tokens.clone()
+    changed[:, 1] = 1 - changed[:, 1]  # what is known changes all the others, before and after
+    after = prior.predict(changed, unknown, None)
+    assert (after - before).nan_to_num(0).abs().amax(-1)[0, [0, 2]].min() > 1e-6
+
+
+def test_the_bound_is_the_same_for_the_same_call_and_does_not_touch_the_global_random_state():
+    prior, tokens = make(), every_sequence()
+    state = torch.get_rng_state()
+    first = prior.nll(tokens, None)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(prior.nll(tokens, None), first)
+
+
+def test_training_masks_from_one_code_to_all():
+    prior, seen = make(), set()
+    original = prior.predict
+
+    def noted(tokens, masked, labels):
+        seen.update(masked.sum(1).tolist())
+        return original(tokens, masked, labels)
+
+    prior.predict = noted
+    torch.manual_seed(0)
+    loss = prior(every_sequence().repeat(20, 1), None)
+    assert seen == {1, 2, 3}
+    assert loss.ndim == 0 and loss.isfinite()
+
+
+def test_a_batch_can_be_learned_by_heart():
+    torch.manual_seed(0)
+    prior = make(width=32).float().train()
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    tokens, labels = torch.tensor([[0, 1, 1], [2, 0, 1], [1, 1, 0]]), torch.arange(3)
+    optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        prior(tokens, labels).backward()
+        optimizer.step()
+    assert prior.eval().nll(tokens, labels).mean() < 0.1
