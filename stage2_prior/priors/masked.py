@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.codes import CodeLayout
+from common.randomness import seed_of
 from stage2_prior.priors.base import Prior, token_nll
 from stage2_prior.priors.blocks import Blocks
 from stage2_prior.priors.sequence import SequenceEnds
@@ -59,29 +61,31 @@ class Masked(Prior):
 
     def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """Mean nats a masked token, of as many masked as a uniformly random moment of decoding has."""
-        moment = torch.rand(len(tokens), 1, device=tokens.device)
+        moment, ranking = torch.rand(len(tokens), 1 + self.own_tokens, device=tokens.device).split([1, self.own_tokens], 1)
         unknown = (torch.cos(moment * math.pi / 2) * self.own_tokens).ceil().clamp_min(1)
-        masked = self._random_masks(unknown)
-        nats = token_nll(self.predict(tokens, masked, labels), tokens[:, self.given :])
+        nats, masked = self._masked_nats(tokens, ranking, unknown, labels)
         return nats[masked].mean()
 
-    def _random_masks(self, count: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """bool (B, n), `count` (B, 1) of each row True."""
-        order = torch.rand(len(count), self.own_tokens, generator=generator).to(count.device).argsort(-1).argsort(-1)
-        return order < count
+    def _masked_nats(
+        self, tokens: Tensor, ranking: Tensor, unknown: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Nats a token (B, n) with the `unknown` (B, 1) lowest of `ranking` (B, n) masked, and these, bool (B, n)."""
+        masked = ranking.argsort(-1).argsort(-1) < unknown
+        return token_nll(self.predict(tokens, masked, labels), tokens[:, self.given :]), masked
 
-    def estimates(self, tokens: Tensor, labels: Tensor | None, seed: int = 0) -> Tensor:
+    def estimates(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """Unbiased estimates of the bound, nats a token: (draws, B, n).
 
         A draw masks m tokens of n, m uniform in 1..n (stratified over the draws); each masked one counts n / m times.
+        The draws depend on the image's tokens alone, so that it has the same estimate in any batch.
         """
-        random = torch.Generator().manual_seed(seed)
         n, found = self.own_tokens, []
+        seeds = (seed_of("bound", row.tobytes().hex()) for row in tokens.cpu().numpy())
+        drawn = np.stack([np.random.Generator(np.random.Philox(seed)).random((self.draws, n + 1)) for seed in seeds])
         for draw in range(self.draws):
-            place = (draw + torch.rand(len(tokens), 1, generator=random)) / self.draws
-            unknown = (place * n).long().add(1).to(tokens.device)
-            masked = self._random_masks(unknown, random)
-            nats = token_nll(self.predict(tokens, masked, labels), tokens[:, self.given :])
+            moment, ranking = torch.from_numpy(drawn[:, draw]).to(tokens.device).split([1, n], 1)
+            unknown = ((draw + moment) / self.draws * n).long() + 1
+            nats, masked = self._masked_nats(tokens, ranking, unknown, labels)
             found.append(nats * masked * (n / unknown))
         return torch.stack(found)
 

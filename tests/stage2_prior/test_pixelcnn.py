@@ -29,7 +29,7 @@ def earlier(level: Level, row: int, column: int) -> torch.Tensor:
 @pytest.mark.parametrize("kernel_size", [3, 5])
 def test_a_deep_network_sees_all_earlier_positions_and_no_other(kernel_size):
     level = Level(4, 5, 1, 3)
-    grid = GatedGrid(level, 5, 4, kernel_size, 0.0).double()
+    grid = GatedGrid(level, layers=5, channels=4, kernel_size=kernel_size, dropout=0.0).double()
     for row in range(4):
         for column in range(5):
             assert torch.equal(seen_from(grid, row, column), earlier(level, row, column)), (row, column)
@@ -37,7 +37,7 @@ def test_a_deep_network_sees_all_earlier_positions_and_no_other(kernel_size):
 
 def test_one_layer_sees_its_kernel_without_a_blind_spot():
     level = Level(5, 7, 1, 3)
-    grid = GatedGrid(level, 1, 4, 3, 0.0).double()
+    grid = GatedGrid(level, layers=1, channels=4, kernel_size=3, dropout=0.0).double()
     expected = torch.zeros(5, 7, dtype=torch.bool)
     expected[1:3, 2:5] = True  # two rows above, a column either side
     expected[3, 1:3] = True  # two columns to the left

@@ -19,10 +19,11 @@ from common.artifacts import json_text, publishing, read_manifest
 from common.codes import CodeLayout, Level, open_codes
 from stage2_prior import task as task_module
 from stage2_prior import train
-from stage2_prior.priors import build_prior, load_prior
-from stage2_prior.task import PriorTask, nats_per_token
+from stage2_prior.priors import PRIORS, build_prior, load_prior
+from stage2_prior.task import PriorTask, nats_by_token
 
 Write = Callable[..., None]
+LEARNED = [name for name in PRIORS if name not in ("uniform", "counts")]
 LAYOUT = CodeLayout((1, 8, 8), (Level(1, 1, 1, 5), Level(2, 2, 1, 7)))
 
 
@@ -59,18 +60,31 @@ def write_codes(in_tmp: Path) -> Callable[..., None]:
     return write
 
 
+def choose(name: str, raw_params: dict[str, Any], rate: float = 0.0) -> dict[str, Any]:
+    """Changes that choose a prior for the two levels of `write_codes`, with dropout."""
+    priors = raw_params["stage2_prior"]
+    if name != "chain":
+        return {"stage2_prior.name": name} | ({f"stage2_prior.{name}.dropout": rate} if name in LEARNED else {})
+    links = []
+    for family in ("transformer", "pixelsnail"):
+        values = {key: value for key, value in priors[family].items() if key != "training"}
+        links.append({"name": family, family: values | {"dropout": rate}})
+    strides = {"stage1_vqvae.network.conv.strides": [2, 2]}
+    return {"stage2_prior.name": name, "stage2_prior.chain.links": links} | strides
+
+
 def published() -> dict[str, bytes]:
     files = [p for folder in (paths.PRIOR, train.RESULTS) for p in sorted(folder.rglob("*")) if p.is_file()]
     return {p.as_posix(): p.read_bytes() for p in files}
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-@pytest.mark.parametrize("name", ["uniform", "counts", "pixelcnn", "transformer"])
+@pytest.mark.parametrize("name", PRIORS)
 def test_every_prior_is_published_with_curves_and_figures(
-    write_params: Write, write_codes: Write, name: str, classes: int
+    write_params: Write, write_codes: Write, raw_params: dict[str, Any], name: str, classes: int
 ) -> None:
     write_codes(classes)
-    write_params({"stage2_prior.name": name})
+    write_params(choose(name, raw_params))
     assert train.main([]) == 0
     prior, manifest = load_prior(paths.PRIOR)
     codes = open_codes(paths.CODES)
@@ -87,12 +101,12 @@ def test_every_prior_is_published_with_curves_and_figures(
         assert nats == pytest.approx(LAYOUT.uniform_nats / LAYOUT.num_tokens, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "transformer"])
+@pytest.mark.parametrize("name", LEARNED)
 def test_five_steps_an_interruption_and_five_more_equal_ten_with_dropout(
-    write_params: Write, write_codes: Write, monkeypatch: pytest.MonkeyPatch, name: str
+    write_params: Write, write_codes: Write, raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write_codes()
-    write_params({"stage2_prior.name": name, f"stage2_prior.{name}.dropout": 0.3})
+    write_params(choose(name, raw_params, rate=0.3))
     assert train.main([]) == 0
     whole = published()
     Path(".state").rename("state_of_the_whole_run")
@@ -215,7 +229,14 @@ def test_nats_per_token_count_every_image_once(write_params: Write, write_codes:
     task = make_task(3)
     split, prior = task.codes["validation"], task.model.eval()
     with torch.no_grad():
-        expected = prior.nll(split.rows(slice(None)), split.label_tensor(slice(None))).mean().item()
+        expected = prior.nll(split.rows(slice(None)), split.label_tensor(slice(None)))
     for batch_size in (1, 5, 13, 100):
-        assert nats_per_token(prior, split, batch_size, torch.device("cpu")) == pytest.approx(expected, rel=1e-5)
-    assert task.validate() == {"criterion": pytest.approx(expected), "nats_per_token": pytest.approx(expected)}
+        found = nats_by_token(prior, split, batch_size, torch.device("cpu"))
+        torch.testing.assert_close(found.float(), expected.mean(0))
+    mean = expected.mean().item()
+    assert task.validate() == {
+        "criterion": pytest.approx(mean),
+        "nats_per_token": pytest.approx(mean),
+        "nats_per_token_level_0": pytest.approx(expected[:, 0].mean().item()),
+        "nats_per_token_level_1": pytest.approx(expected[:, 1:].mean().item()),
+    }
