@@ -1,9 +1,14 @@
 """Sample images from the published models.
 
     python -m sampling.sample
+    python -m sampling.sample --complete IMAGE --mask MASK [--class N] [--count 8] [--output completed.png]
 
 Reads models/vqvae and models/prior. Writes results/sample: default/ at the parameters of params.yaml, unguided/ at
 temperature 1 without guidance or filters (uint8 images.npy and, with classes, labels.npy), and grid.png.
+
+With --complete it writes one picture instead: the image where the mask is white, and completions of it. A code is given
+where all the pixels that it stands for are; the others are sampled, by an autoregressive prior in the order of its
+sequence, so that they answer to given codes before them only.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import command, paths
+from common.errors import UserError
 from common.params import Params
 
 if TYPE_CHECKING:
@@ -67,9 +73,19 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from sampling.process import one_process
 
     one_process(params.runtime, "sampling.sample")
+    if (arguments.complete is None) != (arguments.mask is None):
+        raise UserError("--complete IMAGE and --mask MASK go together; give both")
     pipeline = TwoStagePipeline.load(paths.MODELS)
     section, common = params.sampling, {"seed": params.sampling.seed, "batch_size": params.runtime.batch_size}
     settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})
+    if arguments.complete is not None:
+        from sampling.complete import complete, read_given, write
+
+        image, known = read_given(arguments.complete, arguments.mask, params.data)
+        whole = asdict(settings) | common
+        write(complete(pipeline, image, known, arguments.count, arguments.label, whole), arguments.output, section.grid_columns)
+        print(f"{arguments.output}: {known.float().mean():.0%} of the pixels given, {arguments.count} completions")
+        return
     kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}
     with publishing(paths.SAMPLES, "samples", pipeline.parents) as folder:
         began = time.monotonic()
@@ -81,8 +97,16 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     print(f"{paths.SAMPLES}: {images} images in {seconds:.1f} s, {images / seconds:.0f} images a second")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--complete", type=Path, metavar="IMAGE", help="complete this image instead")
+    parser.add_argument("--mask", type=Path, help="an image of the same size: white where pixels are known")
+    parser.add_argument("--class", type=int, dest="label", help="of the image (default: none in particular)")
+    parser.add_argument("--count", type=int, default=8, help="of completions (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("completed.png"), help="default: %(default)s")
+
+
 def main(argv: list[str] | None = None) -> int:
-    return command.main(run, __doc__, argv)
+    return command.main(run, __doc__, argv, add_arguments)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,12 @@ class SnailBlock(nn.Module):
 
 
 class SnailGrid(Grid):
-    """A PixelSNAIL over one grid. Place and label condition every gate, so no coordinates are mixed into features."""
+    """A PixelSNAIL over one grid.
+
+    Place and label condition every gate, so no coordinates are mixed into features. The code just before a position
+    enters by a layer of its own: kernels do not reach from the left edge to the end of the row above, and attention,
+    whose keys are features of what stands before each position, would never see that code either.
+    """
 
     def __init__(
         self,
@@ -228,13 +233,15 @@ class SnailGrid(Grid):
     ) -> None:
         super().__init__(level, channels, dropout)
         self.entry = CausalConv(channels, channels, kernel_size, strict=True)
+        self.previous = Pointwise(channels, channels, bias=False)
         self.blocks = nn.ModuleList(
             SnailBlock(channels, hidden, kernel_size, residuals, heads, dropout) for _ in range(blocks)
         )
 
     def features(self, grid: Tensor, place: Tensor, label: Tensor) -> Tensor:
         condition = place + label[:, :, None, None]
-        x = self.entry(grid)
+        previous = F.pad(grid.flatten(2), (1, 0))[..., :-1].unflatten(2, grid.shape[2:])
+        x = self.entry(grid) + self.previous(previous)
         for block in self.blocks:
             x = block(x, condition)
         return F.elu(x)
@@ -252,6 +259,8 @@ class SnailGrid(Grid):
             for block in self.blocks:
                 block.begin_row(decoding, condition[:, :, row : row + 1])
         x = self.entry.one(None, decoding)
+        if previous is not None:
+            x = x + self.previous.one(previous, decoding)
         for block in self.blocks:
             x = block.one(x, decoding)
         return F.elu(x)

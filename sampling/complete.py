@@ -1,0 +1,52 @@
+"""Completing one image: its known pixels stay, the rest is sampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.grids import image_grid, save_grid
+from common.images import to_float, to_uint8
+from common.params.data import DataParams
+from sampling.pipeline import TwoStagePipeline
+from stage1_vqvae.pixels import BadImage, decoding, read_image
+
+
+def read_given(image: Path, mask: Path, params: DataParams) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image, uint8 (C, H, W), and which of its pixels are known, bool (H, W): those where the mask is white.
+
+    Both are fitted to the model's size as `prepare` fits images.
+
+    Raises:
+        UserError: one cannot be read, or they have different sizes.
+    """
+    found = []
+    for path, channels in ((image, params.channels), (mask, 1)):
+        try:
+            with decoding():
+                found.append(read_image(path, params.model_copy(update={"channels": channels})))
+        except BadImage as error:
+            raise UserError(f"{path}: {error}") from error
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])[0] == 255
+
+
+def complete(
+    pipeline: TwoStagePipeline,
+    image: torch.Tensor,
+    known: torch.Tensor,
+    count: int,
+    label: int | None,
+    settings: dict[str, object],
+) -> torch.Tensor:
+    """`count` completions of one image, after the image with grey for what is unknown: uint8 (count + 1, C, H, W)."""
+    labels = None if label is None else [label] * count
+    images = to_float(image)[None].expand(count, -1, -1, -1)
+    completed = pipeline.complete(images, known.expand(count, 1, -1, -1), labels, **settings)
+    return torch.cat([image.masked_fill(~known, 128)[None], to_uint8(completed)])
+
+
+def write(pictures: torch.Tensor, path: Path, columns: int) -> None:
+    """The given image and its completions as one picture."""
+    save_grid(image_grid(pictures, min(columns, len(pictures))), path)

@@ -1,0 +1,60 @@
+"""Our decoding of gpt2 and llama against the library's forward pass, on the same weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stage2_prior.priors import backbone
+from stage2_prior.priors.decoders import decoder
+
+SIZE = {"layers": 3, "width": 24, "heads": 3, "dropout": 0.0, "length": 11}
+
+
+def make(architecture: str, extra: dict | None = None) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = backbone.build(backbone.configure(architecture, **SIZE, extra=extra or {}), SIZE["length"]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("architecture", "extra"),
+    [
+        ("gpt2", {}),
+        ("gpt2", {"activation_function": "relu", "n_inner": 40}),
+        ("llama", {}),
+        ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 6, "rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}),
+    ],
+)
+@pytest.mark.parametrize("at_once", [0, 1, 5, 11])
+@torch.no_grad()
+def test_hidden_states_are_those_of_the_forward_pass(architecture, extra, at_once):
+    model = make(architecture, extra)
+    inputs = torch.randn(4, SIZE["length"], SIZE["width"])
+    expected = backbone.hidden_states(model, inputs)
+    ours = decoder(model, 4, SIZE["length"])
+    parts = [ours.extend(inputs[:, :at_once])] if at_once else []
+    parts += [ours.extend(inputs[:, i : i + 1]) for i in range(at_once, SIZE["length"])]
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "extra"),
+    [
+        ("llama", {"num_key_value_heads": 1}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("gpt_neox", {}),
+    ],
+)
+@torch.no_grad()
+def test_what_our_decoders_do_not_know_goes_through_the_library(architecture, extra):
+    model = make(architecture, extra)
+    assert decoder(model, 4, SIZE["length"]) is None
+    inputs = torch.randn(4, SIZE["length"], SIZE["width"])
+    cache = backbone.Cache(model, 4, SIZE["length"])
+    steps = torch.cat([cache.extend(inputs[:, i : i + 1]) for i in range(SIZE["length"])], 1)
+    torch.testing.assert_close(steps, backbone.hidden_states(model, inputs), rtol=2e-4, atol=2e-5)
