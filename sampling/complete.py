@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from common.errors import UserError
@@ -26,7 +27,7 @@ def read_given(image: Path, mask: Path, params: DataParams) -> tuple[torch.Tenso
     for path, channels in ((image, params.channels), (mask, 1)):
         try:
             with decoding():
-                found.append(read_image(path, params.model_copy(update={"channels": channels})))
+                found.append(np.array(read_image(path, params.model_copy(update={"channels": channels}))))
         except BadImage as error:
             raise UserError(f"{path}: {error}") from error
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])[0] == 255

@@ -19,13 +19,30 @@ def _section_at(location: tuple) -> Any:
     """The model of the section in which a value lies."""
     model: Any = Params
     for key in location[:-1]:
+        if isinstance(key, int):  # a place in a list of sections, which the field's type has led into
+            continue
         annotation = model.model_fields[key].annotation
         model = next(part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields"))
     return model
 
 
+ONE = ("int", "float", "constrained-int", "constrained-float")  # pydantic's names for what is no list
+
+
+def _location(error: dict[str, Any]) -> tuple:
+    """Where a fault is, without pydantic's names for the alternatives of a type."""
+    return tuple(part for part in error["loc"] if isinstance(part, int) or ("[" not in part and part not in ONE))
+
+
+def _relevant(error: dict[str, Any]) -> bool:
+    """Where a value may be one or a list, it fails as both: only what is wrong with what it is counts."""
+    if isinstance(error["input"], list | tuple):
+        return error["loc"][-1] not in ONE
+    return error["type"] != "tuple_type" or "[" not in str(error["loc"][-1])
+
+
 def _describe(error: dict[str, Any], raw: Any) -> str:
-    location = tuple(part for part in error["loc"] if isinstance(part, int) or ("[" not in part and part != "int"))
+    location = _location(error)
     path = ".".join(str(part) for part in location)
     if error["type"] == "missing":
         return f"{path}: missing"
@@ -77,7 +94,7 @@ def validate(raw: Any, origin: str = "params.yaml") -> Params:
         # Through JSON, where a list is a tuple even in strict mode.
         return Params.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        faults = [_describe(e, raw) for e in error.errors()]
+        faults = [_describe(e, raw) for e in error.errors() if _relevant(e)]
         raise UserError(f"{origin}: " + "; ".join(dict.fromkeys(faults))) from None
 
 

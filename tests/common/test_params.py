@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import ValidationError
@@ -37,7 +37,8 @@ def fields(model: type[Section], prefix: str = "") -> set[str]:
     for name, field in model.model_fields.items():
         path = f"{prefix}.{name}" if prefix else name
         parts = [field.annotation, *get_args(field.annotation)]
-        section = next((p for p in parts if isinstance(p, type) and issubclass(p, Section)), None)
+        several = get_origin(field.annotation) is tuple  # a list of sections is one leaf
+        section = next((p for p in parts if not several and isinstance(p, type) and issubclass(p, Section)), None)
         if section:
             found |= fields(section, path) or {path}
         else:
@@ -177,12 +178,24 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             ["stage1_vqvae.network.resnet", "attention_factors", "4", "[1, 2]"],
         ),
         ({"stage1_vqvae.network.vit.heads": 3}, ["stage1_vqvae.network.vit", "width 64", "heads 3"]),
+        ({"stage2_prior.pixelsnail.heads": 6}, ["stage2_prior.pixelsnail", "channels 64", "heads 6"]),
+        (
+            {"stage2_prior.name": "chain", "stage1_vqvae.network.conv.strides": [2, 2]},
+            ["stage2_prior.chain.links", "1 priors for 2 levels"],
+        ),
+        ({"stage2_prior.chain.links": [{"name": "counts"}]}, ["stage2_prior.chain.links", "no section `counts`"]),
+        (
+            {"stage2_prior.chain.links": [{"name": "counts", "counts": {"largest": 3}}]},
+            ["stage2_prior.chain.links.0.counts.largest: unknown parameter; did you mean `largest_softmax`?"],
+        ),
+        ({"sampling.temperature": [0.5, "1"]}, ["sampling.temperature.1", "number", "'1'"]),
+        ({"sampling.temperature": [0.5, 1.0]}, ["sampling.temperature", "2 values for 1 levels"]),
         ({"sampling.top_k": 65}, ["sampling.top_k", "65", "64", "null"]),
         ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
         ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),
         ({"stage2_prior.pixelcnn.training.warmup_steps": 1500}, ["stage2_prior.pixelcnn.training.warmup_steps"]),
         ({"stage2_prior.transformer.heads": 3}, ["stage2_prior.transformer", "width 128", "heads 3"]),
-        ({"stage2_prior.pixelcnn.kernel_size": 4}, ["stage2_prior.pixelcnn", "kernel_size must be odd", "4"]),
+        ({"stage2_prior.pixelcnn.kernel_size": 4}, ["stage2_prior.pixelcnn.kernel_size", "must be odd", "4"]),
     ],
 )
 def test_impossible_combination_says_what_does_not_fit(params, changes, named):

@@ -10,7 +10,8 @@ import torch
 from common.codes import open_codes
 from common.errors import UserError
 from common.images import open_prepared, to_float, to_uint8
-from sampling.pipeline import NEUTRAL, TwoStagePipeline
+from sampling.pipeline import TwoStagePipeline
+from sampling.settings import Settings
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_classes_come_in_turn_unless_they_are_named(pipeline):
         ({"temperature": math.nan}, "temperature: expected"),
         ({"temperature": None}, "temperature: expected"),
         ({"temperature": "1"}, "temperature: expected a number, got '1'"),
-        ({"top_p": "x"}, "top_p: expected a number, got 'x'"),
+        ({"top_p": "x"}, "top_p: expected a number, or None for no filter, got 'x'"),
         ({"guidance_scale": math.inf}, "guidance_scale: expected"),
         ({"guidance_scale": -1.0}, "guidance_scale: expected"),
         ({"top_k": 9}, "top_k: expected a whole number from 1 to 8"),
@@ -63,6 +64,12 @@ def test_classes_come_in_turn_unless_they_are_named(pipeline):
         ({"min_p": 1.0}, "min_p: expected"),
         ({"min_p": -0.5}, "min_p: expected"),
         ({"topk": 3}, "topk: no such sampling setting"),
+        ({"temperature": [1.0, 0.9]}, "temperature: 2 values for 1 levels"),
+        ({"top_p": [1.5]}, "top_p: expected"),
+        ({"guidance_schedule": "rising"}, "guidance_schedule: expected constant or linear, got 'rising'"),
+        ({"decoding_steps": 0}, "decoding_steps: expected a whole number of at least 1, got 0"),
+        ({"decoding_steps": 2.5}, "decoding_steps: expected a whole number"),
+        ({"choice_temperature": math.inf}, "choice_temperature: expected"),
         ({"seed": -1}, "seed: expected"),
         ({"batch_size": 0}, "batch_size: expected"),
         ({"labels": [0, 1, 3]}, "class 3 does not exist; choose from 0 to 2"),
@@ -154,5 +161,42 @@ def test_images_and_masks_of_another_kind_are_refused(pipeline, call):
         call(pipeline, torch.zeros(2, 1, 8, 8))
 
 
-def test_neutral_settings_are_what_is_left_out(pipeline):
-    assert torch.equal(pipeline.generate(4, **NEUTRAL), pipeline.generate(4))
+def test_settings_that_are_left_out_are_those_of_the_learned_distribution(pipeline):
+    plain = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "guidance_scale": 1.0}
+    assert torch.equal(pipeline.generate(4, **plain), pipeline.generate(4))
+    assert Settings(temperature=0.5, top_k=3, guidance_scale=2.0).unguided() == Settings()
+
+
+def test_the_rate_is_told_by_level(tiny_run):
+    tiny_run((3, 8, 12), strides=[2, 2], sizes=[5, 9])
+    pipeline = TwoStagePipeline.load("models", "cpu")
+    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    found = pipeline.log_likelihood(pixels, torch.arange(20) % 3)
+    assert found["rate_by_level"].shape == (20, 2)
+    torch.testing.assert_close(found["rate_by_level"].sum(1), found["rate"])
+    coarse = pipeline.prior.nll(open_codes(pipeline_folder().parent / "codes")["test"].rows(slice(None)), torch.arange(20) % 3)
+    torch.testing.assert_close(found["rate_by_level"][:, 0], coarse[:, :6].double().sum(1) / (288 * math.log(2)))
+
+
+def test_labels_summed_out_are_a_mixture(pipeline, pixels):
+    weights = [0.5, 0.2, 0.3]
+    found = pipeline.log_likelihood(pixels, class_probabilities=weights, batch_size=7)
+    unit = 64 * math.log(2)
+    each = [pipeline.log_likelihood(pixels, [y] * len(pixels))["rate"] * unit for y in range(3)]
+    expected = -sum(w * (-nats).exp() for w, nats in zip(weights, each, strict=True)).log() / unit
+    torch.testing.assert_close(found["rate"], expected)
+    torch.testing.assert_close(found["total"], found["rate"] + found["distortion"])
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "message"),
+    [
+        ([0.5, 0.5], None, "expected 3 numbers"),
+        ([0.5, 0.5, 0.5], None, "sum to 1"),
+        ([1.5, -0.5, 0.0], None, "at least 0"),
+        ([0.5, 0.25, 0.25], [0] * 20, "give no labels"),
+    ],
+)
+def test_probabilities_of_classes_that_are_none_are_refused(pipeline, pixels, values, labels, message):
+    with pytest.raises(UserError, match=message):
+        pipeline.log_likelihood(pixels, labels, class_probabilities=values)

@@ -1,0 +1,50 @@
+"""Completing an image from the command line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import paths
+from common.images import open_prepared
+from sampling import sample
+
+
+@pytest.fixture
+def files(tiny_run):
+    """An image of the test split, and a mask whose upper half is white."""
+    tiny_run()
+    pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(0, 1)).numpy()[0, 0]
+    Image.fromarray(pixels).save("image.png")
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save("mask.png")
+    return pixels
+
+
+def test_completions_keep_the_given_pixels_and_differ_in_the_others(files):
+    command = ["--complete", "image.png", "--mask", "mask.png", "--count", "5", "--class", "1", "--output", "out.png"]
+    assert sample.main(command) == 0
+    picture, size = np.asarray(Image.open("out.png"))[..., 0], 50  # 48 pixels an image and 2 between: common/grids.py
+    images = [picture[r : r + 48 : 6, c : c + 48 : 6] for r in (2, 2 + size) for c in (2, 2 + size, 2 + 2 * size)]
+    given, *completed = images
+    assert (given[:4] == files[:4]).all() and (given[4:] == 128).all()
+    for image in completed:
+        assert (image[:4] == files[:4]).all()
+    assert len({image.tobytes() for image in completed}) > 1
+    assert not paths.SAMPLES.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--complete", "image.png"], "--complete IMAGE and --mask MASK go together"),
+        (["--complete", "none.png", "--mask", "mask.png"], "none.png: unreadable file"),
+        (["--complete", "image.png", "--mask", "mask.png", "--class", "7"], "class 7 does not exist"),
+    ],
+)
+def test_what_cannot_be_completed_is_one_line(files, capsys, arguments, message):
+    assert sample.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
