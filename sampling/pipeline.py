@@ -26,7 +26,9 @@ class TwoStagePipeline:
     `sampling.settings.Settings`; with none, images come from exactly the distribution that the prior has learned.
     """
 
-    def __init__(self, vqvae: Any, prior: Any, device: torch.device | str) -> None:
+    def __init__(self, vqvae: Any, prior: Any, device: torch.device | str, precision: str = "fp32") -> None:
+        if precision not in ("fp32", "bf16"):
+            raise UserError(f"precision: expected fp32 or bf16, got {precision!r}")
         self.device = torch.device(device)
         if self.device.type == "mps":
             raise UserError("device mps: it has no float64, which exact sampling needs; use cpu")
@@ -34,11 +36,17 @@ class TwoStagePipeline:
             raise ValueError(f"the prior is for {prior.layout}, the VQ-VAE has {vqvae.layout}")
         exact_float32()
         self.vqvae, self.prior = vqvae.to(self.device).eval(), prior.to(self.device).eval()
+        self.drawing = self.prior.lowered(torch.bfloat16) if precision == "bf16" else self.prior
         self.parents: dict[str, str] = {}  # identities of the published models, where they were loaded
 
     @classmethod
-    def load(cls, folder: Path | str = "models", device: torch.device | str | None = None) -> TwoStagePipeline:
+    def load(
+        cls, folder: Path | str = "models", device: torch.device | str | None = None, precision: str = "fp32"
+    ) -> TwoStagePipeline:
         """Load FOLDER/vqvae and FOLDER/prior onto a device (None: the GPU where there is one).
+
+        `precision` bf16: codes are drawn by a prior in bf16, faster and not exactly the one that was trained;
+        likelihoods stay fp32.
 
         Raises:
             UserError: a model is missing or damaged, or the prior was made for another VQ-VAE.
@@ -47,7 +55,7 @@ class TwoStagePipeline:
         vqvae, vqvae_manifest = load_vqvae(folder / "vqvae")
         prior, prior_manifest = load_prior(folder / "prior")
         prior_manifest.require_parent("vqvae", vqvae_manifest.identity, folder / "prior")
-        pipeline = cls(vqvae, prior, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        pipeline = cls(vqvae, prior, device or ("cuda" if torch.cuda.is_available() else "cpu"), precision)
         pipeline.parents = {"vqvae": vqvae_manifest.identity, "prior": prior_manifest.identity}
         return pipeline
 
@@ -111,7 +119,7 @@ class TwoStagePipeline:
             end = min(begin + batch_size, count)
             streams = Streams(seed, tuple(range(start + begin, start + end)), self.device)
             classes = None if labels is None else labels[begin:end].to(self.device)
-            return self.decode_tokens(generate(self.prior, classes, streams, chosen))
+            return self.decode_tokens(generate(self.drawing, classes, streams, chosen))
 
         return (draw(begin) for begin in tqdm(range(0, count, batch_size), desc="generate", unit="batch", disable=None))
 
@@ -191,7 +199,7 @@ class TwoStagePipeline:
             given = torch.where(self._known_tokens(known), tokens, -1)
             streams = Streams(seed, tuple(rows.tolist()), self.device)
             classes = None if labels is None else labels[rows]
-            tokens = generate(self.prior, classes, streams, chosen, given)
+            tokens = generate(self.drawing, classes, streams, chosen, given)
             parts.append(torch.where(mask[rows], images[rows], self.decode_tokens(tokens)))
         return torch.cat(parts)
 

@@ -4,6 +4,7 @@ coarser ones too."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.codes import CodeLayout
+from stage2_prior.priors.heads import LevelHeads
 
 
 def token_nll(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -63,6 +65,18 @@ class Prior(nn.Module):
     def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """Mean nats a token, a scalar: the training loss."""
         return self.nll(tokens, labels).mean()
+
+    def lowered(self, dtype: torch.dtype) -> Prior:
+        """A copy for decoding, its weights in a lower precision but for the last layers: their logits stay float32.
+
+        Its `nll` is not that of the prior: bf16 has 8 bits.
+        """
+        copy = deepcopy(self)
+        heads = {id(p) for module in copy.modules() if isinstance(module, LevelHeads) for p in module.parameters()}
+        for tensor in copy.parameters():
+            if id(tensor) not in heads:
+                tensor.data = tensor.data.to(dtype)
+        return copy.requires_grad_(False)
 
     def blocks(self) -> Iterable[nn.Module]:
         """What gradient checkpointing computes again, one after another."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.codes import CodeLayout, Level
 from stage2_prior.priors.base import Autoregressive
-from stage2_prior.priors.heads import level_heads, project, widen
+from stage2_prior.priors.heads import LevelHeads, project, widen
 
 
 class Embedding(nn.Module):
@@ -74,7 +74,7 @@ class Readout(nn.Module):
         super().__init__()
         self.vocabulary = level.codebook_size
         self.mix = nn.Sequential(nn.Linear(channels, 2 * channels), nn.GELU(), nn.Dropout(dropout))
-        self.heads = level_heads(level, 2 * channels)
+        self.heads = LevelHeads(level, 2 * channels)
 
     def forward(self, features: Tensor, depth: int) -> Tensor:
         """Features (..., channels), the embeddings of the earlier depths added, to logits (..., K) of one depth."""

@@ -18,13 +18,14 @@ def project(head: nn.Linear, features: Tensor) -> Tensor:
         return head(features.to(head.weight.dtype))
 
 
-def level_heads(level: Level, width: int) -> nn.ModuleList:
+class LevelHeads(nn.ModuleList):
     """A last linear layer for each depth of a level, started so that the first loss is near log K."""
-    heads = nn.ModuleList(nn.Linear(width, size) for size in level.depth_sizes)
-    for head in heads:
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-    return heads
+
+    def __init__(self, level: Level, width: int) -> None:
+        super().__init__(nn.Linear(width, size) for size in level.depth_sizes)
+        for head in self:
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
 
 
 def widen(logits: Tensor, vocabulary: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.codes import CodeLayout
-from stage2_prior.priors.heads import group_offsets, level_heads, project, widen
+from stage2_prior.priors.heads import LevelHeads, group_offsets, project, widen
 
 
 class SequenceEnds(nn.Module):
@@ -27,7 +27,7 @@ class SequenceEnds(nn.Module):
         for table in (self.token, self.place, self.label):
             nn.init.normal_(table.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleList(level_heads(level, width) for level in layout.levels[first:])
+        self.heads = nn.ModuleList(LevelHeads(level, width) for level in layout.levels[first:])
         shifts = torch.cat([torch.zeros(1, dtype=torch.int64), ends.cumsum(0)[:-1]])
         self.register_buffer("offsets", offsets[:-1], persistent=False)
         self.register_buffer("coordinates", layout.places + shifts, persistent=False)

@@ -1,0 +1,194 @@
+"""How fast are codes sampled? Ours against recomputation, rows so far, and transformers' generate, and the bounds.
+
+    python benchmarks/sampling.py [ROW ...] [--batch 1 16 64] [--grid 8 16 32] [--repeats 3] [--json FILE]
+
+A row is a prior and a precision. Random weights and codes; all priors without classes, 512 codes.
+
+ours: `sampling.generate` of a whole batch of grids, from the first random number to the last code.
+recompute: the whole grid anew for each token; timed at single tokens and multiplied (each costs the same).
+rows: all rows so far anew for each token, as rosinality's sampler does, with our model; timed at --places rows from the
+first to the last, each with as much room as its rows need, and summed along straight lines between.
+generate: `transformers`' own, on the same weights with a table for its embeddings, with a growing and a static cache.
+bounds: the FLOPs of one pass over the grid at this machine's rate of large matrix products, and the bytes of the weights
+once a token at its rate of reading memory: what no sampler that reads all weights for each token can beat.
+
+Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timing import in_turn
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.codes import CodeLayout, Level
+from common.distributed import set_threads
+from sampling.generate import Streams, generate
+from sampling.settings import Settings
+from stage2_prior.priors import build_prior
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.grid import GridPrior
+from stage2_prior.priors.transformer import Transformer
+
+CODES = 512
+SNAIL = {"kernel_size": 5, "blocks": 4, "residuals": 4, "heads": 8, "conditioning_blocks": 0, "dropout": 0.1}
+LLM = {"layers": 8, "width": 256, "heads": 8, "dropout": 0.0, "extra": {}}
+PRIORS: dict[str, tuple[str, dict[str, Any], int]] = {  # name, params, depth
+    "pixelcnn": ("pixelcnn", {"layers": 15, "channels": 128, "kernel_size": 5, "dropout": 0.1}, 1),
+    "pixelsnail": ("pixelsnail", SNAIL | {"channels": 256, "hidden_channels": 256}, 1),  # rosinality's size
+    "gpt2": ("transformer", LLM | {"architecture": "gpt2"}, 1),
+    "llama": ("transformer", LLM | {"architecture": "llama"}, 1),
+    "rq_transformer": ("rq_transformer", LLM_SIZE := {k: v for k, v in LLM.items() if k != "extra"} | {"depth_layers": 2}, 4),
+    "masked": ("masked", {k: v for k, v in LLM_SIZE.items() if k != "depth_layers"} | {"bound_draws": 1}, 1),
+}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ROWS = [f"{name}, {precision}" for name in PRIORS for precision in PRECISIONS]
+
+
+def make(name: str, precision: str, grid: int) -> Prior:
+    family, params, depth = PRIORS[name]
+    layout = CodeLayout((3, 4 * grid, 4 * grid), (Level(grid, grid, depth, CODES),))
+    torch.manual_seed(0)
+    prior = build_prior({"name": family, "params": params, "layout": layout.to_json(), "num_classes": 0}).eval()
+    return prior.lowered(PRECISIONS[precision]) if precision != "fp32" else prior.requires_grad_(False)
+
+
+def machine(precision: str) -> dict[str, float]:
+    """FLOP/s of large matrix products, and bytes/s of reading memory."""
+    a = torch.randn(2048, 2048, dtype=PRECISIONS[precision])
+    weights = torch.randn(64 * 2**20)  # 256 MB: no cache holds it
+    times = in_turn({"product": lambda: a @ a, "read": weights.sum}, repeats=7)
+    return {"flops": 2 * 2048**3 / times["product"]["low"], "bytes": weights.nbytes / times["read"]["low"]}
+
+
+@torch.inference_mode()
+def bounds(prior: Prior, batch: int, rates: dict[str, float]) -> dict[str, float]:
+    """Seconds below which arithmetic, and reading all weights for each token, cannot come."""
+    tokens = torch.zeros(batch, prior.layout.num_tokens, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        prior.nll(tokens, None)
+    weights = sum(p.nbytes for n, p in prior.named_parameters() if "embedding" not in n and "token" not in n)
+    return {
+        "arithmetic": counter.get_total_flops() / rates["flops"],
+        "weights": weights * prior.layout.num_tokens / rates["bytes"],
+    }
+
+
+def once(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+@torch.inference_mode()
+def recompute(prior: Prior, batch: int, places: int) -> float:
+    """Seconds of a grid by full recomputation: the median of a few tokens, times all tokens."""
+    tokens = torch.randint(CODES, (batch, prior.layout.num_tokens))
+    seconds = [once(lambda: prior.logits(tokens, None)[:, 0].argmax(-1)) for _ in range(places)]
+    return float(np.median(seconds)) * prior.layout.num_tokens
+
+
+@torch.inference_mode()
+def rows_so_far(prior: GridPrior, batch: int, places: int) -> float:
+    """Seconds of a grid by recomputing the rows so far for each token, summed over rows."""
+    level = prior.layout.levels[0]
+    measured = sorted({round(r) for r in np.linspace(1, level.height, places)})
+    place, labels = prior.surroundings[0]([]), prior.labels[0](torch.zeros(batch, dtype=torch.int64))
+    seconds = []
+    for rows in measured:
+        codes = torch.randint(CODES, (batch, rows, level.width, level.depth))
+
+        def token(codes: torch.Tensor = codes, rows: int = rows) -> torch.Tensor:
+            grid = prior.grids[0].features(
+                prior.embeddings[0](codes).sum(3).movedim(-1, 1), place[:, :, :rows], labels
+            )
+            return prior.grids[0].readout(grid[:, :, -1, -1], 0).argmax(-1)
+
+        token()
+        seconds.append(once(token))
+    each = np.interp(range(1, level.height + 1), measured, seconds)
+    return float(each.sum()) * level.width * level.depth
+
+
+def library(prior: Transformer, batch: int) -> dict[str, Callable[[], object]]:
+    """`generate` on the prior's own blocks, with each kind of cache."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    count = prior.layout.num_tokens
+    values = {k: v for k, v in prior.params["configuration"].items() if k != "model_type"}
+    values |= {"vocab_size": CODES, "bos_token_id": 0, "eos_token_id": None, "pad_token_id": 0}
+    values |= {name: count + 1 for name in ("n_positions", "max_position_embeddings") if name in values}
+    config = AutoConfig.for_model(prior.params["architecture"], **values)
+    dtype = next(prior.backbone.parameters()).dtype
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    ours = {name: t for name, t in prior.backbone.state_dict().items() if "wte" not in name and "embed_tokens" not in name}
+    ours = {name: t for name, t in ours.items() if "wpe" not in name}
+    model.base_model.load_state_dict(ours, strict=False)
+    start = torch.zeros(batch, 1, dtype=torch.int64)
+    common = {"attention_mask": torch.ones_like(start), "do_sample": True, "min_new_tokens": count, "max_new_tokens": count}
+    common |= {"top_k": 0, "top_p": 1.0, "disable_compile": True}
+    return {
+        kind: lambda kind=kind: model.generate(start, cache_implementation=kind, **common) for kind in ("dynamic", "static")
+    }
+
+
+def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dict[str, Any]:
+    name, precision = row.split(", ")
+    prior = make(name, precision, grid)
+    streams, settings = Streams(0, tuple(range(batch)), torch.device("cpu")), Settings()
+    actions = {"ours": lambda: generate(prior, None, streams, settings)}
+    if isinstance(prior, Transformer):
+        actions |= {f"generate, {kind}": action for kind, action in library(prior, batch).items()}
+    found: dict[str, Any] = {"row": row, "batch": batch, "grid": grid, "parameters": sum(p.numel() for p in prior.parameters())}
+    with torch.inference_mode():
+        found["times"] = in_turn(actions, options.repeats, warmup=1)
+    slow = {}
+    if name != "masked":
+        slow["recompute"] = recompute(prior, batch, options.places)
+    if isinstance(prior, GridPrior):
+        slow["rows"] = rows_so_far(prior, batch, options.places)
+    found["slow"], found["bounds"] = slow, bounds(prior, batch, machine(precision))
+    ours = found["times"]["ours"]["median"]
+    others = {other: t["median"] for other, t in found["times"].items() if other != "ours"} | slow
+    found["ratios"] = {other: seconds / ours for other, seconds in others.items()}
+    spread = found["times"]["ours"]
+    print(
+        f"{row}, batch {batch}, {grid}x{grid}: {ours:.3f} s ({spread['low']:.3f} to {spread['high']:.3f}), "
+        f"{batch / ours:.2f} images/s, {batch * prior.layout.num_tokens / ours:.0f} tokens/s; "
+        + "  ".join(f"{other} {seconds:.2f} s, {seconds / ours:.1f}x" for other, seconds in others.items())
+        + "; bounds "
+        + "  ".join(f"{bound} {seconds:.3f} s" for bound, seconds in found["bounds"].items()),
+        flush=True,
+    )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of: {'; '.join(ROWS)} (default: all)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--grid", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--places", type=int, default=3, help="where slow ways are timed (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="default: every core")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if unknown := set(options.rows) - set(ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    set_threads(options.threads)
+    cases = [(row, b, g) for row in options.rows or ROWS for g in options.grid for b in options.batch]
+    results = [measure(*case, options) for case in cases]
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
