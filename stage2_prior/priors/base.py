@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -88,6 +89,14 @@ class Prior(nn.Module):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
+@dataclass
+class Decoding:
+    """Where decoding some sequences stands: the next token's place, and what the family keeps."""
+
+    position: int
+    state: Any
+
+
 class Autoregressive(Prior):
     """A prior that says one token after another."""
 
@@ -99,7 +108,7 @@ class Autoregressive(Prior):
         """Logits (B, V) of the token at a place of the sequence, given the one just before it, (B,); None at first."""
         raise NotImplementedError
 
-    def start(self, labels: Tensor, context: Tensor | None = None) -> list:
+    def start(self, labels: Tensor, context: Tensor | None = None) -> Decoding:
         """Begin decoding one sequence for each label.
 
         Args:
@@ -115,21 +124,21 @@ class Autoregressive(Prior):
         if tuple(context.shape) != wanted:
             raise ValueError(f"expected the tokens of the coarser levels, {wanted}, got {tuple(context.shape)}")
         with torch.no_grad():
-            return [self.given, self.begin(labels, context)]
+            return Decoding(self.given, self.begin(labels, context))
 
     @torch.no_grad()
-    def step(self, state: list, tokens: Tensor | None) -> Tensor:
+    def step(self, decoding: Decoding, tokens: Tensor | None) -> Tensor:
         """Logits (B, V) of the next token, given the tokens (B,) just chosen (None at first).
 
         Raises:
             ValueError: the sequence is complete, the first step is given tokens, or a later one is not.
         """
-        position = state[0]
+        position = decoding.position
         if position >= self.layout.num_tokens:
             raise ValueError(f"the sequence is complete: it has {self.layout.num_tokens} tokens")
         if (tokens is None) != (position == self.given):
             raise ValueError(
                 f"token {position}: the first step takes no tokens, every later one the tokens just chosen"
             )
-        state[0] += 1
-        return self.advance(state[1], position, tokens)
+        decoding.position += 1
+        return self.advance(decoding.state, position, tokens)

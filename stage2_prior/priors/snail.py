@@ -21,7 +21,7 @@ from stage2_prior.priors.grid import Grid
 
 
 @dataclass
-class Decoding:
+class SnailState:
     """Where decoding one grid stands: what each causal convolution and each attention keeps, by the module itself."""
 
     batch: int
@@ -53,7 +53,7 @@ class CausalConv(nn.Module):
         left = x[..., :-1] if self.strict else x
         return above + self.beside(F.pad(left, (p, 0)))
 
-    def begin_row(self, state: Decoding) -> None:
+    def begin_row(self, state: SnailState) -> None:
         """What the rows above say to every column of the row that begins."""
         p, width = self.reach, state.level.width
         if state.row == 0:
@@ -65,7 +65,7 @@ class CausalConv(nn.Module):
         kept = state.inputs[self] = torch.cat([kept[:, 1:], torch.zeros_like(kept[:, :1])], dim=1)
         state.above[self] = self.above(kept[:, :-1].permute(0, 3, 1, 2))[:, :, 0].mT
 
-    def one(self, x: Tensor | None, state: Decoding) -> Tensor:
+    def one(self, x: Tensor | None, state: SnailState) -> Tensor:
         """The current position's output (B, outputs), from its input (B, inputs); `strict`: from what was kept.
 
         Of a strict convolution the position's own input comes later, by `keep`.
@@ -77,7 +77,7 @@ class CausalConv(nn.Module):
         weight = self.beside.weight[:, :, 0].permute(0, 2, 1).flatten(1)
         return torch.addmm(state.above[self][:, state.column], beside.flatten(1), weight.mT)
 
-    def keep(self, x: Tensor, state: Decoding) -> None:
+    def keep(self, x: Tensor, state: SnailState) -> None:
         state.inputs[self][:, -1, self.reach + state.column] = x
 
 
@@ -87,10 +87,10 @@ class Pointwise(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 1, bias=bias)
 
-    def begin_row(self, state: Decoding) -> None:
+    def begin_row(self, state: SnailState) -> None:
         """Nothing to prepare."""
 
-    def one(self, x: Tensor, state: Decoding) -> Tensor:
+    def one(self, x: Tensor, state: SnailState) -> Tensor:
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 
@@ -122,14 +122,14 @@ class GatedResidual(nn.Module):
             gates = gates + self.condition(condition)
         return x + F.glu(gates, 1)
 
-    def begin_row(self, state: Decoding, condition: Tensor | None) -> None:
+    def begin_row(self, state: SnailState, condition: Tensor | None) -> None:
         """Prepare a row: condition (1 or B, condition's channels, 1, w) of it."""
         self.first.begin_row(state)
         self.second.begin_row(state)
         if self.condition is not None:
             state.above[self] = self.condition(condition)[:, :, 0].mT.expand(state.batch, -1, -1)
 
-    def one(self, x: Tensor, state: Decoding, auxiliary: Tensor | None = None) -> Tensor:
+    def one(self, x: Tensor, state: SnailState, auxiliary: Tensor | None = None) -> Tensor:
         """One position: (B, channels) -> (B, channels)."""
         hidden = self.first.one(F.elu(x), state)
         if auxiliary is not None:
@@ -158,7 +158,7 @@ class CausalAttention(nn.Module):
         found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return found.mT.flatten(1, 2).unflatten(2, asking.shape[2:])
 
-    def one(self, asking: Tensor, asked: Tensor, state: Decoding) -> Tensor:
+    def one(self, asking: Tensor, asked: Tensor, state: SnailState) -> Tensor:
         """One position: (B, queries), (B, keys) -> (B, width)."""
         place, size = state.row * state.level.width + state.column, state.level.height * state.level.width
         k, v = (layer.one(asked, state).unflatten(1, (self.heads, -1)) for layer in (self.key, self.value))
@@ -197,11 +197,11 @@ class SnailBlock(nn.Module):
         found = self.attention(self.queries(out), self.keys(torch.cat([x, out], 1)))
         return self.out(out, auxiliary=found)
 
-    def begin_row(self, state: Decoding, condition: Tensor) -> None:
+    def begin_row(self, state: SnailState, condition: Tensor) -> None:
         for residual in self.residuals:
             residual.begin_row(state, condition)
 
-    def one(self, x: Tensor, state: Decoding) -> Tensor:
+    def one(self, x: Tensor, state: SnailState) -> Tensor:
         out = x
         for residual in self.residuals:
             out = residual.one(out, state)
@@ -246,10 +246,10 @@ class SnailGrid(Grid):
             x = block(x, condition)
         return F.elu(x)
 
-    def begin(self, place: Tensor, label: Tensor) -> tuple[Decoding, Tensor]:
-        return Decoding(len(label), self.level), place + label[:, :, None, None]
+    def begin(self, place: Tensor, label: Tensor) -> tuple[SnailState, Tensor]:
+        return SnailState(len(label), self.level), place + label[:, :, None, None]
 
-    def follow(self, state: tuple[Decoding, Tensor], row: int, column: int, previous: Tensor | None) -> Tensor:
+    def follow(self, state: tuple[SnailState, Tensor], row: int, column: int, previous: Tensor | None) -> Tensor:
         decoding, condition = state
         if previous is not None:
             self.entry.keep(previous, decoding)
