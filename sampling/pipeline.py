@@ -14,6 +14,7 @@ from common.codes import CodeLayout
 from common.distributed import exact_float32
 from common.errors import UserError
 from common.images import to_float
+from sampling import memory
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
@@ -22,7 +23,7 @@ from stage2_prior.priors import load_prior
 class TwoStagePipeline:
     """A VQ-VAE and a prior over its codes.
 
-    Everything works in batches of `batch_size`, which changes no result. Sampling settings are those of
+    Everything works in batches of `batch_size`, which changes no result; to sample, None takes what memory holds. Sampling settings are those of
     `sampling.settings.Settings`; with none, images come from exactly the distribution that the prior has learned.
     """
 
@@ -99,11 +100,13 @@ class TwoStagePipeline:
         labels: Sequence[int] | torch.Tensor | None = None,
         *,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         start: int = 0,
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
         """`generate`, a batch at a time, for more images than memory holds."""
+        if batch_size is None:
+            batch_size = memory.batch_size(self.vqvae, self.drawing, self.device)
         chosen = Settings.checked(self.layout, settings)
         for name, value, least in (
             ("n", count, 1),

@@ -1,0 +1,104 @@
+"""How many images fit in memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.chain import Chain
+from stage2_prior.priors.masked import Masked
+from stage2_prior.priors.subtokens import SubTokens
+
+MOST = 1024  # images at a time; more are no faster
+PART = 0.5  # of what is free: the rest is for what is not counted, and for others
+COPIES = 6  # of a step's logits, in float64: guidance, sorted, cumulated
+LIVE = 4  # of a layer's output, while the next one works
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a device has to give."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def tensors_in(value: Any) -> Iterable[torch.Tensor]:
+    """Every tensor inside a decoding state, but for weights."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, nn.Module | str | int | float | None) or callable(value):
+        return
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+    elif is_dataclass(value):
+        for f in fields(value):
+            yield from tensors_in(getattr(value, f.name))
+    elif hasattr(value, "__dict__"):
+        yield from tensors_in(vars(value))
+
+
+def state_bytes(state: Any) -> int:
+    """Bytes of the tensors inside a decoding state, each counted once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_in(state)}
+    return sum(storages.values())
+
+
+class LargestOutput:
+    """The largest output, in bytes, of any module inside one while it runs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.bytes = module, 0
+
+    def __enter__(self) -> LargestOutput:
+        self.handles = [m.register_forward_hook(self._note) for m in self.module.modules()]
+        return self
+
+    def _note(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            self.bytes = max(self.bytes, output.nbytes)
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def decoding_bytes(prior: Prior, device: torch.device) -> int:
+    """Bytes that decoding one more sequence needs."""
+    if isinstance(prior, SubTokens):
+        return decoding_bytes(prior.inner, device)
+    if isinstance(prior, Chain):
+        return max(decoding_bytes(link, device) for link in prior.links)
+    labels = torch.zeros(1, dtype=torch.int64, device=device)
+    if isinstance(prior, Masked):
+        tokens = labels.new_zeros(1, prior.layout.num_tokens)
+        with LargestOutput(prior) as largest:
+            logits = prior.predict(tokens, torch.ones_like(tokens[:, prior.given :], dtype=torch.bool), labels)
+        return LIVE * max(largest.bytes, logits.nbytes)
+    state, token, sizes = prior.start(labels, labels.new_zeros(1, prior.given)), None, []
+    for _ in range(min(2, prior.layout.num_tokens - prior.given)):
+        token = prior.step(state, token).argmax(-1)
+        sizes.append(state_bytes(state))
+    grown = (sizes[-1] - sizes[0]) * prior.layout.num_tokens  # by caches that grow with each token
+    return sizes[0] + grown + COPIES * 8 * prior.layout.vocabulary
+
+
+@torch.inference_mode()
+def batch_size(vqvae: nn.Module, prior: Prior, device: torch.device) -> int:
+    """How many images to sample at once: what fits in half of the free memory, measured on one image, at most `MOST`."""
+    tokens = torch.zeros(1, prior.layout.num_tokens, dtype=torch.int64, device=device)
+    with LargestOutput(vqvae) as largest:
+        vqvae.decode(prior.layout.unflatten(tokens))
+    guided = 2 if prior.num_classes else 1
+    needed = max(guided * decoding_bytes(prior, device), LIVE * largest.bytes)
+    return max(1, min(MOST, int(PART * free_bytes(device) / needed)))

@@ -1,0 +1,45 @@
+"""The batch that fits in memory: what is counted, and that it follows what is free."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.codes import CodeLayout, Level
+from sampling import memory
+from sampling.pipeline import TwoStagePipeline
+from stage2_prior.priors import build_prior
+
+LAYOUT = CodeLayout((1, 16, 16), (Level(4, 4, 1, 11),))
+GPT2 = {"architecture": "gpt2", "layers": 3, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}
+CPU = torch.device("cpu")
+
+
+def make(name: str, params: dict):
+    return build_prior({"name": name, "params": params, "layout": LAYOUT.to_json(), "num_classes": 0}).eval()
+
+
+def test_a_transformers_keys_and_values_are_counted():
+    keys_and_values = 3 * 2 * 16 * 16 * 4  # layers, both, tokens, width, bytes
+    needed = memory.decoding_bytes(make("transformer", GPT2), CPU)
+    assert keys_and_values <= needed < 2 * keys_and_values
+
+
+def test_a_cache_that_grows_is_counted_for_every_token():
+    neox = make("transformer", GPT2 | {"architecture": "gpt_neox"})
+    ours = memory.decoding_bytes(make("transformer", GPT2), CPU)
+    assert memory.decoding_bytes(neox, CPU) == pytest.approx(ours, rel=0.5)
+
+
+def test_a_tensor_is_counted_once():
+    one = torch.zeros(100)
+    assert memory.state_bytes({"a": one, "b": [one[:50], (one.view(10, 10),)], "weights": torch.nn.Linear(9, 9)}) == 400
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, 1), (10**15, memory.MOST)])
+def test_the_batch_follows_what_is_free(tiny_run, monkeypatch, free, expected):
+    tiny_run()
+    pipeline = TwoStagePipeline.load("models", "cpu")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    assert memory.batch_size(pipeline.vqvae, pipeline.prior, pipeline.device) == expected
+    assert torch.allclose(pipeline.generate(5, seed=1), pipeline.generate(5, seed=1, batch_size=2), atol=1e-5)
