@@ -1,24 +1,28 @@
 """Bits per dimension on CIFAR-10 under the uniform prior, no decoder autoregressive over pixels: below 4.67?
 
-    python benchmarks/bits_per_dim.py DATASET --attempt NAME [--minutes 60] [--test] [--plot FILE]
+    python benchmarks/bits_per_dim.py DATASET --attempt NAME [--minutes 60] [--plot FILE]
+    python benchmarks/bits_per_dim.py DATASET --attempt NAME [--minutes 60] --test
 
 van den Oord et al. 2017 report 4.67. Rate (Σ log K) and distortion (-log p(x | z)) trade against each other: an attempt
 is a point of that trade with a network. Each trains for --minutes (steps measured first, the cosine stretched over
-them), judged on the held-out images, a row an evaluation as it comes; `--test` measures the test split at the end: for
-the attempt that the held-out images chose. At the end it says where the bits go: rate, and distortion by channel given
-the channels before it, in the smooth and the textured half of the pixels.
+them), judged on the held-out images, a row an evaluation as it comes; its model is kept in --folder. At the end it says
+where the bits go: rate, and distortion by channel given the channels before it, in the smooth and the textured half of
+the pixels. `--test` says so of the test split, with the model of an attempt that was trained: the one that the held-out
+images chose.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from runs import STAGE1, add_row, arguments, images, parameters, read_rows, schedule, task_of, train
+from safetensors.torch import load_model, save_model
 
-from common.images import ImageSplit, to_float
+from common.images import ImageSplit, PreparedImages, to_float
 from common.tracking import Row
 from stage1_vqvae.model import VQVAE
 
@@ -58,15 +62,20 @@ ATTEMPTS: dict[str, dict[str, Any]] = {  # named by grid and codes a position
     "8x8, 10 of 512": {**grouped(10, vq(512)), CONV + "strides": [4], CONV + "channels": 256},
     "16x16, 1 of 512": grouped(1, vq(512)),
     "16x16, 1 of 4096": grouped(1, vq(4096)),
+    "16x16, 1 of 8x8": grouped(1, fsq(8, 8)),
+    "16x16, 1 of 8x8x8": grouped(1, fsq(8, 8, 8)),
+    "16x16, 2 of 8x4": grouped(2, fsq(8, 4)),
     "16x16, 2 of 8x8": grouped(2, fsq(8, 8)),
     "16x16, 3 of 8x8": grouped(3, fsq(8, 8)),
     "16x16, 4 of 8x8": grouped(4, fsq(8, 8)),
+    "16x16, 1 of 8x8x8, deep": {**grouped(1, fsq(8, 8, 8)), **DEEP},
+    "16x16, 2 of 8x4, deep": {**grouped(2, fsq(8, 4)), **DEEP},
     "16x16, 2 of 8x8, deep": {**grouped(2, fsq(8, 8)), **DEEP},
     "16x16, 3 of 8x4, deep": {**grouped(3, fsq(8, 4)), **DEEP},
 }
 
 
-def steps_in(minutes: float, changes: dict[str, Any], prepared: Any) -> int:
+def steps_in(minutes: float, changes: dict[str, Any], prepared: PreparedImages) -> int:
     """How many steps fit, once it is compiled."""
     few = ImageSplit(prepared["validation"].images[:8], None)
     each = train(parameters(changes | schedule(MEASURED_STEPS)), prepared, validation=few).seconds_a_step
@@ -122,31 +131,42 @@ def draw(rows: list[Row], minutes: float, file: Path) -> None:
     figure.savefig(file, dpi=150)
 
 
+def attempt(options: argparse.Namespace, prepared: PreparedImages) -> VQVAE:
+    """Train one attempt, a row an evaluation; its best model."""
+    changes = COMMON | ATTEMPTS[options.attempt] | {"runtime.threads": options.threads}
+    steps = steps_in(options.minutes, changes, prepared)
+    params = parameters(changes | schedule(steps, validations=max(2, round(options.minutes / 5))))
+    layout = task_of(params, prepared).model.layout
+    rate = layout.uniform_nats / LN2 / layout.dimensions
+
+    def note(row: Row) -> None:
+        total = row["bits_per_dim_distortion"] + rate
+        named = {"attempt": options.attempt, "minutes": options.minutes, **row, "rate": rate, "total": total}
+        add_row(options.rows, named)
+        print(f"{options.attempt} step {row['step']} {row['seconds']:.0f} s: {total:.4f}", flush=True)
+
+    return train(params, prepared, note).task.model
+
+
 def main() -> None:
     parser = arguments(__doc__, "bits_per_dim.jsonl")
     parser.add_argument("--attempt", choices=tuple(ATTEMPTS))
     parser.add_argument("--minutes", type=float, default=60, help="of training (default: %(default)s)")
-    parser.add_argument("--test", action="store_true", help="measure the test split at the end")
+    parser.add_argument("--test", action="store_true", help="measure the test split with the model that was kept")
     options = parser.parse_args()
     if options.attempt:
-        changes = COMMON | ATTEMPTS[options.attempt] | {"runtime.threads": options.threads}
         prepared = images(options.folder, parameters({"runtime.threads": options.threads}, dataset=options.dataset))
-        steps = steps_in(options.minutes, changes, prepared)
-        params = parameters(changes | schedule(steps, validations=max(2, round(options.minutes / 5))))
-
-        def note(row: Row) -> None:
-            total = row["bits_per_dim_distortion"] + rate
-            named = {"attempt": options.attempt, "minutes": options.minutes, **row, "rate": rate, "total": total}
-            add_row(options.rows, named)
-            print(f"{options.attempt} step {row['step']} {row['seconds']:.0f} s: {total:.4f}", flush=True)
-
-        layout = task_of(params, prepared).model.layout
-        rate = layout.uniform_nats / LN2 / layout.dimensions
-        model = train(params, prepared, note).task.model
-        for split in ("validation", "test")[: 1 + options.test]:
-            found = account(model, prepared[split])
-            add_row(options.rows, {"attempt": options.attempt, "minutes": options.minutes, "account": split, **found})
-            print(split + ": " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
+        kept = options.folder / f"{options.attempt}, {options.minutes:g} minutes.safetensors"
+        if options.test:
+            model = task_of(parameters(COMMON | ATTEMPTS[options.attempt]), prepared).model.eval()
+            load_model(model, kept)
+        else:
+            model = attempt(options, prepared)
+            save_model(model, kept)
+        split = "test" if options.test else "validation"
+        found = account(model, prepared[split])
+        add_row(options.rows, {"attempt": options.attempt, "minutes": options.minutes, "account": split, **found})
+        print(split + ": " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
     if options.plot:
         draw(read_rows(options.rows), options.minutes, options.plot)
 
