@@ -33,7 +33,7 @@ def main() -> None:
     set_threads(params.runtime.threads)
     task = task_of(params, prepared)
     task.start()
-    take_step = Steps(task, params)
+    take_step = Steps(task, params.stage1_vqvae.training, params.runtime)
     times = {"read": [], "step": []}
     for step in range(arguments.repeats + 3):
         began = time.perf_counter()

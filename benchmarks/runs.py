@@ -17,10 +17,11 @@ import torch
 from common import paths
 from common.images import ImageSplit, PreparedImages, open_prepared
 from common.params import Params, read_yaml, validate
+from common.params.training import RuntimeParams, TrainingParams
 from common.preset import patch, read_changes, read_preset
 from common.randomness import seed_of
 from common.tracking import Row
-from common.training import Progress, Trainer, accelerator
+from common.training import Progress, Task, Trainer, accelerator
 from stage1_vqvae import prepare
 from stage1_vqvae.model import VQVAE, model_config
 from stage1_vqvae.task import VQVAETask
@@ -154,10 +155,9 @@ def train(
 class Steps:
     """The trainer's own steps, one at a call, so that nothing is left out."""
 
-    def __init__(self, task: VQVAETask, params: Params) -> None:
-        training = params.stage1_vqvae.training
+    def __init__(self, task: Task, training: TrainingParams, runtime: RuntimeParams) -> None:
         self.task = task
-        self.trainer = Trainer(task, training, params.runtime, accelerator(params.runtime), Unsaved())
+        self.trainer = Trainer(task, training, runtime, accelerator(runtime), Unsaved())
         task.model.train()
         if training.compile:
             task.compile()

@@ -50,7 +50,7 @@ class OurStep:
         changes = {STAGE1 + f"training.{k}": v for k, v in (notebook | {"gradient_clip": None} | training).items()}
         params = parameters(EMA | changes | {"runtime.threads": threads, "runtime.log_every": 1})
         self.task = task_of(params, prepared)
-        self.step = Steps(self.task, params)
+        self.step = Steps(self.task, params.stage1_vqvae.training, params.runtime)
 
     def __call__(self, pixels: torch.Tensor) -> float:
         return self.step({"images": pixels})

@@ -1,0 +1,182 @@
+"""Every prior on the codes of one VQ-VAE: one dataset, so many minutes of training each.
+
+    python benchmarks/priors.py PRESET DATASET [--minutes 8] [--only NAME ...] [--grids FOLDER]
+
+Runs the product's own stages in --folder: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of the preset
+once; then, for each prior, as many steps as fit into --minutes (measured first, the schedule stretched over them, the
+weights that validate best kept), `sample` and `evaluate`. A row a prior, on the test split; a row that is there is not run
+again. Prints the table in markdown; --grids keeps the grid of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from runs import RESULTS, Steps, absolute, add_row, parameters, read_rows
+from timing import quartiles
+
+from common import paths
+from common.codes import open_codes
+from common.params import Params
+from common.randomness import seed_of
+from sampling import classifier, evaluate, sample
+from stage1_vqvae import extract, prepare
+from stage1_vqvae import train as train_vqvae
+from stage2_prior import train as train_prior
+from stage2_prior.priors import build_prior
+from stage2_prior.task import PriorTask
+
+PRIOR = "stage2_prior."
+MEASURED_STEPS = 12
+NOTHING = argparse.Namespace(complete=None, mask=None)
+WIDTHS = {"layers": 4, "width": 192, "heads": 6, "dropout": 0.1}
+SNAIL = {"channels": 96, "hidden_channels": 96, "kernel_size": 5, "blocks": 2, "residuals": 3, "heads": 6}
+SNAIL |= {"conditioning_blocks": 0, "dropout": 0.1}
+TRAINING = {
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+    "warmup_steps": 100,
+    "precision": "bf16",
+    "compile": True,
+    "patience": None,
+    "weight_ema_decay": 0.0,
+}
+PRIORS: dict[str, dict[str, Any]] = {  # label: name, and what params.yaml's section of it is changed by
+    "uniform": {"name": "uniform"},
+    "counts": {"name": "counts"},
+    "pixelcnn": {"name": "pixelcnn", "layers": 8, "channels": 96, "kernel_size": 5, "dropout": 0.1},
+    "pixelsnail": {"name": "pixelsnail"} | SNAIL,
+    "transformer, gpt2": {"name": "transformer", "architecture": "gpt2"} | WIDTHS,
+    "transformer, llama": {"name": "transformer", "architecture": "llama"} | WIDTHS,
+    "rq_transformer": {"name": "rq_transformer", "depth_layers": 1} | WIDTHS,
+    "masked": {"name": "masked"} | WIDTHS,
+}
+TRAINED = [label for label in PRIORS if label not in ("uniform", "counts")]
+
+
+def changes_of(label: str, steps: int) -> dict[str, Any]:
+    """Changes by dotted path that choose a prior, and train it for so many steps."""
+    name, section = PRIORS[label]["name"], PRIOR + PRIORS[label]["name"] + "."
+    found = {PRIOR + "name": name} | {section + key: v for key, v in PRIORS[label].items() if key != "name"}
+    if label in TRAINED:
+        training = TRAINING | {"steps": steps, "validate_every": max(1, steps // 8)}
+        training["warmup_steps"] = min(training["warmup_steps"], steps // 10)
+        found |= {f"{section}training.{key}": v for key, v in training.items()}
+    return found
+
+
+def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
+    """How many steps fit, once it is compiled."""
+    params, codes = params_of(options, changes_of(label, 1000) | {"runtime.log_every": 1}), open_codes(paths.CODES)
+    section = params.stage2_prior.chosen
+    config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
+    torch.manual_seed(seed_of("initialise", section.training.seed))
+    task = PriorTask(build_prior(config), codes, section.training)
+    take_step, seconds = Steps(task, section.training, params.runtime), []
+    for step in range(MEASURED_STEPS):
+        batch, began = task.batch(step, slice(None)), time.perf_counter()
+        take_step(batch)
+        seconds.append(time.perf_counter() - began)
+    return max(10, int(60 * minutes / quartiles(seconds[MEASURED_STEPS // 3 :])["median"]))
+
+
+def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> Params:
+    return parameters((changes or {}) | {"runtime.threads": options.threads}, options.preset, options.dataset)
+
+
+def run_once(options: argparse.Namespace) -> None:
+    """The stages before the prior, unless they have been run."""
+    params = params_of(options)
+    for path, stage in (
+        (paths.PREPARED, prepare),
+        (paths.VQVAE, train_vqvae),
+        (paths.CODES, extract),
+        (paths.CLASSIFIER, classifier),
+    ):
+        if not path.exists():
+            stage.run(params, NOTHING)
+
+
+def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
+    steps = steps_in(options.minutes, label, options) if label in TRAINED else 0
+    params = params_of(options, changes_of(label, steps))
+    began = time.monotonic()
+    train_prior.run(params, NOTHING)
+    trained = time.monotonic() - began
+    began = time.monotonic()
+    sample.run(params, NOTHING)
+    sampled = time.monotonic() - began
+    evaluate.run(params, NOTHING)
+    figures = json.loads((evaluate.RESULTS / "metrics.json").read_text(encoding="utf-8"))
+    training = json.loads((train_prior.RESULTS / "metrics.json").read_text(encoding="utf-8"))["validation"]
+    if options.grids:
+        options.grids.mkdir(parents=True, exist_ok=True)
+        shutil.copy(paths.SAMPLES / "grid.png", options.grids / f"{options.preset}_{label.replace(', ', '_')}.png")
+    return {
+        "preset": options.preset,
+        "label": label,
+        "minutes": options.minutes,
+        "steps": steps,
+        "best_step": training["step"],
+        "parameters": training["parameters"],
+        "seconds": trained,
+        "images_per_second": 2 * params.sampling.images / sampled,
+        **{name: figures[name] for name in ("bits_per_dim", "nats_per_token", "classifier")},
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, best rate last."""
+    lines = [
+        "| prior | parameters | nats/token | rate | total, bits/dim | agreement, default | unguided | images/s |",
+        "|" + " --- |" * 8,
+    ]
+    for row in sorted(rows, key=lambda row: -row["nats_per_token"]["prior"]):
+        bits, judged = row["bits_per_dim"], row["classifier"]
+        error = bits.get("rate_prior_standard_error")
+        bound = "≤ " if error is not None else ""
+        cells = [
+            row["label"],
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{bound}{row['nats_per_token']['prior']:.3f}",
+            f"{bound}{bits['rate_prior']:.4f}",
+            f"{bound}{bits['total_prior']:.4f}",
+            *(f"{judged[name]:.1%}" for name in ("sample_agreement", "unguided_agreement")),
+            f"{row['images_per_second']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset")
+    parser.add_argument("dataset", type=absolute, help="a local folder in the Hub's layout")
+    parser.add_argument("--minutes", type=float, default=8, help="of training, a prior (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=tuple(PRIORS), metavar="NAME", help=f"of: {'; '.join(PRIORS)}")
+    parser.add_argument("--folder", type=absolute, required=True, help="where the stages run; kept")
+    parser.add_argument("--rows", type=absolute, default=RESULTS / "priors.jsonl")
+    parser.add_argument("--grids", type=absolute, help="where grids are kept")
+    parser.add_argument("--threads", type=int, help="default: every core")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(options.folder)
+    run_once(options)
+    done = {(row["preset"], row["label"], row["minutes"]) for row in read_rows(options.rows)}
+    for label in options.only or PRIORS:
+        if (options.preset, label, options.minutes) not in done:
+            add_row(options.rows, measure(label, options))
+    rows = [row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)]
+    print(f"\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()
