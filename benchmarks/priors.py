@@ -4,8 +4,8 @@
 
 Runs the product's own stages in --folder: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of the preset
 once; then, for each prior, as many steps as fit into --minutes (measured first, the schedule stretched over them, the
-weights that validate best kept), `sample` and `evaluate`. A row a prior, on the test split; a row that is there is not run
-again. Prints the table in markdown; --grids keeps the grid of each.
+weights that validate best kept), `sample` and `evaluate`, and completions (benchmarks/completion.py). A row a prior, on
+the test split; a row that is there is not run again. Prints the table in markdown; --grids keeps the grids of each.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import completion
 import torch
 from runs import RESULTS, Steps, absolute, add_row, parameters, read_rows
 from timing import quartiles
 
 from common import paths
 from common.codes import open_codes
+from common.grids import save_grid
 from common.params import Params
 from common.randomness import seed_of
 from sampling import classifier, evaluate, sample
+from sampling.judge import load_classifier
+from sampling.pipeline import TwoStagePipeline
 from stage1_vqvae import extract, prepare
 from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
@@ -117,9 +121,13 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
     evaluate.run(params, NOTHING)
     figures = json.loads((evaluate.RESULTS / "metrics.json").read_text(encoding="utf-8"))
     training = json.loads((train_prior.RESULTS / "metrics.json").read_text(encoding="utf-8"))["validation"]
+    judge, _ = load_classifier(paths.CLASSIFIER)
+    completed, picture = completion.measure(TwoStagePipeline.load(paths.MODELS), judge, 1000, temperature=1.0)
     if options.grids:
         options.grids.mkdir(parents=True, exist_ok=True)
-        shutil.copy(paths.SAMPLES / "grid.png", options.grids / f"{options.preset}_{label.replace(', ', '_')}.png")
+        name = f"{options.preset}_{label.replace(', ', '_')}"
+        shutil.copy(paths.SAMPLES / "grid.png", options.grids / f"{name}.png")
+        save_grid(picture, options.grids / f"{name}_completed.png")
     return {
         "preset": options.preset,
         "label": label,
@@ -129,6 +137,7 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
         "parameters": training["parameters"],
         "seconds": trained,
         "images_per_second": 2 * params.sampling.images / sampled,
+        "completion": completed,
         **{name: figures[name] for name in ("bits_per_dim", "nats_per_token", "classifier")},
     }
 
@@ -136,8 +145,8 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, best rate last."""
     lines = [
-        "| prior | parameters | nats/token | rate | total, bits/dim | agreement, default | unguided | images/s |",
-        "|" + " --- |" * 8,
+        "| prior | parameters | nats/token | rate | total, bits/dim | agreement, default | unguided | completed | images/s |",
+        "|" + " --- |" * 9,
     ]
     for row in sorted(rows, key=lambda row: -row["nats_per_token"]["prior"]):
         bits, judged = row["bits_per_dim"], row["classifier"]
@@ -150,9 +159,13 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{bound}{bits['rate_prior']:.4f}",
             f"{bound}{bits['total_prior']:.4f}",
             *(f"{judged[name]:.1%}" for name in ("sample_agreement", "unguided_agreement")),
+            f"{row['completion']['completed']:.1%}",
             f"{row['images_per_second']:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    if rows:
+        given = rows[0]["completion"]
+        lines.append(f"\nThe classifier on the images that were completed: {given['whole']:.1%}; half grey: {given['blank']:.1%}.")
     return "\n".join(lines)
 
 

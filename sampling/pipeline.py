@@ -20,11 +20,13 @@ from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors import load_prior
 
+
 class TwoStagePipeline:
     """A VQ-VAE and a prior over its codes.
 
-    Everything works in batches of `batch_size`, which changes no result; to sample, None takes what memory holds. Sampling settings are those of
-    `sampling.settings.Settings`; with none, images come from exactly the distribution that the prior has learned.
+    Everything works in batches of `batch_size`, which changes no result; to sample, None takes what memory holds.
+    Sampling settings are those of `sampling.settings.Settings`; with none, images come from exactly the distribution
+    that the prior has learned.
     """
 
     def __init__(self, vqvae: Any, prior: Any, device: torch.device | str, precision: str = "fp32") -> None:
@@ -46,8 +48,8 @@ class TwoStagePipeline:
     ) -> TwoStagePipeline:
         """Load FOLDER/vqvae and FOLDER/prior onto a device (None: the GPU where there is one).
 
-        `precision` bf16: codes are drawn by a prior in bf16, faster and not exactly the one that was trained;
-        likelihoods stay fp32.
+        `precision` bf16: codes are drawn by a prior in bf16, faster, not exactly the one that was trained, and by
+        rounding dependent on `batch_size`; likelihoods stay fp32.
 
         Raises:
             UserError: a model is missing or damaged, or the prior was made for another VQ-VAE.
@@ -172,9 +174,9 @@ class TwoStagePipeline:
     ) -> torch.Tensor:
         """Keep an image's known pixels and sample the rest.
 
-        A code is given where every pixel that it stands for is known, and sampled elsewhere. The prior works in
-        sequence order, so a sampled code answers to given codes before it, not to those after it. Unknown pixels are
-        grey to the encoder, whatever they hold.
+        A code is given where every pixel that it stands for is known, and sampled elsewhere. An autoregressive prior
+        works in sequence order, so that a sampled code answers to given codes before it, not to those after it; a
+        masked one sees all that is given. Unknown pixels are grey to the encoder, whatever they hold.
 
         Args:
             images: float32 (B, C, H, W) in [-1, 1].

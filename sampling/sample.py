@@ -75,7 +75,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     one_process(params.runtime, "sampling.sample")
     if (arguments.complete is None) != (arguments.mask is None):
         raise UserError("--complete IMAGE and --mask MASK go together; give both")
-    pipeline = TwoStagePipeline.load(paths.MODELS)
+    pipeline = TwoStagePipeline.load(paths.MODELS, precision=params.sampling.precision)
     section, common = params.sampling, {"seed": params.sampling.seed, "batch_size": params.runtime.batch_size}
     settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})
     if arguments.complete is not None:

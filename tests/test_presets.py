@@ -14,6 +14,7 @@ from common.preset import PRESETS, patch, read_preset
 from common.training import build_optimizer
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.task import VQVAETask
+from stage2_prior.priors import build_prior
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
@@ -79,6 +80,15 @@ def test_grids_and_size_are_those_on_paper(name: str) -> None:
         model = VQVAE(config(preset(name)))
     assert [(v.height, v.width, v.depth, v.codebook_size) for v in model.layout.levels] == grids
     assert sum(p.numel() for p in model.network.parameters()) == size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prior_fits_the_codes(name: str) -> None:
+    params = preset(name)
+    with torch.device("meta"):
+        layout = VQVAE(config(params)).layout
+    prior = build_prior({**params.stage2_prior.config(), "layout": layout.to_json(), "num_classes": 10})
+    assert prior.trained and prior.layout == layout
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if preset(n).data.height <= 64])

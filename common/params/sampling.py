@@ -21,7 +21,8 @@ MinP = Annotated[float, Field(ge=0, lt=1)] | None
 
 
 class SamplingParams(Section):
-    """The default sampling parameters; null switches a filter off. What they mean: `sampling.settings.Settings`."""
+    """The default sampling parameters; null switches a filter off. What they mean: `sampling.settings.Settings`;
+    `precision`: of the prior while it draws codes."""
 
     seed: Count
     images: Positive
@@ -34,6 +35,7 @@ class SamplingParams(Section):
     guidance_schedule: Literal["constant", "linear"]
     decoding_steps: Positive
     choice_temperature: NonNegative
+    precision: Literal["fp32", "bf16"]
 
 
 class ClassifierParams(Section):

@@ -167,6 +167,16 @@ def test_settings_that_are_left_out_are_those_of_the_learned_distribution(pipeli
     assert Settings(temperature=0.5, top_k=3, guidance_scale=2.0).unguided() == Settings()
 
 
+def test_only_drawing_has_the_lower_precision(pipeline, pixels):
+    lower = TwoStagePipeline.load("models", "cpu", precision="bf16")
+    images = lower.generate(8, seed=2)
+    assert images.dtype == torch.float32 and torch.equal(lower.generate(8, seed=2), images)
+    for name, value in pipeline.log_likelihood(pixels).items():
+        assert torch.equal(lower.log_likelihood(pixels)[name], value)
+    with pytest.raises(UserError, match="precision: expected fp32 or bf16, got 'fp16'"):
+        TwoStagePipeline.load("models", "cpu", precision="fp16")
+
+
 def test_the_rate_is_told_by_level(tiny_run):
     tiny_run((3, 8, 12), strides=[2, 2], sizes=[5, 9])
     pipeline = TwoStagePipeline.load("models", "cpu")

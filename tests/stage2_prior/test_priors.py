@@ -196,3 +196,18 @@ def test_the_uniform_prior_costs_log_k_a_token(layout, make_fresh, make_tokens):
     nll = make_fresh("uniform", layout, 2).double().nll(make_tokens(layout, 2), None)
     expected = torch.tensor([math.log(k) for k in layout.codebook_sizes.tolist()], dtype=torch.float64)
     torch.testing.assert_close(nll, expected.expand(2, -1), rtol=0, atol=1e-12)
+
+
+def test_a_copy_in_bf16_decodes_near_the_prior_and_leaves_it_alone(learned, layout, make_stirred, make_tokens):
+    prior = make_stirred(learned, layout, 2)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.mul_(0.2)  # a network of ordinary weights: rounding is not amplified from layer to layer
+    before = {key: tensor.clone() for key, tensor in prior.state_dict().items()}
+    copy = prior.lowered(torch.bfloat16)
+    tokens, labels = make_tokens(layout, 6), torch.arange(6) % 3
+    found, expected = decode(copy, tokens, labels), decode(prior, tokens, labels)
+    assert found.dtype == torch.float32 and any(p.dtype == torch.bfloat16 for p in copy.parameters())
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    assert not torch.equal(found, expected)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in prior.state_dict().items())
