@@ -237,25 +237,40 @@ with open(".git/ran", "a") as log:
 
 def dvc(folder: Path, *arguments: str) -> str:
     environment = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder.parent / "site")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # the stages' python
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def copy_code(source: Path, project: Path) -> dict[str, dict[str, Any]]:
+    """Copy every file that a stage lists; the stages as DVC resolves them."""
+    stages = resolved(project)
+    for stage in stages.values():
+        for dep in stage["deps"]:
+            if (source / dep).is_file() and not dep.startswith(("results", "models")):
+                (project / dep).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / dep, project / dep)
+    return stages
+
+
+def commit(project: Path, message: str) -> None:
+    for key, value in {"user.name": "test", "user.email": "test@example.org"}.items():
+        subprocess.run(["git", "config", key, value], cwd=project, check=True)
+    subprocess.run(["git", "add", "."], cwd=project, check=True)
+    subprocess.run(["git", "commit", "--quiet", "-m", message], cwd=project, check=True)
+
+
 @pytest.fixture
 def stubbed(project: Path, repository: Path) -> Path:
     """The project with stub commands and every file that a stage lists, after a first `dvc repro`."""
-    stages = resolved(project)
+    stages = copy_code(repository, project)
     yaml = YAML()
     tree = yaml.load((project / "dvc.yaml").read_text(encoding="utf-8"))
     for name, stage in tree["stages"].items():
         outs = json.dumps(stages[name]["outs"])
         stage["cmd"] = f"{sys.executable} stub.py {name} '{outs}'"
-        for dep in stages[name]["deps"]:
-            if (repository / dep).is_file() and not dep.startswith(("results", "models")):
-                (project / dep).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(repository / dep, project / dep)
     yaml.dump(tree, project / "dvc.yaml")
     (project / "stub.py").write_text(STUB, encoding="utf-8")
     dvc(project, "repro")
@@ -299,13 +314,45 @@ def test_dvc_reruns_exactly_what_a_change_concerns(rerun, stubbed):
 
 @pytest.mark.slow
 def test_an_experiment_swaps_the_prior_and_leaves_the_rest(stubbed):
-    for key, value in {"user.name": "test", "user.email": "test@example.org"}.items():
-        subprocess.run(["git", "config", key, value], cwd=stubbed, check=True)
-    subprocess.run(["git", "add", "."], cwd=stubbed, check=True)
-    subprocess.run(["git", "commit", "--quiet", "-m", "first run"], cwd=stubbed, check=True)
+    commit(stubbed, "first run")
     (stubbed / ".git" / "ran").unlink()
     dvc(stubbed, "exp", "run", "-S", "stage2_prior.name=counts")
     assert sorted((stubbed / ".git" / "ran").read_text(encoding="utf-8").split()) == sorted(FOLLOWING["train_prior"])
     shown = json.loads(dvc(stubbed, "exp", "show", "--json"))
     assert "counts" in json.dumps(shown)
     assert "results/train_prior/metrics.json" in dvc(stubbed, "metrics", "diff", "--json")
+
+
+def priors() -> dict[str, dict[str, Any]]:
+    """The sections of the priors by name."""
+    return {k: v for k, v in read_yaml(Path(__file__).parent.parent / "params.yaml")["stage2_prior"].items() if k != "name"}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default pipeline, run with the uniform prior, every training a few steps short."""
+    source, project = Path(__file__).parent.parent, tmp_path_factory.mktemp("digits") / "project"
+    copy_wiring(source, project)
+    copy_code(source, project)
+    trained = [f"stage2_prior.{name}" for name, section in priors().items() if "training" in section]
+    changes = {"stage2_prior.name": "uniform", "sampling.images": 20, "sampling.grid_columns": 2}
+    for section in ("stage1_vqvae", "classifier", *trained):
+        few = {"steps": 20, "warmup_steps": 2, "validate_every": 10}
+        changes |= {f"{section}.training.{key}": value for key, value in few.items()}
+    apply(project / "params.yaml", changes)
+    dvc(project, "repro")
+    commit(project, "first run")
+    return project
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in priors() if name != "uniform"])
+def test_every_prior_is_one_experiment_that_leaves_stage_1_alone(digits, name):
+    vqvae = (digits / "models" / "vqvae" / "manifest.json").read_bytes()
+    said = dvc(digits, "exp", "run", "-S", f"stage2_prior.name={name}")
+    assert re.findall(r"Running stage '(\w+)'", said) == ["train_prior", "sample", "evaluate"]
+    assert (digits / "models" / "vqvae" / "manifest.json").read_bytes() == vqvae
+    assert json.loads((digits / "models" / "prior" / "config.json").read_text(encoding="utf-8"))["name"] == name
+    bits = json.loads((digits / "results" / "evaluate" / "metrics.json").read_text(encoding="utf-8"))["bits_per_dim"]
+    assert bits["total_prior"] == pytest.approx(bits["distortion"] + bits["rate_prior"])
+    assert (digits / "results" / "sample" / "grid.png").is_file()
