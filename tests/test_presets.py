@@ -45,6 +45,7 @@ EXPECTED: dict[str, tuple[list[tuple[int, int, int, int]], int]] = {
         [(32, 32, 1, 512), (64, 64, 1, 512)],
         1_388_867 - 1_280,
     ),  # rosinality's, whose residual blocks have biases, 1,280 in all
+    "vqvae2_photographs64": ([(8, 8, 1, 512), (16, 16, 1, 512)], 1_388_867 - 1_280),
     "nakosung_celeba64": ([(16, 16, 1, 256)], notebook(192, 128, 64, 256, 3)),
     "rotation_vqvae_16x16": ([(16, 16, 1, 1024)], 71_764_643),  # the sizes that test_resnet.py counts
     "rotation_vqvae_64x64": ([(64, 64, 1, 8192)], 55_298_206),
