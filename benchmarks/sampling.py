@@ -4,13 +4,16 @@
 
 A row is a prior and a precision. Random weights and codes; all priors without classes, 512 codes.
 
-ours: `sampling.generate` of a whole batch of grids, from the first random number to the last code.
+ours: `sampling.generate` of a whole batch of grids, from the first random number to the last code. `same tokens` is the
+share that full recomputation chooses too, with the same random numbers: in bf16, ties fall otherwise.
 recompute: the whole grid anew for each token; timed at single tokens and multiplied (each costs the same).
 rows: all rows so far anew for each token, as rosinality's sampler does, with our model; timed at --places rows from the
-first to the last, each with as much room as its rows need, and summed along straight lines between.
-generate: `transformers`' own, on the same weights with a table for its embeddings, with a growing and a static cache.
-bounds: the FLOPs of one pass over the grid at this machine's rate of large matrix products, and the bytes of the weights
-once a token at its rate of reading memory: what no sampler that reads all weights for each token can beat.
+first to the last, each with as much room as its rows need, and summed along straight lines between. Both in the faster of
+two memory layouts.
+generate: `transformers`' own, on the same weights (checked) with tables of its own for tokens and logits, with a growing
+and a static cache; for a row in bf16 also in fp32.
+bounds: the FLOPs of the passes at this machine's rate of large matrix products, and the bytes of the weights as often as
+they are used at its rate of reading memory: for each token, or position, or pass of a masked prior.
 
 Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
 """
@@ -18,6 +21,7 @@ Everything that is whole is timed --repeats times in turn, median (quartiles); w
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -31,11 +35,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.codes import CodeLayout, Level
 from common.distributed import set_threads
+from sampling.choose import choose
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
 from stage2_prior.priors import build_prior
+from stage2_prior.priors.backbone import hidden_states
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.grid import GridPrior
+from stage2_prior.priors.masked import Masked
 from stage2_prior.priors.transformer import Transformer
 
 CODES = 512
@@ -75,11 +82,37 @@ def bounds(prior: Prior, batch: int, rates: dict[str, float]) -> dict[str, float
     tokens = torch.zeros(batch, prior.layout.num_tokens, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         prior.nll(tokens, None)
-    weights = sum(p.nbytes for n, p in prior.named_parameters() if "embedding" not in n and "token" not in n)
+    passes, tokens_a_position = 1, prior.layout.levels[0].depth
+    if isinstance(prior, Masked):
+        passes = times = Settings().decoding_steps
+        counter_draws = prior.draws  # masks that `nll` has tried
+    else:
+        times, counter_draws = prior.layout.num_tokens, 1
+    used = 0.0
+    for name, p in prior.named_parameters():
+        if "embedding" in name or "token" in name or "place" in name:
+            continue  # tables, of which a row is read
+        used += p.nbytes * (times / tokens_a_position if name.startswith("across.") else times)
     return {
-        "arithmetic": counter.get_total_flops() / rates["flops"],
-        "weights": weights * prior.layout.num_tokens / rates["bytes"],
+        "arithmetic": counter.get_total_flops() / counter_draws * passes / rates["flops"],
+        "weights": used / rates["bytes"],
     }
+
+
+@torch.inference_mode()
+def same_tokens(prior: Prior, tokens: torch.Tensor, streams: Streams) -> float:
+    """The share of tokens, sampled with the streams, that full recomputation chooses given those before."""
+    logits, uniforms = prior.logits(tokens, None), streams.uniforms(prior.layout.num_tokens)
+    filters = Settings().filters(0)
+    chosen = [choose(logits[:, i], uniforms[:, i], **filters) for i in range(tokens.shape[1])]
+    return (torch.stack(chosen, 1) == tokens).double().mean().item()
+
+
+def faster_layout(seconds: Callable[[Prior], float], prior: Prior) -> float:
+    """The less of what it takes with weights as they are, and in channels-last."""
+    if not isinstance(prior, GridPrior):
+        return seconds(prior)
+    return min(seconds(prior), seconds(copy.deepcopy(prior).to(memory_format=torch.channels_last)))
 
 
 def once(action: Callable[[], object]) -> float:
@@ -132,6 +165,10 @@ def library(prior: Transformer, batch: int) -> dict[str, Callable[[], object]]:
     ours = {name: t for name, t in prior.backbone.state_dict().items() if "wte" not in name and "embed_tokens" not in name}
     ours = {name: t for name, t in ours.items() if "wpe" not in name}
     model.base_model.load_state_dict(ours, strict=False)
+    with torch.inference_mode():
+        probe = torch.randn(2, 8, prior.ends.token.embedding_dim).to(dtype)
+        theirs = model.base_model(inputs_embeds=probe).last_hidden_state
+        torch.testing.assert_close(theirs, hidden_states(prior.backbone, probe), rtol=0, atol=1e-2)
     start = torch.zeros(batch, 1, dtype=torch.int64)
     common = {"attention_mask": torch.ones_like(start), "do_sample": True, "min_new_tokens": count, "max_new_tokens": count}
     common |= {"top_k": 0, "top_p": 1.0, "disable_compile": True}
@@ -146,15 +183,18 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
     streams, settings = Streams(0, tuple(range(batch)), torch.device("cpu")), Settings()
     actions = {"ours": lambda: generate(prior, None, streams, settings)}
     if isinstance(prior, Transformer):
-        actions |= {f"generate, {kind}": action for kind, action in library(prior, batch).items()}
+        for dtype in dict.fromkeys([precision, "fp32"]):
+            peer = library(prior if dtype == precision else make(name, dtype, grid), batch)
+            actions |= {f"generate, {kind}, {dtype}": action for kind, action in peer.items()}
     found: dict[str, Any] = {"row": row, "batch": batch, "grid": grid, "parameters": sum(p.numel() for p in prior.parameters())}
     with torch.inference_mode():
         found["times"] = in_turn(actions, options.repeats, warmup=1)
     slow = {}
     if name != "masked":
-        slow["recompute"] = recompute(prior, batch, options.places)
+        slow["recompute"] = faster_layout(lambda p: recompute(p, batch, options.places), prior)
+        found["same_tokens"] = same_tokens(prior, actions["ours"](), streams)
     if isinstance(prior, GridPrior):
-        slow["rows"] = rows_so_far(prior, batch, options.places)
+        slow["rows"] = faster_layout(lambda p: rows_so_far(p, batch, options.places), prior)
     found["slow"], found["bounds"] = slow, bounds(prior, batch, machine(precision))
     ours = found["times"]["ours"]["median"]
     others = {other: t["median"] for other, t in found["times"].items() if other != "ours"} | slow
@@ -165,7 +205,8 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
         f"{batch / ours:.2f} images/s, {batch * prior.layout.num_tokens / ours:.0f} tokens/s; "
         + "  ".join(f"{other} {seconds:.2f} s, {seconds / ours:.1f}x" for other, seconds in others.items())
         + "; bounds "
-        + "  ".join(f"{bound} {seconds:.3f} s" for bound, seconds in found["bounds"].items()),
+        + "  ".join(f"{bound} {seconds:.3f} s" for bound, seconds in found["bounds"].items())
+        + (f"; same tokens {found['same_tokens']:.2%}" if "same_tokens" in found else ""),
         flush=True,
     )
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from common.errors import UserError
 from common.grids import image_grid, save_grid
@@ -23,13 +24,18 @@ def read_given(image: Path, mask: Path, params: DataParams) -> tuple[torch.Tenso
     Raises:
         UserError: one cannot be read, or they have different sizes.
     """
-    found = []
+    found, sizes = [], []
     for path, channels in ((image, params.channels), (mask, 1)):
         try:
             with decoding():
                 found.append(np.array(read_image(path, params.model_copy(update={"channels": channels}))))
+                with Image.open(path) as opened:
+                    sizes.append(ImageOps.exif_transpose(opened).size)
         except BadImage as error:
             raise UserError(f"{path}: {error}") from error
+    if sizes[0] != sizes[1]:  # cut and scaled each in its own way, they would not lie on one another
+        one, other = ("x".join(map(str, size)) for size in sizes)
+        raise UserError(f"{mask}: {other} pixels, but {image} has {one}; make a mask of the image's own size")
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])[0] == 255
 
 

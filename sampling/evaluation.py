@@ -168,7 +168,7 @@ class Evaluation:
         for name, prior in priors.items():
             token[name] = nats[name] / (len(split) * self.layout.num_tokens)
             # Under the uniform prior a label says nothing of the codes, so its nats need not be paid for.
-            conditional = prior.num_classes > 0 and not isinstance(prior, PRIORS["uniform"])
+            conditional = prior.num_classes > 0 and prior.uses_labels
             image[f"rate_{name}"] = nats[name] / len(split) + (label if conditional else 0.0)
         if not self.pipeline.prior.exact:  # a bound, by sampling: how far off its estimate may be
             image["rate_prior_standard_error"] = math.sqrt(variance) / len(split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,16 +43,22 @@ class Streams:
 
 @torch.inference_mode()
 def generate(
-    prior: Prior, labels: Tensor | None, streams: Streams, settings: Settings, given: Tensor | None = None
+    prior: Prior,
+    labels: Tensor | None,
+    streams: Streams,
+    settings: Settings,
+    given: Tensor | None = None,
+    tick: Callable[[float], object] = lambda part: None,
 ) -> Tensor:
     """Sample codes.
 
-    Guidance runs the null label beside the label in one batch of 2B rows; where every scale is exactly 1, and for a
-    prior without classes, it is skipped.
+    Guidance runs the null label beside the label in one batch of 2B rows. It is skipped by a link of a chain, or a whole
+    prior, whose every scale is exactly 1, and without labels.
 
     Args:
         labels: int64 (B,), or None for the null label.
         given: int64 (B, N); codes that are forced, -1 where the prior is free. None: all are free.
+        tick: told, as codes are chosen, how much more of the whole is done: the parts sum to 1.
 
     Returns:
         int64 tokens (B, N), on the streams' device.
@@ -60,72 +67,105 @@ def generate(
         ValueError: the prior gave logits that are not numbers.
     """
     batch = len(streams.indices)
+    run = Run(streams, settings, labels is not None and prior.num_classes > 0, tick)
     if labels is None:
         labels = torch.full((batch,), prior.num_classes, device=streams.device)
     if given is None:
         given = labels.new_full((batch, prior.layout.num_tokens), -1)
-    return _decode(prior, labels, labels.new_empty(batch, 0), streams, settings, given)
+    return _decode(prior, run, labels, labels.new_empty(batch, 0), given, Span(0.0, 1.0, 1.0))
 
 
-def _decode(
-    prior: Prior, labels: Tensor, context: Tensor, streams: Streams, settings: Settings, given: Tensor
-) -> Tensor:
+@dataclass(frozen=True)
+class Run:
+    """What does not change while one batch is decoded."""
+
+    streams: Streams
+    settings: Settings
+    labelled: bool  # whether there is a label to be guided to
+    tick: Callable[[float], object]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A prior's part of the way from 0, the first of all codes, to 1, the last; and its part of the work."""
+
+    begin: float
+    end: float
+    weight: float
+
+    def at(self, number: int, count: int) -> float:
+        """The n-th of `count` moments; a single one is at the end."""
+        return self.begin + (self.end - self.begin) * number / (count - 1) if count > 1 else self.end
+
+
+def _decode(prior: Prior, run: Run, labels: Tensor, context: Tensor, given: Tensor, span: Span) -> Tensor:
     """The whole sequence (B, N) of a prior's layout, from the given levels' tokens, (B, prior.given)."""
     if isinstance(prior, SubTokens):
         forced = torch.where(prior.spread(given) < 0, -1, prior.split(given.clamp_min(0)))
-        return prior.join(_decode(prior.inner, labels, prior.split(context), streams, settings, forced))
+        return prior.join(_decode(prior.inner, run, labels, prior.split(context), forced, span))
     if isinstance(prior, Chain):
+        count = prior.layout.num_tokens
         for link in prior.links:
-            context = _decode(link, labels, context, streams, settings, given[:, : link.layout.num_tokens])
+            end = link.layout.num_tokens
+            part = Span(span.at(link.given, count), span.at(end - 1, count), span.weight * (end - link.given) / count)
+            context = _decode(link, run, labels, context, given[:, :end], part)
         return context
-    null = torch.full_like(labels, prior.num_classes)
-    guided = prior.num_classes > 0 and settings.guided
-    labels = torch.cat([labels, null]) if guided else labels
+    guided = run.labelled and run.settings.guided(range(prior.first, len(prior.layout.levels)))
+    labels = torch.cat([labels, torch.full_like(labels, prior.num_classes)]) if guided else labels
     loop = _many_at_a_time if isinstance(prior, Masked) else _one_after_another
-    tokens, healthy = loop(prior, labels, context, streams, settings, given, guided)
+    tokens, healthy = loop(prior, run, labels, context, given, guided, span)
     if not healthy:  # looked at once, at the end: a look at every token would wait for the device
         raise ValueError("the prior gave logits that are NaN or infinite; it is not fit to sample from")
     return tokens
 
 
+def _guided(logits: Tensor, guided: bool, settings: Settings, level: int, moment: float) -> Tensor:
+    """Logits (B, ...) from those of the labels, and where `guided` of the null label after them, (2B, ...)."""
+    if not guided:
+        return logits
+    conditional, unconditional = logits.chunk(2)
+    scale = settings.scale(level, moment)
+    return conditional if scale == 1 else guide(conditional, unconditional, scale)
+
+
 def _one_after_another(
     prior: Autoregressive,
+    run: Run,
     labels: Tensor,
     context: Tensor,
-    streams: Streams,
-    settings: Settings,
     given: Tensor,
     guided: bool,
+    span: Span,
 ) -> tuple[Tensor, Tensor]:
     """Tokens (B, N) of an autoregressive prior, and whether its logits were numbers; labels (2B,) where guided."""
-    layout, forced = prior.layout, bool((given[:, prior.given :] >= 0).any())
-    uniforms = streams.uniforms(layout.num_tokens - prior.given, *([prior.first] if prior.first else []))
+    layout, settings, forced = prior.layout, run.settings, bool((given[:, prior.given :] >= 0).any())
+    own = layout.num_tokens - prior.given
+    uniforms = run.streams.uniforms(own, *([prior.first] if prior.first else []))
     state = prior.start(labels, torch.cat([context, context]) if guided else context)
     tokens, previous = torch.cat([context, torch.zeros_like(given[:, prior.given :])], dim=1), None
-    healthy = torch.ones((), dtype=torch.bool, device=streams.device)
+    healthy = torch.ones((), dtype=torch.bool, device=tokens.device)
     levels = layout.places[:, 0].tolist()
     for place in range(prior.given, layout.num_tokens):
-        logits = prior.step(state, previous)
-        if guided:
-            scale = settings.scale(levels[place], place / max(1, layout.num_tokens - 1))
-            logits = guide(*logits.chunk(2), scale)
+        moment = span.at(place - prior.given, own)
+        logits = _guided(prior.step(state, previous), guided, settings, levels[place], moment)
         healthy &= logits.amax(-1).isfinite().all()
         token = choose(logits, uniforms[:, place - prior.given], **settings.filters(levels[place]))
         if forced:
             token = torch.where(given[:, place] >= 0, given[:, place], token)
         tokens[:, place] = token
         previous = torch.cat([token, token]) if guided else token
+        run.tick(span.weight / own)
     return tokens, healthy
 
 
 def _many_at_a_time(
     prior: Masked,
+    run: Run,
     labels: Tensor,
     context: Tensor,
-    streams: Streams,
-    settings: Settings,
     given: Tensor,
     guided: bool,
+    span: Span,
 ) -> tuple[Tensor, Tensor]:
     """Tokens (B, N) of a masked prior, and whether its logits were numbers; labels (2B,) where guided.
 
@@ -134,23 +174,22 @@ def _many_at_a_time(
 
     Source: Chang et al. 2022, "MaskGIT", section 3.2, and its appendix for the noise.
     """
-    own = given[:, prior.given :]
+    own, settings = given[:, prior.given :], run.settings
     tokens, unknown = torch.cat([context, own.clamp_min(0)], dim=1), own < 0
     free, steps = unknown.sum(1, keepdim=True), min(settings.decoding_steps, prior.own_tokens)
     levels = prior.layout.slices()[prior.first :]
-    healthy = torch.ones((), dtype=torch.bool, device=streams.device)
+    healthy = torch.ones((), dtype=torch.bool, device=tokens.device)
     for step in range(steps):
         both = [torch.cat([part, part]) if guided else part for part in (tokens, unknown)]
         logits = prior.predict(*both, labels)
         healthy &= logits.amax(-1).isfinite().all()
-        uniforms = streams.uniforms(2 * prior.own_tokens, "masked", prior.first, step)
+        uniforms = run.streams.uniforms(2 * prior.own_tokens, "masked", prior.first, step)
         choice, noise = uniforms.chunk(2, dim=1)
         chosen, confidence = torch.empty_like(own), torch.empty_like(noise)
         for index, part in enumerate(levels, start=prior.first):
             where = slice(part.start - prior.given, part.stop - prior.given)
-            here, filters = logits[:, where], settings.filters(index)
-            if guided:
-                here = guide(*here.chunk(2), settings.scale(index, step / max(1, steps - 1)))
+            filters, moment = settings.filters(index), span.at(step, steps)
+            here = _guided(logits[:, where], guided, settings, index, moment)
             for row in range(len(own)):  # one image's codes after another: in float64 all would be large
                 chosen[row, where] = choose(here[row], choice[row, where], **filters)
             found = here.log_softmax(-1).gather(-1, chosen[:, where, None])[..., 0].double()
@@ -163,4 +202,5 @@ def _many_at_a_time(
         kept = unknown & (rank < prior.own_tokens - left)
         tokens[:, prior.given :] = torch.where(kept, chosen, tokens[:, prior.given :])
         unknown = unknown & ~kept
+        run.tick(span.weight / steps)
     return tokens, healthy

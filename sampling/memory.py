@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from torch import nn
 
-from stage2_prior.priors.base import Prior
+from stage2_prior.priors.base import Autoregressive, Prior
 from stage2_prior.priors.chain import Chain
+from stage2_prior.priors.grid import GridPrior
 from stage2_prior.priors.masked import Masked
 from stage2_prior.priors.subtokens import SubTokens
 
+CGROUP = Path("/sys/fs/cgroup")  # of this process, in a container
 MOST = 1024  # images at a time; more are no faster
 PART = 0.5  # of what is free: the rest is for what is not counted, and for others
 COPIES = 6  # of a step's logits, in float64: guidance, sorted, cumulated
@@ -22,10 +25,15 @@ LIVE = 4  # of a layer's output, while the next one works
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that a device has to give."""
+    """Bytes that a device has to give: of a GPU also what torch holds and does not use, of a container what it may have."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    free = psutil.virtual_memory().available
+    limit, used = (CGROUP / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        free = min(free, max(0, int(most) - int(used.read_text())))
+    return free
 
 
 def tensors_in(value: Any) -> Iterable[torch.Tensor]:
@@ -85,12 +93,23 @@ def decoding_bytes(prior: Prior, device: torch.device) -> int:
         with LargestOutput(prior) as largest:
             logits = prior.predict(tokens, torch.ones_like(tokens[:, prior.given :], dtype=torch.bool), labels)
         return LIVE * max(largest.bytes, logits.nbytes)
-    state, token, sizes = prior.start(labels, labels.new_zeros(1, prior.given)), None, []
-    for _ in range(min(2, prior.layout.num_tokens - prior.given)):
-        token = prior.step(state, token).argmax(-1)
-        sizes.append(state_bytes(state))
-    grown = (sizes[-1] - sizes[0]) * prior.layout.num_tokens  # by caches that grow with each token
-    return sizes[0] + grown + COPIES * 8 * prior.layout.vocabulary
+    levels = range(prior.first, len(prior.layout.levels)) if isinstance(prior, GridPrior) else [prior.first]
+    return max(_level_bytes(prior, level, labels) for level in levels) + COPIES * 8 * prior.layout.vocabulary
+
+
+def _level_bytes(prior: Autoregressive, level: int, labels: torch.Tensor) -> int:
+    """Bytes of the state while a level is decoded: of its first tokens, and what a cache that grows will have."""
+    part = prior.layout.slices()[level]
+    if isinstance(prior, GridPrior) and level > prior.first:  # each level has a state of its own
+        decoding, token = prior.start_at(level, labels, labels.new_zeros(1, part.start)), labels
+    else:
+        decoding, token = prior.start(labels, labels.new_zeros(1, prior.given)), None
+    sizes = []
+    for _ in range(min(3, prior.layout.num_tokens - decoding.position)):
+        token = prior.step(decoding, token).argmax(-1)
+        sizes.append(state_bytes(decoding))
+    grown = max(0, sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0
+    return sizes[-1] + grown * (prior.layout.num_tokens - decoding.position)
 
 
 @torch.inference_mode()

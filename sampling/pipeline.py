@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ from sampling.generate import Streams, generate
 from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors import load_prior
+
+
+def _advance(bar: Any, images: int, part: float) -> None:
+    bar.update(images * part)
+
+
+def _check_numbers(*numbers: tuple[str, int | None, int]) -> None:
+    """Refuse a number below its least value."""
+    for name, value, least in numbers:
+        if value is not None and value < least:
+            raise UserError(f"{name}: expected a whole number of at least {least}, got {value}")
 
 
 class TwoStagePipeline:
@@ -107,26 +119,30 @@ class TwoStagePipeline:
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
         """`generate`, a batch at a time, for more images than memory holds."""
-        if batch_size is None:
-            batch_size = memory.batch_size(self.vqvae, self.drawing, self.device)
         chosen = Settings.checked(self.layout, settings)
-        for name, value, least in (
-            ("n", count, 1),
-            ("seed", seed, 0),
-            ("batch_size", batch_size, 1),
-            ("start", start, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name}: expected a whole number of at least {least}, got {value}")
+        _check_numbers(("n", count, 1), ("seed", seed, 0), ("batch_size", batch_size, 1), ("start", start, 0))
         labels = self.check_labels(labels, count, start)
 
-        def draw(begin: int) -> torch.Tensor:
-            end = min(begin + batch_size, count)
-            streams = Streams(seed, tuple(range(start + begin, start + end)), self.device)
-            classes = None if labels is None else labels[begin:end].to(self.device)
-            return self.decode_tokens(generate(self.drawing, classes, streams, chosen))
+        def draw() -> Iterator[torch.Tensor]:
+            with self._bar(count, "generate") as bar:
+                for rows in self._parts(count, batch_size):
+                    streams = Streams(seed, tuple(start + i for i in rows.tolist()), self.device)
+                    classes = None if labels is None else labels[rows].to(self.device)
+                    tick = partial(_advance, bar, len(rows))
+                    yield self.decode_tokens(generate(self.drawing, classes, streams, chosen, tick=tick))
 
-        return (draw(begin) for begin in tqdm(range(0, count, batch_size), desc="generate", unit="batch", disable=None))
+        return draw()
+
+    def _parts(self, count: int, batch_size: int | None) -> tuple[torch.Tensor, ...]:
+        """Places of `count` images, those of a batch together; None: as many as memory holds."""
+        size = memory.batch_size(self.vqvae, self.drawing, self.device) if batch_size is None else batch_size
+        return torch.arange(count).split(size)
+
+    @staticmethod
+    def _bar(count: int, what: str) -> Any:
+        """A progress bar over images, which moves with every code; silent when not a terminal."""
+        form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
+        return tqdm(total=count, desc=what, unit="image", disable=None, bar_format=form)
 
     def generate(self, n: int, labels: Sequence[int] | torch.Tensor | None = None, **settings: Any) -> torch.Tensor:
         """Sample images.
@@ -169,7 +185,7 @@ class TwoStagePipeline:
         labels: Sequence[int] | torch.Tensor | None = None,
         *,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         **settings: Any,
     ) -> torch.Tensor:
         """Keep an image's known pixels and sample the rest.
@@ -191,21 +207,22 @@ class TwoStagePipeline:
         """
         self._check_images(images, torch.float32)
         chosen = Settings.checked(self.layout, settings)
+        _check_numbers(("seed", seed, 0), ("batch_size", batch_size, 1))
         if labels is not None:
             labels = self.check_labels(labels, len(images)).to(self.device)
         shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
         if mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
             raise UserError(f"mask: expected bool {shapes[0]} or {shapes[1]}, got {mask.dtype} {tuple(mask.shape)}")
-        mask = mask.expand(shapes[1])
-        parts = []
-        for rows in torch.arange(len(images)).split(batch_size):
-            known, part = mask[rows].to(self.device), images[rows].to(self.device)
-            tokens = self.layout.flatten(self.vqvae.encode(part.masked_fill(~known, 0.0)))
-            given = torch.where(self._known_tokens(known), tokens, -1)
-            streams = Streams(seed, tuple(rows.tolist()), self.device)
-            classes = None if labels is None else labels[rows]
-            tokens = generate(self.drawing, classes, streams, chosen, given)
-            parts.append(torch.where(mask[rows], images[rows], self.decode_tokens(tokens)))
+        images, mask, parts = images.cpu(), mask.cpu().expand(shapes[1]), []
+        with self._bar(len(images), "complete") as bar:
+            for rows in self._parts(len(images), batch_size):
+                known, part = mask[rows].to(self.device), images[rows].to(self.device)
+                tokens = self.layout.flatten(self.vqvae.encode(part.masked_fill(~known, 0.0)))
+                given = torch.where(self._known_tokens(known), tokens, -1)
+                streams = Streams(seed, tuple(rows.tolist()), self.device)
+                classes = None if labels is None else labels[rows]
+                tokens = generate(self.drawing, classes, streams, chosen, given, partial(_advance, bar, len(rows)))
+                parts.append(torch.where(mask[rows], images[rows], self.decode_tokens(tokens)))
         return torch.cat(parts)
 
     def _known_tokens(self, known: torch.Tensor) -> torch.Tensor:
@@ -236,32 +253,39 @@ class TwoStagePipeline:
         Returns:
             `distortion` -log p(x | z), `rate` -log p(z), or -log p(z | y), and their sum `total`: float64 (B,);
             `rate_by_level`, float64 (B, levels), not with `class_probabilities`. All on the CPU. Of a prior that is not
-            `exact`, rates are estimates of upper bounds.
+            `exact`, rates are estimates of upper bounds, and `rate_standard_error` is theirs.
 
         Raises:
             UserError: images of another shape, or not uint8; a label that does not exist; probabilities that are none,
-                or beside labels.
+                beside labels, or for a prior that is not `exact`: a sum over noisy bounds may fall below what they bound.
         """
         self._check_images(images, torch.uint8)
         weights = self._check_probabilities(class_probabilities, labels)
         if labels is not None:
             labels = self.check_labels(labels, len(images)).to(self.device)
-        found: dict[str, list[torch.Tensor]] = {"distortion": [], "rate": [], "rate_by_level": []}
+        found: dict[str, list[torch.Tensor]] = {}
+
+        def add(name: str, values: torch.Tensor) -> None:
+            found.setdefault(name, []).append(values.double())
+
         for rows in torch.arange(len(images)).split(batch_size):
             pixels = images[rows].to(self.device)
             codes = self.vqvae.encode(to_float(pixels))
-            found["distortion"].append(self.vqvae.likelihood.nll(self.vqvae.decode_parameters(codes), pixels).double())
+            add("distortion", self.vqvae.likelihood.nll(self.vqvae.decode_parameters(codes), pixels))
             tokens = self.layout.flatten(codes)
             if weights is not None:
                 classes = torch.full_like(tokens[:, 0], 0)
                 each = [-self.prior.nll(tokens, classes + y).double().sum(1) for y in range(self.num_classes)]
-                found["rate"].append(-torch.logsumexp(torch.stack(each, 1) + weights.log(), 1))
+                add("rate", -torch.logsumexp(torch.stack(each, 1) + weights.log(), 1))
                 continue
-            nats = self.prior.nll(tokens, None if labels is None else labels[rows]).double()
-            found["rate_by_level"].append(torch.stack([nats[:, part].sum(1) for part in self.layout.slices()], 1))
-            found["rate"].append(nats.sum(1))
+            nats, variance = self.prior.estimate(tokens, None if labels is None else labels[rows])
+            nats = nats.double()
+            add("rate_by_level", torch.stack([nats[:, part].sum(1) for part in self.layout.slices()], 1))
+            add("rate", nats.sum(1))
+            if not self.prior.exact:
+                add("rate_standard_error", variance.sqrt())
         unit = self.layout.dimensions * math.log(2)
-        result = {name: torch.cat(parts).cpu() / unit for name, parts in found.items() if parts}
+        result = {name: torch.cat(parts).cpu() / unit for name, parts in found.items()}
         return result | {"total": result["distortion"] + result["rate"]}
 
     def _check_probabilities(self, values: Any, labels: Any) -> torch.Tensor | None:
@@ -269,6 +293,8 @@ class TwoStagePipeline:
             return None
         if labels is not None:
             raise UserError("class_probabilities: sums over all labels, so give no labels beside them")
+        if not self.prior.exact:
+            raise UserError("class_probabilities: this prior's rates are estimates of bounds, and cannot be summed over")
         p = torch.as_tensor(values, dtype=torch.float64).to(self.device)
         if p.shape != (self.num_classes,) or not self.num_classes or (p < 0).any() or abs(p.sum().item() - 1) > 1e-6:
             raise UserError(

@@ -75,6 +75,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     one_process(params.runtime, "sampling.sample")
     if (arguments.complete is None) != (arguments.mask is None):
         raise UserError("--complete IMAGE and --mask MASK go together; give both")
+    if arguments.complete is not None and arguments.count < 1:
+        raise UserError(f"--count: expected at least 1, got {arguments.count}")
     pipeline = TwoStagePipeline.load(paths.MODELS, precision=params.sampling.precision)
     section, common = params.sampling, {"seed": params.sampling.seed, "batch_size": params.runtime.batch_size}
     settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -20,9 +21,11 @@ class Settings:
     With the defaults images come from exactly the distribution that an autoregressive prior has learned.
 
     Attributes:
-        temperature, top_k, top_p, min_p: see `sampling.choose.probabilities`; None switches a filter off.
+        temperature, top_k, top_p, min_p: see `sampling.choose.probabilities`; None switches a filter off. Codes above a
+            prior's `largest_softmax` are chosen in parts, each by itself: so these work on the parts, and a `top_k`
+            above the largest part filters nothing.
         guidance_scale: 1 for none (see `sampling.choose.guide`).
-        guidance_schedule: "constant", or "linear": from 1 at the first code to the scale at the last.
+        guidance_schedule: "constant", or "linear": from 1 at the first of all codes to the scale at the last.
         decoding_steps: forward passes that a masked prior takes for one level's, or one image's, codes.
         choice_temperature: of the noise by which a masked prior keeps codes, at the first step; it falls to 0.
     """
@@ -76,11 +79,9 @@ class Settings:
         scale = self._at("guidance_scale", level)
         return 1 + (scale - 1) * progress if self.guidance_schedule == "linear" else scale
 
-    @property
-    def guided(self) -> bool:
-        """Whether any level has guidance."""
-        scale = self.guidance_scale
-        return any(one != 1 for one in (scale if isinstance(scale, list | tuple) else [scale]))
+    def guided(self, levels: Iterable[int]) -> bool:
+        """Whether any of these levels has guidance."""
+        return any(self._at("guidance_scale", level) != 1 for level in levels)
 
     def unguided(self) -> Settings:
         """The same decoding, at temperature 1 without guidance or filters."""

@@ -54,7 +54,11 @@ class PriorTask:
                 torch.rand(size, generator=generator("labels", self.params.seed, step)) < self.params.label_dropout
             )
             labels = torch.where(dropped, self.codes.num_classes, labels)
-        return {"tokens": train.rows(indices[rows], passes[rows]), "labels": labels[rows]}
+        batch = {"tokens": train.rows(indices[rows], passes[rows]), "labels": labels[rows]}
+        if self.model.noise:
+            random = generator("noise", self.params.seed, step)
+            batch["noise"] = torch.rand(size, self.model.noise, generator=random)[rows]
+        return batch
 
     def validate(self) -> dict[str, float]:
         device, size = next(self.model.parameters()).device, batch_share(self.params.batch_size)

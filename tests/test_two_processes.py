@@ -141,7 +141,7 @@ def test_two_processes_train_the_vqvae_that_one_does(
         torch.testing.assert_close(losses[0], losses[1], rtol=1e-4 if name == "grad_norm" else 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("prior", ["pixelcnn", "transformer"])
+@pytest.mark.parametrize("prior", ["pixelcnn", "transformer", "masked"])
 def test_two_processes_train_the_prior_that_one_does(
     in_tmp: Path, write_params: Write, write_prepared: Write, environment: dict[str, str], prior: str
 ) -> None:

@@ -31,14 +31,14 @@ class PriorTrainingParams(TrainingParams):
     gradient_checkpointing: bool
 
 
-class UniformParams(Section):
-    """The uniform prior has no parameters."""
-
-
 class SplitSection(Section):
     """`largest_softmax`: codes of larger codebooks are modelled as several sub-tokens, each of at most so many values."""
 
     largest_softmax: Annotated[int, Field(ge=2)]
+
+
+class UniformParams(SplitSection):
+    """The uniform prior has no others."""
 
 
 class CountsParams(SplitSection):
@@ -102,7 +102,7 @@ class RQTransformerNetwork(WidthSection):
 class MaskedNetwork(WidthSection):
     """`bound_draws`: masks an image by which the bound of its likelihood is estimated."""
 
-    bound_draws: Positive
+    bound_draws: Annotated[int, Field(ge=2)]  # of one draw no error could be told
 
 
 class PixelCNNParams(PixelCNNNetwork):

@@ -137,6 +137,23 @@ def hidden_states(model: nn.Module, embeddings: Tensor) -> Tensor:
     return model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
 
+def checkpoint_gradients(model: nn.Module) -> None:
+    """Keep no activations inside a model's layers for the backward pass.
+
+    Raises:
+        UserError: the architecture cannot.
+    """
+    # The older name warns in the releases that have the newer one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            f"{PATH}.training.gradient_checkpointing: {model.config.model_type} has no gradient checkpointing; set it to "
+            "false, or choose another architecture, such as gpt2 or llama"
+        ) from error
+
+
 class Cache:
     """Decoding a batch of sequences token by token: by our own decoder where there is one, else by the library's."""
 

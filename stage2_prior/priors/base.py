@@ -32,7 +32,9 @@ class Prior(nn.Module):
     """
 
     trained = True  # by gradients; otherwise `fit` takes training's place
+    uses_labels = True  # whether labels change anything
     exact = True  # `nll` is -log p, not a bound of it
+    noise = 0  # random numbers an image that `forward` takes
 
     def __init__(self, layout: CodeLayout, num_classes: int, first: int, params: dict[str, Any]) -> None:
         """`params`: the family's own arguments, from which it is built again."""
@@ -63,8 +65,8 @@ class Prior(nn.Module):
         nats = self.nll(tokens, labels)
         return nats, nats.new_zeros(len(nats))
 
-    def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """Mean nats a token, a scalar: the training loss."""
+    def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
+        """Mean nats a token, a scalar: the training loss. `noise`: uniforms (B, self.noise), where it takes any."""
         return self.nll(tokens, labels).mean()
 
     def lowered(self, dtype: torch.dtype) -> Prior:

@@ -51,6 +51,8 @@ class Chain(Prior):
         self.params["links"] = [{key: prior_config(link)[key] for key in ("name", "params")} for link in self.links]
         self.trained = any(link.trained for link in self.links)
         self.exact = all(link.exact for link in self.links)
+        self.uses_labels = any(link.uses_labels for link in self.links)
+        self.noise = max(link.noise for link in self.links)
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         for link in self.links:
@@ -60,10 +62,10 @@ class Chain(Prior):
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         return torch.cat([link.nll(tokens[:, : link.layout.num_tokens], labels) for link in self.links], dim=1)
 
-    def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """The links' training losses, weighted by their numbers of tokens: a scalar."""
         total = sum(
-            link(tokens[:, : link.layout.num_tokens], labels) * (link.layout.num_tokens - link.given)
+            link(tokens[:, : link.layout.num_tokens], labels, noise) * (link.layout.num_tokens - link.given)
             for link in self.links
         )
         return total / (self.layout.num_tokens - self.given)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.codes import CodeLayout, Level
-from stage2_prior.priors.base import Autoregressive
+from stage2_prior.priors.base import Autoregressive, Decoding
 from stage2_prior.priors.heads import LevelHeads, project, widen
 
 
@@ -190,6 +190,11 @@ class GridPrior(Autoregressive):
 
     def begin(self, labels: Tensor, context: Tensor) -> GridsState:
         return GridsState(labels, list(context.unbind(1)))
+
+    def start_at(self, level: int, labels: Tensor, coarser: Tensor) -> Decoding:
+        """As `start`, from one of its later levels on, given the tokens (B, n) of all levels before that; the first step
+        takes the last of these."""
+        return Decoding(coarser.shape[1], GridsState(labels, list(coarser[:, :-1].unbind(1))))
 
     def advance(self, state: GridsState, position: int, tokens: Tensor | None) -> Tensor:
         """As the base's. A token costs the same wherever it stands: what was seen is kept, not computed again."""

@@ -43,7 +43,7 @@ class Masked(Prior):
         """`bound_draws`: masks an image by which the bound is estimated."""
         size = {"layers": layers, "width": width, "heads": heads, "dropout": dropout}
         super().__init__(layout, num_classes, first, size | {"bound_draws": bound_draws})
-        self.draws = bound_draws
+        self.draws, self.noise = bound_draws, 1 + layout.num_tokens
         self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
         self.transformer = Blocks(layers, width, heads, dropout, causal=False)
 
@@ -59,12 +59,17 @@ class Masked(Prior):
         x = self.ends.embed(rows, slice(None), self.fill_labels(labels, tokens))
         return self.ends.read(self.transformer(x)[:, self.given :])
 
-    def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """Mean nats a masked token, of as many masked as a uniformly random moment of decoding has."""
-        moment, ranking = torch.rand(len(tokens), 1 + self.own_tokens, device=tokens.device).split([1, self.own_tokens], 1)
+    def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
+        """Each image's mean nats a masked token, of as many masked as a uniformly random moment of decoding has.
+
+        A mean over images: over all their masked tokens, it would depend on how a batch is divided over processes.
+        """
+        if noise is None:
+            noise = torch.rand(len(tokens), self.noise, device=tokens.device)
+        moment, ranking = noise[:, :1], noise[:, 1 + self.given : 1 + self.layout.num_tokens]
         unknown = (torch.cos(moment * math.pi / 2) * self.own_tokens).ceil().clamp_min(1)
         nats, masked = self._masked_nats(tokens, ranking, unknown, labels)
-        return nats[masked].mean()
+        return ((nats * masked).sum(1, keepdim=True) / unknown).mean()
 
     def _masked_nats(
         self, tokens: Tensor, ranking: Tensor, unknown: Tensor, labels: Tensor | None

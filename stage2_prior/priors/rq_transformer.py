@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.codes import CodeLayout
@@ -79,7 +80,7 @@ class RQTransformer(Autoregressive):
         hidden, parts = [], self.layout.slices()
         by_level = summaries.split([part.shape[1] for part in embedded], dim=1)
         for i in range(self.first, len(embedded)):
-            before = embedded[i].cumsum(2) - embedded[i]
+            before = F.pad(embedded[i][:, :, :-1].cumsum(2), (0, 0, 1, 0))  # exact: without the token itself
             inputs = (by_level[i][:, :, None] + before).flatten(1, 2)
             inputs = self.ends.at(inputs, parts[i], labels).unflatten(1, before.shape[1:3])
             hidden.append(self.down(inputs.flatten(0, 1)).unflatten(0, before.shape[:2]).flatten(1, 2))

@@ -32,6 +32,7 @@ class SnailState:
     above: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, width, channels)
     keys: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, heads, h·w, width of a head)
     values: dict[nn.Module, Tensor] = field(default_factory=dict)
+    weights: dict[nn.Module, Tensor] = field(default_factory=dict)  # (outputs, columns · inputs), of what lies beside
 
 
 class CausalConv(nn.Module):
@@ -58,6 +59,8 @@ class CausalConv(nn.Module):
         p, width = self.reach, state.level.width
         if state.row == 0:
             weight = self.beside.weight
+            # In the order in which inputs are kept; once a grid, since a copy of all weights costs as much as a token.
+            state.weights[self] = weight[:, :, 0].permute(0, 2, 1).flatten(1)
             state.inputs[self] = weight.new_zeros(state.batch, self.rows + 1, width + 2 * p, weight.shape[1])
             state.above[self] = self.above.bias.expand(state.batch, width, -1)
             return
@@ -74,8 +77,7 @@ class CausalConv(nn.Module):
             self.keep(x, state)
         first = state.column
         beside = state.inputs[self][:, -1, first : first + self.beside.weight.shape[-1]]
-        weight = self.beside.weight[:, :, 0].permute(0, 2, 1).flatten(1)
-        return torch.addmm(state.above[self][:, state.column], beside.flatten(1), weight.mT)
+        return torch.addmm(state.above[self][:, state.column], beside.flatten(1), state.weights[self].mT)
 
     def keep(self, x: Tensor, state: SnailState) -> None:
         state.inputs[self][:, -1, self.reach + state.column] = x

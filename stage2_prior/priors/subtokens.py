@@ -63,7 +63,8 @@ class SubTokens(Prior):
 
     def __init__(self, layout: CodeLayout, inner: Prior) -> None:
         super().__init__(layout, inner.num_classes, inner.first, inner.params)
-        self.inner, self.trained, self.exact = inner, inner.trained, inner.exact
+        self.inner, self.trained, self.exact, self.noise = inner, inner.trained, inner.exact, inner.noise
+        self.uses_labels = inner.uses_labels
         sizes = inner.layout.codebook_sizes
         weights, counts = torch.ones_like(sizes), []
         place = 0
@@ -103,10 +104,10 @@ class SubTokens(Prior):
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         return self._gather(self.inner.nll(self.split(tokens), labels))[:, self.given :]
 
-    def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """The training loss, nats a code."""
         own = self.layout.num_tokens - self.given
-        return self.inner(self.split(tokens), labels) * ((self.inner.layout.num_tokens - self.inner.given) / own)
+        return self.inner(self.split(tokens), labels, noise) * ((self.inner.layout.num_tokens - self.inner.given) / own)
 
     def estimate(self, tokens: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         nats, variance = self.inner.estimate(self.split(tokens), labels)

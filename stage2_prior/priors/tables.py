@@ -36,6 +36,12 @@ class Table(Autoregressive):
         """float32 (B, n, V): log-probabilities by class and place; tokens (B, N) change nothing."""
         return self.table[self.fill_labels(labels, tokens) % len(self.table)]
 
+    def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """As the base's; by single entries, since log-probabilities need no softmax."""
+        rows = self.fill_labels(labels, tokens) % len(self.table)
+        own = tokens[:, self.given :]
+        return -self.table[rows[:, None], torch.arange(own.shape[1], device=own.device), own]
+
     def begin(self, labels: Tensor, context: Tensor) -> Tensor:
         return labels
 
@@ -48,6 +54,8 @@ class Uniform(Table):
 
     Source: van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", section 3.1.
     """
+
+    uses_labels = False
 
     def __init__(self, layout: CodeLayout, num_classes: int, *, first: int = 0) -> None:
         super().__init__(layout, num_classes, first, {})

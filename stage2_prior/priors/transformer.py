@@ -90,5 +90,9 @@ class Transformer(Autoregressive):
         return self.ends.read_one(state.cache.extend(inputs)[:, 0], position)
 
     def checkpoint_gradients(self) -> None:
-        """As the base's, where the architecture can."""
-        self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        """As the base's.
+
+        Raises:
+            UserError: the architecture cannot.
+        """
+        backbone.checkpoint_gradients(self.backbone)

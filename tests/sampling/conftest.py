@@ -19,6 +19,18 @@ from stage1_vqvae import extract
 from stage1_vqvae.model import VQVAE
 from stage2_prior import train as train_prior
 
+CNN = {"largest_softmax": 16384, "layers": 2, "channels": 8, "kernel_size": 3, "dropout": 0.0}
+WIDTH = {"largest_softmax": 16384, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "counts": ("counts", {}),
+    "pixelcnn": ("pixelcnn", CNN),
+    "sub-tokens": ("pixelcnn", CNN | {"largest_softmax": 3}),
+    "masked": ("masked", WIDTH | {"bound_draws": 4}),
+    "chain": (
+        "chain",
+        {"links": [{"name": "pixelcnn", "pixelcnn": CNN}, {"name": "masked", "masked": WIDTH | {"bound_draws": 4}}]},
+    ),
+}
 IMAGES = {"train": 48, "validation": 12, "test": 20}
 
 
@@ -78,11 +90,14 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
 
 @pytest.fixture
 def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
-    """`tiny_run(shape, classes, strides, sizes)`: publish everything up to the prior (counts); the folder it is in."""
+    """`tiny_run(shape, classes, strides, sizes, prior)`: publish everything up to the prior; the folder it is in.
+
+    `prior` is a name of PRIORS below; one that learns takes a few steps.
+    """
     from common.artifacts import read_manifest
 
     def make(
-        shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, strides: list[int] | None = None, sizes: Any = 8
+        shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, strides: list[int] | None = None, sizes: Any = 8, prior: str = "counts"
     ) -> Path:
         strides = strides or [4]
         stats = publish_prepared(shape, classes)
@@ -90,7 +105,13 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         raw_params["stage1_vqvae"]["network"]["conv"]["strides"] = strides
         raw_params["stage1_vqvae"]["quantizer"]["vq"]["codebook_size"] = sizes
         raw_params["extract_codes"]["shift"] = 0
-        raw_params["stage2_prior"]["name"] = "counts"
+        name, changes = PRIORS[prior]
+        raw_params["stage2_prior"]["name"] = name
+        section = raw_params["stage2_prior"][name]
+        section |= changes
+        if "training" in section:
+            section["training"] |= {"steps": 4, "warmup_steps": 1, "batch_size": 16, "validate_every": 2}
+            section["training"] |= {"learning_rate": 0.03, "extra_pass_fraction": 0.0}
         raw_params["sampling"] |= {"images": 14, "grid_columns": 3, "temperature": 0.9, "guidance_scale": 2.0}
         raw_params["classifier"]["channels"] = 8
         raw_params["classifier"]["training"] |= {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}

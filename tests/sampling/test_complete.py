@@ -20,6 +20,7 @@ def files(tiny_run):
     mask = np.zeros((8, 8), dtype=np.uint8)
     mask[:4] = 255
     Image.fromarray(mask).save("mask.png")
+    Image.fromarray(mask.repeat(2, axis=1)).save("wide.png")
     return pixels
 
 
@@ -40,6 +41,8 @@ def test_completions_keep_the_given_pixels_and_differ_in_the_others(files):
     ("arguments", "message"),
     [
         (["--complete", "image.png"], "--complete IMAGE and --mask MASK go together"),
+        (["--complete", "image.png", "--mask", "mask.png", "--count", "0"], "--count: expected at least 1, got 0"),
+        (["--complete", "image.png", "--mask", "wide.png"], "wide.png: 16x8 pixels, but image.png has 8x8"),
         (["--complete", "none.png", "--mask", "mask.png"], "none.png: unreadable file"),
         (["--complete", "image.png", "--mask", "mask.png", "--class", "7"], "class 7 does not exist"),
     ],

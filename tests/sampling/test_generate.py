@@ -96,8 +96,11 @@ def recompute(prior, labels, settings, given=None, seed=1):
             whole, own = torch.cat([tokens, rest], 1), place - inner.given
             level = inner.layout.places[place, 0].item()
             logits = inner.logits(whole, labels)[:, own]
-            scale = settings.scale(level, place / (inner.layout.num_tokens - 1))
-            if settings.guided:
+            # Where the code that this token is a part of stands among all codes.
+            begin, end = link.given, link.layout.num_tokens - 1
+            along = own / (inner.layout.num_tokens - inner.given - 1)
+            scale = settings.scale(level, (begin + (end - begin) * along) / (prior.layout.num_tokens - 1))
+            if scale != 1:
                 null = torch.full_like(labels, prior.num_classes)
                 logits = guide(logits, inner.logits(whole, null)[:, own], scale)
             token = choose(logits, uniforms[:, own], **settings.filters(level))
@@ -159,7 +162,7 @@ def test_each_level_has_its_own_settings():
     assert torch.equal(tokens, recompute(prior, labels, settings, seed=0))
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "masked"])
+@pytest.mark.parametrize("name", ["pixelcnn", "chain", "chain of others", "sub-tokens", "masked", "masked last"])
 def test_rising_guidance_starts_at_none_and_ends_at_the_scale(name):
     settings = Settings(guidance_scale=[3.0, 2.0], guidance_schedule="linear")
     assert [settings.scale(level, progress) for level, progress in ((0, 0.0), (0, 1.0), (1, 0.5))] == [1.0, 3.0, 1.5]
@@ -167,8 +170,45 @@ def test_rising_guidance_starts_at_none_and_ends_at_the_scale(name):
     rising = generate(prior, labels, streams(1, range(12)), settings)
     constant = generate(prior, labels, streams(1, range(12)), Settings(guidance_scale=[3.0, 2.0]))
     assert not torch.equal(rising, constant)
-    if name == "pixelcnn":
+    if name in PRIORS:
         assert torch.equal(rising, recompute(prior, labels, settings))
+
+
+@pytest.mark.parametrize("name", ["chain", "masked last"])
+def test_rising_guidance_goes_on_from_link_to_link(name, monkeypatch):
+    asked, scale = [], Settings.scale
+    monkeypatch.setattr(Settings, "scale", lambda self, level, moment: asked.append(moment) or scale(self, level, moment))
+    settings = Settings(guidance_scale=2.0, guidance_schedule="linear", decoding_steps=4)
+    generate(random_prior(name), torch.zeros(2, dtype=torch.int64), streams(0, range(2)), settings)
+    assert asked[0] == 0 and asked[-1] == 1 and asked == sorted(asked)
+    assert asked[LAYOUT.slices()[0].stop] == pytest.approx(LAYOUT.slices()[1].start / (LAYOUT.num_tokens - 1))
+
+
+def test_a_link_whose_scale_is_one_runs_no_null_rows(monkeypatch):
+    prior, rows = random_prior("chain"), []
+    for link in prior.links:
+        start = link.start
+        monkeypatch.setattr(link, "start", lambda labels, context, start=start: rows.append(len(labels)) or start(labels, context))
+    labels = torch.arange(4) % 3
+    tokens = generate(prior, labels, streams(1, range(4)), Settings(guidance_scale=[2.0, 1.0]))
+    generate(prior, None, streams(1, range(4)), Settings(guidance_scale=2.0))
+    assert rows == [8, 4, 4, 4]
+    assert torch.equal(tokens, recompute(prior, labels, Settings(guidance_scale=[2.0, 1.0])))
+
+
+@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+def test_guidance_by_one_is_no_guidance(name):
+    prior, labels = random_prior(name), torch.arange(12) % 3
+    settings = [Settings(guidance_scale=s, guidance_schedule="linear") for s in (1.0, 1.0 + 1e-9)]
+    one, through_null_rows = (generate(prior, labels, streams(1, range(12)), s) for s in settings)
+    assert torch.equal(one, through_null_rows)
+
+
+@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+def test_what_is_told_of_the_way_sums_to_one(name):
+    parts = []
+    generate(random_prior(name), None, streams(0, range(2)), Settings(), tick=parts.append)
+    assert sum(parts) == pytest.approx(1) and min(parts) > 0
 
 
 def test_frequencies_of_sequences_are_their_probabilities(monkeypatch):

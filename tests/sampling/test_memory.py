@@ -12,6 +12,7 @@ from stage2_prior.priors import build_prior
 
 LAYOUT = CodeLayout((1, 16, 16), (Level(4, 4, 1, 11),))
 GPT2 = {"architecture": "gpt2", "layers": 3, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}
+SNAIL = {"hidden_channels": 8, "blocks": 1, "residuals": 1, "heads": 2, "conditioning_blocks": 1}
 CPU = torch.device("cpu")
 
 
@@ -29,6 +30,29 @@ def test_a_cache_that_grows_is_counted_for_every_token():
     neox = make("transformer", GPT2 | {"architecture": "gpt_neox"})
     ours = memory.decoding_bytes(make("transformer", GPT2), CPU)
     assert memory.decoding_bytes(neox, CPU) == pytest.approx(ours, rel=0.5)
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "pixelsnail"])
+def test_the_finest_level_is_what_counts(name):
+    params = {"channels": 8, "kernel_size": 3, "dropout": 0.0}
+    params |= {"layers": 2} if name == "pixelcnn" else SNAIL
+    coarse, fine = Level(2, 2, 1, 11), Level(16, 16, 1, 11)
+    needed = []
+    for levels in ((coarse, fine), (coarse, coarse), (fine,)):
+        layout = CodeLayout((1, 16, 16), levels).to_json()
+        prior = build_prior({"name": name, "params": params, "layout": layout, "num_classes": 0}).eval()
+        needed.append(memory.decoding_bytes(prior, CPU))
+    assert needed[0] > 4 * needed[1] and needed[0] == pytest.approx(needed[2], rel=0.3)
+
+
+def test_a_containers_limit_counts(monkeypatch, tmp_path):
+    whole = memory.free_bytes(CPU)
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.free_bytes(CPU) == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(CPU) == pytest.approx(whole, rel=0.2)
 
 
 def test_a_tensor_is_counted_once():

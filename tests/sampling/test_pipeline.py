@@ -167,10 +167,57 @@ def test_settings_that_are_left_out_are_those_of_the_learned_distribution(pipeli
     assert Settings(temperature=0.5, top_k=3, guidance_scale=2.0).unguided() == Settings()
 
 
-def test_only_drawing_has_the_lower_precision(pipeline, pixels):
-    lower = TwoStagePipeline.load("models", "cpu", precision="bf16")
+LEARNED = {  # prior: strides and codebook sizes of a run that it fits
+    "pixelcnn": ([4], 8),
+    "sub-tokens": ([4], 9),
+    "masked": ([4, 2], [5, 9]),
+    "chain": ([4, 2], [5, 9]),
+}
+
+
+@pytest.mark.parametrize("prior", LEARNED)
+def test_every_kind_of_prior_samples_completes_and_measures(tiny_run, prior):
+    strides, sizes = LEARNED[prior]
+    tiny_run((1, 8, 16), strides=strides, sizes=sizes, prior=prior)
+    pipeline = TwoStagePipeline.load("models", "cpu")
+    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    images = pipeline.generate(6, seed=3, guidance_scale=2.0)
+    assert torch.allclose(pipeline.generate(6, seed=3, guidance_scale=2.0, batch_size=4), images, atol=1e-4)
+    known = torch.zeros(8, 16, dtype=torch.bool)
+    known[:, :8] = True
+    completed = pipeline.complete(to_float(pixels), known, seed=1)
+    assert torch.equal(completed[..., known], to_float(pixels)[..., known])
+    found = pipeline.log_likelihood(pixels, torch.arange(len(pixels)) % 3)
+    torch.testing.assert_close(found["rate_by_level"].sum(1), found["rate"])
+    assert ("rate_standard_error" in found) == (prior in ("masked", "chain"))
+    if "rate_standard_error" in found:
+        assert (found["rate_standard_error"] > 0).all()
+        with pytest.raises(UserError, match="class_probabilities: this prior's rates are estimates of bounds"):
+            pipeline.log_likelihood(pixels, class_probabilities=[0.2, 0.3, 0.5])
+    else:
+        total = pipeline.log_likelihood(pixels, class_probabilities=[0.2, 0.3, 0.5])["rate"]
+        each = [pipeline.log_likelihood(pixels, [y] * len(pixels))["rate"] for y in range(3)]
+        assert (total >= torch.stack(each).amin(0)).all()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"), [({"seed": -1}, "seed: expected"), ({"batch_size": 0}, "batch_size: expected")]
+)
+def test_numbers_below_their_least_are_refused(pipeline, pixels, numbers, message):
+    with pytest.raises(UserError, match=message):
+        pipeline.complete(to_float(pixels), torch.ones(8, 8, dtype=torch.bool), **numbers)
+    with pytest.raises(UserError, match=message):
+        pipeline.generate(2, **numbers)
+
+
+def test_only_drawing_has_the_lower_precision(tiny_run):
+    tiny_run(prior="pixelcnn")
+    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    pipeline, lower = (TwoStagePipeline.load("models", "cpu", precision=p) for p in ("fp32", "bf16"))
     images = lower.generate(8, seed=2)
     assert images.dtype == torch.float32 and torch.equal(lower.generate(8, seed=2), images)
+    assert any(p.dtype == torch.bfloat16 for p in lower.drawing.parameters())
+    assert all(p.dtype == torch.float32 for p in lower.prior.parameters())
     for name, value in pipeline.log_likelihood(pixels).items():
         assert torch.equal(lower.log_likelihood(pixels)[name], value)
     with pytest.raises(UserError, match="precision: expected fp32 or bf16, got 'fp16'"):

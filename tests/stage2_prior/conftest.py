@@ -16,6 +16,7 @@ LAYOUTS = {
     "one_level": CodeLayout((1, 8, 8), (Level(2, 2, 1, 3),)),
     "two_levels": CodeLayout((3, 8, 4), (Level(1, 1, 1, 3), Level(2, 1, 1, 2))),
     "deep": CodeLayout((1, 4, 8), (Level(1, 1, 2, 3), Level(1, 2, 1, 2))),
+    "depth_4": CodeLayout((1, 4, 8), (Level(1, 2, 4, 2),)),
 }
 FAMILIES = {
     "uniform": ("uniform", {}),
@@ -44,6 +45,14 @@ FAMILIES = {
         {"architecture": "llama", "layers": 2, "width": 8, "heads": 2, "dropout": 0.1, "extra": {}},
     ),
 }
+OTHERS: dict[str, tuple[str, dict]] = {
+    "masked": ("masked", {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "bound_draws": 2}),
+    "sub-tokens": (
+        "pixelcnn",
+        {"layers": 1, "channels": 8, "kernel_size": 3, "dropout": 0.0, "largest_softmax": 2},
+    ),
+    "chain": ("chain", {}),
+}
 LEARNED = [name for name in FAMILIES if name not in ("uniform", "counts")]
 
 
@@ -61,6 +70,18 @@ def fresh(family: str, layout: CodeLayout, num_classes: int, **changes: object) 
     return build_prior(
         {"name": name, "params": {**params, **changes}, "layout": layout.to_json(), "num_classes": num_classes}
     )
+
+
+def trainable(family: str, layout: CodeLayout, num_classes: int) -> nn.Module:
+    """A family that learns, or one of those that are made of others, without dropout."""
+    if family in FAMILIES:
+        return fresh(family, layout, num_classes, dropout=0.0)
+    name, params = OTHERS[family]
+    if name == "chain":
+        kinds = itertools.cycle([FAMILIES["pixelsnail"], FAMILIES["gpt2"]])
+        kinds = [next(kinds) for _ in layout.levels]
+        params = {"links": [{"name": name, "params": params | {"dropout": 0.0}} for name, params in kinds]}
+    return build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
 
 
 def stirred(family: str, layout: CodeLayout, num_classes: int) -> nn.Module:
@@ -88,6 +109,16 @@ def make_fresh() -> Callable[..., nn.Module]:
 @pytest.fixture
 def make_stirred() -> Callable[..., nn.Module]:
     return stirred
+
+
+@pytest.fixture
+def make_trainable() -> Callable[..., nn.Module]:
+    return trainable
+
+
+@pytest.fixture(name="trainable", params=[*LEARNED, *OTHERS])
+def trainable_family(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())

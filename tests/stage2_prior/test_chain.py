@@ -61,6 +61,25 @@ def test_probabilities_of_all_sequences_sum_to_one(names):
         assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("num_classes", [0, 2])
+@pytest.mark.parametrize("name", EXACT + ["sub-tokens"])
+def test_a_chain_of_one_kind_is_exact_on_every_layout(layout, name, num_classes):
+    torch.manual_seed(0)
+    family, params = LINKS[name]
+    links = [{"name": family, "params": params} for _ in layout.levels]
+    config = {"name": "chain", "params": {"links": links}, "layout": layout.to_json(), "num_classes": num_classes}
+    prior = build_prior(config).double().eval()
+    for parameter in prior.parameters():
+        parameter.data.normal_(0, 0.5)
+    tokens = torch.tensor(list(itertools.product(*[range(k) for k in layout.codebook_sizes.tolist()])))
+    for label in range(num_classes + 1):
+        nats = prior.nll(tokens, torch.full((len(tokens),), label))
+        assert nats.sum(1).neg().exp().sum().item() == pytest.approx(1, abs=1e-6)
+        for place in range(1, layout.num_tokens):  # no code knows a later one
+            same = (tokens[:, :place] == tokens[0, :place]).all(1)
+            torch.testing.assert_close(nats[same][:, :place], nats[:1, :place].expand(int(same.sum()), -1))
+
+
 @pytest.mark.parametrize("names", CHAINS, ids="-".join)
 def test_every_link_answers_to_all_coarser_codes(names):
     prior, tokens = make(*names), every_sequence()[:1]

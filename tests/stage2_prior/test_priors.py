@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common import artifacts
+from common.codes import CodeLayout, Level
 from common.errors import UserError
 from stage2_prior.priors import build_prior, load_prior, prior_config
 
@@ -177,6 +179,50 @@ def test_a_batch_can_be_learned_by_heart(learned, make_fresh, make_tokens, layou
         nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimizer.step()
     assert loss.item() < 0.1
+
+
+def test_checkpointed_gradients_are_the_same_and_so_are_the_names(trainable, layout, make_trainable, make_tokens):
+    plain = make_trainable(trainable, layout, 2)
+    tokens, labels = make_tokens(layout, 6), torch.arange(6) % 3
+    noise = torch.rand(6, plain.noise) if plain.noise else None
+    saving = copy.deepcopy(plain)
+    saving.checkpoint_gradients()
+    for prior in (plain, saving):
+        prior.train()(tokens, labels, noise).backward()
+    assert saving.state_dict().keys() == plain.state_dict().keys()
+    for (name, one), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        if one.requires_grad:
+            torch.testing.assert_close(other.grad, one.grad, msg=name)
+    lowered = saving.eval().lowered(torch.float32)
+    torch.testing.assert_close(lowered.nll(tokens, labels), plain.eval().nll(tokens, labels))
+
+
+def test_an_architecture_that_cannot_checkpoint_says_so(make_fresh, monkeypatch):
+    prior = make_fresh("gpt2", CodeLayout((1, 4, 4), (Level(2, 2, 1, 3),)), 2)
+    prior.backbone.supports_gradient_checkpointing = False
+    with pytest.raises(UserError, match="gpt2 has no gradient checkpointing"):
+        prior.checkpoint_gradients()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_compiled_prior_has_the_same_loss_and_gradients(trainable, checkpointed, make_trainable, make_tokens):
+    torch.compiler.reset()
+    layout = CodeLayout((1, 8, 8), (Level(2, 2, 1, 3), Level(2, 3, 2, 5)))
+    plain = make_trainable(trainable, layout, 2)
+    tokens, labels = make_tokens(layout, 6), torch.arange(6) % 3
+    noise = torch.rand(6, plain.noise) if plain.noise else None
+    compiled = copy.deepcopy(plain)
+    if checkpointed:
+        compiled.checkpoint_gradients()
+    compiled.compile()
+    losses = [prior.train()(tokens, labels, noise) for prior in (plain, compiled)]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+    for loss in losses:
+        loss.backward()
+    for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        if one.requires_grad:
+            torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_an_unknown_prior_is_refused_with_the_nearest_name(layout):

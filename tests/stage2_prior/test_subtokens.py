@@ -18,6 +18,7 @@ SNAIL |= {"conditioning_blocks": 1, "dropout": 0.0}
 GPT2 = {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}
 RQ = {"layers": 1, "depth_layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
 FAMILIES = {
+    "uniform": {},
     "counts": {},
     "pixelcnn": {"layers": 1, "channels": 8, "kernel_size": 3, "dropout": 0.0},
     "pixelsnail": SNAIL,
