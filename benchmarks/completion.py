@@ -2,8 +2,8 @@
 
     python benchmarks/completion.py [--images 1000] [--temperature 1.0] [--json FILE] [--grid FILE]
 
-For a finished run (models/ and data/ in the current folder): the first test images, whole; with the right half grey; and
-with the right half completed by the prior, without a label. How many of each the classifier gives their true class.
+For a finished run (models/ and data/ in the current folder): the first test images, whole; with the right half grey;
+and with the right half completed by the prior, without a label. How many of each the classifier gives their class.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def measure(pipeline: TwoStagePipeline, judge: Judge, count: int, temperature: f
     split = open_prepared(paths.PREPARED)["test"]
     rows = slice(0, min(count, len(split)))
     pixels, labels = split.pixels(rows), split.label_tensor(rows)
-    kinds = dict(zip(("whole", "blank", "completed"), (pixels, *completions(pipeline, pixels, temperature)), strict=True))
+    kinds = dict(
+        zip(("whole", "blank", "completed"), (pixels, *completions(pipeline, pixels, temperature)), strict=True)
+    )
     found = {kind: agreement(judge, images, labels) for kind, images in kinds.items()}
     return found | {"images": len(pixels)}, stacked_grid([images[:SHOWN] for images in kinds.values()])
 

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import completion
@@ -155,7 +154,8 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, best rate last."""
     lines = [
-        "| prior | parameters | nats/token | rate | total, bits/dim | agreement, default | unguided | completed | images/s, unguided, guided |",
+        "| prior | parameters | nats/token | rate | total, bits/dim | agreement, default | unguided | completed "
+        "| images/s, unguided, guided |",
         "|" + " --- |" * 9,
     ]
     for row in sorted(rows, key=lambda row: -row["nats_per_token"]["prior"]):
@@ -175,7 +175,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     if rows:
         given = rows[0]["completion"]
-        lines.append(f"\nThe classifier on the images that were completed: {given['whole']:.1%}; half grey: {given['blank']:.1%}.")
+        lines.append(
+            f"\nThe classifier on the completed images as they were: {given['whole']:.1%}; half grey: {given['blank']:.1%}."
+        )
     return "\n".join(lines)
 
 
@@ -197,7 +199,9 @@ def main() -> None:
     for label in options.only or PRIORS:
         if (options.preset, label, options.minutes) not in done:
             add_row(options.rows, measure(label, options))
-    rows = [row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)]
+    rows = [
+        row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)
+    ]
     print(f"\n{table(rows)}")
 
 

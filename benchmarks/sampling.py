@@ -8,12 +8,12 @@ ours: `sampling.generate` of a whole batch of grids, from the first random numbe
 share that full recomputation chooses too, with the same random numbers: in bf16, ties fall otherwise.
 recompute: the whole grid anew for each token; timed at single tokens and multiplied (each costs the same).
 rows: all rows so far anew for each token, as rosinality's sampler does, with our model; timed at --places rows from the
-first to the last, each with as much room as its rows need, and summed along straight lines between. Both in the faster of
-two memory layouts.
-generate: `transformers`' own, on the same weights (checked) with tables of its own for tokens and logits, with a growing
-and a static cache; for a row in bf16 also in fp32.
-bounds: the FLOPs of the passes at this machine's rate of large matrix products, and the bytes of the weights as often as
-they are used at its rate of reading memory: for each token, or position, or pass of a masked prior.
+first to the last, each with as much room as its rows need, and summed along straight lines between. Both in the faster
+of two memory layouts.
+generate: `transformers`' own, on the same weights (checked) with tables of its own for tokens and logits, with a
+growing and a static cache; for a row in bf16 also in fp32.
+bounds: the FLOPs of the passes at this machine's rate of large matrix products, and the bytes of the weights as often
+as they are used at its rate of reading memory: for each token, or position, or pass of a masked prior.
 
 Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
 """
@@ -53,7 +53,11 @@ PRIORS: dict[str, tuple[str, dict[str, Any], int]] = {  # name, params, depth
     "pixelsnail": ("pixelsnail", SNAIL | {"channels": 256, "hidden_channels": 256}, 1),  # rosinality's size
     "gpt2": ("transformer", LLM | {"architecture": "gpt2"}, 1),
     "llama": ("transformer", LLM | {"architecture": "llama"}, 1),
-    "rq_transformer": ("rq_transformer", LLM_SIZE := {k: v for k, v in LLM.items() if k != "extra"} | {"depth_layers": 2}, 4),
+    "rq_transformer": (
+        "rq_transformer",
+        LLM_SIZE := {k: v for k, v in LLM.items() if k != "extra"} | {"depth_layers": 2},
+        4,
+    ),
     "masked": ("masked", {k: v for k, v in LLM_SIZE.items() if k != "depth_layers"} | {"bound_draws": 1}, 1),
 }
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -140,9 +144,7 @@ def rows_so_far(prior: GridPrior, batch: int, places: int) -> float:
         codes = torch.randint(CODES, (batch, rows, level.width, level.depth))
 
         def token(codes: torch.Tensor = codes, rows: int = rows) -> torch.Tensor:
-            grid = prior.grids[0].features(
-                prior.embeddings[0](codes).sum(3).movedim(-1, 1), place[:, :, :rows], labels
-            )
+            grid = prior.grids[0].features(prior.embeddings[0](codes).sum(3).movedim(-1, 1), place[:, :, :rows], labels)
             return prior.grids[0].readout(grid[:, :, -1, -1], 0).argmax(-1)
 
         token()
@@ -162,7 +164,9 @@ def library(prior: Transformer, batch: int) -> dict[str, Callable[[], object]]:
     config = AutoConfig.for_model(prior.params["architecture"], **values)
     dtype = next(prior.backbone.parameters()).dtype
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    ours = {name: t for name, t in prior.backbone.state_dict().items() if "wte" not in name and "embed_tokens" not in name}
+    ours = {
+        name: t for name, t in prior.backbone.state_dict().items() if "wte" not in name and "embed_tokens" not in name
+    }
     ours = {name: t for name, t in ours.items() if "wpe" not in name}
     model.base_model.load_state_dict(ours, strict=False)
     with torch.inference_mode():
@@ -170,10 +174,16 @@ def library(prior: Transformer, batch: int) -> dict[str, Callable[[], object]]:
         theirs = model.base_model(inputs_embeds=probe).last_hidden_state
         torch.testing.assert_close(theirs, hidden_states(prior.backbone, probe), rtol=0, atol=1e-2)
     start = torch.zeros(batch, 1, dtype=torch.int64)
-    common = {"attention_mask": torch.ones_like(start), "do_sample": True, "min_new_tokens": count, "max_new_tokens": count}
+    common = {
+        "attention_mask": torch.ones_like(start),
+        "do_sample": True,
+        "min_new_tokens": count,
+        "max_new_tokens": count,
+    }
     common |= {"top_k": 0, "top_p": 1.0, "disable_compile": True}
     return {
-        kind: lambda kind=kind: model.generate(start, cache_implementation=kind, **common) for kind in ("dynamic", "static")
+        kind: lambda kind=kind: model.generate(start, cache_implementation=kind, **common)
+        for kind in ("dynamic", "static")
     }
 
 
@@ -186,7 +196,12 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
         for dtype in dict.fromkeys([precision, "fp32"]):
             peer = library(prior if dtype == precision else make(name, dtype, grid), batch)
             actions |= {f"generate, {kind}, {dtype}": action for kind, action in peer.items()}
-    found: dict[str, Any] = {"row": row, "batch": batch, "grid": grid, "parameters": sum(p.numel() for p in prior.parameters())}
+    found: dict[str, Any] = {
+        "row": row,
+        "batch": batch,
+        "grid": grid,
+        "parameters": sum(p.numel() for p in prior.parameters()),
+    }
     with torch.inference_mode():
         found["times"] = in_turn(actions, options.repeats, warmup=1)
     slow = {}

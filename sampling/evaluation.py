@@ -20,7 +20,7 @@ from common.params.stage2 import CountsParams
 from sampling.judge import load_classifier, predict
 from sampling.metrics import label_nats, psnr, squared_error, ssim
 from sampling.pipeline import TwoStagePipeline
-from stage2_prior.priors import PRIORS, build_prior
+from stage2_prior.priors import build_prior
 from stage2_prior.priors.base import Prior
 
 GRID_IMAGES = 32
@@ -150,7 +150,10 @@ class Evaluation:
         smoothed frequencies, so that conditional and unconditional priors compare and -log p(x) is truly bounded.
         """
         split, device = self.codes["test"], self.pipeline.device
-        priors = {"counts": fit_counts(self.codes, self.counts, self.batch_size).to(device), "prior": self.pipeline.prior}
+        priors = {
+            "counts": fit_counts(self.codes, self.counts, self.batch_size).to(device),
+            "prior": self.pipeline.prior,
+        }
         nats, variance = dict.fromkeys(priors, 0.0), 0.0
         for rows in batches(len(split), self.batch_size, "test codes"):
             tokens, labels = split.rows(rows).to(device), split.label_tensor(rows)

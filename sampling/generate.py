@@ -52,8 +52,8 @@ def generate(
 ) -> Tensor:
     """Sample codes.
 
-    Guidance runs the null label beside the label in one batch of 2B rows. It is skipped by a link of a chain, or a whole
-    prior, whose every scale is exactly 1, and without labels.
+    Guidance runs the null label beside the label in one batch of 2B rows. A link of a chain, or a whole prior, whose
+    every scale is exactly 1 skips it, and so does all without labels.
 
     Args:
         labels: int64 (B,), or None for the null label.

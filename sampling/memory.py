@@ -25,7 +25,7 @@ LIVE = 4  # of a layer's output, while the next one works
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that a device has to give: of a GPU also what torch holds and does not use, of a container what it may have."""
+    """Bytes that a device has to give: on a GPU also what torch holds unused, in a container what it may have."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -114,7 +114,7 @@ def _level_bytes(prior: Autoregressive, level: int, labels: torch.Tensor) -> int
 
 @torch.inference_mode()
 def batch_size(vqvae: nn.Module, prior: Prior, device: torch.device) -> int:
-    """How many images to sample at once: what fits in half of the free memory, measured on one image, at most `MOST`."""
+    """How many images to sample at once: what fits in half of the free memory, going by one image; at most `MOST`."""
     tokens = torch.zeros(1, prior.layout.num_tokens, dtype=torch.int64, device=device)
     with LargestOutput(vqvae) as largest:
         vqvae.decode(prior.layout.unflatten(tokens))

@@ -257,7 +257,7 @@ class TwoStagePipeline:
 
         Raises:
             UserError: images of another shape, or not uint8; a label that does not exist; probabilities that are none,
-                beside labels, or for a prior that is not `exact`: a sum over noisy bounds may fall below what they bound.
+                beside labels, or for a prior that is not `exact`: sums over noisy bounds may fall below what they bound.
         """
         self._check_images(images, torch.uint8)
         weights = self._check_probabilities(class_probabilities, labels)
@@ -294,7 +294,9 @@ class TwoStagePipeline:
         if labels is not None:
             raise UserError("class_probabilities: sums over all labels, so give no labels beside them")
         if not self.prior.exact:
-            raise UserError("class_probabilities: this prior's rates are estimates of bounds, and cannot be summed over")
+            raise UserError(
+                "class_probabilities: this prior's rates are estimates of bounds, and cannot be summed over"
+            )
         p = torch.as_tensor(values, dtype=torch.float64).to(self.device)
         if p.shape != (self.num_classes,) or not self.num_classes or (p < 0).any() or abs(p.sum().item() - 1) > 1e-6:
             raise UserError(

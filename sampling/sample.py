@@ -69,8 +69,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from common.artifacts import publishing
     from sampling.pipeline import TwoStagePipeline
-    from sampling.settings import Settings
     from sampling.process import one_process
+    from sampling.settings import Settings
 
     one_process(params.runtime, "sampling.sample")
     if (arguments.complete is None) != (arguments.mask is None):
@@ -85,7 +85,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
         image, known = read_given(arguments.complete, arguments.mask, params.data)
         whole = asdict(settings) | common
-        write(complete(pipeline, image, known, arguments.count, arguments.label, whole), arguments.output, section.grid_columns)
+        write(
+            complete(pipeline, image, known, arguments.count, arguments.label, whole),
+            arguments.output,
+            section.grid_columns,
+        )
         print(f"{arguments.output}: {known.float().mean():.0%} of the pixels given, {arguments.count} completions")
         return
     kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}

@@ -42,7 +42,10 @@ def token_rows(by_token: torch.Tensor, layout: CodeLayout) -> list[dict[str, flo
     """Nats of each token, (N,), as rows with its level, row, column and depth; `step` counts tokens."""
     names = ("level", "row", "column", "depth")
     places = [dict(zip(names, place, strict=True)) for place in layout.places.tolist()]
-    return [{"step": i, **place, "nats": nats} for i, (place, nats) in enumerate(zip(places, by_token.tolist()))]
+    return [
+        {"step": i, **place, "nats": nats}
+        for i, (place, nats) in enumerate(zip(places, by_token.tolist(), strict=True))
+    ]
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:

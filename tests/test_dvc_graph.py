@@ -325,7 +325,9 @@ def test_an_experiment_swaps_the_prior_and_leaves_the_rest(stubbed):
 
 def priors() -> dict[str, dict[str, Any]]:
     """The sections of the priors by name."""
-    return {k: v for k, v in read_yaml(Path(__file__).parent.parent / "params.yaml")["stage2_prior"].items() if k != "name"}
+    return {
+        k: v for k, v in read_yaml(Path(__file__).parent.parent / "params.yaml")["stage2_prior"].items() if k != "name"
+    }
 
 
 @pytest.fixture(scope="module")

@@ -54,8 +54,8 @@ class Params(Section):
         for name, value in self.sampling:
             if isinstance(value, tuple) and len(value) not in (1, levels):
                 raise ValueError(
-                    f"sampling.{name}: {len(value)} values for {levels} levels of stage1_vqvae.network; give one, or one "
-                    "a level, coarsest first"
+                    f"sampling.{name}: {len(value)} values for {levels} levels of stage1_vqvae.network; give one, or "
+                    "one a level, coarsest first"
                 )
         top_k = self.sampling.top_k
         for value in top_k if isinstance(top_k, tuple) else (top_k,):

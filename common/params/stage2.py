@@ -32,7 +32,7 @@ class PriorTrainingParams(TrainingParams):
 
 
 class SplitSection(Section):
-    """`largest_softmax`: codes of larger codebooks are modelled as several sub-tokens, each of at most so many values."""
+    """`largest_softmax`: codes of larger codebooks are modelled as several sub-tokens of at most so many values."""
 
     largest_softmax: Annotated[int, Field(ge=2)]
 

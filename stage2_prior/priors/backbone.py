@@ -149,8 +149,8 @@ def checkpoint_gradients(model: nn.Module) -> None:
         enable({"use_reentrant": False})
     except ValueError as error:
         raise UserError(
-            f"{PATH}.training.gradient_checkpointing: {model.config.model_type} has no gradient checkpointing; set it to "
-            "false, or choose another architecture, such as gpt2 or llama"
+            f"{PATH}.training.gradient_checkpointing: {model.config.model_type} has no gradient checkpointing; set it "
+            "to false, or choose another architecture, such as gpt2 or llama"
         ) from error
 
 

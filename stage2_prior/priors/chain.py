@@ -19,9 +19,7 @@ class Chain(Prior):
     Source: Razavi, van den Oord and Vinyals 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", section 3.2.
     """
 
-    def __init__(
-        self, layout: CodeLayout, num_classes: int, *, links: list[dict[str, Any]], first: int = 0
-    ) -> None:
+    def __init__(self, layout: CodeLayout, num_classes: int, *, links: list[dict[str, Any]], first: int = 0) -> None:
         """`links`: {"name", "params"} of each level's prior, coarsest first.
 
         Raises:
@@ -32,8 +30,8 @@ class Chain(Prior):
         levels = len(layout.levels) - first
         if len(links) != levels:
             raise UserError(
-                f"stage2_prior.chain.links: {len(links)} priors for the {levels} levels of these codes; give one a level, "
-                "coarsest first"
+                f"stage2_prior.chain.links: {len(links)} priors for the {levels} levels of these codes; give one a "
+                "level, coarsest first"
             )
         super().__init__(layout, num_classes, first, {})
         self.links = nn.ModuleList(

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Attend = Callable[[Tensor], Tensor]  # queries, keys and values (B·n, 3 width) of a layer to what was found, (B·n, width)
+Attend = Callable[
+    [Tensor], Tensor
+]  # queries, keys and values (B·n, 3 width) of a layer to what was found, (B·n, width)
 
 
 class Decoder:

@@ -192,8 +192,8 @@ class GridPrior(Autoregressive):
         return GridsState(labels, list(context.unbind(1)))
 
     def start_at(self, level: int, labels: Tensor, coarser: Tensor) -> Decoding:
-        """As `start`, from one of its later levels on, given the tokens (B, n) of all levels before that; the first step
-        takes the last of these."""
+        """As `start`, from one of its later levels on, given the tokens (B, n) of all levels before that; the first
+        step takes the last of these."""
         return Decoding(coarser.shape[1], GridsState(labels, list(coarser[:, :-1].unbind(1))))
 
     def advance(self, state: GridsState, position: int, tokens: Tensor | None) -> Tensor:

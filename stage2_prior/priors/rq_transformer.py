@@ -19,7 +19,7 @@ from stage2_prior.priors.sequence import SequenceEnds
 @dataclass
 class RQState:
     """A decoding state: labels (B,), the positions' keys and values and the current one's depths'; the current
-    position's summary (B, width), and the sum of the embeddings of its codes so far (before the first: of `special`)."""
+    position's summary (B, width), and the sum of its codes' embeddings so far (before the first: that of `special`)."""
 
     labels: Tensor
     across: Decoder

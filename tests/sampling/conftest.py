@@ -97,7 +97,11 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
     from common.artifacts import read_manifest
 
     def make(
-        shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, strides: list[int] | None = None, sizes: Any = 8, prior: str = "counts"
+        shape: tuple[int, int, int] = (1, 8, 8),
+        classes: int = 3,
+        strides: list[int] | None = None,
+        sizes: Any = 8,
+        prior: str = "counts",
     ) -> Path:
         strides = strides or [4]
         stats = publish_prepared(shape, classes)

@@ -32,7 +32,10 @@ PRIORS: dict[str, tuple[str, dict]] = {
     "rq_transformer": ("rq_transformer", RQ),
     "sub-tokens": ("pixelsnail", SNAIL | {"largest_softmax": 3}),
     "chain": ("chain", {"links": [{"name": "transformer", "params": GPT2}, {"name": "pixelsnail", "params": SNAIL}]}),
-    "chain of others": ("chain", {"links": [{"name": "uniform", "params": {}}, {"name": "rq_transformer", "params": RQ}]}),
+    "chain of others": (
+        "chain",
+        {"links": [{"name": "uniform", "params": {}}, {"name": "rq_transformer", "params": RQ}]},
+    ),
 }
 MASKED_PRIORS: dict[str, tuple[str, dict]] = {
     "masked": ("masked", MASKED),
@@ -177,7 +180,9 @@ def test_rising_guidance_starts_at_none_and_ends_at_the_scale(name):
 @pytest.mark.parametrize("name", ["chain", "masked last"])
 def test_rising_guidance_goes_on_from_link_to_link(name, monkeypatch):
     asked, scale = [], Settings.scale
-    monkeypatch.setattr(Settings, "scale", lambda self, level, moment: asked.append(moment) or scale(self, level, moment))
+    monkeypatch.setattr(
+        Settings, "scale", lambda self, level, moment: asked.append(moment) or scale(self, level, moment)
+    )
     settings = Settings(guidance_scale=2.0, guidance_schedule="linear", decoding_steps=4)
     generate(random_prior(name), torch.zeros(2, dtype=torch.int64), streams(0, range(2)), settings)
     assert asked[0] == 0 and asked[-1] == 1 and asked == sorted(asked)
@@ -188,7 +193,9 @@ def test_a_link_whose_scale_is_one_runs_no_null_rows(monkeypatch):
     prior, rows = random_prior("chain"), []
     for link in prior.links:
         start = link.start
-        monkeypatch.setattr(link, "start", lambda labels, context, start=start: rows.append(len(labels)) or start(labels, context))
+        monkeypatch.setattr(
+            link, "start", lambda labels, context, start=start: rows.append(len(labels)) or start(labels, context)
+        )
     labels = torch.arange(4) % 3
     tokens = generate(prior, labels, streams(1, range(4)), Settings(guidance_scale=[2.0, 1.0]))
     generate(prior, None, streams(1, range(4)), Settings(guidance_scale=2.0))

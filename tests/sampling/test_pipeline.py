@@ -231,7 +231,9 @@ def test_the_rate_is_told_by_level(tiny_run):
     found = pipeline.log_likelihood(pixels, torch.arange(20) % 3)
     assert found["rate_by_level"].shape == (20, 2)
     torch.testing.assert_close(found["rate_by_level"].sum(1), found["rate"])
-    coarse = pipeline.prior.nll(open_codes(pipeline_folder().parent / "codes")["test"].rows(slice(None)), torch.arange(20) % 3)
+    coarse = pipeline.prior.nll(
+        open_codes(pipeline_folder().parent / "codes")["test"].rows(slice(None)), torch.arange(20) % 3
+    )
     torch.testing.assert_close(found["rate_by_level"][:, 0], coarse[:, :6].double().sum(1) / (288 * math.log(2)))
 
 

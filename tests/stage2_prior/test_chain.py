@@ -62,7 +62,7 @@ def test_probabilities_of_all_sequences_sum_to_one(names):
 
 
 @pytest.mark.parametrize("num_classes", [0, 2])
-@pytest.mark.parametrize("name", EXACT + ["sub-tokens"])
+@pytest.mark.parametrize("name", [*EXACT, "sub-tokens"])
 def test_a_chain_of_one_kind_is_exact_on_every_layout(layout, name, num_classes):
     torch.manual_seed(0)
     family, params = LINKS[name]

@@ -26,7 +26,15 @@ def make(architecture: str, extra: dict | None = None) -> torch.nn.Module:
         ("gpt2", {}),
         ("gpt2", {"activation_function": "relu", "n_inner": 40}),
         ("llama", {}),
-        ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 6, "rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}),
+        (
+            "llama",
+            {
+                "attention_bias": True,
+                "mlp_bias": True,
+                "head_dim": 6,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 9.0},
+            },
+        ),
     ],
 )
 @pytest.mark.parametrize("at_once", [0, 1, 5, 11])

@@ -87,7 +87,7 @@ def test_decoding_reads_the_rows_above_once_a_row(monkeypatch):
 
 
 def test_rosinalitys_size_has_its_parameters():
-    """256 channels, 4 blocks of 4: 85 million there, of which masks leave 22 of 25 taps a kernel; here 23, no others."""
+    """256 channels, 4 blocks of 4: 85 million there, of which masks leave 22 of 25 taps a kernel; here 23."""
     layout = CodeLayout((3, 256, 256), (Level(32, 32, 1, 512),))
     with torch.device("meta"):
         prior = PixelSNAIL(
