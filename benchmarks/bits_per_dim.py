@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from runs import STAGE1, add_row, arguments, images, parameters, read_rows, schedule, task_of, train
 from safetensors.torch import load_model, save_model
 
+from common.distributed import set_threads
 from common.images import ImageSplit, PreparedImages, to_float
 from common.tracking import Row
 from stage1_vqvae.model import VQVAE
@@ -154,10 +155,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="of training (default: %(default)s)")
     parser.add_argument("--test", action="store_true", help="measure the test split with the model that was kept")
     options = parser.parse_args()
+    if options.test and not options.attempt:
+        parser.error("--test needs the --attempt whose model it measures")
     if options.attempt:
         prepared = images(options.folder, parameters({"runtime.threads": options.threads}, dataset=options.dataset))
         kept = options.folder / f"{options.attempt}, {options.minutes:g} minutes.safetensors"
         if options.test:
+            if not kept.exists():
+                parser.error(f"{kept}: no such model; train it first, with the same command without --test")
+            set_threads(options.threads)
             model = task_of(parameters(COMMON | ATTEMPTS[options.attempt]), prepared).model.eval()
             load_model(model, kept)
         else:
