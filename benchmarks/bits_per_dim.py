@@ -58,6 +58,7 @@ COMMON = {
     CONV + "residual_channels": 64,
 }
 DEEP = {CONV + "residual_blocks": 4, CONV + "shortcut": True}
+SMALL_BATCHES = {TRAINING + "batch_size": 16, TRAINING + "learning_rate": 3e-3}
 ATTEMPTS: dict[str, dict[str, Any]] = {  # named by grid and codes a position
     "8x8, 1 of 512": {STAGE1 + "quantizer.vq.codebook_size": 512, CONV + "strides": [4]},
     "8x8, 10 of 512": {**grouped(10, vq(512)), CONV + "strides": [4], CONV + "channels": 256},
@@ -73,6 +74,7 @@ ATTEMPTS: dict[str, dict[str, Any]] = {  # named by grid and codes a position
     "16x16, 2 of 8x4, deep": {**grouped(2, fsq(8, 4)), **DEEP},
     "16x16, 2 of 8x8, deep": {**grouped(2, fsq(8, 8)), **DEEP},
     "16x16, 3 of 8x4, deep": {**grouped(3, fsq(8, 4)), **DEEP},
+    "16x16, 2 of 8x8, deep, batch 16": {**grouped(2, fsq(8, 8)), **DEEP, **SMALL_BATCHES},
 }
 
 
