@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from plain import BATCH_SIZE, LEARNING_RATE, PlainVQVAE, plain_step
-from quantizer_speed import EMA, measure_quantizer
+from quantizer_speed import EMA, VQ, measure_quantizer
 from runs import STAGE1, Steps, parameters, task_of
 from timing import in_turn, show
 
@@ -44,11 +44,11 @@ def smooth_images(count: int) -> PreparedImages:
 class OurStep:
     """The trainer's own step with the notebook's optimizer settings."""
 
-    def __init__(self, prepared: PreparedImages, threads: int, **training: Any) -> None:
+    def __init__(self, prepared: PreparedImages, threads: int, start: str = "normal", **training: Any) -> None:
         notebook = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "beta1": 0.9, "beta2": 0.999}
         notebook |= {"weight_decay": 0.0, "warmup_steps": 0, "schedule": "cosine", "final_learning_rate_fraction": 1.0}
         changes = {STAGE1 + f"training.{k}": v for k, v in (notebook | {"gradient_clip": None} | training).items()}
-        params = parameters(EMA | changes | {"runtime.threads": threads, "runtime.log_every": 1})
+        params = parameters(EMA | changes | {VQ + "start": start, "runtime.threads": threads, "runtime.log_every": 1})
         self.task = task_of(params, prepared)
         self.step = Steps(self.task, params.stage1_vqvae.training, params.runtime)
 
@@ -68,18 +68,23 @@ class OurStep:
                 getattr(plain.quantizer, name).copy_(getattr(quantizer, name))
 
 
-def loss_difference(prepared: PreparedImages, batches: list[torch.Tensor], threads: int, **training: Any) -> float:
-    """The largest relative difference of the losses, step by step from equal weights on equal batches.
+def loss_difference(
+    prepared: PreparedImages, batches: list[torch.Tensor], threads: int, **training: Any
+) -> tuple[float, int]:
+    """The largest relative difference of the losses, step by step from equal weights on equal batches; and how many
+    codes the first batch uses after the last step.
 
     As in ours, the plain model's residual blocks add to their input here, not to its ReLU, and images are in [-1, 1].
     """
     torch.manual_seed(1)
     plain = PlainVQVAE(prepared.stats.variance, rectified_skip=False)
-    ours = OurStep(prepared, threads, **training)
+    ours = OurStep(prepared, threads, start="kmeans", **training)
     ours.share_weights(plain)
     optimizer = torch.optim.Adam(plain.parameters(), lr=LEARNING_RATE)
     losses = [(plain_step(plain, optimizer, b, to_float).item(), ours(b)) for b in batches]
-    return max(abs(b / a - 1) for a, b in losses)
+    with torch.no_grad():
+        used = ours.task.model.eval().encode(to_float(batches[0]))[0].unique()
+    return max(abs(b / a - 1) for a, b in losses), len(used)
 
 
 def measure_step(repeats: int) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def measure_step(repeats: int) -> dict[str, Any]:
     ratio = times["plain fp32"]["median"] / times["ours"]["median"]
     print(f"\ntraining step, batch {BATCH_SIZE}: {ratio:.2f} times faster")
     show(times)
-    print(f"  losses of {len(batches)} steps, largest relative difference: {apart}", flush=True)
+    print(f"  losses of {len(batches)} steps, largest relative difference, and codes in use: {apart}", flush=True)
     return {"ratio": ratio, "times": times, "loss_difference": apart}
 
 

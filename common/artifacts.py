@@ -1,14 +1,17 @@
 """A published folder: files plus manifest.json, which names every file's SHA-256 and the artifacts it was made from.
 
 Publication is atomic: everything is written beside the target, made durable, then swapped in, so that a failure leaves
-what was there. Loading checks the manifest before anything is believed. Nothing that is read back is a pickle.
+what was there; what a killed process left half done is undone by the next one. Loading checks the manifest before
+anything is believed. Nothing that is read back is a pickle.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,45 +81,102 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write a file to; on a clean exit it takes the place of `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    flush(temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which dies with the process; tells whether it was there and free."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:  # held, or a filesystem without locks: then nothing is known to be free
+            free = False
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+def clear_unfinished(parent: Path, name: str = "*") -> None:
+    """Undo what a process that was killed while it published PARENT/NAME left: the old folder goes back to its place if
+    there is no new one, and what was half written is deleted; not what a living process is writing."""
+    for retired in parent.glob(f".{name}.old-*"):
+        original, _, token = retired.name[1:].rpartition(".old-")
+        folder, staging = parent / original, parent / f".{original}.new-{token}"
+        with _held(staging) as free:
+            if staging.exists() and not free:
+                continue  # between its two renames
+            if folder.exists():
+                shutil.rmtree(retired, ignore_errors=True)
+            else:
+                os.rename(retired, folder)
+    for staging in parent.glob(f".{name}.new-*/"):
+        with _held(staging) as free:
+            if free:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, gone at the end; one that a killed process left goes now."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    clear_unfinished(folder.parent, folder.name)
+    staging = folder.with_name(f".{folder.name}.new-{secrets.token_hex(4)}")
+    staging.mkdir()
+    try:
+        with _held(staging):
+            yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
 def publishing(folder: Path, kind: str, parents: dict[str, str]) -> Iterator[Path]:
     """Yield an empty staging folder; on a clean exit add the manifest and put the folder in place of `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    retired = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
+    with scratch(folder) as staging:
         yield staging
         files = {}
-        for path in sorted(p for p in staging.rglob("*") if p.is_file()):
+        for path in sorted(staging.rglob("*")):
             flush(path)
-            files[path.relative_to(staging).as_posix()] = {"sha256": file_hash(path), "bytes": path.stat().st_size}
+            if path.is_file():
+                name = path.relative_to(staging).as_posix()
+                files[name] = {"sha256": file_hash(path), "bytes": path.stat().st_size}
         manifest = {"kind": kind, "parents": parents, "files": files}
         (staging / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
         flush(staging / MANIFEST)
         flush(staging)
-        if folder.exists():
-            os.rename(folder, retired)
+        retired = staging.with_name(".old-".join(staging.name.rsplit(".new-", 1)))
         try:
+            if folder.exists():
+                os.rename(folder, retired)
             os.rename(staging, folder)
-        except OSError:
-            if retired.exists():
+            flush(folder.parent)
+        finally:
+            if retired.exists() and not folder.exists():
                 os.rename(retired, folder)
-            raise
-        flush(folder.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
+            shutil.rmtree(retired, ignore_errors=True)
 
 
 def read_manifest(folder: Path, kind: str, contents: bool = True) -> Manifest:
@@ -137,7 +197,8 @@ def read_manifest(folder: Path, kind: str, contents: bool = True) -> Manifest:
     try:
         raw = json.loads(text)
         identity = hashlib.sha256(text).hexdigest()
-        manifest = Manifest(raw["kind"], dict(raw["parents"]), dict(raw["files"]), identity)
+        files = {name: {"bytes": file["bytes"], "sha256": file["sha256"]} for name, file in raw["files"].items()}
+        manifest = Manifest(raw["kind"], dict(raw["parents"]), files, identity)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}); {remedy}") from error
     if manifest.kind != kind:

@@ -19,8 +19,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from common.artifacts import file_hash, json_text, publishing, read_manifest
+from common.artifacts import clear_unfinished, file_hash, json_text, publishing, read_manifest
 from common.errors import UserError
+from common.project import loaded
 
 KEPT = 2  # an older state stays until the newer one is verified
 
@@ -33,11 +34,7 @@ def fingerprint(stage: str, params: dict[str, Any], parents: dict[str, str]) -> 
 def code_hash() -> str:
     """The hash of this project's Python sources that this process has imported; recorded beside the state, not part of
     the fingerprint."""
-    root = Path(__file__).parent.parent
-    packages = [root / name for name in ("common", "stage1_vqvae", "stage2_prior", "sampling")]
-    loaded = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
-    files = sorted(path for path in loaded if any(path.is_relative_to(package) for package in packages))
-    return hashlib.sha256("".join(file_hash(path) for path in files).encode()).hexdigest()
+    return hashlib.sha256("".join(file_hash(path) for path in loaded()).encode()).hexdigest()
 
 
 class StateFolder:
@@ -69,6 +66,7 @@ class StateFolder:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+        clear_unfinished(self.folder)
         return self
 
     def __exit__(self, *exception: object) -> None:

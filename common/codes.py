@@ -84,11 +84,15 @@ class CodeLayout:
         ends = np.cumsum([level.tokens for level in self.levels])
         return [slice(int(e) - level.tokens, int(e)) for e, level in zip(ends, self.levels, strict=True)]
 
-    def flatten(self, codes: list[torch.Tensor]) -> torch.Tensor:
-        """Grids [(B, h, w, depth), ...] to tokens (B, N)."""
+    def check(self, codes: list[torch.Tensor]) -> None:
+        """Refuse, by a ValueError, what are not grids [(B, h, w, depth), ...] of this layout."""
         expected = [(level.height, level.width, level.depth) for level in self.levels]
         if [tuple(c.shape[1:]) for c in codes] != expected:
             raise ValueError(f"expected code grids {expected}, got {[tuple(c.shape[1:]) for c in codes]}")
+
+    def flatten(self, codes: list[torch.Tensor]) -> torch.Tensor:
+        """Grids [(B, h, w, depth), ...] to tokens (B, N)."""
+        self.check(codes)
         return torch.cat([c.flatten(1) for c in codes], dim=1)
 
     def unflatten(self, tokens: torch.Tensor) -> list[torch.Tensor]:

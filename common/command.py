@@ -14,6 +14,7 @@ from pathlib import Path
 from common import paths
 from common.errors import UserError
 from common.params import Params, load
+from common.project import Unchanged
 
 
 def main(
@@ -22,14 +23,24 @@ def main(
     argv: list[str] | None = None,
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
-    """Parse the command line, check params.yaml, run; a `UserError` becomes one line and exit status 2."""
+    """Parse the command line, check params.yaml, run; a `UserError` becomes one line and exit status 2.
+
+    So does an edit of params.yaml or of the code while it ran: DVC takes down what files are when a stage ends, and
+    would take the result for that of the edited ones.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
     if add_arguments:
         add_arguments(parser)
     arguments = parser.parse_args(argv)
     try:
+        before = Unchanged(arguments.params)
         run(load(arguments.params), arguments)
+        if changed := before.changed():
+            raise UserError(
+                f"{changed[0]}: edited while this ran; what it made is of the file as it was; run it again (a training "
+                "goes on from what it saved, unless its parameters have changed, or it was finished with other code)"
+            )
     except UserError as error:
         # The processes of a machine fail alike, and one voice is enough; but each machine has its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
+from common.artifacts import replacing
+
 READABLE = 48  # pixels; smaller images are enlarged by a whole factor, so that pixels stay square and sharp
 PADDING = 2
 GREY = 128
@@ -33,5 +35,5 @@ def stacked_grid(stacks: list[torch.Tensor]) -> torch.Tensor:
 
 def save_grid(picture: torch.Tensor, path: Path) -> None:
     """Write a picture as a PNG without metadata: the same picture gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(path, format="PNG")
+    with replacing(path) as temporary:
+        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(temporary, format="PNG")

@@ -89,8 +89,10 @@ def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:
     source = changes.get("data.source")
     if not isinstance(source, str):
         return changes
-    if Path(source).is_dir():
-        return {"data.watch": source, "data.revision": None} | changes
+    folder = Path(source).expanduser()  # DVC does not expand `~`
+    if folder.is_dir():
+        source = str(folder) if source.startswith("~") else source
+        return {"data.watch": source, "data.revision": None} | changes | {"data.source": source}
     if source.startswith(("/", ".", "~")):
         raise UserError(f"data.source: no folder {source}; give an existing folder, or a Hub id such as owner/name")
     return changes

@@ -317,6 +317,11 @@ class Trainer:
         if saved is None:
             return False
         tensors, values = saved
+        if misfit := self._misfit(tensors):
+            self._say(
+                f"note: {misfit} of the state in {self.state.folder} does not fit the code as it is; starting anew"
+            )
+            return False
         self.progress = Progress(**values["progress"])
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
@@ -339,6 +344,20 @@ class Trainer:
                     values[key] = torch.empty_like(parameter).copy_(tensor)
         self._say(f"going on from step {self.progress.step} ({self.state.folder})")
         return True
+
+    def _misfit(self, tensors: dict[str, torch.Tensor]) -> str | None:
+        """The name of a saved tensor that is missing, too many, or of another shape, as after an edit of the code."""
+        model = {name: tensor.shape for name, tensor in self.task.model.state_dict().items()}
+        wanted = {f"{part}.{name}": shape for part in ("model", "best") for name, shape in model.items()}
+        if self.average:
+            wanted |= {f"average.{name}": tensor.shape for name, tensor in self.average.weights.items()}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        trained = [p.shape for group in self.optimizer.param_groups for p in group["params"]]
+        for name in [name for name in found if name.startswith("optimizer.")]:
+            index, shape = int(name.split(".")[1]), found.pop(name)
+            if index >= len(trained) or shape not in ((), trained[index]):
+                return name
+        return next((name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)), None)
 
     def _bar_off(self) -> bool | None:
         return None if self.accelerator.is_main_process else True  # None: silent when not a terminal

@@ -58,8 +58,9 @@ class Settings:
                 raise UserError(
                     f"{name}: {len(several)} values for {len(layout.levels)} levels of codes; give one, or one a level"
                 )
-            for one in several:
-                _check(name, one, layout.vocabulary)
+            for level, one in enumerate(several):
+                whole = len(several) != len(layout.levels)
+                _check(name, one, layout.vocabulary if whole else layout.levels[level].codebook_size)
         if settings.guidance_schedule not in ("constant", "linear"):
             raise UserError(f"guidance_schedule: expected constant or linear, got {settings.guidance_schedule!r}")
         for name, least in (("decoding_steps", 1), ("choice_temperature", 0)):

@@ -4,8 +4,9 @@
 
 The training split also gets the extra passes that `extract_codes` asks for, for the prior: mirrored and shifted copies,
 and codes drawn at random where the quantizer can.
-Always float32. Leaves codebook usage and perplexity of each split in results/extract_codes/metrics.json, and the code
-histogram of the validation split in histogram.csv.
+Always float32. Leaves codebook usage and perplexity of the training and validation codes in
+results/extract_codes/metrics.json, and the code histogram of the validation split in histogram.csv. Those of the test
+split are `evaluate`'s to measure, once.
 """
 
 from __future__ import annotations
@@ -122,9 +123,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                             for count, more in zip(counts, layout.counts(layout.unflatten(tokens)), strict=True):
                                 count += more
             splits[name] = [len(changes), len(split)]
-            levels = [codebook_figures(count) for count in counts]
-            metrics[name] = {figure: [level[figure] for level in levels] for figure in levels[0]}
-            histograms[name] = counts
+            if name != "test":
+                levels = [codebook_figures(count) for count in counts]
+                metrics[name] = {figure: [level[figure] for level in levels] for figure in levels[0]}
+                histograms[name] = counts
             if staging and split.labels is not None:
                 with ArrayWriter(staging / name / "labels.npy", (), np.int64) as labels:
                     labels.append(np.asarray(split.labels))

@@ -105,10 +105,13 @@ class VQVAE(nn.Module):
         Raises:
             ValueError: images of another shape than the model's.
         """
-        if tuple(images.shape[1:]) != self.layout.image_shape:
-            raise ValueError(f"expected images {self.layout.image_shape}, got {tuple(images.shape[1:])}")
+        self._check(images)
         encode = self._encode if self.training else self.network.encode
         return self._quantize(encode(images), len(self.quantizers), seeds)[0]
+
+    def _check(self, images: torch.Tensor) -> None:
+        if tuple(images.shape[1:]) != self.layout.image_shape:
+            raise ValueError(f"expected images {self.layout.image_shape}, got {tuple(images.shape[1:])}")
 
     def forward(
         self, images: torch.Tensor, seeds: torch.Tensor | None = None
@@ -135,14 +138,17 @@ class VQVAE(nn.Module):
     def draw(self, images: torch.Tensor, seeds: torch.Tensor) -> list[torch.Tensor]:
         """Code grids as `encode` gives them, but drawn at random by quantizers that can (`draws`).
 
-        Every finer level is conditioned on the coarser level's best codes, as it is in `encode`.
+        Every finer level is conditioned on the coarser level's codes as they were drawn: the decoder gets both.
+
+        Raises:
+            ValueError: images of another shape than the model's.
         """
+        self._check(images)
         features, context, grids = self.network.encode(images), None, []
         for level, quantizer in enumerate(self.quantizers):
             z = self.network.latent(level, features[level], context).permute(0, 2, 3, 1)
-            best = quantizer(z)
-            grids.append(quantizer.draw(z, derived(seeds, level)) if quantizer.draws else best.indices)
-            context = self.network.context(level, planes(best.z_q))
+            grids.append(quantizer.draw(z, derived(seeds, level)) if quantizer.draws else quantizer(z).indices)
+            context = self.network.context(level, planes(quantizer.lookup(grids[-1])))
         return grids
 
     def decode_parameters(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
@@ -150,7 +156,13 @@ class VQVAE(nn.Module):
 
         Args:
             levels: those that count, None for all; the others say what their codes say on average.
+
+        Raises:
+            ValueError: grids of another layout than the model's, or a level that it does not have.
         """
+        self.layout.check(codes)
+        if levels is not None and not set(levels) <= set(range(len(codes))):
+            raise ValueError(f"expected levels from 0 to {len(codes) - 1}, got {levels}")
         quantized = [planes(q.lookup(c)) for q, c in zip(self.quantizers, codes, strict=True)]
         if levels is not None:
             means = [z_q.mean((0, 2, 3), keepdim=True).expand_as(z_q) for z_q in quantized]
@@ -186,6 +198,8 @@ class VQVAE(nn.Module):
         """Start every codebook at the data, coarsest first; `batches` yields the same float images each time."""
         self.eval()
         for level, quantizer in enumerate(self.quantizers):
+            if not quantizer.at_data:
+                continue
             random = generator("start", seed, level)
             vectors = torch.cat([self._vectors(level, images) for images in batches()])
             enough = START_VECTORS_PER_CODE * quantizer.codebook_size
@@ -198,7 +212,14 @@ class VQVAE(nn.Module):
     def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
         """Re-estimate every codebook for the weights as they are, coarsest first, over the same float images."""
         for level, quantizer in enumerate(self.quantizers):
-            quantizer.settle(lambda level=level: (self._vectors(level, images) for images in batches()))
+            kept: list[torch.Tensor] = []  # for a quantizer of several parts, which asks for them several times
+
+            def vectors(level: int = level, kept: list[torch.Tensor] = kept) -> list[torch.Tensor]:
+                if not kept:
+                    kept.extend(self._vectors(level, images) for images in batches())
+                return kept
+
+            quantizer.settle(vectors)
 
 
 def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:

@@ -219,16 +219,12 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Open the source, then publish."""
-    import tempfile
-    from pathlib import Path
-
-    from common.artifacts import publishing
+    from common.artifacts import publishing, scratch
     from stage1_vqvae.sources import open_source
 
-    paths.PREPARED.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output rather than in /tmp, which may be memory: a copy of a parquet dataset goes here.
-    with tempfile.TemporaryDirectory(prefix=".source.new-", dir=paths.PREPARED.parent) as cache:
-        source = open_source(params.data, Path(cache))
+    with scratch(paths.PREPARED.with_name("source")) as cache:
+        source = open_source(params.data, cache)
         with publishing(paths.PREPARED, "prepared", parents={}) as staging:
             summary = write_all(source, staging, params)
     print(f"{paths.PREPARED}: {summary}")

@@ -16,6 +16,7 @@ from stage1_vqvae.model import VQVAE
 from stage1_vqvae.quantizers.output import QuantizerOutput
 
 LN2 = 0.6931471805599453
+TOGETHER = 64  # images that a fit encodes at a time; no parameter's, so that none reaches a codebook even by rounding
 ROUNDING = 1e-12  # of a mean of float64 squares: where targets vary by no more, they do not vary
 
 
@@ -42,9 +43,8 @@ class VQVAETask:
     def _chunks(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """uint8 pixels and float images of `count` training images drawn once, for fits; the same on every process."""
         order = SampleOrder(len(self.train), min(count, len(self.train)), self.params.seed).batch(0)
-        size = self.params.batch_size  # not the runtime's, which must not reach a codebook even by rounding
-        for start in range(0, len(order), size):
-            pixels = self.train.pixels(order[start : start + size])
+        for start in range(0, len(order), TOGETHER):
+            pixels = self.train.pixels(order[start : start + TOGETHER])
             yield pixels, to_float(pixels.to(self.device))
 
     def start(self) -> None:
@@ -77,10 +77,11 @@ class VQVAETask:
         """Fit what the likelihood leaves open, on training images with the weights as they are."""
         count = self.model.likelihood.fit_images
         if count:
-            self.model.likelihood.fit(
+            pairs = (
                 (self.model.decode_parameters(self.model.encode(images)), pixels)
                 for pixels, images in self._chunks(count)
             )
+            self.model.likelihood.fit(pairs, min(count, len(self.train)))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -104,9 +104,9 @@ def test_a_training_step_of_a_large_one_moves_network_and_codebook(name: str) ->
 
 
 def train_step(name: str) -> None:
-    """One optimizer step on two images, eager and in fp32."""
+    """One optimizer step on two images, eager; codes start at one of them, or none would have a reason to move."""
     training = "stage1_vqvae.training."
-    params = preset(name, **{training + "batch_size": 2, training + "codebook_images": 2, training + "compile": False})
+    params = preset(name, **{training + "batch_size": 2, training + "codebook_images": 1, training + "compile": False})
     torch.manual_seed(0)
     shape = (params.data.channels, params.data.height, params.data.width)
     images = ImageSplit(torch.randint(256, (2, *shape), dtype=torch.uint8).numpy(), None)

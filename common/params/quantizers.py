@@ -20,6 +20,32 @@ class Quantizer(Section):
 
     draws: ClassVar[bool] = False
     no_residual: ClassVar[str | None] = None
+    sizes_path: ClassVar[str] = "codebook_size"  # the key that `sizes` come from
+
+    @property
+    def innermost(self) -> Quantizer:
+        """The section of what makes codes: itself, but for a wrapper."""
+        return self
+
+
+class Wrapper(Section):
+    """A quantizer of quantizers: what it tells is what the one inside tells."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.quantizer.chosen.sizes
+
+    @property
+    def sizes_path(self) -> str:
+        return f"quantizer.{self.quantizer.name}.{self.quantizer.chosen.sizes_path}"
+
+    @property
+    def draws(self) -> bool:
+        return self.quantizer.chosen.draws
+
+    @property
+    def innermost(self) -> Quantizer:
+        return self.quantizer.chosen.innermost
 
 
 class Table(Quantizer):
@@ -48,6 +74,11 @@ class VQParams(Table):
     start: Literal["kmeans", "normal"]
     kmeans_rounds: Count
     revival_threshold: Threshold
+
+    @property
+    def decoder_learned(self) -> bool:
+        """Whether codes are where the decoder wants them, and not at the means of their vectors."""
+        return self.codebook_update == "gradient" and not self.codebook_cost
 
     @model_validator(mode="after")
     def codes_are_trained(self) -> VQParams:
@@ -173,7 +204,7 @@ class ResidualInner(Inner):
     name: Literal["vq", "soft_em", "gumbel", "fsq", "lfq", "bsq", "simvq", "ibq"]
 
 
-class ResidualParams(Section):
+class ResidualParams(Wrapper):
     depth: Positive
     share_codebook: bool
     quantizer: ResidualInner
@@ -189,14 +220,6 @@ class ResidualParams(Section):
             raise ValueError(f"a residual cannot have quantizer {name}: {reason}")
         return self
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return self.quantizer.chosen.sizes
-
-    @property
-    def draws(self) -> bool:
-        return self.quantizer.chosen.draws
-
 
 class GroupedInner(Inner):
     not_inside: ClassVar[dict[str, str]] = {"grouped": "groups of groups are more groups; raise groups"}
@@ -204,18 +227,10 @@ class GroupedInner(Inner):
     residual: ResidualParams | None = None
 
 
-class GroupedParams(Section):
+class GroupedParams(Wrapper):
     groups: Positive
     share_codebook: bool
     quantizer: GroupedInner
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return self.quantizer.chosen.sizes
-
-    @property
-    def draws(self) -> bool:
-        return self.quantizer.chosen.draws
 
 
 class QuantizerParams(Choice):

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from common.params.base import Section
 from common.params.data import DataParams, ExtractParams
+from common.params.quantizers import VQParams
 from common.params.sampling import ClassifierParams, SamplingParams
 from common.params.stage1 import Stage1Params
 from common.params.stage2 import Stage2Params
@@ -37,8 +38,15 @@ class Params(Section):
         sizes = quantizer.chosen.sizes
         if len(sizes) not in (1, levels):
             raise ValueError(
-                f"stage1_vqvae.quantizer.{quantizer.name}.codebook_size: {len(sizes)} sizes for {levels} levels of "
-                "stage1_vqvae.network; give one number, or one a level, coarsest first"
+                f"stage1_vqvae.quantizer.{quantizer.name}.{quantizer.chosen.sizes_path}: {len(sizes)} sizes for "
+                f"{levels} levels of stage1_vqvae.network; give one number, or one a level, coarsest first"
+            )
+        inner, averaged = quantizer.chosen.innermost, self.stage1_vqvae.training.weight_ema_decay > 0
+        if averaged and isinstance(inner, VQParams) and inner.decoder_learned and inner.revival_threshold:
+            raise ValueError(
+                "stage1_vqvae.training.weight_ema_decay: codes that the decoder alone trains are averaged like "
+                "weights, and the average of a dead code and the one revived in its place is neither; set it to 0, or "
+                "revival_threshold to 0, or codebook_cost above 0"
             )
         if self.extract_codes.draws and not quantizer.chosen.draws:
             raise ValueError(
@@ -58,10 +66,12 @@ class Params(Section):
                     "one a level, coarsest first"
                 )
         top_k = self.sampling.top_k
-        for value in top_k if isinstance(top_k, tuple) else (top_k,):
-            if value is not None and value > max(sizes):
+        by_level = isinstance(top_k, tuple) and len(top_k) == len(sizes)
+        for index, value in enumerate(top_k if isinstance(top_k, tuple) else (top_k,)):
+            largest = sizes[index] if by_level else max(sizes)
+            if value is not None and value > largest:
                 raise ValueError(
-                    f"sampling.top_k: {value} is over the largest codebook_size, {max(sizes)}; "
+                    f"sampling.top_k: {value} is over the largest codebook_size, {largest}; "
                     "choose at most that, or null for no filter"
                 )
         for path, training in self.trainings().items():

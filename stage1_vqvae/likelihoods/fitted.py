@@ -60,12 +60,13 @@ class FittedScale(nn.Module):
         return -self.log_prob(parameters, pixels).flatten(1).sum(1)
 
     @torch.no_grad()
-    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Fit the scale by maximum likelihood on (parameters, uint8 pixels) pairs of training images."""
+    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int | None = None) -> None:
+        """Fit the scale by maximum likelihood on (parameters, uint8 pixels) pairs of `images` training images in all
+        (None: of `fit_images`)."""
         locations, values = [], []
         for index, (parameters, pixels) in enumerate(pairs):
             location, value = parameters.float().flatten(), pixels.flatten()
-            keep = math.ceil(FIT_VALUES * len(pixels) / self.fit_images)
+            keep = math.ceil(FIT_VALUES * len(pixels) / (images or self.fit_images))
             if keep < len(value):  # at random: a stride would fall into step with the rows
                 picks = torch.randint(len(value), (keep,), generator=generator("fit", index))
                 location, value = location[picks.to(location.device)], value[picks.to(value.device)]

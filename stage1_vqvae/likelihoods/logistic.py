@@ -80,7 +80,7 @@ class DiscretizedLogistic(nn.Module):
         """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""
         return -self.log_prob(parameters, pixels).flatten(1).sum(1)
 
-    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int | None = None) -> None:
         """Nothing to fit: the decoder gives every scale."""
 
 
@@ -157,5 +157,5 @@ class MixtureOfLogistics(nn.Module):
         """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""
         return -self.log_prob(parameters, pixels).flatten(1).sum(1)
 
-    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int | None = None) -> None:
         """Nothing to fit: the decoder gives every scale."""

@@ -25,9 +25,12 @@ class Quantizer(nn.Module):
     estimator: Estimator  # then this too, of which a residual disposes
     settled: tuple[str, ...] = ()  # parameters that `settle` re-estimates, so that no weight average touches them
 
+    at_data = False  # whether `start` looks at its vectors
+
     def __init__(self, codebook_size: int) -> None:
         super().__init__()
         self.codebook_size = codebook_size
+        self.calls = 1  # how often one forward pass of the model asks it
         self._noted: list[torch.Tensor] = []
 
     def bound(self, z: torch.Tensor) -> torch.Tensor:
@@ -79,6 +82,10 @@ class Quantizer(nn.Module):
         """int64 indices (B, ..., depth) of codes drawn at random for z (B, ..., D), each image's by its seed."""
         with torch.autocast(z.device.type, enabled=False):
             return self.pick(self.bound(z.float()), seeds)
+
+    def shared(self, calls: int) -> None:
+        """Be told that another quantizer asks this one `calls` times for every position."""
+        self.calls *= calls
 
     def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
         """Begin at the data, vectors (M, D), the same on every process. Here: stay where chance has put the codes."""

@@ -27,7 +27,9 @@ class GroupedQuantizer(Quantizer):
         self.parts, self.groups, self.depth = nn.ModuleList(parts), groups, groups * first.depth
         self.dim = groups * first.dim
         self.code_dim = None if first.code_dim is None else groups * first.code_dim
-        self.stochastic, self.draws = first.stochastic, first.draws
+        self.stochastic, self.draws, self.at_data = first.stochastic, first.draws, first.at_data
+        if share_codebook:
+            first.shared(groups)
 
     def _parts(self) -> list[Quantizer]:
         """The quantizer of each group."""
@@ -68,6 +70,10 @@ class GroupedQuantizer(Quantizer):
     def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
         for i, part in enumerate(self.parts):
             part.settle(lambda i=i: (torch.cat(self._cut(vectors)[i]) for vectors in batches()))
+
+    def shared(self, calls: int) -> None:
+        for part in self.parts:
+            part.shared(calls)
 
     def discard(self) -> None:
         for part in self.parts:

@@ -20,7 +20,12 @@ def uniforms(shape: tuple[int, ...], seeds: torch.Tensor | None, device: torch.d
 
     Args:
         seeds: int64 (B,); None: torch's global generator.
+
+    Raises:
+        ValueError: not one seed a row.
     """
+    if seeds is not None and len(seeds) != shape[0]:
+        raise ValueError(f"expected {shape[0]} seeds, one an image, got {len(seeds)}")
     if seeds is None:
         drawn = torch.rand(shape, device=device)
     else:

@@ -34,7 +34,9 @@ class ResidualQuantizer(Quantizer):
         super().__init__(first.codebook_size)
         self.layers, self.depth = nn.ModuleList(layers), depth
         self.dim, self.code_dim, self.draws = first.dim, first.code_dim, first.draws
-        self.stochastic, self.estimator = first.stochastic, first.estimator
+        self.stochastic, self.estimator, self.at_data = first.stochastic, first.estimator, first.at_data
+        if share_codebook:
+            first.shared(depth)
         for layer in layers:
             layer.estimator = Estimator("none")
 
@@ -104,6 +106,10 @@ class ResidualQuantizer(Quantizer):
             return
         for depth, layer in enumerate(self.layers):
             layer.settle(lambda depth=depth: (list(self._rests(v, depth + 1))[-1] for v in batches()))
+
+    def shared(self, calls: int) -> None:
+        for layer in self.layers:
+            layer.shared(calls)
 
     def discard(self) -> None:
         for layer in self.layers:

@@ -40,11 +40,19 @@ def best(vectors: torch.Tensor, codebook: torch.Tensor, bias: torch.Tensor | Non
     return found.clamp_max_(size - 1)  # a vector that is not finite could have found the padding
 
 
+def centre_of(codebook: torch.Tensor) -> torch.Tensor:
+    """What to subtract (D,) from codes (K, D) and vectors before their products: far from the origin, v·c − |c|²/2
+    would lose the difference that decides.
+
+    The median, since a mean follows a code that has run away; of some codes, and not of the vectors, since it must not
+    depend on the batch.
+    """
+    return codebook.detach()[:: max(1, len(codebook) // CENTRE_CODES)].median(0).values
+
+
 def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Index (M,) of the nearest code (K, D) of each vector (M, D), by Euclidean distance; ties go to the lowest."""
-    # Far from the origin, v·c − |c|²/2 would lose the difference that decides. The median, since a mean follows a code
-    # that has run away; of some codes, and not of the vectors, since it must not depend on the batch.
-    centre = codebook.detach()[:: max(1, len(codebook) // CENTRE_CODES)].median(0).values
+    centre = centre_of(codebook)
     codebook = codebook.detach() - centre
     return best(vectors - centre, codebook, codebook.square().sum(1).mul(-0.5))
 

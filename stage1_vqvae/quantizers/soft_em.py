@@ -14,6 +14,7 @@ from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.noise import uniforms
 from stage1_vqvae.quantizers.output import QuantizerOutput
+from stage1_vqvae.quantizers.search import centre_of
 from stage1_vqvae.quantizers.vq import VectorQuantizer
 
 BLOCK = 2**22  # probabilities held at a time
@@ -62,6 +63,7 @@ class SoftEM(Quantizer):
         )
         self.dim = self.code_dim = codebook_dim
         self.samples, self.commitment_cost = samples, commitment_cost
+        self.at_data = self.hard.at_data
         self.estimator = Estimator("straight_through")
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
@@ -78,10 +80,11 @@ class SoftEM(Quantizer):
 
     def _assignments(self, vectors: torch.Tensor) -> Iterator[torch.Tensor]:
         """softmax(−|z − c|²) over the codes of vectors (M, D), a block of rows (rows, K) at a time."""
-        codebook = self.hard.codebook
+        centre = centre_of(self.hard.codebook)
+        codebook = self.hard.codebook - centre
         bias = -codebook.square().sum(1)  # |z|² is the same for every code
         for block in vectors.split(self._rows):
-            yield torch.addmm(bias, block, codebook.t(), alpha=2).softmax(1)
+            yield torch.addmm(bias, block - centre, codebook.t(), alpha=2).softmax(1)
 
     @property
     def _rows(self) -> int:
@@ -117,6 +120,9 @@ class SoftEM(Quantizer):
                 counts += shares.sum(0)
                 sums += shares.t() @ block
         self.hard.place(counts, sums)
+
+    def shared(self, calls: int) -> None:
+        self.hard.shared(calls)
 
     def discard(self) -> None:
         self.hard.discard()

@@ -17,7 +17,7 @@ from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.entropy import assignment_entropy
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity
-from stage1_vqvae.quantizers.search import best, gather_statistics, kmeans, nearest
+from stage1_vqvae.quantizers.search import best, centre_of, gather_statistics, kmeans, nearest
 
 SHORTEST = 1e-15  # of a sum that still has a direction: its squares are above float32's smallest
 
@@ -66,7 +66,7 @@ class VectorQuantizer(Quantizer):
         self.commitment_cost, self.codebook_cost = commitment_cost, codebook_cost
         self.entropy_bonus, self.entropy_temperature = entropy_bonus, entropy_temperature
         self.estimator = Estimator(gradient_estimator, diveq_variance)
-        self.start_from_data, self.kmeans_rounds = start == "kmeans", kmeans_rounds
+        self.at_data, self.kmeans_rounds = start == "kmeans", kmeans_rounds
         self.revival_threshold = revival_threshold
         self.residual_scale = None if projection_dim or self.on_sphere else 1.0
         codebook = self._placed(torch.randn(codebook_size, width))
@@ -121,6 +121,8 @@ class VectorQuantizer(Quantizer):
 
     def unevenness(self, vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Mean entropy of the assignments of vectors (M, d) less the entropy of their mean, nats."""
+        centre = centre_of(codes)  # as in `nearest`
+        vectors, codes = vectors - centre, codes - centre
         bias = -0.5 * codes.square().sum(1)
         sure, even = assignment_entropy(vectors, codes, 2 / self.entropy_temperature, bias)
         return sure - even
@@ -131,9 +133,10 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
         """Begin at the data: k-means over vectors (M, D), the same on every process."""
-        if self.start_from_data:
+        if self.at_data:
             vectors = self.bound(vectors.float())
             centres, counts = kmeans(vectors, self.codebook_size, self.kmeans_rounds, random)
+            counts = counts.clamp_min(1)  # a code without vectors stays at its place, instead of at 0/ε
             self.codebook.copy_(self._placed(centres))
             self.ema_count.copy_(counts * self.codebook_size / len(vectors))
             self.ema_sum.copy_(centres * self.ema_count[:, None])
@@ -169,10 +172,15 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
         """Move the EMA, revive dead codes; the same everywhere. The perplexity is of the global batch's codes."""
-        # Called several times (groups, depths) for the same positions: position by position, so that the processes'
-        # vectors end to end are in the order that one process has.
-        vectors = torch.stack([v for v, _ in self._gathered], 1).flatten(0, 1)
-        indices = torch.stack([i for _, i in self._gathered], 1).flatten(0, 1)
+        # Of the calls for the same positions (groups, depths) position by position, so that the vectors of processes,
+        # or of micro-batches, end to end are in the order that one batch has.
+        passes = range(0, len(self._gathered), self.calls)
+        vectors, indices = (
+            torch.cat(
+                [torch.stack([c[part] for c in self._gathered[p : p + self.calls]], 1).flatten(0, 1) for p in passes]
+            )
+            for part in (0, 1)
+        )
         self.discard()
         each = indices.shape[1]
         counts = sum_over_processes(torch.bincount(indices.flatten(), minlength=self.codebook_size).to(vectors.dtype))

@@ -16,6 +16,7 @@ import torch
 from common.artifacts import (
     MANIFEST,
     REMEDY,
+    clear_unfinished,
     file_hash,
     json_text,
     load_model,
@@ -95,6 +96,39 @@ def test_a_failure_of_the_swap_leaves_the_old_folder(tmp_path, monkeypatch):
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("moment", ["before the old folder is moved", "between the two renames"])
+def test_what_a_kill_leaves_is_undone_by_the_next_one(tmp_path, monkeypatch, moment):
+    folder = publish(tmp_path / "vqvae")
+    whole, rename = contents(folder), os.rename
+
+    class Killed(BaseException):
+        pass
+
+    def die(source: Path, target: Path) -> None:
+        if moment.startswith("before") or Path(source).name != "vqvae":
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", die)
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+        patch.setattr("common.artifacts.clear_unfinished", lambda *_: None)
+        with pytest.raises(Killed):
+            publish(folder, {"weight": torch.ones(2)})
+    assert len(list(tmp_path.iterdir())) == 2 and folder.exists() == moment.startswith("before")
+    clear_unfinished(tmp_path, "vqvae")
+    assert contents(folder) == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["vqvae"]
+
+
+def test_what_another_process_is_writing_is_let_be(tmp_path):
+    with publishing(tmp_path / "vqvae", "vqvae", {}) as staging:
+        (staging / "config.json").write_text("{}", encoding="utf-8")
+        publish(tmp_path / "vqvae")
+        assert (staging / "config.json").exists()
+    assert contents(tmp_path / "vqvae").keys() == {"config.json", MANIFEST}
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", MANIFEST])
 def test_truncation_anywhere_is_noticed(tmp_path, name):
     folder = publish(tmp_path / "vqvae")
@@ -116,6 +150,19 @@ def test_a_flipped_bit_is_noticed(tmp_path, name):
         (folder / name).write_bytes(damaged)
         with pytest.raises(UserError, match=r"SHA-256 .*make it anew with"):
             load_model(folder, "vqvae")
+
+
+def test_a_flipped_bit_anywhere_in_a_manifest_is_one_error(tmp_path):
+    with publishing(tmp_path / "state", "state", {}) as staging:
+        (staging / "state.json").write_text("{}", encoding="utf-8")
+    path = tmp_path / "state" / MANIFEST
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="make it anew with"):
+            read_manifest(tmp_path / "state", "state")
 
 
 def test_a_missing_file_and_a_missing_folder_name_the_command(tmp_path):

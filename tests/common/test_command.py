@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from common import command
+from common import project as project_files
 from common.errors import UserError
 
 
@@ -43,6 +46,27 @@ def test_another_parameter_file_can_be_named(project):
     (project / "params.yaml").rename(project / "mine.yaml")
     assert command.main(lambda *_: None, "doc", ["--params", "mine.yaml"]) == 0
     assert command.main(lambda *_: None, "doc", []) == 2
+
+
+def test_an_edit_while_it_runs_is_told_and_names_the_file(project, capsys, monkeypatch):
+    def edit(params, arguments):
+        with (project / "params.yaml").open("a", encoding="utf-8") as file:
+            file.write("# a thought\n")
+
+    assert command.main(edit, "doc", []) == 2
+    assert capsys.readouterr().err.startswith("error: params.yaml: edited while this ran; ")
+    assert command.main(lambda *_: None, "doc", []) == 0
+
+    package = project / "common"
+    package.mkdir()
+    for name in ("imported", "other"):
+        (package / f"{name}.py").write_text("x = 1\n", encoding="utf-8")
+    monkeypatch.setattr(project_files, "ROOT", project)
+    monkeypatch.setitem(sys.modules, "common.imported", SimpleNamespace(__file__=str(package / "imported.py")))
+    edits = lambda name: lambda *_: (package / f"{name}.py").write_text("x = 2\n", encoding="utf-8")  # noqa: E731
+    assert command.main(edits("other"), "doc", []) == 0  # which this process never read
+    assert command.main(edits("imported"), "doc", []) == 2
+    assert f"error: {package / 'imported.py'}: edited while this ran" in capsys.readouterr().err
 
 
 def fail(*_):

@@ -146,6 +146,27 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
         ),
         (
             {
+                "stage1_vqvae.quantizer.name": "residual",
+                "stage1_vqvae.quantizer.residual.quantizer.vq.codebook_size": [16, 32],
+            },
+            ["stage1_vqvae.quantizer.residual.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
+        ),
+        (
+            {"stage1_vqvae.quantizer.fsq.levels": [2, 8]},
+            ["stage1_vqvae.quantizer.fsq.levels", "greater than or equal to 3"],
+        ),
+        ({"stage1_vqvae.quantizer.fsq.levels": [4096, 8192]}, ["stage1_vqvae.quantizer.fsq.levels", "2**24"]),
+        (
+            {
+                "stage1_vqvae.training.weight_ema_decay": 0.99,
+                "stage1_vqvae.quantizer.vq.codebook_update": "gradient",
+                "stage1_vqvae.quantizer.vq.gradient_estimator": "diveq",
+                "stage1_vqvae.quantizer.vq.codebook_cost": 0.0,
+            },
+            ["stage1_vqvae.training.weight_ema_decay", "the one revived in its place"],
+        ),
+        (
+            {
                 "data.height": 24,
                 "data.width": 20,
                 "stage1_vqvae.network.name": "resnet",

@@ -92,6 +92,14 @@ def test_a_local_folder_is_watched_and_has_no_revision(file):
     assert (data.source, data.watch, data.revision, data.image_column) == ("pictures", "pictures", None, "img")
 
 
+def test_a_folder_under_the_home_folder_is_found(file, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    Path("pictures").mkdir()
+    assert main(["cifar10", "-S", "data.source=~/pictures"]) == 0
+    data = load(file).data
+    assert data.source == data.watch == str(Path.cwd() / "pictures")
+
+
 def test_a_hub_id_keeps_what_is_watched_and_its_revision(file):
     assert main(["cifar10", "-S", "data.source=someone/cifar10", "-S", "data.revision=abc"]) == 0
     data = load(file).data

@@ -218,6 +218,18 @@ def test_a_damaged_state_costs_steps_but_changes_nothing(capsys: pytest.CaptureF
     assert_same(whole, resumed)
 
 
+def test_a_state_that_no_longer_fits_the_model_is_told_and_left(capsys: pytest.CaptureFixture) -> None:
+    interrupted = Regression(training(weight_ema_decay=0.9))
+    interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    with pytest.raises(SystemExit):
+        trained(interrupted)
+    wider = Regression(training(weight_ema_decay=0.9))
+    wider.model.layers = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Dropout(0.3), nn.Linear(20, 1))
+    assert trained(wider).progress.step == 10
+    assert "does not fit the code as it is; starting anew" in capsys.readouterr().err
+    assert "start" in wider.calls
+
+
 def test_only_the_newest_states_remain() -> None:
     trained(Regression(training()), save_every=2)
     assert len(list(Path(".state/test/run").glob("step-*"))) == 2

@@ -16,7 +16,7 @@ from common.codes import open_codes
 from common.images import ImageSplit, open_prepared, to_float
 from common.params.data import ExtractParams
 from stage1_vqvae import extract, train
-from stage1_vqvae.model import load_vqvae
+from stage1_vqvae.model import load_vqvae, planes
 
 Write = Callable[..., None]
 
@@ -144,12 +144,52 @@ def test_unlabelled_images_give_unlabelled_codes(trained: Callable) -> None:
     assert codes.classes is None and codes["train"].labels is None and codes.num_classes == 0
 
 
+def test_codes_drawn_on_two_levels_are_the_finer_ones_for_the_drawn_coarser_ones(
+    trained: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft = {f"stage1_vqvae.quantizer.soft_em.{k}": v for k, v in {"codebook_size": 9, "codebook_dim": 4}.items()}
+    trained([9], [4, 2], changes={"stage1_vqvae.quantizer.name": "soft_em", **soft})
+    model, split = load_vqvae(paths.VQVAE)[0], open_prepared(paths.PREPARED)["train"]
+    images, seeds = to_float(split.pixels(slice(0, 40))), torch.arange(40)
+    coarse_quantizer, fine_quantizer = model.quantizers
+    coarse_quantizer.hard.codebook.mul_(20)  # codes that matter to the finer level
+    random = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(coarse_quantizer, "pick", lambda z, _: torch.randint(9, (*z.shape[:-1], 1), generator=random))
+    monkeypatch.setattr(fine_quantizer, "pick", lambda z, _: fine_quantizer.hard.quantize(z).indices)
+
+    def finest(codes: torch.Tensor) -> torch.Tensor:
+        """The nearest fine codes for coarse ones."""
+        context = model.network.context(0, planes(coarse_quantizer.lookup(codes)))
+        z = model.network.latent(1, model.network.encode(images)[1], context)
+        return fine_quantizer(z.permute(0, 2, 3, 1)).indices
+
+    with torch.no_grad():
+        coarse, fine = model.draw(images, seeds)
+        assert torch.equal(fine, finest(coarse))
+        assert not torch.equal(fine, finest(model.encode(images)[0]))
+
+
+@pytest.mark.parametrize("size", [3, 1000])
+def test_the_histogram_has_shares_from_the_most_used_code_to_the_least(size: int) -> None:
+    counts = torch.zeros(2, size, dtype=torch.int64)
+    counts[0, 0], counts[0, 2], counts[1, 1] = 6, 2, 5
+    rows = extract.histogram([torch.ones(1, 4, dtype=torch.int64), counts])
+    assert [row["share"] for row in rows[:4]] == [1.0] * 4 and [row["rank"] for row in rows[:4]] == [0.25, 0.5, 0.75, 1]
+    first, second = ([row for row in rows if (row["level"], row["depth"]) == (1, depth)] for depth in (0, 1))
+    assert len(first) == len(second) == min(size, 512)
+    assert first[0]["share"] == pytest.approx(0.75 * size) and second[0]["share"] == pytest.approx(size)
+    assert second[1]["share"] == 0 and [first[-1]["rank"], second[-1]["rank"]] == [1, 1]
+    if size == 3:
+        assert [row["share"] for row in first] == pytest.approx([2.25, 0.75, 0])
+
+
 def test_figures_are_of_the_images_as_they_are(trained: Callable) -> None:
     trained([8, 20], [4, 2])
     assert extract.main([]) == 0
     codes = open_codes(paths.CODES)
     figures = json.loads((extract.RESULTS / "metrics.json").read_text())
-    for name in paths.SPLITS:
+    assert set(figures) == {"train", "validation"}  # test is measured by `evaluate`, once
+    for name in figures:
         for level, grid in enumerate(codes.layout.unflatten(codes[name].rows(slice(None)))):
             shares = torch.bincount(grid.flatten(), minlength=[8, 20][level]) / grid.numel()
             entropy = -sum(p * np.log(p) for p in shares.tolist() if p)

@@ -70,11 +70,26 @@ def test_start_settle_and_update_work_on_each_groups_own_vectors(share: bool) ->
     expected = [(-5.0, 5.0)] if share else [(5.0, 5.0), (-5.0, -5.0)]
     np.testing.assert_allclose(ranges, expected, atol=0.5)
     for part in quantizer.parts:
-        part.codebook += 0.05
+        part.codebook += 0.5
+    assert (quantizer(vectors).z_q - vectors).square().mean() > 0.1
     quantizer.settle(lambda: vectors.split(100))
-    assert (quantizer(vectors).z_q - vectors).square().mean() < 0.01
+    assert (quantizer(vectors).z_q - vectors).square().mean() < 0.012
     quantizer.train()(vectors)
     assert quantizer.update(0, seed=0)["perplexity"] > 1
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_several_forwards_and_one_update_equal_the_whole_batch(share: bool) -> None:
+    whole, parts = grouped(share=share, revival_threshold=0.9), grouped(share=share, revival_threshold=0.9)
+    parts.load_state_dict(whole.state_dict())
+    z = torch.randn(40, 12) * 0.3
+    whole.train()(z)
+    for part in z.split([25, 15]):
+        parts.train()(part)
+    whole.update(7, seed=1)
+    parts.update(7, seed=1)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(tensor, parts.state_dict()[name])
 
 
 def test_residual_in_groups_gives_depth_times_groups_codes() -> None:

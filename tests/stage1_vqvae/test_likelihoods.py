@@ -125,6 +125,16 @@ def test_fit_recovers_a_known_scale(scale: float) -> None:
     assert likelihood.log_scale.exp().item() == pytest.approx(scale, rel=0.01)
 
 
+def test_fit_looks_at_as_much_where_there_are_fewer_images_than_asked_for(monkeypatch) -> None:
+    looked = []
+    likelihood = build_gaussian(fit_images=4000)
+    found = likelihood._log_prob
+    monkeypatch.setattr(likelihood, "_log_prob", lambda *a: looked.append(a[0].numel()) or found(*a))
+    mu = torch.rand(4, 3, 20, 20) * 2 - 1
+    likelihood.fit([(mu, torch.zeros(mu.shape, dtype=torch.uint8))], 4)
+    assert set(looked) == {4800}
+
+
 def test_fit_finds_the_smallest_nll() -> None:
     random = torch.Generator().manual_seed(1)
     mu = torch.rand(1, 1, 30, 30, generator=random) * 2 - 1

@@ -138,6 +138,27 @@ def test_images_of_another_shape_are_refused() -> None:
         VQVAE(config()).encode(torch.zeros(1, 3, 16, 8))
 
 
+def test_codes_of_another_layout_and_levels_that_are_none_are_refused() -> None:
+    model = VQVAE(config()).eval()
+    codes = model.encode(floats(2, (3, 8, 16)))
+    with pytest.raises(ValueError, match=r"expected code grids \[\(1, 2, 1\), \(2, 4, 1\)\]"):
+        model.decode(codes[::-1])
+    with pytest.raises(ValueError, match=r"expected levels from 0 to 1, got \[2\]"):
+        model.decode(codes, levels=[2])
+    with pytest.raises(ValueError, match="expected images"):
+        model.draw(torch.zeros(1, 3, 16, 8), torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_quantizer_of_several_parts_settles_on_vectors_that_were_encoded_once() -> None:
+    inner = {"name": "vq", "vq": config()["quantizer"]["vq"] | {"codebook_size": 3, "codebook_dim": 4}}
+    part = {"groups": 3, "share_codebook": False, "quantizer": inner}
+    model = VQVAE(config(strides=[4]) | {"quantizer": {"name": "grouped", "grouped": part}})
+    images, asked = floats(6, (3, 8, 16)), []
+    model.start(lambda: [images], seed=0)
+    model.eval().settle(lambda: asked.append(1) or images.split(4))
+    assert asked == [1]
+
+
 def test_start_clusters_each_level_with_the_coarser_ones_quantized() -> None:
     model = VQVAE(config())
     images = floats(16, (3, 8, 16))
@@ -145,7 +166,6 @@ def test_start_clusters_each_level_with_the_coarser_ones_quantized() -> None:
     assert model.training
     for level, quantizer in enumerate(model.quantizers):
         vectors = model._vectors(level, images)
-        assert torch.cdist(quantizer.codebook, vectors).min() < vectors.std() * 3
         counts = torch.bincount(quantizer.eval()(vectors).indices.flatten(), minlength=quantizer.codebook_size)
         expected = counts * quantizer.codebook_size / len(vectors)
         torch.testing.assert_close(quantizer.ema_count, expected, atol=0.1, rtol=0.1)

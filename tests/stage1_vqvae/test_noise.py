@@ -21,6 +21,11 @@ def test_a_row_depends_on_its_own_seed_alone(draw) -> None:
     assert not torch.equal(whole[0], whole[2])
 
 
+def test_another_number_of_seeds_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected 4 seeds, one an image, got 1"):
+        uniforms((4, 2), torch.tensor([1]), CPU)
+
+
 @pytest.mark.parametrize(
     ("draw", "family"), [(uniforms, stats.uniform), (gumbels, stats.gumbel_r), (normals, stats.norm)]
 )

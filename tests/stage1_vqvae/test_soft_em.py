@@ -44,6 +44,14 @@ def test_codes_are_drawn_from_the_softmax_of_minus_the_squared_distance(monkeypa
     assert stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 0.01
 
 
+def test_codes_far_from_the_origin_have_the_same_chances() -> None:
+    em = quantizer(codebook_dim=64)
+    z = em.hard.codebook.mean(0).expand(4, 64)
+    near = next(em._assignments(z))
+    em.hard.codebook += 100
+    torch.testing.assert_close(next(em._assignments(z + 100)), near, rtol=5e-3, atol=1e-4)
+
+
 def test_the_decoder_gets_the_mean_of_the_drawn_codes_and_the_gradient_goes_straight_through() -> None:
     em = quantizer()
     z, seeds = torch.randn(5, 2, 3, requires_grad=True), torch.arange(5)

@@ -172,14 +172,16 @@ def test_training_forward_moves_nothing_before_update() -> None:
 
 
 def test_two_forwards_and_one_update_equal_the_whole_batch() -> None:
-    whole, parts = quantizer(revival_threshold=0.1), quantizer(revival_threshold=0.1)
+    whole, parts = quantizer(revival_threshold=0.9), quantizer(revival_threshold=0.9)
     parts.load_state_dict(whole.state_dict())
-    z = torch.randn(40, 4) * 0.3
+    z, before = torch.randn(40, 4) * 0.3, whole.codebook.clone()
     whole(z)
-    for half in z.chunk(2):
-        parts(half)
+    for part in z.split([25, 15]):
+        parts(part)
     whole.update(7, seed=1)
     parts.update(7, seed=1)
+    assert (whole.codebook[:, None] == z).all(2).any(), "nothing was revived"
+    assert not torch.equal(whole.codebook, before)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(tensor, parts.state_dict()[name])
 
@@ -270,6 +272,18 @@ def test_start_puts_codebook_and_averages_at_the_clusters() -> None:
     torch.testing.assert_close(vq.ema_count, counts * 8 / 500)
     torch.testing.assert_close(vq.ema_sum, vq.codebook * vq.ema_count[:, None])
     assert (vectors - vq.lookup(nearest(vectors, vq.codebook)[:, None])).square().mean() < vectors.var()
+
+
+def test_a_code_that_starts_without_vectors_stays_at_its_place() -> None:
+    vq = quantizer(start="kmeans")
+    vq.start(torch.randn(3, 4) + 50, torch.Generator().manual_seed(0))
+    started = vq.codebook.clone()
+    vq(torch.zeros(20, 4))  # none of them is near
+    vq.update(0, seed=0)
+    assert (vq.codebook.norm(dim=1) > 1).sum() >= 7
+    unused = vq.codebook.norm(dim=1) > 90
+    torch.testing.assert_close(vq.codebook[unused], started[unused], rtol=1e-3, atol=0.1)
+    assert unused.sum() >= 7
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])
