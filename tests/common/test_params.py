@@ -212,6 +212,14 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
         ({"sampling.temperature": [0.5, "1"]}, ["sampling.temperature.1", "number", "'1'"]),
         ({"sampling.temperature": [0.5, 1.0]}, ["sampling.temperature", "2 values for 1 levels"]),
         ({"sampling.top_k": 65}, ["sampling.top_k", "65", "64", "null"]),
+        (  # a level's own, where each has one
+            {
+                "stage1_vqvae.network.conv.strides": [2, 2],
+                "stage1_vqvae.quantizer.vq.codebook_size": [32, 64],
+                "sampling.top_k": [33, 64],
+            },
+            ["sampling.top_k", "33", "32", "null"],
+        ),
         ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
         ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),
         ({"stage2_prior.pixelcnn.training.warmup_steps": 1500}, ["stage2_prior.pixelcnn.training.warmup_steps"]),
