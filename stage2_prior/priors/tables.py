@@ -64,6 +64,11 @@ class Uniform(Table):
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Nothing to learn: the batches are not read."""
 
+    def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """As the base's."""
+        sizes = self.layout.codebook_sizes[self.given :].to(self.table)
+        return sizes.log().expand(len(tokens), -1)
+
 
 class Counts(Table):
     """A histogram of the training codes for each class and position, smoothed towards coarser histograms.

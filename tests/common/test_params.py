@@ -272,7 +272,10 @@ def test_parameters_are_frozen(params):
 
 
 def test_chosen_values_hold_the_chosen_option_alone(params):
-    assert params({"stage2_prior.name": "uniform"}).stage2_prior.chosen_values() == {"name": "uniform", "uniform": {}}
+    assert params({"stage2_prior.name": "uniform"}).stage2_prior.chosen_values() == {
+        "name": "uniform",
+        "uniform": {"largest_softmax": 16384},
+    }
 
 
 @pytest.mark.parametrize(("text", "word"), [("a: [1", "not valid YAML"), ("- 1\n", "mapping"), ("", "mapping")])

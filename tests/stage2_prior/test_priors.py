@@ -44,7 +44,8 @@ def test_probabilities_of_all_sequences_sum_to_one(prior):
     for label in all_labels(prior):
         nats = prior.nll(tokens, torch.full((len(tokens),), label)).sum(1)
         assert nats.dtype == torch.float64
-        assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-9)
+        # A table is float32 before it is double.
+        assert nats.neg().exp().sum().item() == pytest.approx(1, abs=1e-9 if prior.trained else 1e-6)
 
 
 def test_a_later_token_never_changes_an_earlier_tokens_logits(prior, make_tokens):
@@ -208,7 +209,7 @@ def test_an_architecture_that_cannot_checkpoint_says_so(make_fresh, monkeypatch)
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_a_compiled_prior_has_the_same_loss_and_gradients(trainable, checkpointed, make_trainable, make_tokens):
     torch.compiler.reset()
-    layout = CodeLayout((1, 8, 8), (Level(2, 2, 1, 3), Level(2, 3, 2, 5)))
+    layout = CodeLayout((1, 8, 8), (Level(2, 2, 1, 4), Level(2, 3, 2, 8)))
     plain = make_trainable(trainable, layout, 2)
     tokens, labels = make_tokens(layout, 6), torch.arange(6) % 3
     noise = torch.rand(6, plain.noise) if plain.noise else None
