@@ -147,10 +147,11 @@ def account(model: VQVAE, split: ImageSplit, steps: int = 0, rate: float = 0.0) 
 
 
 def draw(rows: list[Row], minutes: float, file: Path) -> None:
-    """Left, the runs of other lengths: where each ends, over its rate. Right, those of `minutes`: their way there."""
+    """Left, the runs of other lengths: where each ends, over its rate. Right, those of `minutes`: their way there, and
+    where refined codes take a model (a star)."""
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     curves: dict[tuple[str, float], list[Row]] = {}
     for row in (row for row in rows if "seconds" in row):
         curves.setdefault((row["attempt"], row["minutes"]), []).append(row)
@@ -160,12 +161,16 @@ def draw(rows: list[Row], minutes: float, file: Path) -> None:
             right.plot([r["seconds"] / 60 for r in curve], [r["total"] for r in curve], marker=".", label=attempt)
         else:
             left.plot(last["rate"], last["total"], marker="o", label=f"{attempt}, {length:g} min")
+    for row in (row for row in rows if row.get("account") == "validation" and "refined" in row):
+        if (row["attempt"], row["minutes"]) in curves and row["minutes"] == minutes:
+            last, label = curves[row["attempt"], minutes][-1], f"the last, {row['refined']} steps of refinement"
+            right.plot(last["seconds"] / 60, row["total"], "k*", markersize=9, label=label)
     for axis, label in ((left, "rate, bits per dimension"), (right, "minutes of training on 2 cores")):
         axis.axhline(4.67, color="grey", linewidth=0.8, linestyle="--")
         axis.set_xlabel(label)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
-    left.set(ylabel="bits per dimension, held-out images", ylim=(None, 6))
+    left.set(ylabel="bits per dimension, held-out images", xlim=(0, None))
     figure.savefig(file, dpi=150)
 
 
