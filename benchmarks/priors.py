@@ -176,7 +176,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     if rows:
         given = rows[0]["completion"]
         lines.append(
-            f"\nThe classifier on the completed images as they were: {given['whole']:.1%}; half grey: {given['blank']:.1%}."
+            f"\nThe classifier on the images before completion: {given['whole']:.1%}; half grey: {given['blank']:.1%}."
         )
     return "\n".join(lines)
 

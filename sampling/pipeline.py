@@ -257,7 +257,7 @@ class TwoStagePipeline:
 
         Raises:
             UserError: images of another shape, or not uint8; a label that does not exist; probabilities that are none,
-                beside labels, or for a prior that is not `exact`: sums over noisy bounds may fall below what they bound.
+                beside labels, or for a prior that is not `exact`: sums over noisy bounds may fall below their aim.
         """
         self._check_images(images, torch.uint8)
         weights = self._check_probabilities(class_probabilities, labels)
