@@ -10,12 +10,14 @@ recompute: the whole grid anew for each token; timed at single tokens and multip
 rows: all rows so far anew for each token, as rosinality's sampler does, with our model; timed at --places rows from the
 first to the last, each with as much room as its rows need, and summed along straight lines between. Both in the faster
 of two memory layouts.
-generate: `transformers`' own, on the same weights (checked) with tables of its own for tokens and logits, with a
-growing and a static cache; for a row in bf16 also in fp32.
+generate: `transformers`' own, on the same weights with tables of its own for tokens and logits, with a growing and a
+static cache; for a row in bf16 also in fp32. `logits apart`: ours, token by token, from its whole sequence's on the
+same inputs, at most, in standard deviations of the logits.
 bounds: the FLOPs of the passes at this machine's rate of large matrix products, and the bytes of the weights as often
 as they are used at its rate of reading memory: for each token, or position, or pass of a masked prior.
 
 Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
+A case that --rows holds is not measured again.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from runs import add_row, read_rows
 from timing import in_turn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,7 +42,6 @@ from sampling.choose import choose
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
 from stage2_prior.priors import build_prior
-from stage2_prior.priors.backbone import hidden_states
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.grid import GridPrior
 from stage2_prior.priors.masked import Masked
@@ -153,26 +155,31 @@ def rows_so_far(prior: GridPrior, batch: int, places: int) -> float:
     return float(each.sum()) * level.width * level.depth
 
 
-def library(prior: Transformer, batch: int) -> dict[str, Callable[[], object]]:
-    """`generate` on the prior's own blocks, with each kind of cache."""
+def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], object]], float]:
+    """`generate` on the prior's own blocks with each kind of cache; and how far teacher-forced logits are apart.
+
+    That is ours, token by token, against the library's whole sequence: the most, over our logits' standard deviation.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     count = prior.layout.num_tokens
     values = {k: v for k, v in prior.params["configuration"].items() if k != "model_type"}
     values |= {"vocab_size": CODES, "bos_token_id": 0, "eos_token_id": None, "pad_token_id": 0}
-    values |= {name: count + 1 for name in ("n_positions", "max_position_embeddings") if name in values}
+    positions = [name for name in ("n_positions", "max_position_embeddings") if name in values]
+    values |= dict.fromkeys(positions, count + 1)
     config = AutoConfig.for_model(prior.params["architecture"], **values)
-    dtype = next(prior.backbone.parameters()).dtype
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    ours = {
-        name: t for name, t in prior.backbone.state_dict().items() if "wte" not in name and "embed_tokens" not in name
-    }
-    ours = {name: t for name, t in ours.items() if "wpe" not in name}
-    model.base_model.load_state_dict(ours, strict=False)
+    model = AutoModelForCausalLM.from_config(config, dtype=next(prior.backbone.parameters()).dtype).eval()
+    theirs = model.base_model.state_dict()
+    for name, weights in prior.backbone.state_dict().items():
+        if "wte" not in name and "embed_tokens" not in name:
+            theirs[name][: len(weights)].copy_(weights)  # its table of positions has one row more
     with torch.inference_mode():
-        probe = torch.randn(2, 8, prior.ends.token.embedding_dim).to(dtype)
-        theirs = model.base_model(inputs_embeds=probe).last_hidden_state
-        torch.testing.assert_close(theirs, hidden_states(prior.backbone, probe), rtol=0, atol=1e-2)
+        tokens, labels = torch.randint(CODES, (2, count)), prior.fill_labels(None, torch.zeros(2))
+        whole = model.base_model(inputs_embeds=prior._inputs(tokens, labels)).last_hidden_state
+        expected = prior.ends.read(whole).float()
+        state = prior.begin(labels, tokens[:, :0])
+        steps = [prior.advance(state, i, tokens[:, i - 1] if i else None) for i in range(count)]
+        apart = ((torch.stack(steps, 1).float() - expected).abs().max() / expected.std()).item()
     start = torch.zeros(batch, 1, dtype=torch.int64)
     common = {
         "attention_mask": torch.ones_like(start),
@@ -181,10 +188,8 @@ def library(prior: Transformer, batch: int) -> dict[str, Callable[[], object]]:
         "max_new_tokens": count,
     }
     common |= {"top_k": 0, "top_p": 1.0, "disable_compile": True}
-    return {
-        kind: lambda kind=kind: model.generate(start, cache_implementation=kind, **common)
-        for kind in ("dynamic", "static")
-    }
+    kinds = ("dynamic", "static")
+    return {kind: lambda kind=kind: model.generate(start, cache_implementation=kind, **common) for kind in kinds}, apart
 
 
 def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -192,9 +197,10 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
     prior = make(name, precision, grid)
     streams, settings = Streams(0, tuple(range(batch)), torch.device("cpu")), Settings()
     actions = {"ours": lambda: generate(prior, None, streams, settings)}
+    apart = {}
     if isinstance(prior, Transformer):
         for dtype in dict.fromkeys([precision, "fp32"]):
-            peer = library(prior if dtype == precision else make(name, dtype, grid), batch)
+            peer, apart[dtype] = library(prior if dtype == precision else make(name, dtype, grid), batch)
             actions |= {f"generate, {kind}, {dtype}": action for kind, action in peer.items()}
     found: dict[str, Any] = {
         "row": row,
@@ -204,6 +210,8 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
     }
     with torch.inference_mode():
         found["times"] = in_turn(actions, options.repeats, warmup=1)
+    if apart:
+        found["logits_apart"] = apart[precision]
     slow = {}
     if name != "masked":
         slow["recompute"] = faster_layout(lambda p: recompute(p, batch, options.places), prior)
@@ -221,7 +229,8 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
         + "  ".join(f"{other} {seconds:.2f} s, {seconds / ours:.1f}x" for other, seconds in others.items())
         + "; bounds "
         + "  ".join(f"{bound} {seconds:.3f} s" for bound, seconds in found["bounds"].items())
-        + (f"; same tokens {found['same_tokens']:.2%}" if "same_tokens" in found else ""),
+        + (f"; same tokens {found['same_tokens']:.2%}" if "same_tokens" in found else "")
+        + (f"; logits apart {found['logits_apart']:.1e}" if "logits_apart" in found else ""),
         flush=True,
     )
     return found
@@ -235,13 +244,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--places", type=int, default=3, help="where slow ways are timed (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="default: every core")
+    parser.add_argument("--rows", type=Path, help="JSON lines: a case is added as it is measured")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     set_threads(options.threads)
     cases = [(row, b, g) for row in options.rows or ROWS for g in options.grid for b in options.batch]
-    results = [measure(*case, options) for case in cases]
+    results = read_rows(options.rows) if options.rows else []
+    done = {(r["row"], r["batch"], r["grid"]) for r in results}
+    for case in cases:
+        if case not in done:
+            results.append(measure(*case, options))
+            if options.rows:
+                add_row(options.rows, results[-1])
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

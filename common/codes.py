@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +82,8 @@ class CodeLayout:
 
     def slices(self) -> list[slice]:
         """Each level's place in the sequence."""
-        ends = np.cumsum([level.tokens for level in self.levels])
-        return [slice(int(e) - level.tokens, int(e)) for e, level in zip(ends, self.levels, strict=True)]
+        ends = accumulate(level.tokens for level in self.levels)  # numpy's would break a compiled prior's graph
+        return [slice(end - level.tokens, end) for end, level in zip(ends, self.levels, strict=True)]
 
     def check(self, codes: list[torch.Tensor]) -> None:
         """Refuse, by a ValueError, what are not grids [(B, h, w, depth), ...] of this layout."""

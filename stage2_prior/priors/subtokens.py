@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -76,6 +77,7 @@ class SubTokens(Prior):
             counts.append(end - place)
             weights[place:end] = torch.tensor([math.prod(sizes[i + 1 : end].tolist()) for i in range(place, end)])
             place = end
+        self.ends = [0, *accumulate(counts)]  # sub-tokens of the first n codes
         owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         for name, tensor in (("sizes", sizes), ("weights", weights), ("owner", owner)):
             self.register_buffer(name, tensor, persistent=False)
@@ -87,7 +89,7 @@ class SubTokens(Prior):
 
     def spread(self, values: Tensor) -> Tensor:
         """Something of each code (B, n), of whole levels, for each of its sub-tokens: (B, n')."""
-        return values[:, self.owner[: int((self.owner < values.shape[1]).sum())]]
+        return values[:, self.owner[: self.ends[values.shape[1]]]]
 
     def join(self, subtokens: Tensor) -> Tensor:
         """Sub-tokens (B, N') to codes (B, N)."""
