@@ -71,6 +71,7 @@ def changes_of(label: str, steps: int) -> dict[str, Any]:
     found = {PRIOR + "name": name} | {section + key: v for key, v in PRIORS[label].items() if key != "name"}
     if label in TRAINED:
         training = TRAINING | {"steps": steps, "validate_every": max(1, steps // 8)}
+        training["channels_last"] = name.startswith("pixel")  # what convolutions are fastest in
         training["warmup_steps"] = min(training["warmup_steps"], steps // 10)
         found |= {f"{section}training.{key}": v for key, v in training.items()}
     return found
