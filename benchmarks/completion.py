@@ -12,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+import repository  # noqa: F401
 import torch
 
 from common import paths

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from repository import REPOSITORY
 
 from common import paths
 from common.images import ImageSplit, PreparedImages, open_prepared
@@ -26,7 +27,6 @@ from stage1_vqvae import prepare
 from stage1_vqvae.model import VQVAE, model_config
 from stage1_vqvae.task import VQVAETask
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 STAGE1 = "stage1_vqvae."
 

@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import repository  # noqa: F401
 import scipy.linalg
 import torch
 

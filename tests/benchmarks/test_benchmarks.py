@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,15 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A script as `python benchmarks/NAME.py` sees it: its own folder first."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     return __import__(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [p for p in sorted(SCRIPTS.glob("*.py")) if "__main__" in p.read_text()], ids=lambda p: p.stem
+)
+def test_a_script_runs_from_any_folder(path: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 
 
 def labels() -> list[str]:
