@@ -17,7 +17,7 @@ bounds: the FLOPs of the passes at this machine's rate of large matrix products,
 as they are used at its rate of reading memory: for each token, or position, or pass of a masked prior.
 
 Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
-A case that --rows holds is not measured again.
+A case that --results holds is not measured again.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], obje
         if "wte" not in name and "embed_tokens" not in name:
             theirs[name][: len(weights)].copy_(weights)  # its table of positions has one row more
     with torch.inference_mode():
-        tokens, labels = torch.randint(CODES, (2, count)), prior.fill_labels(None, torch.zeros(2))
+        tokens, labels = torch.randint(CODES, (2, count)), prior.fill_labels(None, torch.zeros(2, dtype=torch.int64))
         whole = model.base_model(inputs_embeds=prior._inputs(tokens, labels)).last_hidden_state
         expected = prior.ends.read(whole).float()
         state = prior.begin(labels, tokens[:, :0])
@@ -244,20 +244,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--places", type=int, default=3, help="where slow ways are timed (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="default: every core")
-    parser.add_argument("--rows", type=Path, help="JSON lines: a case is added as it is measured")
+    parser.add_argument("--results", type=Path, help="JSON lines: a case is added as it is measured")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     set_threads(options.threads)
     cases = [(row, b, g) for row in options.rows or ROWS for g in options.grid for b in options.batch]
-    results = read_rows(options.rows) if options.rows else []
+    results = read_rows(options.results) if options.results else []
     done = {(r["row"], r["batch"], r["grid"]) for r in results}
     for case in cases:
         if case not in done:
             results.append(measure(*case, options))
-            if options.rows:
-                add_row(options.rows, results[-1])
+            if options.results:
+                add_row(options.results, results[-1])
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
