@@ -27,8 +27,9 @@ def probabilities(
     Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p).
     """
     logits = logits.double()
-    # The maximum first, so that a tiny temperature cannot overflow.
-    p = torch.softmax((logits - logits.amax(-1, keepdim=True)) / temperature, -1)
+    if temperature != 1:  # the maximum first, so that a tiny temperature cannot overflow
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    p = torch.softmax(logits, -1)
     if top_k is not None or (top_p is not None and top_p < 1):
         ordered, order = p.sort(dim=-1, descending=True, stable=True)
         if top_k is not None:

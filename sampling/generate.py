@@ -143,19 +143,19 @@ def _one_after_another(
     uniforms = run.streams.uniforms(own, *([prior.first] if prior.first else []))
     state = prior.start(labels, torch.cat([context, context]) if guided else context)
     tokens, previous = torch.cat([context, torch.zeros_like(given[:, prior.given :])], dim=1), None
-    healthy = torch.ones((), dtype=torch.bool, device=tokens.device)
+    total = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)  # of what must all be finite
     levels = layout.places[:, 0].tolist()
     for place in range(prior.given, layout.num_tokens):
         moment = span.at(place - prior.given, own)
         logits = _guided(prior.step(state, previous), guided, settings, levels[place], moment)
-        healthy &= logits.amax(-1).isfinite().all()
+        total += logits.amax(-1)
         token = choose(logits, uniforms[:, place - prior.given], **settings.filters(levels[place]))
         if forced:
             token = torch.where(given[:, place] >= 0, given[:, place], token)
         tokens[:, place] = token
         previous = torch.cat([token, token]) if guided else token
         run.tick(span.weight / own)
-    return tokens, healthy
+    return tokens, total.isfinite().all()
 
 
 def _many_at_a_time(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage2_prior.priors.decoders import Attend, Decoder
+from stage2_prior.priors.decoders import Decoder, Layer, plain_layer
+from stage2_prior.priors.products import Product
 
 
 class Block(nn.Module):
@@ -19,14 +20,10 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def run(self, x: Tensor, attend: Attend) -> Tensor:
-        """x (..., width), and what finds values for queries, keys and values (..., 3 width)."""
-        x = x + self.dropout(self.out(attend(self.qkv(self.before_attention(x)))))
-        return x + self.dropout(self.mlp(self.before_mlp(x)))
-
     def forward(self, x: Tensor) -> Tensor:
         """A whole sequence: (B, n, width) -> (B, n, width)."""
-        return self.run(x, self._attend)
+        x = x + self.dropout(self.out(self._attend(self.qkv(self.before_attention(x)))))
+        return x + self.dropout(self.mlp(self.before_mlp(x)))
 
     def _attend(self, qkv: Tensor) -> Tensor:
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -34,6 +31,15 @@ class Block(nn.Module):
         return (
             F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal).transpose(1, 2).flatten(2)
         )
+
+    def decoding(self, rows: int) -> Layer:
+        """The same without dropout, for a few positions at a time, `rows` in all."""
+
+        def product(layer: nn.Linear, gelu: str | None = None) -> Product:
+            return Product(layer.weight, layer.bias, rows, gelu)
+
+        norms, attention = (self.before_attention, self.before_mlp), (product(self.qkv), product(self.out))
+        return plain_layer(norms, attention, (product(self.mlp[0], self.mlp[1].approximate), product(self.mlp[2])))
 
 
 class Blocks(nn.Module):
@@ -60,4 +66,4 @@ class Blocks(nn.Module):
     def decoder(self, batch: int, length: int) -> Decoder:
         """Causal blocks, for `batch` sequences of `length`, a token at a time."""
         shape = (batch, self.heads, length, self.width // self.heads)
-        return Decoder([layer.run for layer in self.layers], self.norm, shape, self.norm.weight)
+        return Decoder([layer.decoding(batch) for layer in self.layers], self.norm, shape, self.norm.weight)

@@ -1,9 +1,9 @@
-"""Token-by-token decoding of the two architectures that are used most, on `transformers`' own weights.
+"""Token-by-token decoding of causal transformers: our own blocks, and the two architectures that are used most, on
+`transformers`' own weights.
 
-The library's caches grow or are masked whole, and its layers are written for every case. Here keys and values have
-their place from the start, and the products of a layer that share an input are one. The hidden states are those of the
-library's forward pass, within rounding (a test); another architecture, or a configuration with a feature that is not
-here, goes through the library.
+The library's caches grow or are masked whole, and its layers are written for every case. Here a layer is few
+operations, and its products are laid out for the machine. The hidden states are those of the forward pass, within
+rounding (a test); another architecture, or a configuration with a feature that is not here, goes through the library.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage2_prior.priors.products import KVCache, Product
+
 Attend = Callable[
     [Tensor], Tensor
 ]  # queries, keys and values (B·n, 3 width) of a layer to what was found, (B·n, width)
+Layer = Callable[[Tensor, Attend], Tensor]  # x (B·n, width) -> (B·n, width)
 
 
 class Decoder:
     """The layers of a model, and the keys and values of a batch of sequences.
 
     Args:
-        layers: functions of x (B·n, width) and an `Attend`.
+        layers: what each does to x (B·n, width), given its attention.
         finish: the last norm.
         shape: (B, heads, N, width of a head), of one layer's keys.
         like: a weight: its dtype and device are theirs.
@@ -34,43 +37,65 @@ class Decoder:
 
     def __init__(
         self,
-        layers: list[Callable[[Tensor, Attend], Tensor]],
+        layers: list[Layer],
         finish: Callable[[Tensor], Tensor],
         shape: tuple[int, int, int, int],
         like: Tensor,
         turns: tuple[Tensor, Tensor] | None = None,
         places: Tensor | None = None,
     ) -> None:
-        self.layers, self.finish, self.turns, self.places, self.length = layers, finish, turns, places, 0
-        self.kept = [like.new_empty(2, *shape) for _ in layers]
+        self.finish, self.places, self.length, self.turns = finish, places, 0, None
+        self.layers = [(layer, KVCache(shape, like)) for layer in layers]
+        if turns is not None:
+            cosines, sines = turns
+            half = sines.shape[-1] // 2
+            self.turns = (cosines, torch.cat([-sines[:, :half], sines[:, half:]], -1))
 
     def extend(self, x: Tensor) -> Tensor:
         """The next n embeddings (B, n, width) to hidden states (B, n, width); n above 1 at the start only."""
         batch, n, _ = x.shape
-        new, past = slice(self.length, self.length + n), slice(0, self.length + n)
-        heads = self.kept[0].shape[2]
+        new = slice(self.length, self.length + n)
 
-        def attend(qkv: Tensor, kept: Tensor) -> Tensor:
-            q, k, v = qkv.view(batch, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
-            if self.turns is not None:
-                q, k = self._turn(qkv.view(batch, n, 3, heads, -1)[:, :, :2].permute(2, 0, 3, 1, 4), new)
-            kept[0][:, :, new], kept[1][:, :, new] = k, v
-            found = F.scaled_dot_product_attention(q, kept[0][:, :, past], kept[1][:, :, past], is_causal=n > 1)
+        def attend(qkv: Tensor, cache: KVCache) -> Tensor:
+            qkv = qkv.view(batch, n, 3, cache.shape[1], -1).permute(2, 0, 3, 1, 4)
+            if self.turns is None:
+                q, k, v = qkv.unbind()
+            else:
+                (q, k), v = self._turn(qkv[:2], new).unbind(), qkv[2]
+            cache.extend(k, v)
+            if n == 1:
+                return cache.ask(q)
+            found = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             return found.transpose(1, 2).reshape(batch * n, -1)
 
         if self.places is not None:
             x = x + self.places[new]
         x = x.flatten(0, 1)
-        for layer, kept in zip(self.layers, self.kept, strict=True):
-            x = layer(x, lambda qkv, kept=kept: attend(qkv, kept))
+        for layer, cache in self.layers:
+            x = layer(x, lambda qkv, cache=cache: attend(qkv, cache))
         self.length += n
         return self.finish(x).unflatten(0, (batch, n))
 
     def _turn(self, x: Tensor, new: slice) -> Tensor:
         """Rotary embeddings of queries and keys (2, B, heads, n, width of a head)."""
         cosines, sines = (part[new] for part in self.turns)
-        first, second = x.chunk(2, -1)
-        return x * cosines + torch.cat([-second, first], -1) * sines
+        return torch.addcmul(x * cosines, x.roll(x.shape[-1] // 2, -1), sines)
+
+
+def plain_layer(
+    norms: tuple[nn.Module, nn.Module],
+    attention: tuple[Product, Product],
+    mlp: tuple[Product, Product],
+    act: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Layer:
+    """Norm, attention, norm, network, each half added to its input. `act` is what the first product of the network does
+    not do itself."""
+
+    def run(x: Tensor, attend: Attend) -> Tensor:
+        x = attention[1].onto(attend(attention[0](norms[0](x))), x)
+        return mlp[1].onto(act(mlp[0](norms[1](x))), x)
+
+    return run
 
 
 def _gpt2(model: nn.Module, batch: int, length: int) -> Decoder | None:
@@ -78,15 +103,16 @@ def _gpt2(model: nn.Module, batch: int, length: int) -> Decoder | None:
     plain = config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
     if not plain or config.add_cross_attention:
         return None
+    gelu = "tanh" if config.activation_function == "gelu_new" else None
 
-    def layer(block: nn.Module) -> Callable[[Tensor, Attend], Tensor]:
-        attention, mlp = block.attn, block.mlp
+    def product(part: nn.Module, gelu: str | None = None) -> Product:
+        return Product(part.weight.mT, part.bias, batch, gelu)  # (in, out) there
 
-        def run(x: Tensor, attend: Attend) -> Tensor:
-            x = x + attention.c_proj(attend(attention.c_attn(block.ln_1(x))))
-            return x + mlp.c_proj(mlp.act(mlp.c_fc(block.ln_2(x))))
-
-        return run
+    def layer(block: nn.Module) -> Layer:
+        attention = product(block.attn.c_attn), product(block.attn.c_proj)
+        mlp = product(block.mlp.c_fc, gelu), product(block.mlp.c_proj)
+        act = {} if gelu else {"act": block.mlp.act}
+        return plain_layer((block.ln_1, block.ln_2), attention, mlp, **act)
 
     shape = (batch, config.n_head, length, config.n_embd // config.n_head)
     places = model.wpe.weight
@@ -98,30 +124,35 @@ def _llama(model: nn.Module, batch: int, length: int) -> Decoder | None:
     if config.num_key_value_heads != config.num_attention_heads:
         return None
 
-    def norm(module: nn.Module, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+    def norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda x: F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
 
-    def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    def product(*parts: nn.Linear) -> Product:
+        """Of layers that share an input, one."""
         biases = [part.bias for part in parts]
-        return torch.cat([p.weight for p in parts]), None if biases[0] is None else torch.cat(biases)
+        return Product(
+            torch.cat([part.weight for part in parts]), None if biases[0] is None else torch.cat(biases), batch
+        )
 
-    def layer(block: nn.Module) -> Callable[[Tensor, Attend], Tensor]:
+    def layer(block: nn.Module) -> Layer:
         attention, mlp = block.self_attn, block.mlp
-        into_attention = fused(attention.q_proj, attention.k_proj, attention.v_proj)
-        into_mlp = fused(mlp.gate_proj, mlp.up_proj)
 
-        def run(x: Tensor, attend: Attend) -> Tensor:
-            x = x + attention.o_proj(attend(F.linear(norm(block.input_layernorm, x), *into_attention)))
-            gate, up = F.linear(norm(block.post_attention_layernorm, x), *into_mlp).chunk(2, -1)
-            return x + mlp.down_proj(mlp.act_fn(gate) * up)
+        def gate(both: Tensor) -> Tensor:
+            gates, values = both.chunk(2, -1)
+            return mlp.act_fn(gates) * values
 
-        return run
+        return plain_layer(
+            (norm(block.input_layernorm), norm(block.post_attention_layernorm)),
+            (product(attention.q_proj, attention.k_proj, attention.v_proj), product(attention.o_proj)),
+            (product(mlp.gate_proj, mlp.up_proj), product(mlp.down_proj)),
+            gate,
+        )
 
     weight = model.norm.weight
     turns = model.rotary_emb(weight, torch.arange(length, device=weight.device)[None])
     layers = [layer(block) for block in model.layers]
     shape = (batch, config.num_attention_heads, length, attention_width(config))
-    return Decoder(layers, lambda x: norm(model.norm, x), shape, weight, turns=tuple(part[0] for part in turns))
+    return Decoder(layers, norm(model.norm), shape, weight, turns=tuple(part[0] for part in turns))
 
 
 def attention_width(config: Any) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from common.codes import Level
 from stage2_prior.priors.grid import Grid
+from stage2_prior.priors.products import Product
 
 
 class GatedLayer(nn.Module):
@@ -66,16 +67,24 @@ class GatedLayer(nn.Module):
         gates = self.horizontal_conv(columns) + from_vertical
         return columns[..., self.reach :] + self.horizontal_out(self.gate(gates))
 
+    def products(self, rows: int) -> tuple[Product, Product]:
+        """The horizontal stack's two for one position at a time: of its columns (p + 1, channels), and the last."""
+        conv, out = self.horizontal_conv, self.horizontal_out
+        weight = conv.weight[:, :, 0].permute(0, 2, 1).flatten(1)
+        return Product(weight, conv.bias, rows), Product(out.weight.flatten(1), out.bias, rows)
+
 
 @dataclass
 class GatedState:
-    """Where decoding one grid stands: for each layer its biases, the last p rows and columns that went in, and what the
-    vertical stack says to the current row; the current row's embeddings."""
+    """Where decoding one grid stands: for each layer its biases, the last p rows (B, channels, p, w) and columns
+    (B, p, channels) that went in, what the vertical stack says to the current row, (B, w, 2 channels), and the
+    horizontal stack's products; the current row's embeddings."""
 
     bias: list[Tensor]
     rows: list[Tensor]
     columns: list[Tensor]
     from_vertical: list[Tensor]
+    products: list[tuple[Product, Product]]
     line: Tensor
 
 
@@ -99,8 +108,9 @@ class GatedGrid(Grid):
         return GatedState(
             bias=[layer.bias(place, label) for layer in self.blocks],
             rows=[zeros.expand(-1, -1, p, width) for _ in self.blocks],
-            columns=[zeros.expand(-1, -1, 1, p) for _ in self.blocks],
+            columns=[zeros[:, None, :, 0, 0].expand(-1, p, -1) for _ in self.blocks],
             from_vertical=[],
+            products=[layer.products(len(label)) for layer in self.blocks],
             line=zeros.expand(-1, -1, 1, width),
         )
 
@@ -112,12 +122,12 @@ class GatedGrid(Grid):
         if column == 0:
             self._begin_row(state, row)
             previous = torch.zeros_like(state.line[:, :, 0, 0])
-        h = previous[:, :, None, None]
-        for i, layer in enumerate(self.blocks):
-            joined = torch.cat([state.columns[i], h], dim=-1)
-            state.columns[i] = joined[..., 1:]
-            h = layer.horizontal(joined, state.from_vertical[i][..., column : column + 1])
-        return h[:, :, 0, 0]
+        h = previous
+        for i, (layer, (conv, out)) in enumerate(zip(self.blocks, state.products, strict=True)):
+            joined = torch.cat([state.columns[i], h[:, None]], dim=1)
+            state.columns[i] = joined[:, 1:]
+            h = out.onto(layer.gate(conv.onto(joined.flatten(1), state.from_vertical[i][:, column])), h)
+        return h
 
     def _begin_row(self, state: GatedState, row: int) -> None:
         """Run the vertical stack over one new row, whose input is the row above (zeros above the first)."""
@@ -126,5 +136,5 @@ class GatedGrid(Grid):
             joined = torch.cat([state.rows[i], v], dim=2)
             state.rows[i] = joined[:, :, 1:]
             v, from_vertical = layer.vertical(joined, state.bias[i][:, :, row : row + 1])
-            state.from_vertical.append(from_vertical)
+            state.from_vertical.append(from_vertical[:, :, 0].mT)
             state.columns[i] = torch.zeros_like(state.columns[i])

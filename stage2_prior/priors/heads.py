@@ -30,7 +30,8 @@ class LevelHeads(nn.ModuleList):
 
 def widen(logits: Tensor, vocabulary: int) -> Tensor:
     """Logits (..., K) to (..., V), -inf beyond K."""
-    return F.pad(logits, (0, vocabulary - logits.shape[-1]), value=float("-inf"))
+    missing = vocabulary - logits.shape[-1]
+    return F.pad(logits, (0, missing), value=float("-inf")) if missing else logits
 
 
 def group_offsets(layout: CodeLayout) -> Tensor:

@@ -13,15 +13,15 @@ from common.codes import CodeLayout
 from stage2_prior.priors.base import Autoregressive
 from stage2_prior.priors.blocks import Blocks
 from stage2_prior.priors.decoders import Decoder
-from stage2_prior.priors.sequence import SequenceEnds
+from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
 
 
 @dataclass
 class RQState:
-    """A decoding state: labels (B,), the positions' keys and values and the current one's depths'; the current
+    """A decoding state: the ends, the positions' keys and values and the current one's depths'; the current
     position's summary (B, width), and the sum of its codes' embeddings so far (before the first: that of `special`)."""
 
-    labels: Tensor
+    ends: DecodingEnds
     across: Decoder
     summed: Tensor
     summary: Tensor | None = None
@@ -87,24 +87,24 @@ class RQTransformer(Autoregressive):
         return self.ends.read(torch.cat(hidden, dim=1))
 
     def begin(self, labels: Tensor, context: Tensor) -> RQState:
-        across = self.across.decoder(len(labels), len(self.firsts))
+        ends, across = DecodingEnds(self.ends, labels), self.across.decoder(len(labels), len(self.firsts))
         if not self.given:
-            return RQState(labels, across, self._start(labels))
+            return RQState(ends, across, self._start(labels))
         embedded = self._embedded(context)
         across.extend(self._inputs(embedded, labels))
-        return RQState(labels, across, embedded[-1][:, -1].sum(1))
+        return RQState(ends, across, embedded[-1][:, -1].sum(1))
 
     def advance(self, state: RQState, position: int, tokens: Tensor | None) -> Tensor:
+        ends = state.ends
         if tokens is not None:
-            state.summed = state.summed + self.ends.token(self.ends.rows(tokens[:, None], position - 1))[:, 0]
-        level, _, _, depth = self.layout.places[position].tolist()
-        place = slice(position, position + 1)
+            state.summed = state.summed + ends.token(tokens, position - 1)
+        level, _, _, depth = ends.coordinates[position]
         if depth == 0:
-            state.summary = state.across.extend(self.ends.at(state.summed[:, None], place, state.labels))[:, 0]
-            state.down = self.down.decoder(len(state.labels), self.layout.levels[level].depth)
+            state.summary = state.across.extend(ends.enter(state.summed, position)[:, None])[:, 0]
+            state.down = self.down.decoder(len(state.summary), self.layout.levels[level].depth)
             state.summed = torch.zeros_like(state.summed)
-        inputs = self.ends.at((state.summary + state.summed)[:, None], place, state.labels)
-        return self.ends.read_one(state.down.extend(inputs)[:, 0], position)
+        inputs = ends.enter(state.summary + state.summed, position)
+        return ends.read(state.down.extend(inputs[:, None])[:, 0], position)
 
     def blocks(self) -> Iterable[nn.Module]:
         return [*self.across.layers, *self.down.layers]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from common.codes import CodeLayout
 from stage2_prior.priors.heads import LevelHeads, group_offsets, project, widen
+from stage2_prior.priors.products import Product
 
 
 class SequenceEnds(nn.Module):
@@ -54,10 +55,36 @@ class SequenceEnds(nn.Module):
             parts.append(torch.stack(logits, dim=2).flatten(1, 2))
         return torch.cat(parts, dim=1)
 
-    def read_one(self, hidden: Tensor, position: int) -> Tensor:
-        """The hidden state of one token (B, width) to its logits (B, V)."""
-        level, _, _, depth = self.layout.places[position].tolist()
-        return self._logits(self.heads[level - self.first][depth], hidden)
-
     def _logits(self, head: nn.Linear, hidden: Tensor) -> Tensor:
         return widen(project(head, hidden), self.layout.vocabulary)
+
+
+class DecodingEnds:
+    """The same ends while a batch is decoded, for one token at a time and without dropout: what does not depend on
+    tokens is computed once.
+
+    Args:
+        labels: int64 (B,).
+    """
+
+    def __init__(self, ends: SequenceEnds, labels: Tensor) -> None:
+        self.table, self.special, self.vocabulary = ends.token, ends.special, ends.layout.vocabulary
+        self.places, self.label = ends.place(ends.coordinates).sum(-2), ends.label(labels)
+        self.offsets, self.coordinates = ends.offsets.tolist(), ends.layout.places.tolist()
+        self.first, self.precision = ends.first, ends.heads[0][0].weight.dtype
+        self.heads = [[Product(head.weight, head.bias, len(labels)) for head in level] for level in ends.heads]
+
+    def token(self, tokens: Tensor | None, place: int) -> Tensor:
+        """Embeddings (B, width) of the tokens (B,) at a place; of `special` for None."""
+        if tokens is None:
+            return self.table.weight[self.special].expand(len(self.label), -1)
+        return self.table(tokens + self.offsets[place])
+
+    def enter(self, x: Tensor, place: int) -> Tensor:
+        """The input (B, width) that predicts the token at a place, from embeddings (B, width)."""
+        return x + self.places[place] + self.label
+
+    def read(self, hidden: Tensor, place: int) -> Tensor:
+        """The hidden state (B, width) at a place to logits (B, V) of its token, in the last layers' own precision."""
+        level, _, _, depth = self.coordinates[place]
+        return widen(self.heads[level - self.first][depth](hidden.to(self.precision)), self.vocabulary)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from common.codes import Level
 from stage2_prior.priors.grid import Grid
+from stage2_prior.priors.products import KVCache, Product
 
 
 @dataclass
@@ -30,9 +31,8 @@ class SnailState:
     column: int = 0
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, rows + 1, width + margins, channels)
     above: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, width, channels)
-    keys: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, heads, h·w, width of a head)
-    values: dict[nn.Module, Tensor] = field(default_factory=dict)
-    weights: dict[nn.Module, Tensor] = field(default_factory=dict)  # (outputs, columns · inputs), of what lies beside
+    caches: dict[nn.Module, KVCache] = field(default_factory=dict)
+    products: dict[nn.Module, Product] = field(default_factory=dict)  # of what lies beside: (columns · inputs, outputs)
 
 
 class CausalConv(nn.Module):
@@ -60,7 +60,7 @@ class CausalConv(nn.Module):
         if state.row == 0:
             weight = self.beside.weight
             # In the order in which inputs are kept; once a grid, since a copy of all weights costs as much as a token.
-            state.weights[self] = weight[:, :, 0].permute(0, 2, 1).flatten(1)
+            state.products[self] = Product(weight[:, :, 0].permute(0, 2, 1).flatten(1), None, state.batch)
             state.inputs[self] = weight.new_zeros(state.batch, self.rows + 1, width + 2 * p, weight.shape[1])
             state.above[self] = self.above.bias.expand(state.batch, width, -1)
             return
@@ -77,7 +77,7 @@ class CausalConv(nn.Module):
             self.keep(x, state)
         first = state.column
         beside = state.inputs[self][:, -1, first : first + self.beside.weight.shape[-1]]
-        return torch.addmm(state.above[self][:, state.column], beside.flatten(1), state.weights[self].mT)
+        return state.products[self].onto(beside.flatten(1), state.above[self][:, state.column])
 
     def keep(self, x: Tensor, state: SnailState) -> None:
         state.inputs[self][:, -1, self.reach + state.column] = x
@@ -93,7 +93,9 @@ class Pointwise(nn.Conv2d):
         """Nothing to prepare."""
 
     def one(self, x: Tensor, state: SnailState) -> Tensor:
-        return F.linear(x, self.weight.flatten(1), self.bias)
+        if self not in state.products:
+            state.products[self] = Product(self.weight.flatten(1), self.bias, state.batch)
+        return state.products[self](x)
 
 
 class GatedResidual(nn.Module):
@@ -162,14 +164,15 @@ class CausalAttention(nn.Module):
 
     def one(self, asking: Tensor, asked: Tensor, state: SnailState) -> Tensor:
         """One position: (B, queries), (B, keys) -> (B, width)."""
-        place, size = state.row * state.level.width + state.column, state.level.height * state.level.width
-        k, v = (layer.one(asked, state).unflatten(1, (self.heads, -1)) for layer in (self.key, self.value))
-        if self not in state.keys:
-            state.keys[self], state.values[self] = k.new_empty(2, *k.shape[:2], size, k.shape[2])
-        state.keys[self][:, :, place], state.values[self][:, :, place] = k, v
-        q = self.query.one(asking, state).unflatten(1, (self.heads, 1, -1))
-        seen = (cache[self][:, :, : place + 1] for cache in (state.keys, state.values))
-        return F.scaled_dot_product_attention(q, *seen).flatten(1)
+        if self not in state.caches:
+            first, size = self.query.weight, state.level.height * state.level.width
+            shape = (state.batch, self.heads, size, first.shape[0] // self.heads)
+            state.caches[self] = KVCache(shape, first)
+            both = [torch.cat([getattr(part, name) for part in (self.key, self.value)]) for name in ("weight", "bias")]
+            state.products[self] = Product(both[0].flatten(1), both[1], state.batch)
+        k, v = state.products[self](asked).unflatten(1, (2, self.heads, 1, -1)).unbind(1)
+        state.caches[self].extend(k, v)
+        return state.caches[self].ask(self.query.one(asking, state).unflatten(1, (self.heads, 1, -1)))
 
 
 class SnailBlock(nn.Module):

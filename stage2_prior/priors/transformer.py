@@ -11,14 +11,14 @@ from torch import Tensor
 from common.codes import CodeLayout
 from stage2_prior.priors import backbone
 from stage2_prior.priors.base import Autoregressive
-from stage2_prior.priors.sequence import SequenceEnds
+from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
 
 
 @dataclass
 class TransformerState:
-    """A decoding state: labels (B,), the keys and values so far, the last of the given levels' tokens."""
+    """A decoding state: the ends, the keys and values so far, the last of the given levels' tokens."""
 
-    labels: Tensor
+    ends: DecodingEnds
     cache: backbone.Cache
     last: Tensor | None
 
@@ -74,20 +74,19 @@ class Transformer(Autoregressive):
         return self.ends.embed(torch.cat([start, rows[:, :-1]], dim=1), slice(rows.shape[1]), labels)
 
     def begin(self, labels: Tensor, context: Tensor) -> TransformerState:
-        cache = backbone.Cache(self.backbone, len(labels), self.layout.num_tokens)
+        ends, cache = (
+            DecodingEnds(self.ends, labels),
+            backbone.Cache(self.backbone, len(labels), self.layout.num_tokens),
+        )
         if not self.given:
-            return TransformerState(labels, cache, None)
+            return TransformerState(ends, cache, None)
         cache.extend(self._inputs(context, labels))
-        return TransformerState(labels, cache, context[:, -1])
+        return TransformerState(ends, cache, context[:, -1])
 
     def advance(self, state: TransformerState, position: int, tokens: Tensor | None) -> Tensor:
         tokens = state.last if tokens is None else tokens
-        if tokens is None:
-            rows = torch.full_like(state.labels, self.ends.special)[:, None]
-        else:
-            rows = self.ends.rows(tokens[:, None], position - 1)
-        inputs = self.ends.embed(rows, slice(position, position + 1), state.labels)
-        return self.ends.read_one(state.cache.extend(inputs)[:, 0], position)
+        inputs = state.ends.enter(state.ends.token(tokens, position - 1), position)
+        return state.ends.read(state.cache.extend(inputs[:, None])[:, 0], position)
 
     def checkpoint_gradients(self) -> None:
         """As the base's.

@@ -9,6 +9,7 @@ import torch
 
 from common.codes import CodeLayout, Level
 from stage2_prior.priors.gated import GatedGrid, GatedLayer
+from stage2_prior.priors.products import Product
 
 
 def seen_from(grid: GatedGrid, row: int, column: int) -> torch.Tensor:
@@ -48,25 +49,26 @@ def test_decoding_runs_each_layer_once_a_token_and_once_a_row(make_stirred, monk
     layout = CodeLayout((1, 8, 8), (Level(2, 3, 1, 4), Level(4, 5, 2, 3)))
     prior = make_stirred("pixelcnn", layout, 0)
     calls, sizes = Counter(), set()
-    for name in ("vertical", "horizontal"):
-        original = getattr(GatedLayer, name)
+    for owner, name in ((GatedLayer, "vertical"), (Product, "onto")):
+        original = getattr(owner, name)
 
         def counted(self, first, second, name=name, original=original):
             calls[name] += 1
             sizes.add((name, tuple(first.shape)))
             return original(self, first, second)
 
-        monkeypatch.setattr(GatedLayer, name, counted)
+        monkeypatch.setattr(owner, name, counted)
     state = prior.start(torch.zeros(2, dtype=torch.int64))
     last = None
     for _ in range(layout.num_tokens):
         last = prior.step(state, last).argmax(-1)
     layers = 2
-    assert calls == {"vertical": layers * (2 + 4), "horizontal": layers * (6 + 20)}
+    assert calls == {"vertical": layers * (2 + 4), "onto": 2 * layers * (6 + 20)}
     assert sizes == {
         ("vertical", (2, 6, 2, 3)),
         ("vertical", (2, 6, 2, 5)),
-        ("horizontal", (2, 6, 1, 2)),
+        ("onto", (2, 2 * 6)),  # two columns
+        ("onto", (2, 6)),
     }
 
 
