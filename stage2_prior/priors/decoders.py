@@ -125,7 +125,16 @@ def _llama(model: nn.Module, batch: int, length: int) -> Decoder | None:
         return None
 
     def norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
-        return lambda x: F.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+        """x / √(mean x² + ε) · w, by the norm of x: a third of the operations of `F.rms_norm`."""
+        dtype, width = torch.promote_types(module.weight.dtype, torch.float32), module.weight.shape[0]
+        weight = module.weight.to(dtype) * width**0.5
+        least = weight.new_tensor((width * module.variance_epsilon) ** 0.5)
+
+        def run(x: Tensor) -> Tensor:
+            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+            return (x / torch.hypot(length, least) * weight).to(x.dtype)
+
+        return run
 
     def product(*parts: nn.Linear) -> Product:
         """Of layers that share an input, one."""

@@ -65,7 +65,8 @@ class KVCache:
 
     For one query `scaled_dot_product_attention` is slow on a CPU, in bf16 by a factor of 6: a product with the keys and
     one with the values are faster if these are contiguous. So the room for positions grows by blocks, what is there is
-    laid out anew, and zeros fill the rest. The memory stays the same: the pages of a new one would cost more.
+    laid out anew, and zeros fill the rest. The memory stays the same: the pages of a new one would cost more. For a
+    single sequence it is fast in fp32 alone, in which bf16's keys and values are kept then.
 
     Args:
         shape: (B, heads, N, width of a head), of the keys when all are there.
@@ -77,7 +78,9 @@ class KVCache:
         self.by_blocks = like.device.type == "cpu" and batch > 1
         self.limit = -(-limit // BLOCK) * BLOCK if self.by_blocks else limit
         self.shape, self.length, self.room = (batch, heads), 0, 0
-        self.memory = [like.new_empty(batch * heads * self.limit * self.width) for _ in range(2)]
+        single = like.device.type == "cpu" and batch == 1
+        dtype = torch.promote_types(like.dtype, torch.float32) if single else like.dtype
+        self.memory = [like.new_empty(batch * heads * self.limit * self.width, dtype=dtype) for _ in range(2)]
         self._lay_out(0)
 
     def _lay_out(self, room: int) -> None:
@@ -105,7 +108,8 @@ class KVCache:
         """What the latest position's queries (B, heads, 1, width of a head) find, (B, heads · width of a head)."""
         if not self.by_blocks:
             keys, values = (part.narrow(2, 0, self.length) for part in (self.keys, self.values))
-            return F.scaled_dot_product_attention(queries, keys, values).flatten(1)
+            found = F.scaled_dot_product_attention(queries.to(keys.dtype), keys, values)
+            return found.flatten(1).to(queries.dtype)
         keys, values = self.flat
         scores = torch.bmm((queries * self.width**-0.5).view(-1, 1, self.width), keys)
         if self.length < self.room:
