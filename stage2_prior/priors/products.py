@@ -27,14 +27,14 @@ class Product:
 
     Args:
         weight: (outputs, inputs); bias: (outputs,) or None.
-        rows: how many there will be.
+        rows: how many there will be, most of the time.
         gelu: "none" or "tanh" to put that GELU behind it, by F.gelu's name of its approximation; None for none.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, gelu: str | None = None) -> None:
         self.weight, self.bias, self.gelu = weight.detach(), None if bias is None else bias.detach(), gelu
         self.packed = _packs(weight, rows)
-        self.single = rows == 1 and weight.device.type == "cpu"
+        self.single = not self.packed and rows == 1 and weight.device.type == "cpu" and weight.dtype.itemsize >= 4
         if self.packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), rows)
         elif self.single:
@@ -54,7 +54,7 @@ class Product:
         return other + self._plain(x)
 
     def _plain(self, x: Tensor) -> Tensor:
-        if not self.single:
+        if not self.single or len(x) > 1:
             return F.linear(x, self.weight, self.bias)
         y = torch.linalg.vecdot(self.weight, x)[None]  # reads weights faster than a product of a matrix with one row
         return y if self.bias is None else y + self.bias

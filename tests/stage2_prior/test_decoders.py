@@ -38,12 +38,13 @@ def make(architecture: str, extra: dict | None = None) -> torch.nn.Module:
     ],
 )
 @pytest.mark.parametrize("at_once", [0, 1, 5, 11])
+@pytest.mark.parametrize("batch", [1, 4])
 @torch.no_grad()
-def test_hidden_states_are_those_of_the_forward_pass(architecture, extra, at_once):
+def test_hidden_states_are_those_of_the_forward_pass(architecture, extra, at_once, batch):
     model = make(architecture, extra)
-    inputs = torch.randn(4, SIZE["length"], SIZE["width"])
+    inputs = torch.randn(batch, SIZE["length"], SIZE["width"])
     expected = backbone.hidden_states(model, inputs)
-    ours = decoder(model, 4, SIZE["length"])
+    ours = decoder(model, batch, SIZE["length"])
     parts = [ours.extend(inputs[:, :at_once])] if at_once else []
     parts += [ours.extend(inputs[:, i : i + 1]) for i in range(at_once, SIZE["length"])]
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=2e-4, atol=2e-5)

@@ -38,6 +38,12 @@ def test_a_product_is_a_linear_layer(dtype, rows, bias, transposed):
 
 
 @torch.inference_mode()
+def test_a_product_made_for_one_row_takes_as_many_as_it_has_outputs():
+    weight, x = torch.randn(7, 5), torch.randn(7, 5)
+    torch.testing.assert_close(Product(weight, None, 1)(x), x @ weight.mT)
+
+
+@torch.inference_mode()
 def test_a_product_leaves_its_weights_as_they_are():
     weight = torch.nn.Parameter(torch.randn(8, 8))
     before = weight.clone()
