@@ -1,8 +1,9 @@
 """Every prior on the codes of one VQ-VAE: one dataset, so many minutes of training each.
 
-    python benchmarks/priors.py PRESET DATASET [--minutes 8] [--only NAME ...] [--grids FOLDER]
+    python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8] [--only NAME ...] [--grids FOLDER]
 
-Runs the product's own stages in --folder: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of the preset
+These presets have one level, where a chain is its only link: it has no row. Runs the product's own stages in --folder,
+which is kept: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of the preset
 once; then, for each prior, as many steps as fit into --minutes (measured first, the schedule stretched over them, the
 weights that validate best kept), `sample` and `evaluate`, and completions (benchmarks/completion.py). A row a prior, on
 the test split; a row that is there is not run again. Prints the table in markdown; --grids keeps the grids of each.
@@ -37,8 +38,8 @@ from stage2_prior.priors import build_prior
 from stage2_prior.task import PriorTask
 
 PRIOR = "stage2_prior."
-MEASURED_STEPS = 12
-NOTHING = argparse.Namespace(complete=None, mask=None)
+MEASURED_SECONDS = 20
+NOTHING = argparse.Namespace(complete=None, mask=None, label=None, count=None, output=None)
 WIDTHS = {"layers": 4, "width": 192, "heads": 6, "dropout": 0.1}
 SNAIL = {"channels": 96, "hidden_channels": 96, "kernel_size": 5, "blocks": 2, "residuals": 3, "heads": 6}
 SNAIL |= {"conditioning_blocks": 0, "dropout": 0.1}
@@ -86,11 +87,12 @@ def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
     torch.manual_seed(seed_of("initialise", section.training.seed))
     task = PriorTask(build_prior(config), codes, section.training)
     take_step, seconds = Steps(task, section.training, params.runtime), []
-    for step in range(MEASURED_STEPS):
-        batch, began = task.batch(step, slice(None)), time.perf_counter()
-        take_step(batch)
+    take_step(task.batch(0, slice(None)))
+    while sum(seconds) < MEASURED_SECONDS:
+        began = time.perf_counter()
+        take_step(task.batch(len(seconds), slice(None)))
         seconds.append(time.perf_counter() - began)
-    return max(10, int(60 * minutes / quartiles(seconds[MEASURED_STEPS // 3 :])["median"]))
+    return max(10, int(60 * minutes / quartiles(seconds[len(seconds) // 2 :])["median"]))
 
 
 def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> Params:

@@ -15,20 +15,24 @@ from common.params.data import DataParams
 from sampling.pipeline import TwoStagePipeline
 from stage1_vqvae.pixels import BadImage, decoding, read_image
 
+WHITE = 250  # of 255, and above
+
 
 def read_given(image: Path, mask: Path, params: DataParams) -> tuple[torch.Tensor, torch.Tensor]:
     """An image, uint8 (C, H, W), and which of its pixels are known, bool (H, W): those where the mask is white.
 
-    Both are fitted to the model's size as `prepare` fits images.
+    Both are fitted to the model's size as `prepare` fits images; a transparent mask is black. White begins at WHITE: a
+    JPEG's is not exact.
 
     Raises:
         UserError: one cannot be read, or they have different sizes.
     """
     found, sizes = [], []
-    for path, channels in ((image, params.channels), (mask, 1)):
+    black = params.model_copy(update={"channels": 1, "background": (0, 0, 0)})
+    for path, reading in ((image, params), (mask, black)):
         try:
             with decoding():
-                found.append(np.array(read_image(path, params.model_copy(update={"channels": channels}))))
+                found.append(np.array(read_image(path, reading)))
                 with Image.open(path) as opened:
                     sizes.append(ImageOps.exif_transpose(opened).size)
         except BadImage as error:
@@ -36,7 +40,7 @@ def read_given(image: Path, mask: Path, params: DataParams) -> tuple[torch.Tenso
     if sizes[0] != sizes[1]:  # cut and scaled each in its own way, they would not lie on one another
         one, other = ("x".join(map(str, size)) for size in sizes)
         raise UserError(f"{mask}: {other} pixels, but {image} has {one}; make a mask of the image's own size")
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])[0] == 255
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])[0] >= WHITE
 
 
 def complete(

@@ -72,7 +72,8 @@ def generate(
         labels = torch.full((batch,), prior.num_classes, device=streams.device)
     if given is None:
         given = labels.new_full((batch, prior.layout.num_tokens), -1)
-    return _decode(prior, run, labels, labels.new_empty(batch, 0), given, Span(0.0, 1.0, 1.0))
+    with torch.autocast(streams.device.type, enabled=False):  # the prior's own precision is what is asked for
+        return _decode(prior, run, labels, labels.new_empty(batch, 0), given, Span(0.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)

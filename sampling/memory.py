@@ -15,6 +15,7 @@ from stage2_prior.priors.base import Autoregressive, Prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.grid import GridPrior
 from stage2_prior.priors.masked import Masked
+from stage2_prior.priors.products import Product
 from stage2_prior.priors.subtokens import SubTokens
 
 CGROUP = Path("/sys/fs/cgroup")  # of this process, in a container
@@ -40,7 +41,7 @@ def tensors_in(value: Any) -> Iterable[torch.Tensor]:
     """Every tensor inside a decoding state, but for weights."""
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, nn.Module | str | int | float | None) or callable(value):
+    elif isinstance(value, nn.Module | Product | str | int | float | None) or callable(value):
         return
     elif isinstance(value, dict):
         for part in value.values():
@@ -82,28 +83,34 @@ class LargestOutput:
 
 @torch.inference_mode()
 def decoding_bytes(prior: Prior, device: torch.device) -> int:
-    """Bytes that decoding one more sequence needs."""
+    """Bytes that decoding one more sequence needs: by four against two, since one alone may be kept otherwise, and what
+    serves all sequences is no part of it."""
     if isinstance(prior, SubTokens):
         return decoding_bytes(prior.inner, device)
     if isinstance(prior, Chain):
         return max(decoding_bytes(link, device) for link in prior.links)
-    labels = torch.zeros(1, dtype=torch.int64, device=device)
+    few, more = (_bytes_of(prior, torch.zeros(rows, dtype=torch.int64, device=device)) for rows in (2, 4))
+    return (more - few) // 2 + COPIES * 8 * prior.layout.vocabulary
+
+
+def _bytes_of(prior: Prior, labels: torch.Tensor) -> int:
+    """Bytes that decoding a batch needs besides logits."""
     if isinstance(prior, Masked):
-        tokens = labels.new_zeros(1, prior.layout.num_tokens)
+        tokens = labels.new_zeros(len(labels), prior.layout.num_tokens)
         with LargestOutput(prior) as largest:
             logits = prior.predict(tokens, torch.ones_like(tokens[:, prior.given :], dtype=torch.bool), labels)
         return LIVE * max(largest.bytes, logits.nbytes)
     levels = range(prior.first, len(prior.layout.levels)) if isinstance(prior, GridPrior) else [prior.first]
-    return max(_level_bytes(prior, level, labels) for level in levels) + COPIES * 8 * prior.layout.vocabulary
+    return max(_level_bytes(prior, level, labels) for level in levels)
 
 
 def _level_bytes(prior: Autoregressive, level: int, labels: torch.Tensor) -> int:
     """Bytes of the state while a level is decoded: of its first tokens, and what a cache that grows will have."""
     part = prior.layout.slices()[level]
     if isinstance(prior, GridPrior) and level > prior.first:  # each level has a state of its own
-        decoding, token = prior.start_at(level, labels, labels.new_zeros(1, part.start)), labels
+        decoding, token = prior.start_at(level, labels, labels.new_zeros(len(labels), part.start)), labels
     else:
-        decoding, token = prior.start(labels, labels.new_zeros(1, prior.given)), None
+        decoding, token = prior.start(labels, labels.new_zeros(len(labels), prior.given)), None
     sizes = []
     for _ in range(min(3, prior.layout.num_tokens - decoding.position)):
         token = prior.step(decoding, token).argmax(-1)
@@ -114,10 +121,12 @@ def _level_bytes(prior: Autoregressive, level: int, labels: torch.Tensor) -> int
 
 @torch.inference_mode()
 def batch_size(vqvae: nn.Module, prior: Prior, device: torch.device) -> int:
-    """How many images to sample at once: what fits in half of the free memory, going by one image; at most `MOST`."""
+    """How many images to sample at once: what fits in half of the free memory, less a copy of the prior's weights on a
+    CPU, going by one image; at most `MOST`."""
     tokens = torch.zeros(1, prior.layout.num_tokens, dtype=torch.int64, device=device)
     with LargestOutput(vqvae) as largest:
         vqvae.decode(prior.layout.unflatten(tokens))
     guided = 2 if prior.num_classes else 1
     needed = max(guided * decoding_bytes(prior, device), LIVE * largest.bytes)
-    return max(1, min(MOST, int(PART * free_bytes(device) / needed)))
+    copied = sum(p.nbytes for p in prior.parameters()) if device.type == "cpu" else 0  # `Product`s
+    return max(1, min(MOST, int((PART * free_bytes(device) - copied) / needed)))

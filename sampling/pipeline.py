@@ -36,9 +36,10 @@ def _check_numbers(*numbers: tuple[str, int | None, int]) -> None:
 class TwoStagePipeline:
     """A VQ-VAE and a prior over its codes.
 
-    Everything works in batches of `batch_size`, which changes no result; to sample, None takes what memory holds.
-    Sampling settings are those of `sampling.settings.Settings`; with none, images come from exactly the distribution
-    that the prior has learned.
+    Everything works in batches of `batch_size`, on which no result depends, up to rounding in fp32; to sample, None
+    takes what memory holds. Sampling settings are those of `sampling.settings.Settings`; with none, images come from
+    exactly the distribution that an autoregressive prior has learned. A label is a class, or `num_classes` for the null
+    label, which stands for no class in particular: guidance changes nothing there.
     """
 
     def __init__(self, vqvae: Any, prior: Any, device: torch.device | str, precision: str = "fp32") -> None:
@@ -103,9 +104,12 @@ class TwoStagePipeline:
             raise UserError(
                 f"labels: expected {count} whole numbers, one an image, got {tuple(labels.shape)} of {labels.dtype}"
             )
-        wrong = labels[(labels < 0) | (labels >= classes)]
+        wrong = labels[(labels < 0) | (labels > classes)]
         if len(wrong):
-            raise UserError(f"labels: class {int(wrong[0])} does not exist; choose from 0 to {classes - 1}")
+            raise UserError(
+                f"labels: class {int(wrong[0])} does not exist; choose from 0 to {classes - 1}, or {classes} for no "
+                "class in particular"
+            )
         return labels.long()
 
     def batches(
@@ -252,8 +256,8 @@ class TwoStagePipeline:
 
         Returns:
             `distortion` -log p(x | z), `rate` -log p(z), or -log p(z | y), and their sum `total`: float64 (B,);
-            `rate_by_level`, float64 (B, levels), not with `class_probabilities`. All on the CPU. Of a prior that is not
-            `exact`, rates are estimates of upper bounds, and `rate_standard_error` is theirs.
+            `rate_by_level`, float64 (B, levels): each level's given the coarser ones. All on the CPU. Of a prior that
+            is not `exact`, rates are estimates of upper bounds, and `rate_standard_error` is theirs.
 
         Raises:
             UserError: images of another shape, or not uint8; a label that does not exist; probabilities that are none,
@@ -274,19 +278,27 @@ class TwoStagePipeline:
             add("distortion", self.vqvae.likelihood.nll(self.vqvae.decode_parameters(codes), pixels))
             tokens = self.layout.flatten(codes)
             if weights is not None:
-                classes = torch.full_like(tokens[:, 0], 0)
-                each = [-self.prior.nll(tokens, classes + y).double().sum(1) for y in range(self.num_classes)]
-                add("rate", -torch.logsumexp(torch.stack(each, 1) + weights.log(), 1))
+                add("rate_by_level", self._mixed_rates(tokens, weights))
                 continue
             nats, variance = self.prior.estimate(tokens, None if labels is None else labels[rows])
-            nats = nats.double()
-            add("rate_by_level", torch.stack([nats[:, part].sum(1) for part in self.layout.slices()], 1))
-            add("rate", nats.sum(1))
+            add("rate_by_level", self._by_level(nats.double()))
             if not self.prior.exact:
                 add("rate_standard_error", variance.sqrt())
         unit = self.layout.dimensions * math.log(2)
         result = {name: torch.cat(parts).cpu() / unit for name, parts in found.items()}
+        result["rate"] = result["rate_by_level"].sum(1)
         return result | {"total": result["distortion"] + result["rate"]}
+
+    def _by_level(self, nats: torch.Tensor) -> torch.Tensor:
+        """Sums over each level's tokens: (B, N) -> (B, levels)."""
+        return torch.stack([nats[:, part].sum(1) for part in self.layout.slices()], 1)
+
+    def _mixed_rates(self, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Nats of each level given the coarser ones, (B, levels) float64, under p(z) = Σ p(y) p(z | y)."""
+        label = torch.zeros_like(tokens[:, 0])
+        each = [self._by_level(self.prior.nll(tokens, label + y).double()) for y in range(self.num_classes)]
+        up_to = -torch.logsumexp(weights.log()[:, None] - torch.stack(each, 1).cumsum(-1), 1)  # levels 0 to l
+        return up_to.diff(prepend=torch.zeros_like(up_to[:, :1]))
 
     def _check_probabilities(self, values: Any, labels: Any) -> torch.Tensor | None:
         if values is None:

@@ -75,22 +75,23 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     one_process(params.runtime, "sampling.sample")
     if (arguments.complete is None) != (arguments.mask is None):
         raise UserError("--complete IMAGE and --mask MASK go together; give both")
-    if arguments.complete is not None and arguments.count < 1:
-        raise UserError(f"--count: expected at least 1, got {arguments.count}")
+    for name in ("label", "count", "output") if arguments.complete is None else ():
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('label', 'class')} is about --complete IMAGE; give both, or neither")
+    count = 8 if arguments.count is None else arguments.count
+    if count < 1:
+        raise UserError(f"--count: expected at least 1, got {count}")
     pipeline = TwoStagePipeline.load(paths.MODELS, precision=params.sampling.precision)
-    section, common = params.sampling, {"seed": params.sampling.seed, "batch_size": params.runtime.batch_size}
+    section, common = params.sampling, {"seed": params.sampling.seed, "batch_size": params.sampling.batch_size}
     settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})
     if arguments.complete is not None:
         from sampling.complete import complete, read_given, write
 
         image, known = read_given(arguments.complete, arguments.mask, params.data)
-        whole = asdict(settings) | common
-        write(
-            complete(pipeline, image, known, arguments.count, arguments.label, whole),
-            arguments.output,
-            section.grid_columns,
-        )
-        print(f"{arguments.output}: {known.float().mean():.0%} of the pixels given, {arguments.count} completions")
+        whole, output = asdict(settings) | common, arguments.output or Path("completed.png")
+        write(complete(pipeline, image, known, count, arguments.label, whole), output, section.grid_columns)
+        guided = " without guidance, as there is no --class" if pipeline.num_classes and arguments.label is None else ""
+        print(f"{output}: {known.float().mean():.0%} of the pixels given, {count} completions{guided}")
         return
     kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}
     with publishing(paths.SAMPLES, "samples", pipeline.parents) as folder:
@@ -107,8 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--complete", type=Path, metavar="IMAGE", help="complete this image instead")
     parser.add_argument("--mask", type=Path, help="an image of the same size: white where pixels are known")
     parser.add_argument("--class", type=int, dest="label", help="of the image (default: none in particular)")
-    parser.add_argument("--count", type=int, default=8, help="of completions (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("completed.png"), help="default: %(default)s")
+    parser.add_argument("--count", type=int, help="of completions (default: 8)")
+    parser.add_argument("--output", type=Path, help="default: completed.png")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -36,7 +36,7 @@ class Settings:
     min_p: Each | list[Each] = None
     guidance_scale: Each | list[Each] = 1.0
     guidance_schedule: str = "constant"
-    decoding_steps: int = 12
+    decoding_steps: int = 8
     choice_temperature: float = 4.5
 
     @classmethod

@@ -17,6 +17,7 @@ from sampling import classifier, evaluate, sample
 from stage1_vqvae import extract, prepare
 from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
+from stage2_prior.priors import PRIORS
 
 Write = Callable[..., None]
 STAGES = (prepare, train_vqvae, extract, train_prior, classifier, sample, evaluate)
@@ -79,7 +80,7 @@ def test_an_unlabelled_folder_of_rectangles_in_colour_goes_through_on_two_levels
         assert grid.size[0] > 16
 
 
-@pytest.mark.parametrize("prior", ["uniform", "counts", "pixelcnn", "transformer"])
+@pytest.mark.parametrize("prior", PRIORS)
 def test_grey_images_with_classes_go_through_with_every_prior(in_tmp: Path, write_params: Write, prior: str) -> None:
     random = np.random.default_rng(0)
     for name, level in (("dark", 40), ("light", 200)):

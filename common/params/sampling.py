@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.params.base import Count, NonNegative, Positive, Section
 from common.params.training import TrainingParams
@@ -22,7 +22,7 @@ MinP = Annotated[float, Field(ge=0, lt=1)] | None
 
 class SamplingParams(Section):
     """The default sampling parameters; null switches a filter off. What they mean: `sampling.settings.Settings`;
-    `precision`: of the prior while it draws codes."""
+    `precision`: of the prior while it draws codes; `batch_size`: images drawn at once, null for what memory holds."""
 
     seed: Count
     images: Positive
@@ -36,6 +36,15 @@ class SamplingParams(Section):
     decoding_steps: Positive
     choice_temperature: NonNegative
     precision: Literal["fp32", "bf16"]
+    batch_size: Positive | None
+
+    @model_validator(mode="after")
+    def rounding_is_repeatable(self) -> SamplingParams:
+        if self.precision == "bf16" and self.batch_size is None:
+            raise ValueError(
+                "batch_size: with precision bf16 samples depend on it, by rounding; give a number, say 256"
+            )
+        return self
 
 
 class ClassifierParams(Section):

@@ -3,7 +3,8 @@
 Embeddings enter shifted, the vertical stack's by a row and the horizontal stack's by a column, so that no layer needs a
 mask: a vertical kernel covers rows r-p..r and columns c-p..c+p, a horizontal one columns c-p..c. Each layer's functions
 take rows (columns) that already hold their p predecessors; a whole grid is padded with zeros, decoding keeps buffers
-that start as zeros. Nothing is computed twice, and both ways compute the same.
+that start as zeros, and asks the horizontal stack for one position, by `products`. Nothing is computed twice, and both
+ways compute the same.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.codes import CodeLayout, Level
 from stage2_prior.priors.base import Autoregressive, Decoding
 from stage2_prior.priors.heads import LevelHeads, project, widen
+from stage2_prior.priors.products import Product
 
 
 class Embedding(nn.Module):
@@ -80,13 +81,22 @@ class Readout(nn.Module):
         """Features (..., channels), the embeddings of the earlier depths added, to logits (..., K) of one depth."""
         return widen(project(self.heads[depth], self.mix(features)), self.vocabulary)
 
+    def decoding(self, rows: int) -> Callable[[Tensor, int], Tensor]:
+        """The same without dropout for `rows` positions at a time: features (rows, channels) and depth to (rows, K)."""
+        into, gelu, _ = self.mix
+        mix = Product(into.weight, into.bias, rows, gelu.approximate)
+        heads = [Product(head.weight, head.bias, rows) for head in self.heads]
+        precision = self.heads[0].weight.dtype
+        return lambda features, depth: widen(heads[depth](mix(features).to(precision)), self.vocabulary)
+
 
 @dataclass
 class GridState:
-    """Where decoding one grid stands: the network's own state, the current position and its features with the
-    embeddings of its earlier depths, and these."""
+    """Where decoding one grid stands: the network's own state, the last layers, the current position and its features
+    with the embeddings of its earlier depths, and these."""
 
     network: Any
+    readout: Callable[[Tensor, int], Tensor]
     features: Tensor
     position: int = 0
     earlier: list[Tensor] = field(default_factory=list)
@@ -134,7 +144,7 @@ class Grid(nn.Module):
 
     def start(self, place: Tensor, label: Tensor) -> GridState:
         """Begin decoding; arguments as in `features`."""
-        return GridState(self.begin(place, label), label)
+        return GridState(self.begin(place, label), self.readout.decoding(len(label)), label)
 
     def step(self, state: GridState, embedding: Tensor | None) -> Tensor:
         """Logits (B, K) of the next token, given the embedding (B, channels) of the one just chosen (None at first)."""
@@ -147,7 +157,7 @@ class Grid(nn.Module):
             state.position, state.earlier = state.position + 1, []
         else:
             state.features = state.features + embedding
-        return self.readout(state.features, depth)
+        return state.readout(state.features, depth)
 
 
 @dataclass

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 32  # positions by which a cache grows on a CPU
+LARGE = 2**23  # bytes of weights
 
 
 def _packs(weight: Tensor, rows: int) -> bool:
     """Whether oneDNN's own layout can be used and is faster: not for a single row in fp32."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     if weight.dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -21,9 +22,8 @@ def _packs(weight: Tensor, rows: int) -> bool:
 class Product:
     """x (rows, inputs) to W x + b, (rows, outputs), for weights that stay as they are while a batch is decoded.
 
-    On a CPU, in fp32 and bf16, the weights are laid out once as oneDNN's kernels want them, through the operators that
-    torch's compiler puts in the place of frozen layers: up to 2.5 times faster than `F.linear` (docs/benchmarks.md).
-    Without gradients.
+    On a CPU, in fp32 and bf16, the weights are laid out once as oneDNN's kernels want them, by operators that torch's
+    compiler uses for layers of which the weights are frozen. Without gradients.
 
     Args:
         weight: (outputs, inputs); bias: (outputs,) or None.
@@ -34,7 +34,9 @@ class Product:
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, gelu: str | None = None) -> None:
         self.weight, self.bias, self.gelu = weight.detach(), None if bias is None else bias.detach(), gelu
         self.packed = _packs(weight, rows)
-        self.single = not self.packed and rows == 1 and weight.device.type == "cpu" and weight.dtype.itemsize >= 4
+        # A row by row product is read faster than by a matrix product of one row, while its temporaries are small.
+        alone = rows == 1 and weight.device.type == "cpu" and weight.dtype.itemsize >= 4 and weight.nbytes <= LARGE
+        self.single = alone and not self.packed
         if self.packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), rows)
         elif self.single:
@@ -51,32 +53,35 @@ class Product:
         """What the product gives (without GELU), added to `other` (rows, outputs)."""
         if self.packed:
             return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
+        if self.bias is None and not self.single:
+            return torch.addmm(other, x, self.weight.mT)
         return other + self._plain(x)
 
     def _plain(self, x: Tensor) -> Tensor:
         if not self.single or len(x) > 1:
             return F.linear(x, self.weight, self.bias)
-        y = torch.linalg.vecdot(self.weight, x)[None]  # reads weights faster than a product of a matrix with one row
+        y = torch.linalg.vecdot(self.weight, x)[None]
         return y if self.bias is None else y + self.bias
 
 
 class KVCache:
     """The keys and values of one attention layer, for a batch of sequences that grow together.
 
-    For one query `scaled_dot_product_attention` is slow on a CPU, in bf16 by a factor of 6: a product with the keys and
-    one with the values are faster if these are contiguous. So the room for positions grows by blocks, what is there is
-    laid out anew, and zeros fill the rest. The memory stays the same: the pages of a new one would cost more. For a
-    single sequence it is fast in fp32 alone, in which bf16's keys and values are kept then.
+    On a CPU, for one query a sequence, a product with the keys and one with the values are faster than
+    `scaled_dot_product_attention`, above all in bf16, if keys and values are contiguous (benchmarks/decoding.py). So
+    the room for positions grows by blocks, what is there is laid out anew, and zeros fill the rest; in the same memory,
+    as the first touch of new pages would cost more than it saves. In bf16 the scores are rounded to it.
+
+    A single sequence goes through `scaled_dot_product_attention`, in fp32 if it is in bf16.
 
     Args:
         shape: (B, heads, N, width of a head), of the keys when all are there.
-        like: their dtype and device.
+        like: the dtype and device of what comes and goes.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
-        batch, heads, limit, self.width = shape
+        batch, heads, self.limit, self.width = shape
         self.by_blocks = like.device.type == "cpu" and batch > 1
-        self.limit = -(-limit // BLOCK) * BLOCK if self.by_blocks else limit
         self.shape, self.length, self.room = (batch, heads), 0, 0
         single = like.device.type == "cpu" and batch == 1
         dtype = torch.promote_types(like.dtype, torch.float32) if single else like.dtype
@@ -99,7 +104,8 @@ class KVCache:
         """Keys and values of the next n positions, (B, heads, n, width of a head)."""
         n = keys.shape[2]
         if self.length + n > self.room:
-            self._lay_out(-(-(self.length + n) // BLOCK) * BLOCK if self.by_blocks else self.limit)
+            blocks = -(-(self.length + n) // BLOCK) * BLOCK
+            self._lay_out(min(blocks, self.limit) if self.by_blocks else self.limit)
         self.keys.narrow(2, self.length, n).copy_(keys)
         self.values.narrow(2, self.length, n).copy_(values)
         self.length += n

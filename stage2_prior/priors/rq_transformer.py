@@ -18,14 +18,14 @@ from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
 
 @dataclass
 class RQState:
-    """A decoding state: the ends, the positions' keys and values and the current one's depths'; the current
-    position's summary (B, width), and the sum of its codes' embeddings so far (before the first: that of `special`)."""
+    """A decoding state: the ends, the positions' keys and values and the current one's depths'; the sum of the current
+    position's codes' embeddings so far (before the first: that of `special`), and its summary (B, width)."""
 
     ends: DecodingEnds
     across: Decoder
+    down: Decoder
     summed: Tensor
     summary: Tensor | None = None
-    down: Decoder | None = None
 
 
 class RQTransformer(Autoregressive):
@@ -87,21 +87,22 @@ class RQTransformer(Autoregressive):
         return self.ends.read(torch.cat(hidden, dim=1))
 
     def begin(self, labels: Tensor, context: Tensor) -> RQState:
-        ends, across = DecodingEnds(self.ends, labels), self.across.decoder(len(labels), len(self.firsts))
-        if not self.given:
-            return RQState(ends, across, self._start(labels))
-        embedded = self._embedded(context)
-        across.extend(self._inputs(embedded, labels))
-        return RQState(ends, across, embedded[-1][:, -1].sum(1))
+        deepest = max(level.depth for level in self.layout.levels[self.first :])
+        across, down = self.across.decoder(len(labels), len(self.firsts)), self.down.decoder(len(labels), deepest)
+        state = RQState(DecodingEnds(self.ends, labels), across, down, self._start(labels))
+        if self.given:
+            embedded = self._embedded(context)
+            across.extend(self._inputs(embedded, labels))
+            state.summed = embedded[-1][:, -1].sum(1)
+        return state
 
     def advance(self, state: RQState, position: int, tokens: Tensor | None) -> Tensor:
         ends = state.ends
         if tokens is not None:
             state.summed = state.summed + ends.token(tokens, position - 1)
-        level, _, _, depth = ends.coordinates[position]
-        if depth == 0:
+        if ends.coordinates[position][3] == 0:
             state.summary = state.across.extend(ends.enter(state.summed, position)[:, None])[:, 0]
-            state.down = self.down.decoder(len(state.summary), self.layout.levels[level].depth)
+            state.down.restart()
             state.summed = torch.zeros_like(state.summed)
         inputs = ends.enter(state.summary + state.summed, position)
         return ends.read(state.down.extend(inputs[:, None])[:, 0], position)

@@ -51,12 +51,11 @@ class SequenceEnds(nn.Module):
         counts = [level.tokens for level in self.layout.levels[self.first :]]
         for heads, part in zip(self.heads, hidden.split(counts, dim=1), strict=True):
             by_depth = part.unflatten(1, (-1, len(heads)))
-            logits = [self._logits(head, by_depth[:, :, depth]) for depth, head in enumerate(heads)]
+            logits = [
+                widen(project(head, by_depth[:, :, depth]), self.layout.vocabulary) for depth, head in enumerate(heads)
+            ]
             parts.append(torch.stack(logits, dim=2).flatten(1, 2))
         return torch.cat(parts, dim=1)
-
-    def _logits(self, head: nn.Linear, hidden: Tensor) -> Tensor:
-        return widen(project(head, hidden), self.layout.vocabulary)
 
 
 class DecodingEnds:

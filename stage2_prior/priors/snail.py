@@ -32,7 +32,7 @@ class SnailState:
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, rows + 1, width + margins, channels)
     above: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, width, channels)
     caches: dict[nn.Module, KVCache] = field(default_factory=dict)
-    products: dict[nn.Module, Product] = field(default_factory=dict)  # of what lies beside: (columns · inputs, outputs)
+    products: dict[nn.Module, Product] = field(default_factory=dict)  # of one position; of convolutions, what is beside
 
 
 class CausalConv(nn.Module):

@@ -21,10 +21,15 @@ from stage2_prior import train as train_prior
 
 CNN = {"largest_softmax": 16384, "layers": 2, "channels": 8, "kernel_size": 3, "dropout": 0.0}
 WIDTH = {"largest_softmax": 16384, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+SNAIL = CNN | {"hidden_channels": 8, "blocks": 1, "residuals": 1, "heads": 2, "conditioning_blocks": 1}
+SNAIL.pop("layers")
 PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
     "counts": ("counts", {}),
     "pixelcnn": ("pixelcnn", CNN),
     "sub-tokens": ("pixelcnn", CNN | {"largest_softmax": 3}),
+    "pixelsnail": ("pixelsnail", SNAIL),
+    "transformer": ("transformer", WIDTH | {"architecture": "llama", "extra": {}}),
+    "rq_transformer": ("rq_transformer", WIDTH | {"depth_layers": 1}),
     "masked": ("masked", WIDTH | {"bound_draws": 4}),
     "chain": (
         "chain",

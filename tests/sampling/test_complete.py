@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from PIL import Image
 from common import paths
 from common.images import open_prepared
 from sampling import sample
+from sampling.complete import read_given
 
 
 @pytest.fixture
@@ -37,9 +40,27 @@ def test_completions_keep_the_given_pixels_and_differ_in_the_others(files):
     assert not paths.SAMPLES.exists()
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "transparent"])
+def test_a_mask_is_known_where_it_is_about_white_and_opaque(files, kind, write_params):
+    from common.params import load
+
+    white = np.zeros((64, 64), dtype=np.uint8)
+    white[:32] = 255
+    if kind == "jpeg":
+        Image.fromarray(white).save("mask.jpg", quality=60)
+    else:
+        Image.merge("LA", (Image.new("L", (64, 64), 255), Image.fromarray(white))).save("mask.jpg", "PNG")
+    Image.fromarray(white).save("image.png")
+    _, known = read_given(Path("image.png"), Path("mask.jpg"), load(Path("params.yaml")).data)
+    assert known[:3].all() and not known[5:].any()  # but for the edge
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--class", "1"], "--class is about --complete IMAGE"),
+        (["--count", "3"], "--count is about --complete IMAGE"),
+        (["--output", "out.png"], "--output is about --complete IMAGE"),
         (["--complete", "image.png"], "--complete IMAGE and --mask MASK go together"),
         (["--complete", "image.png", "--mask", "mask.png", "--count", "0"], "--count: expected at least 1, got 0"),
         (["--complete", "image.png", "--mask", "wide.png"], "wide.png: 16x8 pixels, but image.png has 8x8"),

@@ -16,6 +16,12 @@ from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.subtokens import SubTokens
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(1, 2, 1, 3), Level(2, 2, 2, 6)))
+LAYOUTS = {
+    "one level": CodeLayout((1, 8, 8), (Level(2, 2, 1, 6),)),
+    "two levels of unequal K": LAYOUT,
+    "residual depth 4": CodeLayout((1, 4, 8), (Level(1, 2, 4, 4, (4, 3, 4, 2)),)),
+    "rectangle": CodeLayout((1, 8, 12), (Level(2, 3, 1, 4),)),
+}
 CNN = {"layers": 2, "channels": 8, "kernel_size": 3, "dropout": 0.0}
 SNAIL = {"channels": 8, "hidden_channels": 8, "kernel_size": 3, "blocks": 1, "residuals": 1, "heads": 2}
 SNAIL |= {"conditioning_blocks": 1, "dropout": 0.0}
@@ -31,6 +37,8 @@ PRIORS: dict[str, tuple[str, dict]] = {
     "llama": ("transformer", GPT2 | {"architecture": "llama"}),
     "rq_transformer": ("rq_transformer", RQ),
     "sub-tokens": ("pixelsnail", SNAIL | {"largest_softmax": 3}),
+    "sub-tokens of gpt2": ("transformer", GPT2 | {"largest_softmax": 3}),
+    "sub-tokens of rq_transformer": ("rq_transformer", RQ | {"largest_softmax": 3}),
     "chain": ("chain", {"links": [{"name": "transformer", "params": GPT2}, {"name": "pixelsnail", "params": SNAIL}]}),
     "chain of others": (
         "chain",
@@ -68,14 +76,34 @@ class Table:
         return p.double().log() + labels[:, None] * torch.tensor([0.0, 0.5])
 
 
-def random_prior(name: str, num_classes: int = 3):
-    """A prior of random weights in float64, where cached and full decoding cannot part at a rounding."""
+def random_prior(name: str, layout: CodeLayout = LAYOUT, num_classes: int = 3):
+    """A prior of random weights in float64, where cached and full decoding cannot part at a rounding.
+
+    Of a chain for two levels, the last link serves a single one.
+    """
     torch.manual_seed(0)
     family, params = (PRIORS | MASKED_PRIORS)[name]
-    prior = build_prior({"name": family, "params": params, "layout": LAYOUT.to_json(), "num_classes": num_classes})
+    if family == "chain":
+        params = {"links": params["links"][-len(layout.levels) :]}
+    prior = build_prior({"name": family, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
     for parameter in prior.parameters():
         parameter.data.normal_(0, 0.5)
+    if family == "counts":
+        tokens = (torch.rand(40, layout.num_tokens) ** 2 * layout.codebook_sizes).long()
+        prior.fit([(tokens, torch.arange(40) % num_classes if num_classes else None)])
     return prior.double().eval()
+
+
+def classes_of(count: int, num_classes: int) -> torch.Tensor:
+    """The classes in turn; without classes, the null label."""
+    return torch.arange(count) % max(1, num_classes)
+
+
+every_kind = pytest.mark.parametrize(
+    ("layout", "num_classes"),
+    [(layout, classes) for layout in LAYOUTS.values() for classes in (0, 3)],
+    ids=[f"{name}, {classes} classes" for name in LAYOUTS for classes in (0, 3)],
+)
 
 
 def links_of(prior):
@@ -117,16 +145,18 @@ def recompute(prior, labels, settings, given=None, seed=1):
 
 @pytest.mark.parametrize("name", PRIORS)
 @pytest.mark.parametrize("settings", [Settings(), Settings(guidance_scale=2.5, top_p=0.95)], ids=["plain", "guided"])
-def test_cached_decoding_gives_the_tokens_of_recomputation(name, settings):
-    prior, labels = random_prior(name), torch.arange(12) % 3
+@every_kind
+def test_cached_decoding_gives_the_tokens_of_recomputation(name, settings, layout, num_classes):
+    prior, labels = random_prior(name, layout, num_classes), classes_of(12, num_classes)
     tokens = generate(prior, labels, streams(1, range(12)), settings)
     assert torch.equal(tokens, recompute(prior, labels, settings))
-    assert (tokens < LAYOUT.codebook_sizes).all()
+    assert (tokens < layout.codebook_sizes).all()
 
 
 @pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
-def test_an_image_is_the_same_in_any_batch(name):
-    prior, labels = random_prior(name), torch.arange(64) % 3
+@every_kind
+def test_an_image_is_the_same_in_any_batch(name, layout, num_classes):
+    prior, labels = random_prior(name, layout, num_classes), classes_of(64, num_classes)
     settings = Settings(guidance_scale=2.0, temperature=0.8, decoding_steps=4)
     together = generate(prior, labels, streams(7, range(64)), settings)
     for i in (0, 1, 63):
@@ -134,7 +164,7 @@ def test_an_image_is_the_same_in_any_batch(name):
         assert torch.equal(alone[0], together[i])
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "pixelsnail", "gpt2", "rq_transformer"])
+@pytest.mark.parametrize("name", [name for name in PRIORS if "sub-tokens" not in name])
 def test_given_tokens_are_kept_and_the_others_answer_to_them(name):
     prior, labels = random_prior(name), torch.arange(8) % 3
     given = torch.full((8, LAYOUT.num_tokens), -1)
@@ -204,8 +234,9 @@ def test_a_link_whose_scale_is_one_runs_no_null_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
-def test_guidance_by_one_is_no_guidance(name):
-    prior, labels = random_prior(name), torch.arange(12) % 3
+@every_kind
+def test_guidance_by_one_is_no_guidance(name, layout, num_classes):
+    prior, labels = random_prior(name, layout, num_classes), classes_of(12, num_classes)
     settings = [Settings(guidance_scale=s, guidance_schedule="linear") for s in (1.0, 1.0 + 1e-9)]
     one, through_null_rows = (generate(prior, labels, streams(1, range(12)), s) for s in settings)
     assert torch.equal(one, through_null_rows)
@@ -243,8 +274,10 @@ def test_guidance_without_classes_is_skipped():
 
 
 @pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
-def test_temperature_zero_is_the_same_for_every_seed(name):
-    prior, labels = random_prior(name), torch.zeros(2, dtype=torch.int64)
+@every_kind
+def test_temperature_zero_is_the_same_for_every_seed(name, layout, num_classes):
+    prior = random_prior(name, layout, num_classes)
+    labels = torch.full((2,), max(0, num_classes - 1))
     found = [generate(prior, labels, streams(s, range(2)), Settings(temperature=0.0)) for s in (0, 1)]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0][0], found[0][1])
 

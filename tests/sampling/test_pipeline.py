@@ -10,6 +10,7 @@ import torch
 from common.codes import open_codes
 from common.errors import UserError
 from common.images import open_prepared, to_float, to_uint8
+from sampling.generate import generate
 from sampling.pipeline import TwoStagePipeline
 from sampling.settings import Settings
 
@@ -72,7 +73,7 @@ def test_classes_come_in_turn_unless_they_are_named(pipeline):
         ({"choice_temperature": math.inf}, "choice_temperature: expected"),
         ({"seed": -1}, "seed: expected"),
         ({"batch_size": 0}, "batch_size: expected"),
-        ({"labels": [0, 1, 3]}, "class 3 does not exist; choose from 0 to 2"),
+        ({"labels": [0, 1, 4]}, "class 4 does not exist; choose from 0 to 2, or 3 for no class in particular"),
         ({"labels": [0, -1, 1]}, "class -1 does not exist"),
         ({"labels": [0, 1]}, "labels: expected 3 whole numbers"),
         ({"labels": [0.0, 1.0, 2.0]}, "labels: expected 3 whole numbers"),
@@ -90,6 +91,15 @@ def test_an_unlabelled_prior_takes_no_labels(tiny_run):
     assert pipeline.generate(2, guidance_scale=3.0).shape == (2, 1, 8, 8)
     with pytest.raises(UserError, match="without labels"):
         pipeline.generate(2, labels=[0, 0])
+
+
+def test_the_null_label_can_be_sampled_and_guidance_changes_nothing_there(pipeline, pixels):
+    null = [pipeline.num_classes] * 6
+    free = pipeline.generate(6, null, seed=4)
+    assert torch.allclose(pipeline.generate(6, null, seed=4, guidance_scale=3.0), free, atol=1e-5)
+    empty = torch.zeros(8, 8, dtype=torch.bool)
+    assert torch.allclose(pipeline.complete(to_float(pixels[:6]), empty, seed=4), free, atol=1e-5)
+    assert not torch.allclose(pipeline.generate(6, seed=4), free, atol=1e-2)
 
 
 def test_reconstruction_goes_through_the_codes(pipeline, pixels):
@@ -169,6 +179,9 @@ def test_settings_that_are_left_out_are_those_of_the_learned_distribution(pipeli
 
 LEARNED = {  # prior: strides and codebook sizes of a run that it fits
     "pixelcnn": ([4], 8),
+    "pixelsnail": ([4, 2], [5, 9]),
+    "transformer": ([4, 2], [5, 9]),
+    "rq_transformer": ([4], 8),
     "sub-tokens": ([4], 9),
     "masked": ([4, 2], [5, 9]),
     "chain": ([4, 2], [5, 9]),
@@ -176,7 +189,7 @@ LEARNED = {  # prior: strides and codebook sizes of a run that it fits
 
 
 @pytest.mark.parametrize("prior", LEARNED)
-def test_every_kind_of_prior_samples_completes_and_measures(tiny_run, prior):
+def test_every_kind_of_prior_samples_completes_and_measures(tiny_run, prior, monkeypatch):
     strides, sizes = LEARNED[prior]
     tiny_run((1, 8, 16), strides=strides, sizes=sizes, prior=prior)
     pipeline = TwoStagePipeline.load("models", "cpu")
@@ -185,8 +198,12 @@ def test_every_kind_of_prior_samples_completes_and_measures(tiny_run, prior):
     assert torch.allclose(pipeline.generate(6, seed=3, guidance_scale=2.0, batch_size=4), images, atol=1e-4)
     known = torch.zeros(8, 16, dtype=torch.bool)
     known[:, :8] = True
+    tokens = []
+    monkeypatch.setattr("sampling.pipeline.generate", lambda *a: tokens.append((a[4], generate(*a))) or tokens[-1][1])
     completed = pipeline.complete(to_float(pixels), known, seed=1)
     assert torch.equal(completed[..., known], to_float(pixels)[..., known])
+    given, chosen = (torch.cat(parts) for parts in zip(*tokens, strict=True))
+    assert (given >= 0).any(1).all() and torch.equal(chosen[given >= 0], given[given >= 0])
     found = pipeline.log_likelihood(pixels, torch.arange(len(pixels)) % 3)
     torch.testing.assert_close(found["rate_by_level"].sum(1), found["rate"])
     assert ("rate_standard_error" in found) == (prior in ("masked", "chain"))
@@ -195,9 +212,13 @@ def test_every_kind_of_prior_samples_completes_and_measures(tiny_run, prior):
         with pytest.raises(UserError, match="class_probabilities: this prior's rates are estimates of bounds"):
             pipeline.log_likelihood(pixels, class_probabilities=[0.2, 0.3, 0.5])
     else:
-        total = pipeline.log_likelihood(pixels, class_probabilities=[0.2, 0.3, 0.5])["rate"]
-        each = [pipeline.log_likelihood(pixels, [y] * len(pixels))["rate"] for y in range(3)]
-        assert (total >= torch.stack(each).amin(0)).all()
+        weights, unit = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64), 128 * math.log(2)
+        mixed = pipeline.log_likelihood(pixels, class_probabilities=weights)
+        each = [pipeline.log_likelihood(pixels, [y] * len(pixels))["rate_by_level"] * unit for y in range(3)]
+        p = weights[:, None, None] * (-torch.stack(each).cumsum(-1)).exp()  # of the levels up to each, and the class
+        expected = -p.sum(0).log() / unit
+        torch.testing.assert_close(mixed["rate_by_level"].cumsum(1), expected)
+        torch.testing.assert_close(mixed["rate"], expected[:, -1])
 
 
 @pytest.mark.parametrize(

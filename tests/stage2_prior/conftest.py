@@ -17,6 +17,7 @@ LAYOUTS = {
     "two_levels": CodeLayout((3, 8, 4), (Level(1, 1, 1, 4), Level(2, 1, 1, 2))),
     "deep": CodeLayout((1, 4, 8), (Level(1, 1, 2, 4), Level(1, 2, 1, 2))),
     "depth_4": CodeLayout((1, 4, 8), (Level(1, 2, 4, 2),)),
+    "rectangle": CodeLayout((1, 8, 12), (Level(2, 3, 1, 2),)),
 }
 FAMILIES = {
     "uniform": ("uniform", {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from common import paths
 from common.arrays import ArrayWriter
 from common.artifacts import json_text, publishing, read_manifest
 from common.codes import CodeLayout, Level, open_codes
+from common.training import WeightAverage
 from stage2_prior import task as task_module
 from stage2_prior import train
 from stage2_prior.priors import PRIORS, build_prior, load_prior
@@ -97,8 +99,36 @@ def test_every_prior_is_published_with_curves_and_figures(
     assert figures["nats_per_token"] == pytest.approx(nats, rel=1e-5)
     assert (train.RESULTS / "train.csv").read_text().startswith("step")
     assert "nats_per_token" in (train.RESULTS / "validation.csv").read_text()
+    with (train.RESULTS / "tokens.csv").open() as file:
+        by_position = list(csv.DictReader(file))
+    places = [[int(row[name]) for name in ("level", "row", "column", "depth")] for row in by_position]
+    assert places == LAYOUT.places.tolist()
+    mean = np.mean([float(row["nats"]) for row in by_position])
+    assert mean == pytest.approx(figures["nats_per_token"], rel=1e-5)
     if name == "uniform":
         assert nats == pytest.approx(LAYOUT.uniform_nats / LAYOUT.num_tokens, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pixelsnail", "transformer", "chain"])
+def test_training_options_reach_the_prior(
+    write_params: Write, write_codes: Write, raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_codes()
+    section, called = f"stage2_prior.{name}.training.", []
+    options = {"gradient_checkpointing": True, "weight_ema_decay": 0.5, "precision": "bf16", "compile": True}
+    write_params(choose(name, raw_params) | {section + key: value for key, value in options.items()})
+    kinds = (PRIORS[name], "checkpoint_gradients"), (torch.nn.Module, "compile"), (WeightAverage, "update")
+    for owner, method in kinds:
+        original = getattr(owner, method)
+
+        def noted(self, *arguments, method=method, original=original):
+            called.append(method)
+            return None if method == "compile" else original(self, *arguments)  # a minute, and tested elsewhere
+
+        monkeypatch.setattr(owner, method, noted)
+    assert train.main([]) == 0
+    assert set(called) == {method for _, method in kinds}
+    assert called.count("checkpoint_gradients") == called.count("compile") == 1
 
 
 @pytest.mark.parametrize("name", LEARNED)

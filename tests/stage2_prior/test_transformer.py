@@ -49,7 +49,7 @@ def test_an_unknown_extra_key_is_refused_with_the_nearest_one():
 
 
 def test_the_width_cannot_be_changed_behind_its_back():
-    with pytest.raises(UserError, match=r"set the width by stage2_prior\.transformer\.width"):
+    with pytest.raises(UserError, match=r"set the width by transformer\.width"):
         configure("llama", hidden_size=32)
 
 
