@@ -2,7 +2,8 @@
 
     python benchmarks/sampling.py [ROW ...] [--batch 1 16 64] [--grid 8 16 32] [--repeats 3] [--json FILE]
 
-A row is a prior and a precision. Random weights and codes; all priors without classes, 512 codes.
+A row is a prior and a precision. Random weights and codes; all priors without classes, 512 codes. A chain takes what
+its links take, and `uniform` what `counts` does.
 
 ours: `sampling.generate` of a whole batch of grids, from the first random number to the last code. `same tokens` is the
 share that full recomputation chooses too, with the same random numbers: in bf16, ties fall otherwise.
@@ -13,11 +14,12 @@ of two memory layouts.
 generate: `transformers`' own, on the same weights with tables of its own for tokens and logits, with a growing and a
 static cache; for a row in bf16 also in fp32. `logits apart`: ours, token by token, from its whole sequence's on the
 same inputs, at most, in standard deviations of the logits.
-bounds: the FLOPs of the passes at this machine's rate of large matrix products, and the bytes of the weights as often
-as they are used at its rate of reading memory: for each token, or position, or pass of a masked prior.
+bounds: the FLOPs of the passes, attention left out, at this machine's rate of large matrix products; and the bytes of
+the weights as often as they are used (for each token, or position, or row, or pass of a masked prior) at its rate of
+reading memory: what a cache holds may come faster.
 
 Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
-A case that --results holds is not measured again.
+A case that --results holds is not measured again, unless the code has changed since.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from repository import REPOSITORY
 from runs import add_row, read_rows
 from timing import in_turn
 from torch.utils.flop_counter import FlopCounterMode
@@ -52,6 +56,7 @@ CODES = 512
 SNAIL = {"kernel_size": 5, "blocks": 4, "residuals": 4, "heads": 8, "conditioning_blocks": 0, "dropout": 0.1}
 LLM = {"layers": 8, "width": 256, "heads": 8, "dropout": 0.0, "extra": {}}
 PRIORS: dict[str, tuple[str, dict[str, Any], int]] = {  # name, params, depth
+    "counts": ("counts", {}, 1),
     "pixelcnn": ("pixelcnn", {"layers": 15, "channels": 128, "kernel_size": 5, "dropout": 0.1}, 1),
     "pixelsnail": ("pixelsnail", SNAIL | {"channels": 256, "hidden_channels": 256}, 1),  # rosinality's size
     "gpt2": ("transformer", LLM | {"architecture": "gpt2"}, 1),
@@ -85,27 +90,34 @@ def machine(precision: str) -> dict[str, float]:
     return {"flops": 2 * 2048**3 / fastest, "bytes": weights.nbytes / times["read"]["low"]}
 
 
+ONCE_A_ROW = (".above.", ".condition.", ".vertical_")  # of the weights of convolutional priors
+ONCE = ("embedding", "token", "place", "label")  # or tables, of which a row is read
+
+
 @torch.inference_mode()
 def bounds(prior: Prior, batch: int, rates: dict[str, float]) -> dict[str, float]:
-    """Seconds below which arithmetic, and reading all weights for each token, cannot come."""
+    """Seconds below which products and convolutions, and reading the weights from memory, cannot come."""
     tokens = torch.zeros(batch, prior.layout.num_tokens, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
         prior.nll(tokens, None)
-    passes, tokens_a_position = 1, prior.layout.levels[0].depth
+    level = prior.layout.levels[0]
+    passes = draws = 1
     if isinstance(prior, Masked):
-        passes = times = Settings().decoding_steps
-        counter_draws = prior.draws  # masks that `nll` has tried
-    else:
-        times, counter_draws = prior.layout.num_tokens, 1
+        passes, draws = Settings().decoding_steps, prior.draws  # masks that `nll` has tried
     used = 0.0
     for name, p in prior.named_parameters():
-        if "embedding" in name or "token" in name or "place" in name:
-            continue  # tables, of which a row is read
-        used += p.nbytes * (times / tokens_a_position if name.startswith("across.") else times)
-    return {
-        "arithmetic": counter.get_total_flops() / counter_draws * passes / rates["flops"],
-        "weights": used / rates["bytes"],
-    }
+        if any(part in name for part in ONCE):
+            continue
+        if isinstance(prior, Masked):
+            times = passes
+        elif any(part in f".{name}" for part in ONCE_A_ROW):
+            times = level.height
+        else:
+            times = prior.layout.num_tokens // (level.depth if name.startswith("across.") else 1)
+        used += p.nbytes * times
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(count for operation, count in counts.items() if "attention" not in str(operation))
+    return {"arithmetic": products / draws * passes / rates["flops"], "weights": used / rates["bytes"]}
 
 
 @torch.inference_mode()
@@ -177,7 +189,9 @@ def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], obje
         if "wte" not in name and "embed_tokens" not in name:
             theirs[name][: len(weights)].copy_(weights)  # its table of positions has one row more
     with torch.inference_mode():
-        tokens, labels = torch.randint(CODES, (2, count)), prior.fill_labels(None, torch.zeros(2, dtype=torch.int64))
+        rows = min(2, batch)
+        tokens = torch.randint(CODES, (rows, count))
+        labels = prior.fill_labels(None, tokens[:, 0])
         whole = model.base_model(inputs_embeds=prior._inputs(tokens, labels)).last_hidden_state
         expected = prior.ends.read(whole).float()
         state = prior.begin(labels, tokens[:, :0])
@@ -195,6 +209,12 @@ def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], obje
     return {kind: lambda kind=kind: model.generate(start, cache_implementation=kind, **common) for kind in kinds}, apart
 
 
+def code() -> str:
+    """What the code that is measured hashes to."""
+    files = sorted(path for name in ("sampling", "stage2_prior") for path in (REPOSITORY / name).rglob("*.py"))
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
 def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dict[str, Any]:
     name, precision = row.split(", ")
     prior = make(name, precision, grid)
@@ -210,6 +230,9 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
         "batch": batch,
         "grid": grid,
         "parameters": sum(p.numel() for p in prior.parameters()),
+        "code": code(),
+        "torch": torch.__version__,
+        "repeats": options.repeats,
     }
     with torch.inference_mode():
         found["times"], rates = in_turn(actions, options.repeats, warmup=1), machine(precision)
@@ -229,7 +252,10 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
     print(
         f"{row}, batch {batch}, {grid}x{grid}: {ours:.3f} s ({spread['low']:.3f} to {spread['high']:.3f}), "
         f"{batch / ours:.2f} images/s, {batch * prior.layout.num_tokens / ours:.0f} tokens/s; "
-        + "  ".join(f"{other} {seconds:.2f} s, {seconds / ours:.1f}x" for other, seconds in others.items())
+        + "  ".join(
+            f"{other}{' (estimated)' * (other in slow)} {seconds:.2f} s, {seconds / ours:.1f}x"
+            for other, seconds in others.items()
+        )
         + "; bounds "
         + "  ".join(f"{bound} {seconds:.3f} s" for bound, seconds in found["bounds"].items())
         + (f"; same tokens {found['same_tokens']:.2%}" if "same_tokens" in found else "")
@@ -254,7 +280,7 @@ def main() -> None:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
     set_threads(options.threads)
     cases = [(row, b, g) for row in options.rows or ROWS for g in options.grid for b in options.batch]
-    results = read_rows(options.results) if options.results else []
+    results = [r for r in read_rows(options.results) if r.get("code") == code()] if options.results else []
     done = {(r["row"], r["batch"], r["grid"]) for r in results}
     for case in cases:
         if case not in done:

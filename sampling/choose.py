@@ -30,6 +30,8 @@ def probabilities(
     if temperature != 1:  # the maximum first, so that a tiny temperature cannot overflow
         logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     p = torch.softmax(logits, -1)
+    if top_k is None and top_p is None and min_p is None:
+        return p
     if top_k is not None or (top_p is not None and top_p < 1):
         ordered, order = p.sort(dim=-1, descending=True, stable=True)
         if top_k is not None:

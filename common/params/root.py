@@ -59,6 +59,13 @@ class Params(Section):
                 f"stage2_prior.chain.links: {len(prior.chain.links)} priors for {levels} levels of "
                 "stage1_vqvae.network; give one a level, coarsest first"
             )
+        training, scales = getattr(prior.chosen, "training", None), self.sampling.guidance_scale
+        guided = any(scale != 1 for scale in (scales if isinstance(scales, tuple) else (scales,)))
+        if self.data.use_labels and guided and training and not training.label_dropout:
+            raise ValueError(
+                f"sampling.guidance_scale: {scales}, but stage2_prior.{prior.name}.training.label_dropout is 0, so the "
+                "null label, against which guidance works, is never trained; set that above 0, or the scale to 1"
+            )
         for name, value in self.sampling:
             if isinstance(value, tuple) and len(value) not in (1, levels):
                 raise ValueError(

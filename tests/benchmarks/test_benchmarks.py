@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,11 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     "path", [p for p in sorted(SCRIPTS.glob("*.py")) if "__main__" in p.read_text()], ids=lambda p: p.stem
 )
 def test_a_script_runs_from_any_folder(path: Path, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    for name in ("common", "sampling"):  # of another checkout
+        (tmp_path / "other" / name).mkdir(parents=True)
+        (tmp_path / "other" / name / "__init__.py").touch()
+    decoys = os.environ | {"PYTHONPATH": str(tmp_path / "other")}
+    done = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, env=decoys, capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
 
 

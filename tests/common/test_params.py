@@ -220,6 +220,11 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             },
             ["sampling.top_k", "33", "32", "null"],
         ),
+        (
+            {"stage2_prior.transformer.training.label_dropout": 0.0},
+            ["sampling.guidance_scale: 2", "stage2_prior.transformer.training.label_dropout is 0"],
+        ),
+        ({"sampling.precision": "bf16"}, ["sampling", "batch_size", "bf16", "give a number"]),
         ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
         ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),
         ({"stage2_prior.pixelcnn.training.warmup_steps": 1500}, ["stage2_prior.pixelcnn.training.warmup_steps"]),
@@ -238,6 +243,12 @@ def test_impossible_combination_says_what_does_not_fit(params, changes, named):
 def test_top_k_of_the_largest_codebook_is_allowed(params):
     changes = {"stage1_vqvae.network.conv.strides": [2, 2], "stage1_vqvae.quantizer.vq.codebook_size": [16, 128]}
     assert params({**changes, "sampling.top_k": 128}).sampling.top_k == 128
+
+
+def test_no_label_dropout_is_fine_without_guidance_or_labels(params):
+    undropped = {"stage2_prior.transformer.training.label_dropout": 0.0}
+    for change in ({"sampling.guidance_scale": 1.0}, {"data.use_labels": False}, {"stage2_prior.name": "counts"}):
+        assert params(undropped | change)
 
 
 def test_every_fault_is_in_the_one_line(raw_params):

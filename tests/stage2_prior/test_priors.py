@@ -202,7 +202,7 @@ def test_a_batch_can_be_learned_by_heart(learned, make_fresh, make_tokens, layou
     prior = make_fresh(learned, layout, 4, dropout=0.0, **wide(learned, 32))
     tokens, labels = make_tokens(layout, 4), torch.arange(4)
     optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
-    for _ in range(100):
+    for _ in range(150):
         optimizer.zero_grad()
         loss = prior(tokens, labels)
         loss.backward()
