@@ -59,6 +59,17 @@ class Params(Section):
                 f"stage2_prior.chain.links: {len(prior.chain.links)} priors for {levels} levels of "
                 "stage1_vqvae.network; give one a level, coarsest first"
             )
+        for path, training in self.trainings().items():
+            if training.warmup_steps >= training.steps:
+                raise ValueError(
+                    f"{path}.warmup_steps: {training.warmup_steps} must be below {path}.steps, {training.steps}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def sampling_fits_what_is_sampled(self) -> Params:
+        sizes, levels = self.stage1_vqvae.quantizer.chosen.sizes, self.stage1_vqvae.network.chosen.levels
+        prior = self.stage2_prior
         training, scales = getattr(prior.chosen, "training", None), self.sampling.guidance_scale
         guided = any(scale != 1 for scale in (scales if isinstance(scales, tuple) else (scales,)))
         if self.data.use_labels and guided and training and not training.label_dropout:
@@ -80,11 +91,6 @@ class Params(Section):
                 raise ValueError(
                     f"sampling.top_k: {value} is over the largest codebook_size, {largest}; "
                     "choose at most that, or null for no filter"
-                )
-        for path, training in self.trainings().items():
-            if training.warmup_steps >= training.steps:
-                raise ValueError(
-                    f"{path}.warmup_steps: {training.warmup_steps} must be below {path}.steps, {training.steps}"
                 )
         return self
 

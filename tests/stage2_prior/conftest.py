@@ -139,3 +139,18 @@ CASES = list(itertools.product(FAMILIES, LAYOUTS, (0, 2)))
 def prior(request: pytest.FixtureRequest) -> nn.Module:
     family, name, num_classes = request.param
     return stirred(family, LAYOUTS[name], num_classes)
+
+
+def positions_seen_from(grid: nn.Module, row: int, column: int) -> torch.Tensor:
+    """bool (h, w): the positions whose embeddings have a gradient from the logits at one position."""
+    level, channels = grid.level, 4
+    embeddings = torch.randn(1, level.height, level.width, 1, channels, dtype=torch.float64, requires_grad=True)
+    place = torch.randn(1, channels, level.height, level.width, dtype=torch.float64)
+    logits = grid(embeddings, place, torch.randn(1, channels, dtype=torch.float64))
+    logits[0, row * level.width + column].square().sum().backward()
+    return embeddings.grad.abs().sum((0, 3, 4)) > 0
+
+
+@pytest.fixture
+def seen_from() -> Callable[..., torch.Tensor]:
+    return positions_seen_from

@@ -12,23 +12,13 @@ from stage2_prior.priors.gated import GatedGrid, GatedLayer
 from stage2_prior.priors.products import Product
 
 
-def seen_from(grid: GatedGrid, row: int, column: int) -> torch.Tensor:
-    """bool (h, w): the positions whose embeddings have a gradient from the logits at one position."""
-    level, channels = grid.level, 4
-    embeddings = torch.randn(1, level.height, level.width, 1, channels, dtype=torch.float64, requires_grad=True)
-    place = torch.randn(1, channels, level.height, level.width, dtype=torch.float64)
-    logits = grid(embeddings, place, torch.randn(1, channels, dtype=torch.float64))
-    logits[0, row * level.width + column].square().sum().backward()
-    return embeddings.grad.abs().sum((0, 3, 4)) > 0
-
-
 def earlier(level: Level, row: int, column: int) -> torch.Tensor:
     order = torch.arange(level.height * level.width).view(level.height, level.width)
     return order < row * level.width + column
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
-def test_a_deep_network_sees_all_earlier_positions_and_no_other(kernel_size):
+def test_a_deep_network_sees_all_earlier_positions_and_no_other(kernel_size, seen_from):
     level = Level(4, 5, 1, 3)
     grid = GatedGrid(level, layers=5, channels=4, kernel_size=kernel_size, dropout=0.0).double()
     for row in range(4):
@@ -36,7 +26,7 @@ def test_a_deep_network_sees_all_earlier_positions_and_no_other(kernel_size):
             assert torch.equal(seen_from(grid, row, column), earlier(level, row, column)), (row, column)
 
 
-def test_one_layer_sees_its_kernel_without_a_blind_spot():
+def test_one_layer_sees_its_kernel_without_a_blind_spot(seen_from):
     level = Level(5, 7, 1, 3)
     grid = GatedGrid(level, layers=1, channels=4, kernel_size=3, dropout=0.0).double()
     expected = torch.zeros(5, 7, dtype=torch.bool)

@@ -14,16 +14,6 @@ from stage2_prior.priors.snail import CausalConv, SnailGrid
 SIZE = {"channels": 4, "hidden": 4, "kernel_size": 3, "blocks": 1, "residuals": 1, "heads": 0, "dropout": 0.0}
 
 
-def seen_from(grid: SnailGrid, row: int, column: int) -> torch.Tensor:
-    """bool (h, w): the positions whose embeddings have a gradient from the logits at one position."""
-    level, channels = grid.level, 4
-    embeddings = torch.randn(1, level.height, level.width, 1, channels, dtype=torch.float64, requires_grad=True)
-    place = torch.randn(1, channels, level.height, level.width, dtype=torch.float64)
-    logits = grid(embeddings, place, torch.randn(1, channels, dtype=torch.float64))
-    logits[0, row * level.width + column].square().sum().backward()
-    return embeddings.grad.abs().sum((0, 3, 4)) > 0
-
-
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_causal_convolution_is_a_masked_one(kernel_size, strict):
@@ -39,7 +29,7 @@ def test_a_causal_convolution_is_a_masked_one(kernel_size, strict):
     torch.testing.assert_close(conv(x), expected)
 
 
-def test_attention_sees_all_earlier_positions_and_no_other():
+def test_attention_sees_all_earlier_positions_and_no_other(seen_from):
     torch.manual_seed(0)
     level = Level(4, 5, 1, 3)
     grid = SnailGrid(level, **SIZE | {"heads": 2}).double()
@@ -49,7 +39,7 @@ def test_attention_sees_all_earlier_positions_and_no_other():
             assert torch.equal(seen_from(grid, row, column), order < row * 5 + column), (row, column)
 
 
-def test_without_attention_a_network_sees_its_kernels():
+def test_without_attention_a_network_sees_its_kernels(seen_from):
     torch.manual_seed(0)
     seen = seen_from(SnailGrid(Level(9, 9, 1, 3), **SIZE).double(), 8, 4)
     expected = torch.zeros(9, 9, dtype=torch.bool)
