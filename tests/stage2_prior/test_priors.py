@@ -202,13 +202,15 @@ def test_a_batch_can_be_learned_by_heart(learned, make_fresh, make_tokens, layou
     prior = make_fresh(learned, layout, 4, dropout=0.0, **wide(learned, 32))
     tokens, labels = make_tokens(layout, 4), torch.arange(4)
     optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
-    for _ in range(150):
+    for _ in range(600):  # a few dozen are enough for most; rounding decides when one leaves a plateau
         optimizer.zero_grad()
         loss = prior(tokens, labels)
+        if loss.item() < 0.1:
+            return
         loss.backward()
         nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimizer.step()
-    assert loss.item() < 0.1
+    pytest.fail(f"the loss is still {loss.item():.3f}")
 
 
 def test_checkpointed_gradients_are_the_same_and_so_are_the_names(trainable, layout, make_trainable, make_tokens):
