@@ -25,8 +25,8 @@ from runs import STAGE1, add_row, arguments, images, parameters, read_rows, sche
 from safetensors.torch import load_model, save_model
 
 from common.images import ImageSplit, PreparedImages, to_float
+from common.launch import accelerator
 from common.tracking import Row
-from common.training import accelerator
 from stage1_vqvae.model import VQVAE, planes
 
 LN2 = 0.6931471805599453

@@ -17,12 +17,13 @@ from repository import REPOSITORY
 
 from common import paths
 from common.images import ImageSplit, PreparedImages, open_prepared
+from common.launch import accelerator
 from common.params import Params, read_yaml, validate
 from common.params.training import RuntimeParams, TrainingParams
 from common.preset import patch, read_changes, read_preset
 from common.randomness import seed_of
 from common.tracking import Row
-from common.training import Progress, Task, Trainer, accelerator
+from common.training import Progress, Task, Trainer
 from stage1_vqvae import prepare
 from stage1_vqvae.model import VQVAE, model_config
 from stage1_vqvae.task import VQVAETask

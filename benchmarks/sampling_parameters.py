@@ -1,11 +1,11 @@
 """Choose guidance and temperature without looking at the test split.
 
-    python benchmarks/sampling_parameters.py [--images 1000] [--json FILE]
+    python benchmarks/sampling_parameters.py [--images 1000] [--guidance 1 1.5 2] [--temperature 0.9 1] [--json FILE]
 
-For a finished run (models/ in the current folder): draws images at each pair with a seed of its own, and prints how
-many the classifier recognises, and how far they lie, as a set, from the validation images: the Fréchet distance
-between Gaussians fitted to the classifier's last features ("own features": no FID, and compares with nothing else).
-High agreement with a short distance is what one wants; agreement alone rewards images that are all alike.
+For a finished run (models/ in the current folder): draws images at each pair with a seed that is not `sampling.seed`,
+and prints how many the classifier recognises, and how far they lie, as a set, from the validation images: the Fréchet
+distance between Gaussians fitted to the classifier's last features ("own features": no FID, and compares with nothing
+else). High agreement with a short distance is what one wants; agreement alone rewards images that are all alike.
 """
 
 from __future__ import annotations

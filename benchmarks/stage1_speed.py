@@ -27,7 +27,7 @@ from timing import in_turn, show
 
 from common.distributed import set_threads
 from common.images import ImageSplit, PreparedImages, Stats, to_float
-from common.training import accelerator
+from common.launch import accelerator
 from stage1_vqvae.extract import TOGETHER, Pass, encode_split
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 import time
@@ -13,23 +12,17 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from tqdm import tqdm
 
 from common import paths
 from common.checkpoint import StateFolder, fingerprint
-from common.distributed import (
-    exact_float32,
-    largest_over_processes,
-    same_on_all_processes,
-    set_threads,
-    sum_over_processes,
-    world,
-)
+from common.distributed import largest_over_processes, same_on_all_processes, sum_over_processes, world
 from common.errors import UserError
+from common.optimizer import WeightAverage, build_optimizer, learning_rate
 from common.params.training import RuntimeParams, TrainingParams
 from common.randomness import seed_of
+from common.resuming import RunWeights
 from common.tracking import Row, write_results
 
 MAX_SKIPPED = 10  # consecutive steps without a finite gradient before the run is given up
@@ -99,62 +92,6 @@ class StopRequest:
         return largest_over_processes(self.signal or 0, device) or None
 
 
-def accelerator(runtime: RuntimeParams) -> Accelerator:
-    """Devices and processes by Accelerate; threads by the machine, since a launcher may have left us only one.
-
-    Raises:
-        UserError: a launcher started several processes that would each train alone.
-    """
-    handler = DistributedDataParallelKwargs(broadcast_buffers=False)  # codebooks are kept equal by their own update
-    result = Accelerator(mixed_precision="no", kwargs_handlers=[handler])
-    if int(os.environ.get("WORLD_SIZE", "1")) != result.num_processes:
-        raise UserError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but Accelerate sees {result.num_processes} process(es), which "
-            "would each train alone; on CPU set ACCELERATE_USE_CPU=1 in the launcher's environment"
-        )
-    set_threads(runtime.threads)
-    exact_float32()
-    return result
-
-
-def learning_rate(step: int, params: TrainingParams) -> float:
-    """Linear warm-up, then from the full rate to `final_learning_rate_fraction` of it, by a cosine or exponentially."""
-    if step < params.warmup_steps:
-        return params.learning_rate * (step + 1) / params.warmup_steps
-    progress = (step - params.warmup_steps) / max(1, params.steps - params.warmup_steps)
-    floor = params.final_learning_rate_fraction
-    if params.schedule == "exponential":
-        return params.learning_rate * floor**progress
-    return params.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def build_optimizer(
-    model: nn.Module, params: TrainingParams, codebooks: frozenset[str] = frozenset()
-) -> torch.optim.AdamW:
-    """AdamW; matrices, kernels and embeddings are decayed, not biases, norms, nor the parameters named codebooks."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim >= 2 and name not in codebooks]
-    groups = [
-        {"params": decayed, "weight_decay": params.weight_decay},
-        {"params": [p for name, p in named if p.ndim < 2 or name in codebooks], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), fused=True)
-
-
-class WeightAverage:
-    """An exponential moving average of weights, but for those that the task re-estimates."""
-
-    def __init__(self, task: Task, decay: float) -> None:
-        self.decay = decay
-        self.source = {n: p for n, p in task.model.named_parameters() if n not in task.not_averaged}
-        self.weights = {n: p.detach().clone() for n, p in self.source.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))  # young averages forget their random start
-        torch._foreach_lerp_(list(self.weights.values()), list(self.source.values()), 1 - decay)
-
-
 class Trainer:
     """One run of a task: holds what changes while it trains. Call `run`."""
 
@@ -174,7 +111,9 @@ class Trainer:
         memory_format = torch.channels_last if params.channels_last else torch.preserve_format
         task.model.to(self.device, memory_format=memory_format)
         self.optimizer = build_optimizer(task.model, params, task.not_averaged)
-        self.average = WeightAverage(task, params.weight_ema_decay) if params.weight_ema_decay else None
+        decay = params.weight_ema_decay
+        self.average = WeightAverage(task.model, decay, task.not_averaged) if decay else None
+        self.weights = RunWeights(task.model, self.optimizer, self.average)
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
 
@@ -296,12 +235,7 @@ class Trainer:
     def _save(self) -> None:
         if not self.best:  # interrupted before the first validation
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}
-        tensors = {f"model.{n}": t for n, t in self.task.model.state_dict().items()}
-        tensors |= {f"best.{n}": t for n, t in self.best.items()}
-        if self.average:
-            tensors |= {f"average.{n}": t for n, t in self.average.weights.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{n}": t for n, t in moments.items()}
+        tensors = self.weights.tensors(self.best)
         if self.accelerator.is_main_process:
             self.state.save(self.progress.step, tensors, {"progress": vars(self.progress)})
         self.accelerator.wait_for_everyone()
@@ -317,47 +251,17 @@ class Trainer:
         if saved is None:
             return False
         tensors, values = saved
-        if misfit := self._misfit(tensors):
+        changed = values["progress"].keys() != vars(self.progress).keys()
+        if misfit := "the progress" if changed else self.weights.misfit(tensors):
             self._say(
                 f"note: {misfit} of the state in {self.state.folder} does not fit the code as it is; starting anew"
             )
             return False
         self.progress = Progress(**values["progress"])
-
-        def part(prefix: str) -> dict[str, torch.Tensor]:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-        self.task.model.load_state_dict(part("model."))
+        self.best = self.weights.restore(tensors)
         self.task.model.train()
-        self.best = part("best.")
-        if self.average:
-            for name, tensor in part("average.").items():
-                self.average.weights[name].copy_(tensor)
-        moments: dict[int, dict[str, Any]] = {}
-        for name, tensor in part("optimizer.").items():
-            index, key = name.split(".", 1)
-            moments.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        for parameter, values in self.optimizer.state.items():  # laid out as they are in an uninterrupted run
-            for key, tensor in values.items():
-                if tensor.shape == parameter.shape:
-                    values[key] = torch.empty_like(parameter).copy_(tensor)
         self._say(f"going on from step {self.progress.step} ({self.state.folder})")
         return True
-
-    def _misfit(self, tensors: dict[str, torch.Tensor]) -> str | None:
-        """The name of a saved tensor that is missing, too many, or of another shape, as after an edit of the code."""
-        model = {name: tensor.shape for name, tensor in self.task.model.state_dict().items()}
-        wanted = {f"{part}.{name}": shape for part in ("model", "best") for name, shape in model.items()}
-        if self.average:
-            wanted |= {f"average.{name}": tensor.shape for name, tensor in self.average.weights.items()}
-        found = {name: tensor.shape for name, tensor in tensors.items()}
-        trained = [p.shape for group in self.optimizer.param_groups for p in group["params"]]
-        for name in [name for name in found if name.startswith("optimizer.")]:
-            index, shape = int(name.split(".")[1]), found.pop(name)
-            if index >= len(trained) or shape not in ((), trained[index]):
-                return name
-        return next((name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)), None)
 
     def _bar_off(self) -> bool | None:
         return None if self.accelerator.is_main_process else True  # None: silent when not a terminal
@@ -385,6 +289,7 @@ def train(
         The validation figures of the weights that were kept, their `step`, and how many `parameters` there are.
     """
     with StateFolder(stage, fingerprint(stage, values, parents), accelerator.is_main_process) as state:
+        accelerator.wait_for_everyone()  # the main process may just have cleared what a killed run left half done
         progress = Trainer(task, params, runtime, accelerator, state).run()
     size = sum(parameter.numel() for parameter in task.model.parameters())
     metrics = {**progress.best_metrics, "step": progress.best_step, "parameters": size}

@@ -59,9 +59,10 @@ def inverse_cdf(p: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     cumulative = p.cumsum(-1)
     possible = p > 0
     passed = (cumulative > uniforms[:, None] * cumulative[:, -1:]) & possible
-    # Should rounding leave nothing passed (a parallel sum need not be monotone), the last possible value is meant.
+    # Should rounding leave nothing passed (a parallel sum need not be monotone), the last possible value is meant; and
+    # 0 where p is NaN, since any codebook has it.
     last = p.shape[-1] - 1 - possible.flip(-1).byte().argmax(-1, keepdim=True)
-    return passed.scatter(-1, last, True).byte().argmax(-1)
+    return passed.scatter(-1, last, possible.any(-1, keepdim=True)).byte().argmax(-1)
 
 
 def choose(

@@ -22,9 +22,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from common.artifacts import save_model
     from common.images import open_prepared
+    from common.launch import accelerator
     from common.randomness import seed_of
     from common.tracking import write_results
-    from common.training import accelerator, train
+    from common.training import train
     from sampling.judge import Judge
     from sampling.task import JudgeTask
 

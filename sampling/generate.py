@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.randomness import seed_of
 from sampling.choose import choose, guide
 from sampling.settings import Settings
@@ -17,6 +18,8 @@ from stage2_prior.priors.base import Autoregressive, Prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.masked import Masked
 from stage2_prior.priors.subtokens import SubTokens
+
+CHOSEN_AT_ONCE = 2**22  # logits of a masked prior, which become several float64 tensors
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def generate(
         int64 tokens (B, N), on the streams' device.
 
     Raises:
-        ValueError: the prior gave logits that are not numbers.
+        UserError: the prior gave logits that are not numbers.
     """
     batch = len(streams.indices)
     run = Run(streams, settings, labels is not None and prior.num_classes > 0, tick)
@@ -116,7 +119,9 @@ def _decode(prior: Prior, run: Run, labels: Tensor, context: Tensor, given: Tens
     loop = _many_at_a_time if isinstance(prior, Masked) else _one_after_another
     tokens, healthy = loop(prior, run, labels, context, given, guided, span)
     if not healthy:  # looked at once, at the end: a look at every token would wait for the device
-        raise ValueError("the prior gave logits that are NaN or infinite; it is not fit to sample from")
+        raise UserError(
+            "the prior gave logits that are NaN or infinite; with precision bf16 try fp32, else train it again"
+        )
     return tokens
 
 
@@ -191,8 +196,10 @@ def _many_at_a_time(
             where = slice(part.start - prior.given, part.stop - prior.given)
             filters, moment = settings.filters(index), span.at(step, steps)
             here = _guided(logits[:, where], guided, settings, index, moment)
-            for row in range(len(own)):  # one image's codes after another: in float64 all would be large
-                chosen[row, where] = choose(here[row], choice[row, where], **filters)
+            few = max(1, CHOSEN_AT_ONCE // here[0].numel())
+            for rows in (slice(i, i + few) for i in range(0, len(own), few)):
+                codes = choose(here[rows].flatten(0, 1), choice[rows, where].flatten(), **filters)
+                chosen[rows, where] = codes.view_as(chosen[rows, where])
             found = here.log_softmax(-1).gather(-1, chosen[:, where, None])[..., 0].double()
             gumbel = -torch.log(-torch.log(noise[:, where].clamp_min(1e-300)))
             temperature = settings.choice_temperature * (1 - (step + 1) / steps) * (filters["temperature"] > 0)

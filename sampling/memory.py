@@ -18,7 +18,7 @@ from stage2_prior.priors.masked import Masked
 from stage2_prior.priors.products import Product
 from stage2_prior.priors.subtokens import SubTokens
 
-CGROUP = Path("/sys/fs/cgroup")  # of this process, in a container
+CGROUP, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # limits of containers and jobs
 MOST = 1024  # images at a time; more are no faster
 PART = 0.5  # of what is free: the rest is for what is not counted, and for others
 COPIES = 6  # of a step's logits, in float64: guidance, sorted, cumulated
@@ -31,10 +31,26 @@ def free_bytes(device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     free = psutil.virtual_memory().available
-    limit, used = (CGROUP / name for name in ("memory.max", "memory.current"))
-    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
-        free = min(free, max(0, int(most) - int(used.read_text())))
+    for group in control_groups():
+        limit, used = group / "memory.max", group / "memory.current"
+        if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+            free = min(free, max(0, int(most) - int(used.read_text()) + file_cache(group)))
     return free
+
+
+def control_groups() -> list[Path]:
+    """The control groups (version 2) of this process, from its own up: each may limit its memory."""
+    lines = OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.is_file() else []
+    own = [line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")]
+    folder = CGROUP / own[0] if own else CGROUP
+    return [group for group in (folder, *folder.parents) if group.is_relative_to(CGROUP)]
+
+
+def file_cache(group: Path) -> int:
+    """Bytes that a control group uses for files that were read, and gives back when they are wanted."""
+    figures = group / "memory.stat"
+    lines = figures.read_text().splitlines() if figures.is_file() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 def tensors_in(value: Any) -> Iterable[torch.Tensor]:
@@ -120,13 +136,17 @@ def _level_bytes(prior: Autoregressive, level: int, labels: torch.Tensor) -> int
 
 
 @torch.inference_mode()
-def batch_size(vqvae: nn.Module, prior: Prior, device: torch.device) -> int:
-    """How many images to sample at once: what fits in half of the free memory, less a copy of the prior's weights on a
-    CPU, going by one image; at most `MOST`."""
+def image_bytes(vqvae: nn.Module, prior: Prior, device: torch.device) -> int:
+    """Bytes that drawing one more image takes, guidance included."""
     tokens = torch.zeros(1, prior.layout.num_tokens, dtype=torch.int64, device=device)
     with LargestOutput(vqvae) as largest:
         vqvae.decode(prior.layout.unflatten(tokens))
     guided = 2 if prior.num_classes else 1
-    needed = max(guided * decoding_bytes(prior, device), LIVE * largest.bytes)
+    return max(guided * decoding_bytes(prior, device), LIVE * largest.bytes)
+
+
+def batch_size(one_image: int, prior: Prior, device: torch.device) -> int:
+    """How many images of so many bytes to draw at once: what fits in half of the free memory, less a copy of the
+    prior's weights on a CPU; at most `MOST`."""
     copied = sum(p.nbytes for p in prior.parameters()) if device.type == "cpu" else 0  # `Product`s
-    return max(1, min(MOST, int((PART * free_bytes(device) - copied) / needed)))
+    return max(1, min(MOST, int((PART * free_bytes(device) - copied) / one_image)))

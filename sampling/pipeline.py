@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,23 +13,30 @@ from tqdm import tqdm
 from common.codes import CodeLayout
 from common.distributed import exact_float32
 from common.errors import UserError
-from common.images import to_float
 from sampling import memory
 from sampling.generate import Streams, generate
+from sampling.likelihood import bits_per_dim
 from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors import load_prior
+
+SLACK = 1e-3  # beyond [-1, 1], for images that were computed
 
 
 def _advance(bar: Any, images: int, part: float) -> None:
     bar.update(images * part)
 
 
-def _check_numbers(*numbers: tuple[str, int | None, int]) -> None:
-    """Refuse a number below its least value."""
+def _check_numbers(*numbers: tuple[str, Any, int]) -> None:
+    """Refuse what is no int, since 1.0 or True would stand for another random stream than 1, or is below its least."""
     for name, value, least in numbers:
-        if value is not None and value < least:
-            raise UserError(f"{name}: expected a whole number of at least {least}, got {value}")
+        if type(value) is not int or value < least:
+            raise UserError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def _sizes(batch_size: Any) -> list[tuple[str, Any, int]]:
+    """A batch size to check, where one is given."""
+    return [] if batch_size is None else [("batch_size", batch_size, 1)]
 
 
 class TwoStagePipeline:
@@ -54,6 +60,7 @@ class TwoStagePipeline:
         self.vqvae, self.prior = vqvae.to(self.device).eval(), prior.to(self.device).eval()
         self.drawing = self.prior.lowered(torch.bfloat16) if precision == "bf16" else self.prior
         self.parents: dict[str, str] = {}  # identities of the published models, where they were loaded
+        self._image_bytes = 0  # that drawing one more image takes; 0: not found out yet
 
     @classmethod
     def load(
@@ -124,8 +131,9 @@ class TwoStagePipeline:
     ) -> Iterator[torch.Tensor]:
         """`generate`, a batch at a time, for more images than memory holds."""
         chosen = Settings.checked(self.layout, settings)
-        _check_numbers(("n", count, 1), ("seed", seed, 0), ("batch_size", batch_size, 1), ("start", start, 0))
+        _check_numbers(("n", count, 1), ("seed", seed, 0), ("start", start, 0), *_sizes(batch_size))
         labels = self.check_labels(labels, count, start)
+        self._check_null_label(labels, chosen)
 
         def draw() -> Iterator[torch.Tensor]:
             with self._bar(count, "generate") as bar:
@@ -139,8 +147,10 @@ class TwoStagePipeline:
 
     def _parts(self, count: int, batch_size: int | None) -> tuple[torch.Tensor, ...]:
         """Places of `count` images, those of a batch together; None: as many as memory holds."""
-        size = memory.batch_size(self.vqvae, self.drawing, self.device) if batch_size is None else batch_size
-        return torch.arange(count).split(size)
+        if batch_size is None and count > 1:
+            self._image_bytes = self._image_bytes or memory.image_bytes(self.vqvae, self.drawing, self.device)
+            batch_size = memory.batch_size(self._image_bytes, self.drawing, self.device)
+        return torch.arange(count).split(1 if batch_size is None else batch_size)
 
     @staticmethod
     def _bar(count: int, what: str) -> Any:
@@ -175,9 +185,10 @@ class TwoStagePipeline:
         """Images through the codes and back: float32 (B, C, H, W) in [-1, 1], on the CPU.
 
         Raises:
-            UserError: images of another shape, or not float.
+            UserError: images of another shape, not float, or out of range.
         """
         self._check_images(images, torch.float32)
+        _check_numbers(("batch_size", batch_size, 1))
         parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in images.split(batch_size)]
         return torch.cat(parts).float().clamp(-1, 1).cpu()
 
@@ -211,9 +222,10 @@ class TwoStagePipeline:
         """
         self._check_images(images, torch.float32)
         chosen = Settings.checked(self.layout, settings)
-        _check_numbers(("seed", seed, 0), ("batch_size", batch_size, 1))
+        _check_numbers(("seed", seed, 0), *_sizes(batch_size))
         if labels is not None:
             labels = self.check_labels(labels, len(images)).to(self.device)
+        self._check_null_label(labels, chosen)
         shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
         if mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
             raise UserError(f"mask: expected bool {shapes[0]} or {shapes[1]}, got {mask.dtype} {tuple(mask.shape)}")
@@ -264,41 +276,13 @@ class TwoStagePipeline:
                 beside labels, or for a prior that is not `exact`: sums over noisy bounds may fall below their aim.
         """
         self._check_images(images, torch.uint8)
+        _check_numbers(("batch_size", batch_size, 1))
         weights = self._check_probabilities(class_probabilities, labels)
         if labels is not None:
             labels = self.check_labels(labels, len(images)).to(self.device)
-        found: dict[str, list[torch.Tensor]] = {}
-
-        def add(name: str, values: torch.Tensor) -> None:
-            found.setdefault(name, []).append(values.double())
-
-        for rows in torch.arange(len(images)).split(batch_size):
-            pixels = images[rows].to(self.device)
-            codes = self.vqvae.encode(to_float(pixels))
-            add("distortion", self.vqvae.likelihood.nll(self.vqvae.decode_parameters(codes), pixels))
-            tokens = self.layout.flatten(codes)
-            if weights is not None:
-                add("rate_by_level", self._mixed_rates(tokens, weights))
-                continue
-            nats, variance = self.prior.estimate(tokens, None if labels is None else labels[rows])
-            add("rate_by_level", self._by_level(nats.double()))
-            if not self.prior.exact:
-                add("rate_standard_error", variance.sqrt())
-        unit = self.layout.dimensions * math.log(2)
-        result = {name: torch.cat(parts).cpu() / unit for name, parts in found.items()}
-        result["rate"] = result["rate_by_level"].sum(1)
-        return result | {"total": result["distortion"] + result["rate"]}
-
-    def _by_level(self, nats: torch.Tensor) -> torch.Tensor:
-        """Sums over each level's tokens: (B, N) -> (B, levels)."""
-        return torch.stack([nats[:, part].sum(1) for part in self.layout.slices()], 1)
-
-    def _mixed_rates(self, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Nats of each level given the coarser ones, (B, levels) float64, under p(z) = Σ p(y) p(z | y)."""
-        label = torch.zeros_like(tokens[:, 0])
-        each = [self._by_level(self.prior.nll(tokens, label + y).double()) for y in range(self.num_classes)]
-        up_to = -torch.logsumexp(weights.log()[:, None] - torch.stack(each, 1).cumsum(-1), 1)  # levels 0 to l
-        return up_to.diff(prepend=torch.zeros_like(up_to[:, :1]))
+        if weights is None:
+            self._check_null_label(labels)
+        return bits_per_dim(self.vqvae, self.prior, images, labels, weights, batch_size)
 
     def _check_probabilities(self, values: Any, labels: Any) -> torch.Tensor | None:
         if values is None:
@@ -309,10 +293,11 @@ class TwoStagePipeline:
             raise UserError(
                 "class_probabilities: this prior's rates are estimates of bounds, and cannot be summed over"
             )
-        p = torch.as_tensor(values, dtype=torch.float64).to(self.device)
-        if p.shape != (self.num_classes,) or not self.num_classes or (p < 0).any() or abs(p.sum().item() - 1) > 1e-6:
+        p, classes = torch.as_tensor(values, dtype=torch.float64).to(self.device), self.num_classes
+        whole = abs(p.sum().item() - 1) <= 1e-6  # not if one is NaN
+        if p.shape != (classes,) or not classes or (p < 0).any() or not whole:
             raise UserError(
-                f"class_probabilities: expected {self.num_classes} numbers of at least 0 that sum to 1, one a class, "
+                f"class_probabilities: expected {classes} numbers of at least 0 that sum to 1, one a class, "
                 f"got {tuple(p.shape)} that sum to {p.sum().item():g}"
             )
         return p
@@ -323,4 +308,20 @@ class TwoStagePipeline:
             raise UserError(
                 f"images: expected {dtype} (B, {', '.join(map(str, expected))}), got {images.dtype} "
                 f"{tuple(images.shape)}; resize or convert them"
+            )
+        if dtype.is_floating_point and not (images.amin() >= -1 - SLACK and images.amax() <= 1 + SLACK):
+            raise UserError(
+                f"images: expected values in [-1, 1], got {images.amin():g} to {images.amax():g}; "
+                "`common.images.to_float` makes them of uint8"
+            )
+
+    def _check_null_label(self, labels: torch.Tensor | None, settings: Settings | None = None) -> None:
+        """Refuse what needs the null label (no label, or guidance) of a prior that was never shown it."""
+        if self.prior.null_label:
+            return
+        guided = settings is not None and settings.guided(range(len(self.layout.levels)))
+        if guided or labels is None or (labels == self.num_classes).any():
+            raise UserError(
+                "this prior was trained with label_dropout 0 and does not know the null label: give every image a "
+                "class, and guidance_scale 1; or train it with label_dropout above 0"
             )

@@ -87,6 +87,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     if arguments.complete is not None:
         from sampling.complete import complete, read_given, write
 
+        wanted, found = pipeline.layout.image_shape, (params.data.channels, params.data.height, params.data.width)
+        if wanted != found:
+            raise UserError(
+                f"data.channels, height and width are {found} in params.yaml, but the models were trained on {wanted}; "
+                "set them back, or train again with `dvc repro`"
+            )
         image, known = read_given(arguments.complete, arguments.mask, params.data)
         whole, output = asdict(settings) | common, arguments.output or Path("completed.png")
         write(complete(pipeline, image, known, count, arguments.label, whole), output, section.grid_columns)

@@ -95,8 +95,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from common.artifacts import json_text, publishing
     from common.codes import codebook_figures
     from common.images import open_prepared
+    from common.launch import accelerator
     from common.tracking import write_results
-    from common.training import accelerator
     from stage1_vqvae.model import load_vqvae
 
     prepared = open_prepared(paths.PREPARED)

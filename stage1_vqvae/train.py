@@ -20,8 +20,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from common.artifacts import save_model
     from common.images import open_prepared
+    from common.launch import accelerator
     from common.randomness import seed_of
-    from common.training import accelerator, train
+    from common.training import train
     from stage1_vqvae.model import VQVAE, model_config
     from stage1_vqvae.task import VQVAETask
 

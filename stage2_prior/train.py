@@ -55,9 +55,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from common.artifacts import read_manifest, save_model, write_text
     from common.codes import open_codes
     from common.distributed import batch_share
+    from common.launch import accelerator
     from common.randomness import seed_of
     from common.tracking import csv_text, write_results
-    from common.training import accelerator, train
+    from common.training import train
     from stage2_prior.priors import build_prior, prior_config
     from stage2_prior.task import PriorTask, nats_by_level, nats_by_token
 
@@ -73,7 +74,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     prior.fit(Batches(codes["train"], params.runtime.batch_size))
     if prior.trained:
         task, training = PriorTask(prior, codes, section.training), section.training
-        whole = {**config, "training": training.values()}
+        prior.null_label = not codes.num_classes or training.label_dropout > 0
+        whole = {**prior_config(prior), "training": training.values()}
         metrics = train("train_prior", task, training, params.runtime, device, whole, parents)
     by_token = nats_by_token(
         prior.to(device.device).eval(), codes["validation"], batch_share(params.runtime.batch_size), device.device

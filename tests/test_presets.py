@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from common.images import ImageSplit
+from common.optimizer import build_optimizer
 from common.params import Params, read_yaml, validate
 from common.preset import PRESETS, patch, read_preset
-from common.training import build_optimizer
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.task import VQVAETask
 from stage2_prior.priors import build_prior

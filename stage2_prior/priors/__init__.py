@@ -35,8 +35,9 @@ def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
     """A prior, newly initialised.
 
     Args:
-        config: {"name": key of PRIORS, "params": its keyword arguments, "layout": CodeLayout.to_json(), "num_classes"}.
-            `largest_softmax` among the arguments: codes of larger codebooks are modelled as sub-tokens.
+        config: {"name": key of PRIORS, "params": its keyword arguments, "layout": CodeLayout.to_json(), "num_classes"};
+            and "null_label": False for a prior that does not know the null label. `largest_softmax` among the
+            arguments: codes of larger codebooks are modelled as sub-tokens.
         first: the first level that it is over, given the coarser ones.
 
     Raises:
@@ -52,14 +53,22 @@ def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
     prior = PRIORS[name](inner_layout, config["num_classes"], first=first, **params)
     if largest:
         prior.params["largest_softmax"] = largest
-    return prior if inner_layout == layout else SubTokens(layout, prior)
+    prior = prior if inner_layout == layout else SubTokens(layout, prior)
+    prior.null_label = config.get("null_label", True)
+    return prior
 
 
 def prior_config(prior: Prior) -> dict[str, Any]:
     """What `build_prior` rebuilds a prior from, as JSON values."""
     family = type(prior.inner if isinstance(prior, SubTokens) else prior)
     name = next(name for name, known in PRIORS.items() if known is family)
-    return {"name": name, "params": prior.params, "layout": prior.layout.to_json(), "num_classes": prior.num_classes}
+    return {
+        "name": name,
+        "params": prior.params,
+        "layout": prior.layout.to_json(),
+        "num_classes": prior.num_classes,
+        "null_label": prior.null_label,
+    }
 
 
 def load_prior(folder: Path) -> tuple[Prior, Manifest]:

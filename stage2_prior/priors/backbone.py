@@ -108,7 +108,7 @@ def build(configuration: dict[str, Any], length: int) -> nn.Module:
     """The base model (no head) of a configuration from `configure`, newly initialised, tried on random inputs.
 
     Args:
-        length: tokens a sequence.
+        length: tokens a sequence; 0: it has been tried before, and is not again.
 
     Raises:
         UserError: `transformers` cannot build it, it does not work from embeddings, it looks ahead, or its cache
@@ -124,7 +124,7 @@ def build(configuration: dict[str, Any], length: int) -> nn.Module:
         model = AutoModel.from_config(config, dtype=torch.float32)
         # One row that is never read; frozen, or DDP would wait for its gradient.
         model.get_input_embeddings().requires_grad_(False)
-        fault = _probe(model, config.hidden_size, min(PROBE_LENGTH, length))
+        fault = length and _probe(model, config.hidden_size, min(PROBE_LENGTH, length))
     except Exception as error:  # as above: about the values in params.yaml, whatever its type
         raise _unfit(architecture, error) from error
     if fault:

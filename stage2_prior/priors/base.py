@@ -35,6 +35,7 @@ class Prior(nn.Module):
     uses_labels = True  # whether labels change anything
     exact = True  # `nll` is -log p, not a bound of it
     noise = 0  # random numbers an image that `forward` takes
+    null_label = True  # whether it knows the null label: not where training never showed it
 
     def __init__(self, layout: CodeLayout, num_classes: int, first: int, params: dict[str, Any]) -> None:
         """`params`: the family's own arguments, from which it is built again."""
@@ -45,7 +46,7 @@ class Prior(nn.Module):
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Learn what is learned without gradients, from int64 tokens (B, N) below each one's K and labels (B,) or None.
 
-        Nothing, and no batch is read, unless a family says otherwise. `batches` may be gone through again.
+        Nothing, and no batch is read, unless a family says otherwise. A family goes through `batches` once.
         """
 
     def fill_labels(self, labels: Tensor | None, tokens: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class Chain(Prior):
         self.noise = max(link.noise for link in self.links)
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """As the base's; `batches` are gone through once a link."""
         for link in self.links:
             end = link.layout.num_tokens
             link.fit((tokens[:, :end], labels) for tokens, labels in batches)

@@ -54,13 +54,14 @@ class Transformer(Autoregressive):
             UserError: an architecture that is unknown or cannot serve, or an unknown key in `extra`.
         """
         size = {"layers": layers, "width": width, "heads": heads, "dropout": dropout, "extra": extra}
-        if configuration is None:
+        new = configuration is None
+        if new:
             configuration = backbone.configure(architecture, **size, length=layout.num_tokens)
         params = {"architecture": architecture, **size, "configuration": configuration}
         super().__init__(layout, num_classes, first, params)
 
         self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
-        self.backbone = backbone.build(configuration, layout.num_tokens)
+        self.backbone = backbone.build(configuration, layout.num_tokens if new else 0)
 
     def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         labels = self.fill_labels(labels, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -12,13 +13,18 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
 
+from common import launch
+from common import training as loop
 from common.checkpoint import StateFolder
 from common.errors import UserError
+from common.launch import accelerator
+from common.optimizer import learning_rate
 from common.params.training import RuntimeParams, TrainingParams
 from common.randomness import SampleOrder, generator
-from common.training import StopRequest, Trainer, accelerator, build_optimizer, learning_rate
+from common.training import Progress, StopRequest, Trainer
 
 TRAINING = {
     "seed": 0,
@@ -128,30 +134,6 @@ def assert_same(one: Trainer, other: Trainer) -> None:
     assert vars(one.progress) == vars(other.progress)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_its_floor() -> None:
-    params = training(steps=102, warmup_steps=2, learning_rate=1.0, final_learning_rate_fraction=0.1)
-    points = {0: 0.5, 1: 1.0, 2: 1.0, 27: 0.1 + 0.9 * (2 + math.sqrt(2)) / 4, 52: 0.55, 102: 0.1}
-    for step, expected in points.items():
-        assert learning_rate(step, params) == pytest.approx(expected)
-    assert learning_rate(0, training(warmup_steps=0)) == TRAINING["learning_rate"]
-
-
-def test_an_exponential_schedule_falls_by_the_same_factor_each_step_and_needs_an_end() -> None:
-    changes = {"steps": 102, "warmup_steps": 2, "learning_rate": 1.0, "schedule": "exponential"}
-    params = training(**changes, final_learning_rate_fraction=0.01)
-    assert learning_rate(2, params) == pytest.approx(1.0) and learning_rate(52, params) == pytest.approx(0.1)
-    assert learning_rate(31, params) / learning_rate(30, params) == pytest.approx(0.01 ** (1 / 100))
-    with pytest.raises(ValueError, match="never reaches 0"):
-        training(**changes, final_learning_rate_fraction=0.0)
-
-
-def test_matrices_are_decayed_and_vectors_are_not() -> None:
-    optimizer = build_optimizer(Network(), training(weight_decay=0.3))
-    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert sorted(decays.values()) == [0.0, 0.0, 0.3, 0.3]
-    assert all(group["weight_decay"] == 0.3 * (p.ndim > 1) for group in optimizer.param_groups for p in group["params"])
-
-
 def test_one_batch_is_learned_by_heart() -> None:
     params = training(steps=400, batch_size=20, validate_every=400, learning_rate=0.02)
     task = Regression(params)
@@ -216,6 +198,32 @@ def test_a_damaged_state_costs_steps_but_changes_nothing(capsys: pytest.CaptureF
     assert "warning: " in capsys.readouterr().err
     assert resumed.task.calls[0] == "update 6"
     assert_same(whole, resumed)
+
+
+def test_moments_go_with_their_parameters_names_when_the_code_puts_them_in_another_order() -> None:
+    class Turned(Network):
+        def named_parameters(self, *args: object, **kwargs: object) -> list[tuple[str, nn.Parameter]]:
+            return [*super().named_parameters(*args, **kwargs)][::-1]
+
+    interrupted = Regression(training())
+    interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    with pytest.raises(SystemExit):
+        trained(interrupted)
+    turned = Regression(training())
+    turned.model = Turned()
+    whole = weights(trained(Regression(training()), "whole"))
+    for name, tensor in weights(trained(turned)).items():  # the gradient's norm is summed in another order
+        torch.testing.assert_close(tensor, whole[name])
+
+
+def test_a_progress_of_other_code_is_told_and_left(capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    interrupted = Regression(training())
+    interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    with pytest.raises(SystemExit):
+        trained(interrupted)
+    monkeypatch.setattr(loop, "Progress", dataclasses.make_dataclass("Progress", [("new", int, 0)], bases=(Progress,)))
+    assert trained(Regression(training())).progress.step == 10
+    assert "note: the progress of the state" in capsys.readouterr().err
 
 
 def test_a_state_that_no_longer_fits_the_model_is_told_and_left(capsys: pytest.CaptureFixture) -> None:
@@ -328,6 +336,19 @@ def test_processes_that_would_each_train_alone_are_refused(monkeypatch: pytest.M
         accelerator(RuntimeParams(**RUNTIME))
 
 
+def test_another_way_of_sharing_the_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    sharded = SimpleNamespace(distributed_type=DistributedType.FSDP, num_processes=1)
+    monkeypatch.setattr(launch, "Accelerator", lambda **arguments: sharded)
+    with pytest.raises(UserError, match="the launcher asks for FSDP, which is not supported"):
+        accelerator(RuntimeParams(**RUNTIME))
+
+
+def test_a_launchers_compiler_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    network = Network()
+    assert accelerator(RuntimeParams(**RUNTIME)).prepare_model(network) is network
+
+
 def test_signal_handlers_are_given_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopRequest() as stop:
@@ -340,13 +361,6 @@ def test_signal_handlers_are_given_back() -> None:
 def test_a_criterion_that_is_not_finite_stops_the_run_at_once() -> None:
     with pytest.raises(UserError, match="step 8: the validation criterion is nan"):
         trained(Regression(training(), criteria=[1.0, math.nan]), "diverged")
-
-
-def test_codebooks_biases_and_norms_are_not_decayed() -> None:
-    model = nn.ModuleDict({"layer": nn.Linear(2, 3), "book": nn.ParameterDict({"codebook": torch.zeros(4, 2)})})
-    groups = build_optimizer(model, training(weight_decay=0.1), frozenset({"book.codebook"})).param_groups
-    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (2, 0.0)]
-    assert groups[0]["params"][0] is model["layer"].weight
 
 
 def test_a_second_signal_is_not_held_back() -> None:

@@ -95,7 +95,7 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
 
 @pytest.fixture
 def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
-    """`tiny_run(shape, classes, strides, sizes, prior)`: publish everything up to the prior; the folder it is in.
+    """`tiny_run(shape, classes, strides, sizes, prior, guidance_scale)`: publish all up to the prior; its folder.
 
     `prior` is a name of PRIORS below; one that learns takes a few steps.
     """
@@ -107,6 +107,7 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         strides: list[int] | None = None,
         sizes: Any = 8,
         prior: str = "counts",
+        guidance_scale: float = 2.0,
     ) -> Path:
         strides = strides or [4]
         stats = publish_prepared(shape, classes)
@@ -121,7 +122,8 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         if "training" in section:
             section["training"] |= {"steps": 4, "warmup_steps": 1, "batch_size": 16, "validate_every": 2}
             section["training"] |= {"learning_rate": 0.03, "extra_pass_fraction": 0.0}
-        raw_params["sampling"] |= {"images": 14, "grid_columns": 3, "temperature": 0.9, "guidance_scale": 2.0}
+        raw_params["sampling"] |= {"images": 14, "grid_columns": 3, "temperature": 0.9}
+        raw_params["sampling"]["guidance_scale"] = guidance_scale
         raw_params["classifier"]["channels"] = 8
         raw_params["classifier"]["training"] |= {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
         raw_params["runtime"] |= {"threads": 1, "batch_size": 8, "log_every": 10}

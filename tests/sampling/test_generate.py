@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from common.codes import CodeLayout, Level
+from common.errors import UserError
+from sampling import generate as decoding
 from sampling.choose import choose, guide
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
@@ -300,8 +302,25 @@ def test_uniforms_are_uniform():
 def test_a_prior_that_breaks_is_reported_not_sampled():
     prior = Table(0)
     prior.step = lambda labels, tokens: torch.full((len(labels), 2), torch.nan)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(UserError, match="NaN"):
         generate(prior, None, streams(0, range(3)), Settings())
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "gpt2", "chain", "masked"])
+def test_weights_that_are_nan_are_reported_where_levels_have_unequal_codebooks(name):
+    prior = random_prior(name)
+    for parameter in prior.parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="NaN"):
+        generate(prior, None, streams(0, range(3)), Settings())
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(top_p=0.9, temperature=[1.0, 0.5])], ids=["plain", "set"])
+def test_masked_decoding_chooses_alike_however_many_at_once(settings, monkeypatch):
+    prior, labels = random_prior("masked").double(), torch.arange(5) % 3
+    whole = generate(prior, labels, streams(0, range(5)), settings)
+    monkeypatch.setattr(decoding, "CHOSEN_AT_ONCE", 2 * LAYOUT.num_tokens * LAYOUT.vocabulary)
+    assert torch.equal(generate(prior, labels, streams(0, range(5)), settings), whole)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 100])

@@ -63,7 +63,17 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "own")
     assert memory.free_bytes(CPU) == 3000
+    (tmp_path / "memory.stat").write_text("anon 7\nfile 900\ninactive_file 500\n")  # cache, given back on demand
+    assert memory.free_bytes(CPU) == 3500
+    job = tmp_path / "slurm" / "job"
+    job.mkdir(parents=True)
+    (job / "memory.max").write_text("2500\n")
+    (job / "memory.current").write_text("1500\n")
+    (tmp_path / "own").write_text("0::/slurm/job/\n")
+    assert memory.free_bytes(CPU) == 1000
+    (tmp_path / "own").unlink()
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(CPU) == pytest.approx(whole, rel=0.2)
 
@@ -78,5 +88,6 @@ def test_the_batch_follows_what_is_free(tiny_run, monkeypatch, free, expected):
     tiny_run()
     pipeline = TwoStagePipeline.load("models", "cpu")
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-    assert memory.batch_size(pipeline.vqvae, pipeline.prior, pipeline.device) == expected
+    one = memory.image_bytes(pipeline.vqvae, pipeline.prior, pipeline.device)
+    assert memory.batch_size(one, pipeline.prior, pipeline.device) == expected
     assert torch.allclose(pipeline.generate(5, seed=1), pipeline.generate(5, seed=1, batch_size=2), atol=1e-5)

@@ -72,7 +72,12 @@ def test_classes_come_in_turn_unless_they_are_named(pipeline):
         ({"decoding_steps": 2.5}, "decoding_steps: expected a whole number"),
         ({"choice_temperature": math.inf}, "choice_temperature: expected"),
         ({"seed": -1}, "seed: expected"),
+        ({"seed": 1.0}, "seed: expected a whole number of at least 0, got 1.0"),
+        ({"seed": True}, "seed: expected"),
+        ({"seed": None}, "seed: expected"),
+        ({"start": 0.0}, "start: expected"),
         ({"batch_size": 0}, "batch_size: expected"),
+        ({"batch_size": 2.0}, "batch_size: expected"),
         ({"labels": [0, 1, 4]}, "class 4 does not exist; choose from 0 to 2, or 3 for no class in particular"),
         ({"labels": [0, -1, 1]}, "class -1 does not exist"),
         ({"labels": [0, 1]}, "labels: expected 3 whole numbers"),
@@ -231,6 +236,43 @@ def test_numbers_below_their_least_are_refused(pipeline, pixels, numbers, messag
         pipeline.generate(2, **numbers)
 
 
+def test_batch_sizes_of_what_is_not_drawn_are_checked(pipeline, pixels):
+    with pytest.raises(UserError, match="batch_size: expected a whole number of at least 1, got 0"):
+        pipeline.reconstruct(to_float(pixels), batch_size=0)
+    with pytest.raises(UserError, match="batch_size: expected a whole number of at least 1, got None"):
+        pipeline.log_likelihood(pixels, batch_size=None)
+
+
+@pytest.mark.parametrize("bad", [255.0, -1.1, math.nan])
+def test_images_out_of_range_are_refused(pipeline, pixels, bad):
+    images = to_float(pixels)
+    images[3, 0, 2, 2] = bad
+    for use in (pipeline.reconstruct, lambda images: pipeline.complete(images, torch.ones(8, 8, dtype=torch.bool))):
+        with pytest.raises(UserError, match=r"images: expected values in \[-1, 1\]"):
+            use(images)
+
+
+def test_a_null_label_that_was_never_shown_is_not_used(tiny_run, raw_params):
+    raw_params["sampling"]["guidance_scale"] = 1.0
+    raw_params["stage2_prior"]["pixelcnn"]["training"]["label_dropout"] = 0.0
+    tiny_run(prior="pixelcnn", guidance_scale=1.0)
+    pipeline = TwoStagePipeline.load("models", "cpu")
+    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    images, mask = to_float(pixels), torch.zeros(8, 8, dtype=torch.bool)
+    for refused in (
+        lambda: pipeline.generate(2, [0, 3]),
+        lambda: pipeline.generate(2, guidance_scale=2.0),
+        lambda: pipeline.complete(images, mask),
+        lambda: pipeline.log_likelihood(pixels),
+    ):
+        with pytest.raises(UserError, match="trained with label_dropout 0"):
+            refused()
+    classes = [0] * len(pixels)
+    assert len(pipeline.generate(2)) == 2 and len(pipeline.complete(images, mask, classes)) == len(images)
+    pipeline.log_likelihood(pixels, classes)
+    pipeline.log_likelihood(pixels, class_probabilities=[0.5, 0.25, 0.25])
+
+
 def test_only_drawing_has_the_lower_precision(tiny_run):
     tiny_run(prior="pixelcnn")
     pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
@@ -274,6 +316,7 @@ def test_labels_summed_out_are_a_mixture(pipeline, pixels):
         ([0.5, 0.5], None, "expected 3 numbers"),
         ([0.5, 0.5, 0.5], None, "sum to 1"),
         ([1.5, -0.5, 0.0], None, "at least 0"),
+        ([0.5, 0.5, math.nan], None, "sum to nan"),
         ([0.5, 0.25, 0.25], [0] * 20, "give no labels"),
     ],
 )

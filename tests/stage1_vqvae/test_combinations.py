@@ -13,8 +13,8 @@ import torch
 from common.artifacts import save_model
 from common.errors import UserError
 from common.images import ImageSplit, to_float
+from common.optimizer import build_optimizer
 from common.params import Params
-from common.training import build_optimizer
 from stage1_vqvae.model import VQVAE, load_vqvae, planes
 from stage1_vqvae.quantizers import build_quantizers
 from stage1_vqvae.task import VQVAETask

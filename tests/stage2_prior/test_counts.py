@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.codes import CodeLayout, Level
+from stage2_prior.priors import tables as product
 from stage2_prior.priors.smoothing import best_strength, left_out, smooth_group
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(1, 3, 1, 4),))
@@ -123,6 +124,20 @@ def test_a_class_that_was_never_seen_gets_the_position_histogram(data, make_fres
     prior = make_fresh("counts", LAYOUT, 5)
     prior.fit([(tokens, labels)])
     torch.testing.assert_close(prior.table[4], prior.table[5])
+
+
+def test_above_the_largest_table_classes_are_left_out(data, make_fresh, monkeypatch):
+    tokens, labels = (torch.from_numpy(a) for a in data)
+    unlabelled = make_fresh("counts", LAYOUT, 0)
+    monkeypatch.setattr(product, "LARGEST_TABLE", 3 * unlabelled.table.numel())
+    assert make_fresh("counts", LAYOUT, 2).uses_labels
+    prior = make_fresh("counts", LAYOUT, 5)
+    assert not prior.uses_labels and prior.table.shape == unlabelled.table.shape
+    prior.fit([(tokens, labels)])
+    unlabelled.fit([(tokens, None)])
+    assert torch.equal(prior.table, unlabelled.table)
+    assert torch.equal(prior.nll(tokens, labels), unlabelled.nll(tokens, None))
+    assert torch.equal(prior.logits(tokens, labels), unlabelled.logits(tokens, None))
 
 
 def test_each_depth_has_a_histogram_of_its_own(make_fresh):

@@ -18,7 +18,7 @@ from common import paths
 from common.arrays import ArrayWriter
 from common.artifacts import json_text, publishing, read_manifest
 from common.codes import CodeLayout, Level, open_codes
-from common.training import WeightAverage
+from common.optimizer import WeightAverage
 from stage2_prior import task as task_module
 from stage2_prior import train
 from stage2_prior.priors import PRIORS, build_prior, load_prior
