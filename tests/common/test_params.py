@@ -224,7 +224,10 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             {"stage2_prior.transformer.training.label_dropout": 0.0},
             ["sampling.guidance_scale: 2", "stage2_prior.transformer.training.label_dropout is 0"],
         ),
-        ({"sampling.precision": "bf16", "sampling.batch_size": None}, ["sampling", "batch_size", "bf16", "give a number"]),
+        (
+            {"sampling.precision": "bf16", "sampling.batch_size": None},
+            ["sampling", "batch_size", "bf16", "give a number"],
+        ),
         ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
         ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),
         ({"stage2_prior.pixelcnn.training.warmup_steps": 1500}, ["stage2_prior.pixelcnn.training.warmup_steps"]),
