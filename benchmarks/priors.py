@@ -6,7 +6,9 @@ These presets have one level, where a chain is its only link: it has no row. Run
 which is kept: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of the preset
 once; then, for each prior, as many steps as fit into --minutes (measured first, the schedule stretched over them, the
 weights that validate best kept), `sample` and `evaluate`, and completions (benchmarks/completion.py). A row a prior, on
-the test split; a row that is there is not run again. Prints the table in markdown; --grids keeps the grids of each.
+the test split; a row that is there is not run again. Prints the table in markdown; --grids keeps the grids of each, and
+PRESET.png, two samples a class of each, a row a prior, in the table's order, and PRESET_completed.png: test images,
+what is given of them, and what each trained prior makes of that.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import completion
+import numpy as np
 import torch
+from PIL import Image
 from runs import RESULTS, Steps, absolute, add_row, parameters, read_rows
 from timing import quartiles
 
 from common import paths
 from common.codes import open_codes
-from common.grids import save_grid
+from common.grids import COLUMNS, PADDING, image_grid, save_grid
 from common.params import Params
 from common.randomness import seed_of
 from sampling import classifier, evaluate, sample
@@ -137,7 +142,7 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
     rates = {name: images_per_second(pipeline, scale) for name, scale in (("unguided", 1.0), ("guided", 2.0))}
     if options.grids:
         options.grids.mkdir(parents=True, exist_ok=True)
-        name = f"{options.preset}_{label.replace(', ', '_')}"
+        name = file_name(options.preset, label)
         shutil.copy(paths.SAMPLES / "grid.png", options.grids / f"{name}.png")
         save_grid(picture, options.grids / f"{name}_completed.png")
     return {
@@ -154,14 +159,38 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def file_name(preset: str, label: str) -> str:
+    return f"{preset}_{label.replace(', ', '_')}"
+
+
+def cells(path: Path, columns: int) -> torch.Tensor:
+    """The square images of a grid on disk, so many a row: uint8 (rows, columns, 3, size, size)."""
+    picture = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).movedim(-1, 0)[:, PADDING:, PADDING:]
+    step = picture.shape[-1] // columns
+    return picture.unfold(1, step - PADDING, step).unfold(2, step - PADDING, step).movedim(0, 2)
+
+
+def overviews(folder: Path, preset: str, labels: list[str], columns: int) -> None:
+    """All priors in two pictures, from their grids."""
+    names = [file_name(preset, label) for label in labels]
+    samples = [cells(folder / f"{name}.png", columns)[:, :2].flatten(0, 1) for name in names]
+    save_grid(image_grid(torch.cat(samples), len(samples[0])), folder / f"{preset}.png")
+    stacks = []
+    for name, label in zip(names, labels, strict=True):
+        shown, given, completed = cells(folder / f"{name}_completed.png", COLUMNS).unflatten(0, (-1, 3)).unbind(1)
+        stacks = stacks or [shown.flatten(0, 1), given.flatten(0, 1)]
+        stacks += [completed.flatten(0, 1)] if label in TRAINED else []
+    save_grid(image_grid(torch.cat(stacks), len(stacks[0])), folder / f"{preset}_completed.png")
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, best rate last."""
+    """Markdown, of rows in their order."""
     lines = [
         "| prior | parameters | nats/token | rate | total, bits/dim | agreement, default | unguided | completed "
         "| images/s, unguided, guided |",
         "|" + " --- |" * 9,
     ]
-    for row in sorted(rows, key=lambda row: -row["nats_per_token"]["prior"]):
+    for row in rows:
         bits, judged = row["bits_per_dim"], row["classifier"]
         error = bits.get("rate_prior_standard_error")
         bound = "≤ " if error is not None else ""
@@ -205,7 +234,12 @@ def main() -> None:
     rows = [
         row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)
     ]
+    rows.sort(key=lambda row: -row["nats_per_token"]["prior"])
     print(f"\n{table(rows)}")
+    if options.grids:
+        overviews(
+            options.grids, options.preset, [row["label"] for row in rows], params_of(options).sampling.grid_columns
+        )
 
 
 if __name__ == "__main__":
