@@ -183,11 +183,11 @@ def _many_at_a_time(
     own, settings = given[:, prior.given :], run.settings
     tokens, unknown = torch.cat([context, own.clamp_min(0)], dim=1), own < 0
     free, steps = unknown.sum(1, keepdim=True), min(settings.decoding_steps, prior.own_tokens)
-    levels = prior.layout.slices()[prior.first :]
+    levels, transformer = prior.layout.slices()[prior.first :], prior.frozen(len(labels))
     healthy = torch.ones((), dtype=torch.bool, device=tokens.device)
     for step in range(steps):
         both = [torch.cat([part, part]) if guided else part for part in (tokens, unknown)]
-        logits = prior.predict(*both, labels)
+        logits = prior.predict(*both, labels, transformer)
         healthy &= logits.amax(-1).isfinite().all()
         uniforms = run.streams.uniforms(2 * prior.own_tokens, "masked", prior.first, step)
         choice, noise = uniforms.chunk(2, dim=1)

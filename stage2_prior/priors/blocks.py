@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,7 +35,7 @@ class Block(nn.Module):
         )
 
     def decoding(self, rows: int) -> Layer:
-        """The same without dropout, for a few positions at a time, `rows` in all."""
+        """The same without dropout and gradients, for `rows` positions at a time in all."""
 
         def product(layer: nn.Linear, gelu: str | None = None) -> Product:
             return Product(layer.weight, layer.bias, rows, gelu)
@@ -62,6 +64,19 @@ class Blocks(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
+
+    def frozen(self, batch: int, length: int) -> Callable[[Tensor], Tensor]:
+        """`forward` without dropout and gradients, for `batch` whole sequences of `length`."""
+        layers = [layer.decoding(batch * length) for layer in self.layers]
+
+        def run(x: Tensor) -> Tensor:
+            shape = x.shape[:2]
+            y = x.flatten(0, 1)
+            for block, layer in zip(self.layers, layers, strict=True):
+                y = layer(y, lambda qkv, block=block: block._attend(qkv.unflatten(0, shape)).flatten(0, 1))
+            return self.norm(y).unflatten(0, shape)
+
+        return run
 
     def decoder(self, batch: int, length: int) -> Decoder:
         """Causal blocks, for `batch` sequences of `length`, a token at a time."""

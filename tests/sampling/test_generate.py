@@ -328,9 +328,9 @@ def test_masked_decoding_knows_a_cosine_of_its_codes_after_each_step(steps, monk
     prior, unknown = random_prior("masked"), []
     original = type(prior).predict
 
-    def noted(self, tokens, masked, labels):
+    def noted(self, tokens, masked, *arguments):
         unknown.append(masked.sum(1).tolist())
-        return original(self, tokens, masked, labels)
+        return original(self, tokens, masked, *arguments)
 
     monkeypatch.setattr(type(prior), "predict", noted)
     generate(prior, torch.zeros(3, dtype=torch.int64), streams(0, range(3)), Settings(decoding_steps=steps))

@@ -93,13 +93,28 @@ def test_an_image_has_the_same_bound_in_any_batch_and_the_global_random_state_is
     torch.testing.assert_close(torch.cat([prior.nll(part, None) for part in tokens.flip(0).split(5)]).flip(0), whole)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat16, 0.3)])
+def test_a_frozen_transformer_predicts_as_the_prior_does(rows, dtype, atol):
+    prior = make(width=32).to(torch.float32 if dtype == torch.bfloat16 else dtype)
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    if dtype == torch.bfloat16:
+        prior = prior.lowered(dtype)
+    tokens, labels = every_sequence()[:rows], torch.arange(rows) % 3
+    unknown = torch.rand(rows, 3) < 0.5
+    with torch.no_grad():
+        expected, found = (prior.predict(tokens, unknown, labels, part) for part in (None, prior.frozen(rows)))
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+
+
 def test_training_masks_from_one_code_to_all():
     prior, seen = make(), set()
     original = prior.predict
 
-    def noted(tokens, masked, labels):
+    def noted(tokens, masked, labels, transformer):
         seen.update(masked.sum(1).tolist())
-        return original(tokens, masked, labels)
+        return original(tokens, masked, labels, transformer)
 
     prior.predict = noted
     torch.manual_seed(0)
