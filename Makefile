@@ -18,7 +18,7 @@ test: $(BIN)/.installed-dev ## install, run the tests
 	$(BIN)/python -m pytest
 
 test-slow: $(BIN)/.installed-dev ## the slow tests: kills, two processes, whole pipelines
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope
 
 check: $(BIN)/.installed ## check params.yaml
 	$(BIN)/python -m common.params
