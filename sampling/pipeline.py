@@ -13,30 +13,16 @@ from tqdm import tqdm
 from common.codes import CodeLayout
 from common.distributed import exact_float32
 from common.errors import UserError
-from sampling import memory
+from sampling import checks, memory
 from sampling.generate import Streams, generate
 from sampling.likelihood import bits_per_dim
 from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors import load_prior
 
-SLACK = 1e-3  # beyond [-1, 1], for images that were computed
-
 
 def _advance(bar: Any, images: int, part: float) -> None:
     bar.update(images * part)
-
-
-def _check_numbers(*numbers: tuple[str, Any, int]) -> None:
-    """Refuse what is no int, since 1.0 or True would stand for another random stream than 1, or is below its least."""
-    for name, value, least in numbers:
-        if type(value) is not int or value < least:
-            raise UserError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-
-
-def _sizes(batch_size: Any) -> list[tuple[str, Any, int]]:
-    """A batch size to check, where one is given."""
-    return [] if batch_size is None else [("batch_size", batch_size, 1)]
 
 
 class TwoStagePipeline:
@@ -131,9 +117,9 @@ class TwoStagePipeline:
     ) -> Iterator[torch.Tensor]:
         """`generate`, a batch at a time, for more images than memory holds."""
         chosen = Settings.checked(self.layout, settings)
-        _check_numbers(("n", count, 1), ("seed", seed, 0), ("start", start, 0), *_sizes(batch_size))
+        checks.numbers(("n", count, 1), ("seed", seed, 0), ("start", start, 0), *checks.sizes(batch_size))
         labels = self.check_labels(labels, count, start)
-        self._check_null_label(labels, chosen)
+        checks.null_label(labels, self.prior, chosen)
 
         def draw() -> Iterator[torch.Tensor]:
             with self._bar(count, "generate") as bar:
@@ -187,8 +173,8 @@ class TwoStagePipeline:
         Raises:
             UserError: images of another shape, not float, or out of range.
         """
-        self._check_images(images, torch.float32)
-        _check_numbers(("batch_size", batch_size, 1))
+        checks.images(images, self.layout.image_shape, torch.float32)
+        checks.numbers(("batch_size", batch_size, 1))
         parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in images.split(batch_size)]
         return torch.cat(parts).float().clamp(-1, 1).cpu()
 
@@ -220,12 +206,12 @@ class TwoStagePipeline:
         Raises:
             UserError: a shape, setting or label that does not fit.
         """
-        self._check_images(images, torch.float32)
+        checks.images(images, self.layout.image_shape, torch.float32)
         chosen = Settings.checked(self.layout, settings)
-        _check_numbers(("seed", seed, 0), *_sizes(batch_size))
+        checks.numbers(("seed", seed, 0), *checks.sizes(batch_size))
         if labels is not None:
             labels = self.check_labels(labels, len(images)).to(self.device)
-        self._check_null_label(labels, chosen)
+        checks.null_label(labels, self.prior, chosen)
         shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
         if mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
             raise UserError(f"mask: expected bool {shapes[0]} or {shapes[1]}, got {mask.dtype} {tuple(mask.shape)}")
@@ -275,53 +261,12 @@ class TwoStagePipeline:
             UserError: images of another shape, or not uint8; a label that does not exist; probabilities that are none,
                 beside labels, or for a prior that is not `exact`: sums over noisy bounds may fall below their aim.
         """
-        self._check_images(images, torch.uint8)
-        _check_numbers(("batch_size", batch_size, 1))
-        weights = self._check_probabilities(class_probabilities, labels)
+        checks.images(images, self.layout.image_shape, torch.uint8)
+        checks.numbers(("batch_size", batch_size, 1))
+        weights = checks.probabilities(class_probabilities, labels, self.prior)
+        weights = None if weights is None else weights.to(self.device)
         if labels is not None:
             labels = self.check_labels(labels, len(images)).to(self.device)
         if weights is None:
-            self._check_null_label(labels)
+            checks.null_label(labels, self.prior)
         return bits_per_dim(self.vqvae, self.prior, images, labels, weights, batch_size)
-
-    def _check_probabilities(self, values: Any, labels: Any) -> torch.Tensor | None:
-        if values is None:
-            return None
-        if labels is not None:
-            raise UserError("class_probabilities: sums over all labels, so give no labels beside them")
-        if not self.prior.exact:
-            raise UserError(
-                "class_probabilities: this prior's rates are estimates of bounds, and cannot be summed over"
-            )
-        p, classes = torch.as_tensor(values, dtype=torch.float64).to(self.device), self.num_classes
-        whole = abs(p.sum().item() - 1) <= 1e-6  # not if one is NaN
-        if p.shape != (classes,) or not classes or (p < 0).any() or not whole:
-            raise UserError(
-                f"class_probabilities: expected {classes} numbers of at least 0 that sum to 1, one a class, "
-                f"got {tuple(p.shape)} that sum to {p.sum().item():g}"
-            )
-        return p
-
-    def _check_images(self, images: torch.Tensor, dtype: torch.dtype) -> None:
-        expected = self.layout.image_shape
-        if images.dtype != dtype or images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
-            raise UserError(
-                f"images: expected {dtype} (B, {', '.join(map(str, expected))}), got {images.dtype} "
-                f"{tuple(images.shape)}; resize or convert them"
-            )
-        if dtype.is_floating_point and not (images.amin() >= -1 - SLACK and images.amax() <= 1 + SLACK):
-            raise UserError(
-                f"images: expected values in [-1, 1], got {images.amin():g} to {images.amax():g}; "
-                "`common.images.to_float` makes them of uint8"
-            )
-
-    def _check_null_label(self, labels: torch.Tensor | None, settings: Settings | None = None) -> None:
-        """Refuse what needs the null label (no label, or guidance) of a prior that was never shown it."""
-        if self.prior.null_label:
-            return
-        guided = settings is not None and settings.guided(range(len(self.layout.levels)))
-        if guided or labels is None or (labels == self.num_classes).any():
-            raise UserError(
-                "this prior was trained with label_dropout 0 and does not know the null label: give every image a "
-                "class, and guidance_scale 1; or train it with label_dropout above 0"
-            )

@@ -26,14 +26,6 @@ class Table(Autoregressive):
     trained = False
     table: Tensor
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Learn from the training codes in one pass.
-
-        Args:
-            batches: int64 tokens (B, N) below each token's K, and int64 labels (B,) or None.
-        """
-        raise NotImplementedError
-
     def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """float32 (B, n, V): log-probabilities by class and place; tokens (B, N) change nothing."""
         return self.table[self.fill_labels(labels, tokens) % len(self.table)]
@@ -62,9 +54,6 @@ class Uniform(Table):
     def __init__(self, layout: CodeLayout, num_classes: int, *, first: int = 0) -> None:
         super().__init__(layout, num_classes, first, {})
         self.register_buffer("table", uniform_table(layout)[None, self.given :], persistent=False)
-
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Nothing to learn: the batches are not read."""
 
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """As the base's."""
