@@ -29,7 +29,6 @@ from common.launch import accelerator
 from common.tracking import Row
 from stage1_vqvae.model import VQVAE, planes
 
-LN2 = 0.6931471805599453
 MEASURED_STEPS = 30
 CONV, TRAINING, QUANTIZER = STAGE1 + "network.conv.", STAGE1 + "training.", STAGE1 + "quantizer."
 
@@ -128,7 +127,7 @@ def account(model: VQVAE, split: ImageSplit, steps: int = 0, rate: float = 0.0) 
         with torch.enable_grad():
             codes = refined(model, images, pixels.to(device), steps, rate) if steps else model.encode(images)
         parameters = model.decode_parameters(codes)
-        bits = -model.likelihood.log_prob(parameters, pixels).cpu() / LN2
+        bits = -model.likelihood.log_prob(parameters, pixels).cpu() / math.log(2)
         grey = pixels.double().mean(1, keepdim=True)
         around = F.avg_pool2d(torch.cat([grey, grey.square()], 1), 3, 1, 1, count_include_pad=False)
         local = around[:, 1:] - around[:, :1].square()
@@ -137,7 +136,7 @@ def account(model: VQVAE, split: ImageSplit, steps: int = 0, rate: float = 0.0) 
             sums[half] += bits.permute(0, 2, 3, 1)[mask].sum(0)
             count[half] += mask.sum()
     dimensions = len(split) * layout.dimensions
-    rate = layout.uniform_nats / LN2 / layout.dimensions
+    rate = layout.bits_per_dim(layout.uniform_nats)
     found = {"rate": rate, "distortion": sums.sum().item() / dimensions}
     found["total"] = found["rate"] + found["distortion"]
     for half, name in enumerate(("smooth", "textured")):
@@ -180,7 +179,7 @@ def attempt(options: argparse.Namespace, prepared: PreparedImages) -> VQVAE:
     steps = steps_in(options.minutes, changes, prepared)
     params = parameters(changes | schedule(steps, validations=max(2, round(options.minutes / 5))))
     layout = task_of(params, prepared).model.layout
-    rate = layout.uniform_nats / LN2 / layout.dimensions
+    rate = layout.bits_per_dim(layout.uniform_nats)
 
     def note(row: Row) -> None:
         total = row["bits_per_dim_distortion"] + rate

@@ -50,7 +50,9 @@ def main() -> None:
     ratio = quartiles["step"][1] / quartiles["read"][1]
     print(f"reading is {ratio:.0f} times faster than training")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"quartiles": quartiles, "ratio": ratio}, indent=2) + "\n")
+        arguments.json.write_text(
+            json.dumps({"quartiles": quartiles, "ratio": ratio}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -150,22 +150,24 @@ def recompute(prior: Prior, batch: int, places: int) -> float:
     return float(np.median(seconds)) * prior.layout.num_tokens
 
 
+def last_logits(prior: GridPrior, codes: torch.Tensor) -> torch.Tensor:
+    """Logits (B, V) of the first code of the last position of some rows, codes (B, rows, w, d), from all of these."""
+    rows, labels = codes.shape[1], torch.full((len(codes),), prior.num_classes)
+    place, label = prior.surroundings[0]([])[:, :, :rows], prior.labels[0](labels)
+    grid = prior.grids[0].features(prior.embeddings[0](codes).sum(3).movedim(-1, 1), place, label)
+    return prior.grids[0].readout(grid[:, :, -1, -1], 0)
+
+
 @torch.inference_mode()
 def rows_so_far(prior: GridPrior, batch: int, places: int) -> float:
     """Seconds of a grid by recomputing the rows so far for each token, summed over rows."""
     level = prior.layout.levels[0]
     measured = sorted({round(r) for r in np.linspace(1, level.height, places)})
-    place, labels = prior.surroundings[0]([]), prior.labels[0](torch.zeros(batch, dtype=torch.int64))
     seconds = []
     for rows in measured:
         codes = torch.randint(CODES, (batch, rows, level.width, level.depth))
-
-        def token(codes: torch.Tensor = codes, rows: int = rows) -> torch.Tensor:
-            grid = prior.grids[0].features(prior.embeddings[0](codes).sum(3).movedim(-1, 1), place[:, :, :rows], labels)
-            return prior.grids[0].readout(grid[:, :, -1, -1], 0).argmax(-1)
-
-        token()
-        seconds.append(once(token))
+        last_logits(prior, codes)
+        seconds.append(once(lambda codes=codes: last_logits(prior, codes).argmax(-1)))
     each = np.interp(range(1, level.height + 1), measured, seconds)
     return float(each.sum()) * level.width * level.depth
 

@@ -67,7 +67,7 @@ def main() -> None:
             )
             print(f"{guidance:8.2f} {temperature:11.2f} {agreement:9.3f} {distance:8.3f}", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

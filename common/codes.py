@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from common.arrays import open_array
 from common.artifacts import REMEDY, Manifest, read_manifest
 from common.errors import UserError
 
+T = TypeVar("T", float, torch.Tensor)
 CHECK_ROWS = 65536  # codes are checked in blocks: the whole need not fit in memory
 
 
@@ -72,8 +74,12 @@ class CodeLayout:
 
     @property
     def dimensions(self) -> int:
-        """C·H·W: what nats an image are divided by for bits per dimension."""
+        """C·H·W."""
         return math.prod(self.image_shape)
+
+    def bits_per_dim(self, nats: T) -> T:
+        """Nats per image, a number or a tensor, in bits per dimension."""
+        return nats / (self.dimensions * math.log(2))
 
     @property
     def uniform_nats(self) -> float:

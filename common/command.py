@@ -41,7 +41,14 @@ def main(
                 f"{changed[0]}: edited while this ran; what it made is of the file as it was; run it again (a training "
                 "goes on from what it saved, unless its parameters have changed, or it was finished with other code)"
             )
-    except UserError as error:
+    except Exception as error:
+        if not isinstance(error, UserError):
+            if type(error).__name__ != "OutOfMemoryError":  # torch's: by name, since torch is not imported here
+                raise
+            error = UserError(
+                f"the GPU's memory is not enough ({str(error).split('. ')[0]}); lower the batch_size of what ran: that "
+                "in the stage's training section, or runtime.batch_size where it measures, or sampling.batch_size"
+            )
         # The processes of a machine fail alike, and one voice is enough; but each machine has its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             rank = os.environ.get("RANK", "0")

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 
+from common.errors import UserError
+
 
 def world() -> tuple[int, int]:
     """This process's rank, and how many processes there are."""
@@ -27,6 +29,19 @@ def exact_float32() -> None:
     """Let fp32 mean fp32 on a GPU: torch's default rounds the inputs of convolutions to 10 bits (TF32)."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def one_process(threads: int | None, module: str) -> None:
+    """Threads and fp32 as everywhere; refuses to be one of several processes, which would all write the same files.
+
+    Raises:
+        UserError: a launcher started several processes.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UserError(f"{module}: runs in one process, was started in {processes}; start it as `python -m {module}`")
+    set_threads(threads)
+    exact_float32()
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
@@ -53,7 +68,7 @@ def largest_over_processes(value: int, device: torch.device) -> int:
 
 
 def total(values: list[float], device: torch.device) -> list[float]:
-    """Add up float64 numbers over all processes. One process never sends them to a device without float64."""
+    """Add up float64 numbers over all processes."""
     if world()[1] == 1:
         return values
     return sum_over_processes(torch.tensor(values, dtype=torch.float64, device=device)).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
@@ -22,8 +23,10 @@ def accelerator(runtime: RuntimeParams) -> Accelerator:
             the work than copies of the model.
     """
     handler = DistributedDataParallelKwargs(broadcast_buffers=False)  # codebooks are kept equal by their own update
+    # Apple's GPU has no float64, in which likelihoods are measured.
+    cpu = torch.backends.mps.is_available()
     # What a launcher's environment may say besides: a launcher's flag must not change a result.
-    result = Accelerator(mixed_precision="no", dynamo_backend="no", kwargs_handlers=[handler])
+    result = Accelerator(cpu=cpu, mixed_precision="no", dynamo_backend="no", kwargs_handlers=[handler])
     if result.distributed_type in UNSUPPORTED:
         raise UserError(
             f"the launcher asks for {result.distributed_type.value}, which is not supported: models fit on one device; "

@@ -143,6 +143,8 @@ class Trainer:
         with StopRequest() as stop, ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self.task.batch, self.progress.step, self.rows)
             for step in steps:
+                if self._out_of_patience():
+                    break
                 batch = ahead.result()
                 if step + 1 < self.params.steps:
                     ahead = pool.submit(self.task.batch, step + 1, self.rows)
@@ -151,8 +153,6 @@ class Trainer:
                 bar.update()
                 if (step + 1) % self.params.validate_every == 0 or step + 1 == self.params.steps:
                     self._validate()
-                if self._out_of_patience():
-                    break
                 if (number := stop.agreed(self.device)) is not None:
                     self._save()
                     self._say(f"stopped by {signal.Signals(number).name}; the same command goes on from here")

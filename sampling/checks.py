@@ -31,8 +31,6 @@ def probabilities(values: Any, labels: Any, prior: Prior) -> torch.Tensor | None
         return None
     if labels is not None:
         raise UserError("class_probabilities: sums over all labels, so give no labels beside them")
-    if not prior.exact:
-        raise UserError("class_probabilities: this prior's rates are estimates of bounds, and cannot be summed over")
     p, classes = torch.as_tensor(values, dtype=torch.float64).cpu(), prior.num_classes
     whole = abs(p.sum().item() - 1) <= 1e-6  # not if one is NaN
     if p.shape != (classes,) or not classes or (p < 0).any() or not whole:
@@ -43,14 +41,18 @@ def probabilities(values: Any, labels: Any, prior: Prior) -> torch.Tensor | None
     return p
 
 
-def images(images: torch.Tensor, expected: tuple[int, int, int], dtype: torch.dtype) -> None:
-    """Refuse images of another shape (C, H, W) or dtype, or out of [-1, 1] where they are float."""
+def shape(images: torch.Tensor, expected: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """Refuse images of another shape (C, H, W) or dtype."""
     if images.dtype != dtype or images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
         raise UserError(
             f"images: expected {dtype} (B, {', '.join(map(str, expected))}), got {images.dtype} "
             f"{tuple(images.shape)}; resize or convert them"
         )
-    if dtype.is_floating_point and not (images.amin() >= -1 - SLACK and images.amax() <= 1 + SLACK):
+
+
+def in_range(images: torch.Tensor) -> None:
+    """Refuse float images out of [-1, 1]."""
+    if not (images.amin() >= -1 - SLACK and images.amax() <= 1 + SLACK):
         raise UserError(
             f"images: expected values in [-1, 1], got {images.amin():g} to {images.amax():g}; "
             "`common.images.to_float` makes them of uint8"

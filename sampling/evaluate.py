@@ -30,11 +30,11 @@ def table(metrics: dict[str, Any]) -> str:
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Check that everything belongs together, measure, write."""
     from common.artifacts import json_text, write_text
+    from common.distributed import one_process
     from common.grids import save_grid
     from sampling.evaluation import Evaluation
-    from sampling.process import one_process
 
-    one_process(params.runtime, "sampling.evaluate")
+    one_process(params.runtime.threads, "sampling.evaluate")
     evaluation = Evaluation(params.stage2_prior.counts, params.runtime.batch_size)
     metrics = evaluation.metrics()
     save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")

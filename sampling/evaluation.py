@@ -98,8 +98,8 @@ class Evaluation:
         """Every figure by section and name; those of the classifier are "unavailable" without labels."""
         distortion, reconstruction, agreement = self._images()
         rates = self._rates()
-        unit = self.layout.dimensions * math.log(2)
-        bits = {"distortion": distortion, **{name: nats / unit for name, nats in rates["image"].items()}}
+        bits = {"distortion": distortion}
+        bits |= {name: self.layout.bits_per_dim(nats) for name, nats in rates["image"].items()}
         for prior in ("uniform", "counts", "prior"):
             bits[f"total_{prior}"] = bits["distortion"] + bits[f"rate_{prior}"]
         classifier = {"real_accuracy": UNAVAILABLE, "reconstruction_agreement": UNAVAILABLE}
@@ -138,7 +138,7 @@ class Evaluation:
             "nmse": mean["error"] / (self.layout.dimensions * self.prepared.stats.variance),
         }
         agreement = {"real_accuracy": mean["real"], "reconstruction_agreement": mean["rebuilt"]}
-        distortion = mean["nats"] / (self.layout.dimensions * math.log(2))
+        distortion = self.layout.bits_per_dim(mean["nats"])
         return distortion, reconstruction, agreement if self.judge is not None else {}
 
     @torch.no_grad()
@@ -155,7 +155,7 @@ class Evaluation:
             "prior": self.pipeline.prior,
         }
         nats, variance = dict.fromkeys(priors, 0.0), 0.0
-        for rows in batches(len(split), self.batch_size, "test codes"):
+        for rows in batches(len(split), self.pipeline.prior.measured_at_once(self.batch_size), "test codes"):
             tokens, labels = split.rows(rows).to(device), split.label_tensor(rows)
             labels = None if labels is None else labels.to(device)
             for name, prior in priors.items():

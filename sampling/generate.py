@@ -145,7 +145,7 @@ def _one_after_another(
 ) -> tuple[Tensor, Tensor]:
     """Tokens (B, N) of an autoregressive prior, and whether its logits were numbers; labels (2B,) where guided."""
     layout, settings, forced = prior.layout, run.settings, bool((given[:, prior.given :] >= 0).any())
-    own = layout.num_tokens - prior.given
+    own = prior.own_tokens
     uniforms = run.streams.uniforms(own, *([prior.first] if prior.first else []))
     state = prior.start(labels, torch.cat([context, context]) if guided else context)
     tokens, previous = torch.cat([context, torch.zeros_like(given[:, prior.given :])], dim=1), None
@@ -183,27 +183,15 @@ def _many_at_a_time(
     own, settings = given[:, prior.given :], run.settings
     tokens, unknown = torch.cat([context, own.clamp_min(0)], dim=1), own < 0
     free, steps = unknown.sum(1, keepdim=True), min(settings.decoding_steps, prior.own_tokens)
-    levels, transformer = prior.layout.slices()[prior.first :], prior.frozen(len(labels))
+    transformer = prior.frozen(len(labels))
     healthy = torch.ones((), dtype=torch.bool, device=tokens.device)
     for step in range(steps):
         both = [torch.cat([part, part]) if guided else part for part in (tokens, unknown)]
         logits = prior.predict(*both, labels, transformer)
         healthy &= logits.amax(-1).isfinite().all()
         uniforms = run.streams.uniforms(2 * prior.own_tokens, "masked", prior.first, step)
-        choice, noise = uniforms.chunk(2, dim=1)
-        chosen, confidence = torch.empty_like(own), torch.empty_like(noise)
-        for index, part in enumerate(levels, start=prior.first):
-            where = slice(part.start - prior.given, part.stop - prior.given)
-            filters, moment = settings.filters(index), span.at(step, steps)
-            here = _guided(logits[:, where], guided, settings, index, moment)
-            few = max(1, CHOSEN_AT_ONCE // here[0].numel())
-            for rows in (slice(i, i + few) for i in range(0, len(own), few)):
-                codes = choose(here[rows].flatten(0, 1), choice[rows, where].flatten(), **filters)
-                chosen[rows, where] = codes.view_as(chosen[rows, where])
-            found = here.log_softmax(-1).gather(-1, chosen[:, where, None])[..., 0].double()
-            gumbel = -torch.log(-torch.log(noise[:, where].clamp_min(1e-300)))
-            temperature = settings.choice_temperature * (1 - (step + 1) / steps) * (filters["temperature"] > 0)
-            confidence[:, where] = found + temperature * gumbel
+        annealed = settings.choice_temperature * (1 - (step + 1) / steps)
+        chosen, confidence = _choose_all(prior, settings, logits, guided, span.at(step, steps), uniforms, annealed)
         left = (math.cos(math.pi / 2 * (step + 1) / steps) * free).floor().long()
         left = torch.minimum(left, (unknown.sum(1, keepdim=True) - 1).clamp_min(0)) if step + 1 < steps else 0 * left
         rank = confidence.masked_fill(~unknown, torch.inf).argsort(-1, descending=True).argsort(-1)
@@ -212,3 +200,29 @@ def _many_at_a_time(
         unknown = unknown & ~kept
         run.tick(span.weight / steps)
     return tokens, healthy
+
+
+def _choose_all(
+    prior: Masked,
+    settings: Settings,
+    logits: Tensor,
+    guided: bool,
+    moment: float,
+    uniforms: Tensor,
+    choice_temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """A code for every own token, int64 (B, n), and how sure each is, float64 (B, n), from logits (B or 2B, n, V) and
+    uniforms (B, 2n): for the codes, then for the noise on their confidence."""
+    choice, noise = uniforms.chunk(2, dim=1)
+    chosen, confidence = torch.empty_like(choice, dtype=torch.int64), torch.empty_like(noise)
+    for level, part in enumerate(prior.layout.slices()[prior.first :], start=prior.first):
+        where, filters = slice(part.start - prior.given, part.stop - prior.given), settings.filters(level)
+        here = _guided(logits[:, where], guided, settings, level, moment)
+        few = max(1, CHOSEN_AT_ONCE // here[0].numel())
+        for rows in (slice(i, i + few) for i in range(0, len(choice), few)):
+            codes = choose(here[rows].flatten(0, 1), choice[rows, where].flatten(), **filters)
+            chosen[rows, where] = codes.view_as(chosen[rows, where])
+        found = here.log_softmax(-1).gather(-1, chosen[:, where, None])[..., 0].double()
+        gumbel = -torch.log(-torch.log(noise[:, where].clamp_min(1e-300)))
+        confidence[:, where] = found + choice_temperature * (filters["temperature"] > 0) * gumbel
+    return chosen, confidence

@@ -173,7 +173,8 @@ class TwoStagePipeline:
         Raises:
             UserError: images of another shape, not float, or out of range.
         """
-        checks.images(images, self.layout.image_shape, torch.float32)
+        checks.shape(images, self.layout.image_shape, torch.float32)
+        checks.in_range(images)
         checks.numbers(("batch_size", batch_size, 1))
         parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in images.split(batch_size)]
         return torch.cat(parts).float().clamp(-1, 1).cpu()
@@ -193,10 +194,10 @@ class TwoStagePipeline:
 
         A code is given where every pixel that it stands for is known, and sampled elsewhere. An autoregressive prior
         works in sequence order, so that a sampled code answers to given codes before it, not to those after it; a
-        masked one sees all that is given. Unknown pixels are grey to the encoder, whatever they hold.
+        masked one sees all that is given. Unknown pixels are grey to the encoder, whatever they hold (NaN too).
 
         Args:
-            images: float32 (B, C, H, W) in [-1, 1].
+            images: float32 (B, C, H, W), in [-1, 1] where known.
             mask: bool (B, 1, H, W) or (H, W), True where a pixel is known.
             labels: (B,) classes; None: the null label, which stands for no class in particular.
 
@@ -206,7 +207,7 @@ class TwoStagePipeline:
         Raises:
             UserError: a shape, setting or label that does not fit.
         """
-        checks.images(images, self.layout.image_shape, torch.float32)
+        checks.shape(images, self.layout.image_shape, torch.float32)
         chosen = Settings.checked(self.layout, settings)
         checks.numbers(("seed", seed, 0), *checks.sizes(batch_size))
         if labels is not None:
@@ -215,11 +216,13 @@ class TwoStagePipeline:
         shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
         if mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
             raise UserError(f"mask: expected bool {shapes[0]} or {shapes[1]}, got {mask.dtype} {tuple(mask.shape)}")
-        images, mask, parts = images.cpu(), mask.cpu().expand(shapes[1]), []
+        mask, parts = mask.cpu().expand(shapes[1]), []
+        images = images.cpu().masked_fill(~mask, 0.0)
+        checks.in_range(images)
         with self._bar(len(images), "complete") as bar:
             for rows in self._parts(len(images), batch_size):
                 known, part = mask[rows].to(self.device), images[rows].to(self.device)
-                tokens = self.layout.flatten(self.vqvae.encode(part.masked_fill(~known, 0.0)))
+                tokens = self.layout.flatten(self.vqvae.encode(part))
                 given = torch.where(self._known_tokens(known), tokens, -1)
                 streams = Streams(seed, tuple(rows.tolist()), self.device)
                 classes = None if labels is None else labels[rows]
@@ -259,9 +262,9 @@ class TwoStagePipeline:
 
         Raises:
             UserError: images of another shape, or not uint8; a label that does not exist; probabilities that are none,
-                beside labels, or for a prior that is not `exact`: sums over noisy bounds may fall below their aim.
+                or beside labels.
         """
-        checks.images(images, self.layout.image_shape, torch.uint8)
+        checks.shape(images, self.layout.image_shape, torch.uint8)
         checks.numbers(("batch_size", batch_size, 1))
         weights = checks.probabilities(class_probabilities, labels, self.prior)
         weights = None if weights is None else weights.to(self.device)

@@ -68,11 +68,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from dataclasses import asdict, fields
 
     from common.artifacts import publishing
+    from common.distributed import one_process
     from sampling.pipeline import TwoStagePipeline
-    from sampling.process import one_process
     from sampling.settings import Settings
 
-    one_process(params.runtime, "sampling.sample")
+    one_process(params.runtime.threads, "sampling.sample")
     if (arguments.complete is None) != (arguments.mask is None):
         raise UserError("--complete IMAGE and --mask MASK go together; give both")
     for name in ("label", "count", "output") if arguments.complete is None else ():

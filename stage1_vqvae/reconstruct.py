@@ -41,16 +41,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     """One picture a split."""
     import torch
 
-    from common.distributed import exact_float32, set_threads
+    from common.distributed import one_process
     from common.grids import save_grid, stacked_grid
     from common.images import open_prepared
     from stage1_vqvae.model import load_vqvae
 
+    one_process(params.runtime.threads, "stage1_vqvae.reconstruct")
     prepared = open_prepared(paths.PREPARED)
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
-    set_threads(params.runtime.threads)
-    exact_float32()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     for name in ("train", "validation"):

@@ -15,7 +15,6 @@ from common.randomness import SampleOrder, generator, seed_of
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.quantizers.output import QuantizerOutput
 
-LN2 = 0.6931471805599453
 TOGETHER = 64  # images that a fit encodes at a time; no parameter's, so that none reaches a codebook even by rounding
 ROUNDING = 1e-12  # of a mean of float64 squares: where targets vary by no more, they do not vary
 
@@ -108,7 +107,7 @@ class VQVAETask:
                 counts[level] += more
                 errors[level].add(outputs[level])
         distortion, squared, nats = (value / count for value in total(sums, self.device))
-        figures = {"distortion": distortion, "nmse": squared, "bits_per_dim_distortion": nats / layout.dimensions / LN2}
+        figures = {"distortion": distortion, "nmse": squared, "bits_per_dim_distortion": layout.bits_per_dim(nats)}
         levels = []
         for used, error in zip(counts, errors, strict=True):
             levels.append(codebook_figures(sum_over_processes(used)) | error.figures(self.device))

@@ -36,8 +36,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     whole = {**config, "augmentation": section.augmentation.values(), "training": section.training.values()}
     metrics = train("train_vqvae", task, section.training, params.runtime, device, whole, parents)
     if device.is_main_process:
-        tensors = {name: tensor.contiguous() for name, tensor in task.model.state_dict().items()}
-        save_model(paths.VQVAE, "vqvae", config, tensors, parents)
+        save_model(paths.VQVAE, "vqvae", config, task.model.state_dict(), parents)
         print(f"{paths.VQVAE}: validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     device.wait_for_everyone()
 

@@ -77,9 +77,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         prior.null_label = not codes.num_classes or training.label_dropout > 0
         whole = {**prior_config(prior), "training": training.values()}
         metrics = train("train_prior", task, training, params.runtime, device, whole, parents)
-    by_token = nats_by_token(
-        prior.to(device.device).eval(), codes["validation"], batch_share(params.runtime.batch_size), device.device
-    )
+    size = prior.measured_at_once(batch_share(params.runtime.batch_size))
+    by_token = nats_by_token(prior.to(device.device).eval(), codes["validation"], size, device.device)
     if not prior.trained:
         nats = {"nats_per_token": by_token.mean().item(), **nats_by_level(by_token, codes.layout)}
         metrics = {**nats, "step": 0, "parameters": 0}
@@ -88,8 +87,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             write_results(RESULTS, curves, {"validation": metrics})
     if device.is_main_process:
         write_text(RESULTS / "tokens.csv", csv_text(token_rows(by_token, codes.layout)))
-        tensors = {key: tensor.contiguous() for key, tensor in prior.state_dict().items()}
-        save_model(paths.PRIOR, "prior", prior_config(prior), tensors, parents)
+        save_model(paths.PRIOR, "prior", prior_config(prior), prior.state_dict(), parents)
         print(f"{paths.PRIOR}: {name}, validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     device.wait_for_everyone()
 

@@ -348,7 +348,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in priors() if name != "uniform"])
+@pytest.mark.parametrize("name", [name for name in priors() if name != "uniform"])  # which is there at first
 def test_every_prior_is_one_experiment_that_leaves_stage_1_alone(digits, name):
     vqvae = (digits / "models" / "vqvae" / "manifest.json").read_bytes()
     said = dvc(digits, "exp", "run", "-S", f"stage2_prior.name={name}")

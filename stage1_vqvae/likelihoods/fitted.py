@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from common.randomness import generator
-from stage1_vqvae.likelihoods.intervals import HALF_BIN, edges, exact, log_laplace_interval, log_normal_interval
+from stage1_vqvae.likelihoods.intervals import HALF_BIN, edges, log_laplace_interval, log_normal_interval
 
 FIT_VALUES = 1_000_000  # pixel values kept for fitting one scale: its standard error is then 0.07%
 
@@ -47,7 +47,7 @@ class FittedScale(nn.Module):
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """log p(x | z) of each uint8 pixel value, float64 (B, C, H, W), nats."""
-        location = exact(parameters)
+        location = parameters.double()
         scale = self.log_scale.to(location.device).double().exp()
         return self._log_prob(location, pixels.to(location.device), scale)
 

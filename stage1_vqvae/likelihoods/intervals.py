@@ -14,11 +14,6 @@ import torch.nn.functional as F
 HALF_BIN = 1 / 255
 
 
-def exact(parameters: torch.Tensor) -> torch.Tensor:
-    """Float64, on the CPU where the device has none."""
-    return (parameters.cpu() if parameters.device.type == "mps" else parameters).double()
-
-
 def edges(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The interval of each uint8 pixel value, float64, the outermost ones infinite."""
     images = pixels.double() / 127.5 - 1

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stage1_vqvae.likelihoods.intervals import HALF_BIN, exact, log_logistic_interval
+from stage1_vqvae.likelihoods.intervals import HALF_BIN, log_logistic_interval
 
 MAX_LOG_SCALE = 50.0  # far beyond, an interval has no width in float32
 START = -2.0  # an untrained mixture's log scale: from 0, the first minutes of training would go into narrowing it
@@ -64,7 +64,7 @@ class DiscretizedLogistic(nn.Module):
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """log p(x | z) of each uint8 pixel value, float64 (B, C, H, W), nats."""
-        parameters = exact(parameters)
+        parameters = parameters.double()
         pixels = pixels.to(parameters.device)
         return self._log_prob(parameters, pixels, pixels.double() / 127.5 - 1)
 
@@ -148,7 +148,7 @@ class MixtureOfLogistics(nn.Module):
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """log p of each uint8 pixel value given z and the pixel's channels before it, float64 (B, C, H, W), nats."""
-        parameters = exact(parameters)
+        parameters = parameters.double()
         pixels = pixels.to(parameters.device)
         joint = [part.logsumexp(1) for part in self._cumulative(parameters, pixels, pixels.double() / 127.5 - 1)]
         return torch.stack(joint, 1).diff(dim=1)

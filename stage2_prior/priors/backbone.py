@@ -124,7 +124,7 @@ def build(configuration: dict[str, Any], length: int) -> nn.Module:
         model = AutoModel.from_config(config, dtype=torch.float32)
         # One row that is never read; frozen, or DDP would wait for its gradient.
         model.get_input_embeddings().requires_grad_(False)
-        fault = length and _probe(model, config.hidden_size, min(PROBE_LENGTH, length))
+        fault = length and _probe(model, config.hidden_size, length)
     except Exception as error:  # as above: about the values in params.yaml, whatever its type
         raise _unfit(architecture, error) from error
     if fault:
@@ -172,11 +172,14 @@ class Cache:
 
 @torch.no_grad()
 def _probe(model: nn.Module, width: int, length: int) -> str | None:
-    """What makes a model unfit as a prior, found by running it, or None. Leaves the global random state alone."""
+    """What makes a model unfit as a prior of so many tokens, found by running it, or None. Leaves the global random
+    state alone."""
     random = torch.Generator().manual_seed(0)
-    one, other = torch.randn(2, 2, length, width, generator=random)
     training = model.training
     model.eval()
+    hidden_states(model, torch.randn(1, length, width, generator=random))  # or it raises
+    length = min(PROBE_LENGTH, length)
+    one, other = torch.randn(2, 2, length, width, generator=random)
     whole = hidden_states(model, one)
     for cut in range(1, length):
         changed = hidden_states(model, torch.cat([one[:, :cut], other[:, cut:]], dim=1))

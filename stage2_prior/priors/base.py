@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from common.codes import CodeLayout
 from stage2_prior.priors.heads import LevelHeads
 
+MEASURED_LOGITS = 2**28  # of one call of `nll`: a GB in float32, and a few of it at the peak
+
 
 def token_nll(logits: Tensor, tokens: Tensor) -> Tensor:
     """-log p of each token, nats: logits (B, n, V), int64 tokens (B, n) -> (B, n)."""
@@ -43,6 +45,11 @@ class Prior(nn.Module):
         self.layout, self.num_classes, self.first, self.params = layout, num_classes, first, params
         self.given = layout.slices()[first].start  # tokens of the levels before `first`
 
+    @property
+    def own_tokens(self) -> int:
+        """n: the tokens that it is a distribution over."""
+        return self.layout.num_tokens - self.given
+
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Learn what is learned without gradients, from int64 tokens (B, N) below each one's K and labels (B,) or None.
 
@@ -61,10 +68,17 @@ class Prior(nn.Module):
         """Nats a token, (B, n); where not `exact`, an estimate of an upper bound."""
         return token_nll(self.logits(tokens, labels), tokens[:, self.given :])
 
-    def estimate(self, tokens: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`nll`, and the variance of its sum over each image's tokens, (B,): 0 where `nll` is exact."""
+    def estimate(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> tuple[Tensor, Tensor]:
+        """`nll`, and the variance of its sum over each image's tokens, (B,): 0 where `nll` is exact.
+
+        `again`: which of many independent estimates, where it is one; `nll` is the first.
+        """
         nats = self.nll(tokens, labels)
         return nats, nats.new_zeros(len(nats))
+
+    def measured_at_once(self, batch_size: int) -> int:
+        """Of how many sequences `nll` is computed at a time: `batch_size`, or fewer where their logits are many."""
+        return max(1, min(batch_size, MEASURED_LOGITS // (self.layout.num_tokens * self.layout.vocabulary)))
 
     def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """Mean nats a token, a scalar: the training loss. `noise`: uniforms (B, self.noise), where it takes any."""

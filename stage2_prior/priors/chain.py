@@ -63,15 +63,15 @@ class Chain(Prior):
 
     def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """The links' training losses, weighted by their numbers of tokens: a scalar."""
-        total = sum(
-            link(tokens[:, : link.layout.num_tokens], labels, noise) * (link.layout.num_tokens - link.given)
-            for link in self.links
-        )
-        return total / (self.layout.num_tokens - self.given)
+        total = sum(link(tokens[:, : link.layout.num_tokens], labels, noise) * link.own_tokens for link in self.links)
+        return total / self.own_tokens
 
-    def estimate(self, tokens: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        found = [link.estimate(tokens[:, : link.layout.num_tokens], labels) for link in self.links]
+    def estimate(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> tuple[Tensor, Tensor]:
+        found = [link.estimate(tokens[:, : link.layout.num_tokens], labels, again) for link in self.links]
         return torch.cat([nats for nats, _ in found], dim=1), sum(variance for _, variance in found)
+
+    def measured_at_once(self, batch_size: int) -> int:
+        return min(link.measured_at_once(batch_size) for link in self.links)
 
     def checkpoint_gradients(self) -> None:
         for link in self.links:

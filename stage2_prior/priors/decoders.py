@@ -163,11 +163,11 @@ def _llama(model: nn.Module, batch: int, length: int) -> Decoder:
     weight = model.norm.weight
     turns = model.rotary_emb(weight, torch.arange(length, device=weight.device)[None])
     layers = [layer(block) for block in model.layers]
-    shape = (batch, config.num_attention_heads, length, attention_width(config))
+    shape = (batch, config.num_attention_heads, length, head_width(config))
     return Decoder(layers, norm(model.norm), shape, weight, turns=tuple(part[0] for part in turns))
 
 
-def attention_width(config: Any) -> int:
+def head_width(config: Any) -> int:
     """Width of a head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.codes import CodeLayout, Level
 from stage2_prior.priors.base import Autoregressive, Decoding
-from stage2_prior.priors.heads import LevelHeads, project, widen
+from stage2_prior.priors.heads import LevelHeads, joined, project, widen
 from stage2_prior.priors.products import Product
 
 
@@ -138,9 +138,9 @@ class Grid(nn.Module):
         features = self.features(embeddings.sum(3).movedim(-1, 1), place, label).movedim(1, -1)
         logits = []
         for depth in range(self.level.depth):
-            logits.append(self.readout(features, depth))
+            logits.append(self.readout(features, depth)[:, :, :, None])
             features = features + embeddings[:, :, :, depth]
-        return torch.stack(logits, dim=3).flatten(1, 3)
+        return joined(logits, 3).flatten(1, 3)
 
     def start(self, place: Tensor, label: Tensor) -> GridState:
         """Begin decoding; arguments as in `features`."""
@@ -196,7 +196,7 @@ class GridPrior(Autoregressive):
         for i, grid in enumerate(self.grids):
             place = self.surroundings[i](codes[: self.first + i])
             logits.append(grid(self.embeddings[i](codes[self.first + i]), place, self.labels[i](labels)))
-        return torch.cat([widen(part, self.layout.vocabulary) for part in logits], dim=1)
+        return joined([widen(part, self.layout.vocabulary) for part in logits], 1)
 
     def begin(self, labels: Tensor, context: Tensor) -> GridsState:
         return GridsState(labels, list(context.unbind(1)))

@@ -34,6 +34,11 @@ def widen(logits: Tensor, vocabulary: int) -> Tensor:
     return F.pad(logits, (0, missing), value=float("-inf")) if missing else logits
 
 
+def joined(parts: list[Tensor], dim: int) -> Tensor:
+    """`torch.cat`, without a copy of a single part: logits are the largest tensors there are."""
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+
+
 def group_offsets(layout: CodeLayout) -> Tensor:
     """int64 (N + 1,): where each token's embeddings begin in one table for all; the last entry is the table's length.
 

@@ -47,10 +47,6 @@ class Masked(Prior):
         self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
         self.transformer = Blocks(layers, width, heads, dropout, causal=False)
 
-    @property
-    def own_tokens(self) -> int:
-        return self.layout.num_tokens - self.given
-
     def frozen(self, batch: int) -> Callable[[Tensor], Tensor]:
         """The transformer for several calls of `predict` with so many rows and the same weights, without gradients."""
         return self.transformer.frozen(batch, self.layout.num_tokens)
@@ -96,14 +92,15 @@ class Masked(Prior):
         masked = ranking.argsort(-1).argsort(-1) < unknown
         return token_nll(self.predict(tokens, masked, labels, transformer), tokens[:, self.given :]), masked
 
-    def estimates(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+    def estimates(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> Tensor:
         """Unbiased estimates of the bound, nats a token: (draws, B, n).
 
         A draw masks m tokens of n, m uniform in 1..n (stratified over the draws); each masked one counts n / m times.
-        The draws depend on the image's tokens alone, so that it has the same estimate in any batch.
+        The draws depend on the image's tokens alone, so that it has the same estimate in any batch, and on `again`.
         """
         n, found = self.own_tokens, []
-        seeds = (seed_of("bound", row.tobytes().hex()) for row in tokens.cpu().numpy())
+        purpose = ("bound", again) if again else ("bound",)
+        seeds = (seed_of(*purpose, row.tobytes().hex()) for row in tokens.cpu().numpy())
         drawn = np.stack([np.random.Generator(np.random.Philox(seed)).random((self.draws, n + 1)) for seed in seeds])
         transformer = None if torch.is_grad_enabled() else self.frozen(len(tokens))
         for draw in range(self.draws):
@@ -116,8 +113,8 @@ class Masked(Prior):
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         return self.estimates(tokens, labels).mean(0)
 
-    def estimate(self, tokens: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        found = self.estimates(tokens, labels)
+    def estimate(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> tuple[Tensor, Tensor]:
+        found = self.estimates(tokens, labels, again)
         # As if the draws were independent: they are stratified, so that this is rather too much.
         return found.mean(0), found.sum(-1).var(0) / len(found)
 

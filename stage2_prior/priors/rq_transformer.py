@@ -15,6 +15,8 @@ from stage2_prior.priors.blocks import Blocks
 from stage2_prior.priors.decoders import Decoder
 from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
 
+MANY = 2**15  # positions at a time: CUDA's attention kernels take fewer than 2^16 sequences
+
 
 @dataclass
 class RQState:
@@ -83,7 +85,8 @@ class RQTransformer(Autoregressive):
             before = F.pad(embedded[i][:, :, :-1].cumsum(2), (0, 0, 1, 0))  # exact: without the token itself
             inputs = (by_level[i][:, :, None] + before).flatten(1, 2)
             inputs = self.ends.at(inputs, parts[i], labels).unflatten(1, before.shape[1:3])
-            hidden.append(self.down(inputs.flatten(0, 1)).unflatten(0, before.shape[:2]).flatten(1, 2))
+            downs = [self.down(part) for part in inputs.flatten(0, 1).split(MANY)]
+            hidden.append(torch.cat(downs).unflatten(0, before.shape[:2]).flatten(1, 2))
         return self.ends.read(torch.cat(hidden, dim=1))
 
     def begin(self, labels: Tensor, context: Tensor) -> RQState:

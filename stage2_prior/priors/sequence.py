@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.codes import CodeLayout
-from stage2_prior.priors.heads import LevelHeads, group_offsets, project, widen
+from stage2_prior.priors.heads import LevelHeads, group_offsets, joined, project, widen
 from stage2_prior.priors.products import Product
 
 
@@ -51,11 +51,9 @@ class SequenceEnds(nn.Module):
         counts = [level.tokens for level in self.layout.levels[self.first :]]
         for heads, part in zip(self.heads, hidden.split(counts, dim=1), strict=True):
             by_depth = part.unflatten(1, (-1, len(heads)))
-            logits = [
-                widen(project(head, by_depth[:, :, depth]), self.layout.vocabulary) for depth, head in enumerate(heads)
-            ]
-            parts.append(torch.stack(logits, dim=2).flatten(1, 2))
-        return torch.cat(parts, dim=1)
+            logits = [project(head, by_depth[:, :, depth : depth + 1]) for depth, head in enumerate(heads)]
+            parts.append(joined([widen(each, self.layout.vocabulary) for each in logits], 2).flatten(1, 2))
+        return joined(parts, 1)
 
 
 class DecodingEnds:

@@ -108,12 +108,14 @@ class SubTokens(Prior):
 
     def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """The training loss, nats a code."""
-        own = self.layout.num_tokens - self.given
-        return self.inner(self.split(tokens), labels, noise) * ((self.inner.layout.num_tokens - self.inner.given) / own)
+        return self.inner(self.split(tokens), labels, noise) * (self.inner.own_tokens / self.own_tokens)
 
-    def estimate(self, tokens: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        nats, variance = self.inner.estimate(self.split(tokens), labels)
+    def estimate(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> tuple[Tensor, Tensor]:
+        nats, variance = self.inner.estimate(self.split(tokens), labels, again)
         return self._gather(nats)[:, self.given :], variance
+
+    def measured_at_once(self, batch_size: int) -> int:
+        return self.inner.measured_at_once(batch_size)
 
     def checkpoint_gradients(self) -> None:
         self.inner.checkpoint_gradients()

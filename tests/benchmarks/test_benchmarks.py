@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
@@ -58,3 +60,21 @@ def test_the_plain_network_is_ours_but_for_its_rectified_skips(monkeypatch: pyte
     assert difference < 1e-5 and codes > 10
     monkeypatch.setattr(speed, "PlainVQVAE", lambda variance, rectified_skip: sys.modules["plain"].PlainVQVAE(variance))
     assert speed.loss_difference(prepared, batches, 1, **fp32)[0] > 1e-4
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "pixelsnail"])
+def test_rows_so_far_are_enough_for_the_logits_of_the_whole_grid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location("benchmark_of_sampling", SCRIPTS / "sampling.py")
+    sampling = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sampling)
+    size = {"channels": 16, "kernel_size": 3, "dropout": 0.0}
+    small = {"layers": 2} if name == "pixelcnn" else sampling.SNAIL | {"hidden_channels": 16, "blocks": 1, "heads": 2}
+    monkeypatch.setitem(sampling.PRIORS, name, (name, small | size, 1))
+    prior = sampling.make(name, "fp32", 4)
+    codes = torch.randint(sampling.CODES, (3, 4, 4, 1))
+    whole = prior.logits(codes.flatten(1), None)
+    for rows in (1, 3, 4):
+        torch.testing.assert_close(
+            sampling.last_logits(prior, codes[:, :rows]), whole[:, 4 * rows - 1], rtol=1e-4, atol=1e-5
+        )

@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from common import command
 from common import project as project_files
@@ -98,6 +99,16 @@ def test_a_defect_keeps_its_traceback(project):
 
     with pytest.raises(KeyError, match="a bug"):
         command.main(defect, "doc", [])
+
+
+def test_a_gpu_without_enough_memory_is_one_line_that_says_what_to_lower(project, capsys):
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB. GPU 0 has ...")
+
+    assert command.main(fill, "doc", []) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the GPU's memory is not enough (CUDA out of memory); lower the batch_size")
+    assert said.count("\n") == 1
 
 
 def test_help_shows_the_description(capsys):

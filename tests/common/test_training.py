@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
 
@@ -265,6 +266,19 @@ def test_patience_ends_a_run_that_no_longer_improves() -> None:
     assert trainer.progress.best_step == 4 and trainer.progress.finished
 
 
+def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_finishes_it() -> None:
+    params, criteria = training(steps=40, validate_every=2, patience=2), [5.0, 4.0, 4.5, 4.0, 1.0]
+    whole = trained(Regression(params, criteria=[*criteria]), "whole")
+    assert whole.progress.step == 8
+    interrupted = Regression(params, criteria=[*criteria])
+    interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 7 else None
+    with pytest.raises(SystemExit):
+        trained(interrupted)
+    again = trained(Regression(params))
+    assert again.task.calls == [] and again.progress.finished
+    assert_same(whole, again)
+
+
 def test_a_step_without_a_finite_gradient_changes_nothing(capsys: pytest.CaptureFixture) -> None:
     task, clean = Regression(training(steps=5)), Regression(training(steps=4, final_learning_rate_fraction=1.0))
     task = Regression(training(steps=5, final_learning_rate_fraction=1.0))
@@ -334,6 +348,17 @@ def test_processes_that_would_each_train_alone_are_refused(monkeypatch: pytest.M
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2 but Accelerate sees 1 process"):
         accelerator(RuntimeParams(**RUNTIME))
+
+
+def test_apples_gpu_which_has_no_float64_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        assert accelerator(RuntimeParams(**RUNTIME)).device.type == "cpu"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_another_way_of_sharing_the_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

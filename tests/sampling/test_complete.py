@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common import paths
-from common.images import open_prepared
-from sampling import sample
+from common.images import open_prepared, to_float, to_uint8
+from sampling import classifier, sample
 from sampling.complete import read_given
+from sampling.judge import load_classifier, predict
+from sampling.pipeline import TwoStagePipeline
 
 
 @pytest.fixture
@@ -72,3 +75,27 @@ def test_what_cannot_be_completed_is_one_line(files, capsys, arguments, message)
     assert sample.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_the_benchmark_of_completions_gives_the_left_half_and_nothing_else(tiny_run, repository, monkeypatch):
+    tiny_run((1, 8, 16), prior="pixelcnn")
+    assert classifier.main([]) == 0
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import completion
+
+    pipeline, asked = TwoStagePipeline.load(paths.MODELS), []
+    complete = pipeline.complete
+    monkeypatch.setattr(pipeline, "complete", lambda *a, **k: asked.append((a, k)) or complete(*a, **k))
+    judge, _ = load_classifier(paths.CLASSIFIER)
+    found, picture = completion.measure(pipeline, judge, 15, temperature=0.5)
+    test = open_prepared(paths.PREPARED)["test"]
+    pixels, labels = test.pixels(slice(0, 15)), test.label_tensor(slice(0, 15))
+    known = torch.zeros(8, 16, dtype=torch.bool)
+    known[:, :8] = True
+    (((images, mask), settings),) = asked
+    assert torch.equal(images, to_float(pixels)) and torch.equal(mask, known) and "labels" not in settings
+    completed = to_uint8(complete(images, known, seed=1, temperature=0.5))
+    kinds = {"whole": pixels, "blank": pixels.masked_fill(~known, 128), "completed": completed}
+    for kind, shown in kinds.items():
+        assert found[kind] == pytest.approx((predict(judge, shown) == labels).float().mean().item()), kind
+    assert found["images"] == 15 and picture.ndim == 3

@@ -13,6 +13,7 @@ from common.images import open_prepared, to_float, to_uint8
 from sampling.generate import generate
 from sampling.pipeline import TwoStagePipeline
 from sampling.settings import Settings
+from stage2_prior.priors.masked import Masked
 
 
 @pytest.fixture
@@ -209,21 +210,46 @@ def test_every_kind_of_prior_samples_completes_and_measures(tiny_run, prior, mon
     assert torch.equal(completed[..., known], to_float(pixels)[..., known])
     given, chosen = (torch.cat(parts) for parts in zip(*tokens, strict=True))
     assert (given >= 0).any(1).all() and torch.equal(chosen[given >= 0], given[given >= 0])
-    found = pipeline.log_likelihood(pixels, torch.arange(len(pixels)) % 3)
-    torch.testing.assert_close(found["rate_by_level"].sum(1), found["rate"])
+    labels, unit = torch.arange(len(pixels)) % 3, 128 * math.log(2)
+    found = pipeline.log_likelihood(pixels, labels)
+    test_codes = open_codes(pipeline_folder().parent / "codes")["test"].rows(slice(None))
+    nats, variance = pipeline.prior.estimate(test_codes, labels)
+    torch.testing.assert_close(found["rate"], nats.double().sum(1) / unit)
     assert ("rate_standard_error" in found) == (prior in ("masked", "chain"))
     if "rate_standard_error" in found:
         assert (found["rate_standard_error"] > 0).all()
-        with pytest.raises(UserError, match="class_probabilities: this prior's rates are estimates of bounds"):
-            pipeline.log_likelihood(pixels, class_probabilities=[0.2, 0.3, 0.5])
+        torch.testing.assert_close(found["rate_standard_error"], variance.double().sqrt() / unit)
     else:
-        weights, unit = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64), 128 * math.log(2)
+        weights = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
         mixed = pipeline.log_likelihood(pixels, class_probabilities=weights)
         each = [pipeline.log_likelihood(pixels, [y] * len(pixels))["rate_by_level"] * unit for y in range(3)]
         p = weights[:, None, None] * (-torch.stack(each).cumsum(-1)).exp()  # of the levels up to each, and the class
         expected = -p.sum(0).log() / unit
         torch.testing.assert_close(mixed["rate_by_level"].cumsum(1), expected)
         torch.testing.assert_close(mixed["rate"], expected[:, -1])
+
+
+@pytest.mark.parametrize("prior", ["masked", "chain"])
+def test_labels_summed_out_of_bounds_are_a_bound(tiny_run, prior):
+    strides, sizes = LEARNED[prior]
+    tiny_run((1, 8, 16), strides=strides, sizes=sizes, prior=prior)
+    pipeline = TwoStagePipeline.load("models", "cpu")
+    for module in pipeline.prior.modules():
+        if isinstance(module, Masked):
+            module.draws = 400
+    for parameter in pipeline.prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # so that classes differ
+    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    weights, unit = torch.tensor([0.2, 0.0, 0.8], dtype=torch.float64), 128 * math.log(2)
+    found = pipeline.log_likelihood(pixels, class_probabilities=weights)
+    each = [pipeline.log_likelihood(pixels, [y] * len(pixels)) for y in range(3)]
+    bounds = torch.stack([one["rate"] for one in each]) * unit
+    expected = -torch.logsumexp(weights.log()[:, None] - bounds, 0) / unit  # as if they were exact
+    assert (found["rate_standard_error"] > 0).all()
+    assert (found["rate_standard_error"] <= torch.stack([one["rate_standard_error"] for one in each]).amax(0)).all()
+    assert (found["rate"] >= expected - 1e-9).all()  # for whatever q, with equality for the bounds' own
+    assert ((found["rate"] - expected) < 4 * found["rate_standard_error"]).all()
+    torch.testing.assert_close(found["rate_by_level"].sum(1), found["rate"])
 
 
 @pytest.mark.parametrize(
@@ -241,6 +267,14 @@ def test_batch_sizes_of_what_is_not_drawn_are_checked(pipeline, pixels):
         pipeline.reconstruct(to_float(pixels), batch_size=0)
     with pytest.raises(UserError, match="batch_size: expected a whole number of at least 1, got None"):
         pipeline.log_likelihood(pixels, batch_size=None)
+
+
+@pytest.mark.parametrize("hole", [255.0, math.nan])
+def test_what_stands_where_an_image_is_unknown_is_not_looked_at(pipeline, pixels, hole):
+    images, known = to_float(pixels[:3]), torch.zeros(8, 8, dtype=torch.bool)
+    known[:4] = True
+    completed = pipeline.complete(images, known)
+    assert torch.equal(pipeline.complete(images.masked_fill(~known, hole), known), completed)
 
 
 @pytest.mark.parametrize("bad", [255.0, -1.1, math.nan])

@@ -54,3 +54,12 @@ def test_a_level_that_does_not_count_says_the_same_for_every_image(
         others = [codes[0], codes[1].flip(0)]
         assert torch.allclose(coarse, model.decode_parameters(others, [0]), atol=1e-6)
         assert not torch.allclose(coarse, model.decode_parameters(codes))
+
+
+def test_several_processes_are_refused(
+    write_params: Callable, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_params()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert reconstruct.main([]) == 2
+    assert "python -m stage1_vqvae.reconstruct" in capsys.readouterr().err

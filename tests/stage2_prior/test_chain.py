@@ -105,8 +105,13 @@ def test_the_loss_weighs_links_by_their_tokens_and_every_parameter_learns():
 def test_a_masked_link_makes_the_chain_a_bound_with_its_error():
     prior, tokens = make("pixelcnn", "masked", "masked"), every_sequence()
     nats, variance = prior.estimate(tokens, None)
-    assert not prior.exact and nats.shape == tokens.shape and (variance > 0).all()
-    assert torch.equal(nats, prior.nll(tokens, None))
+    assert not prior.exact and torch.equal(nats, prior.nll(tokens, None))
+    exact, *masked = prior.links
+    assert torch.equal(nats[:, :1], exact.nll(tokens[:, :1], None))
+    found = [link.estimate(tokens[:, : link.layout.num_tokens], None) for link in masked]
+    assert torch.equal(nats[:, 1:], torch.cat([own for own, _ in found], 1))
+    torch.testing.assert_close(variance, found[0][1] + found[1][1])
+    assert not torch.equal(prior.estimate(tokens, None, again=1)[0], nats)
 
 
 def test_a_chain_of_tables_is_not_trained():

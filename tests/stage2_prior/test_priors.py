@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from common import artifacts
 from common.codes import CodeLayout, Level
 from common.errors import UserError
-from stage2_prior.priors import build_prior, load_prior, prior_config
+from stage2_prior.priors import build_prior, load_prior, prior_config, rq_transformer
 
 
 def all_labels(prior: nn.Module) -> range:
@@ -213,20 +214,59 @@ def test_a_batch_can_be_learned_by_heart(learned, make_fresh, make_tokens, layou
     pytest.fail(f"the loss is still {loss.item():.3f}")
 
 
+def kept_for_the_backward_pass(loss: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """A loss, and the bytes of what autograd keeps for its gradient."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        return loss(), sum(kept.values())
+
+
 def test_checkpointed_gradients_are_the_same_and_so_are_the_names(trainable, layout, make_trainable, make_tokens):
     plain = make_trainable(trainable, layout, 2)
-    tokens, labels = make_tokens(layout, 6), torch.arange(6) % 3
-    noise = torch.rand(6, plain.noise) if plain.noise else None
+    tokens, labels = make_tokens(layout, 64), torch.arange(64) % 3
+    noise = torch.rand(64, plain.noise) if plain.noise else None
     saving = copy.deepcopy(plain)
     saving.checkpoint_gradients()
+    kept = []
     for prior in (plain, saving):
-        prior.train()(tokens, labels, noise).backward()
+        loss, size = kept_for_the_backward_pass(lambda prior=prior: prior.train()(tokens, labels, noise))
+        loss.backward()
+        kept.append(size)
+    assert kept[1] < kept[0]
     assert saving.state_dict().keys() == plain.state_dict().keys()
     for (name, one), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
         if one.requires_grad:
             torch.testing.assert_close(other.grad, one.grad, msg=name)
     lowered = saving.eval().lowered(torch.float32)
     torch.testing.assert_close(lowered.nll(tokens, labels), plain.eval().nll(tokens, labels))
+
+
+def test_no_more_sequences_are_measured_at_once_than_their_logits_allow(learned, make_fresh):
+    small, large = (CodeLayout((1, 64, 64), (Level(8, 8, 1, size),)) for size in (4, 2**15))
+    assert make_fresh(learned, small, 0).measured_at_once(256) == 256
+    assert make_fresh(learned, large, 0).measured_at_once(256) == 128
+    assert make_fresh(learned, large, 0, largest_softmax=256).measured_at_once(256) == 256
+
+
+def test_positions_go_through_the_depth_transformer_in_parts(layout, make_stirred, make_tokens, monkeypatch):
+    prior, tokens = make_stirred("rq_transformer", layout, 2), make_tokens(layout, 5)
+    whole = prior.logits(tokens, None)
+    monkeypatch.setattr(rq_transformer, "MANY", 3)
+    torch.testing.assert_close(prior.logits(tokens, None), whole)
+
+
+def test_dropout_acts_in_training_only(learned, make_fresh, make_tokens):
+    layout = CodeLayout((1, 8, 12), (Level(2, 3, 2, 5),))
+    prior, tokens = make_fresh(learned, layout, 2, dropout=0.5), make_tokens(layout, 4)
+    assert prior.training
+    assert not torch.equal(prior(tokens, None), prior(tokens, None))
+    prior.eval()
+    assert torch.equal(prior(tokens, None), prior(tokens, None))
 
 
 def test_an_architecture_that_cannot_checkpoint_says_so(make_fresh, monkeypatch):

@@ -27,14 +27,28 @@ FAMILIES = {
 }
 
 
-def make(name: str, layout: CodeLayout, largest: int):
+MASKED = {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "bound_draws": 3000}
+LAYOUTS = {
+    "two levels": CodeLayout((1, 8, 8), (Level(1, 1, 2, 2), Level(1, 1, 1, 12))),
+    "one level": CodeLayout((1, 8, 8), (Level(2, 2, 1, 4),)),
+    "residual depth 4": CodeLayout((1, 8, 8), (Level(1, 1, 4, 4),)),
+    "rectangle": CodeLayout((1, 4, 12), (Level(1, 3, 1, 6),)),
+}
+LAYOUT = LAYOUTS["two levels"]
+
+
+def make(name: str, layout: CodeLayout, largest: int, num_classes: int = 2):
     torch.manual_seed(0)
-    params = FAMILIES[name] | {"largest_softmax": largest}
-    prior = build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": 2})
+    params = (MASKED if name == "masked" else FAMILIES[name]) | {"largest_softmax": largest}
+    prior = build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.normal_(0, 0.3)
     return prior.eval()
+
+
+def every_sequence(layout: CodeLayout) -> torch.Tensor:
+    return torch.tensor(list(itertools.product(*[range(k) for k in layout.codebook_sizes.tolist()])))
 
 
 @pytest.mark.parametrize(
@@ -58,18 +72,39 @@ def test_a_codebook_size_with_a_large_prime_is_refused():
         factors(8209, 8000)
 
 
-LAYOUT = CodeLayout((1, 8, 8), (Level(1, 1, 2, 2), Level(1, 1, 1, 12)))
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_probabilities_of_all_codes_sum_to_one(name):
-    prior = make(name, LAYOUT, 4).double()
-    tokens = torch.tensor(list(itertools.product(range(2), range(2), range(12))))
-    prior.fit([(tokens[:30], torch.arange(30) % 3)])
-    for label in range(3):
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_probabilities_of_all_codes_sum_to_one_and_none_knows_a_later_one(name, layout, num_classes):
+    prior, tokens = make(name, layout, 3, num_classes).double(), every_sequence(layout)
+    assert isinstance(prior, SubTokens)
+    prior.fit([(tokens[:30], torch.arange(30) % num_classes if num_classes else None)])
+    for label in range(num_classes + 1):
         nats = prior.nll(tokens, torch.full((len(tokens),), label))
         assert nats.shape == tokens.shape
         assert nats.sum(1).neg().exp().sum().item() == pytest.approx(1, abs=1e-6)
+        for place in range(1, layout.num_tokens):
+            same = (tokens[:, :place] == tokens[0, :place]).all(1)
+            torch.testing.assert_close(nats[same][:, :place], nats[:1, :place].expand(int(same.sum()), -1))
+
+
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_the_bound_of_a_masked_prior_of_sub_tokens_is_the_mean_over_their_orders(num_classes):
+    layout = CodeLayout((1, 4, 8), (Level(1, 2, 1, 4),))
+    prior, tokens = make("masked", layout, 3, num_classes).double(), every_sequence(layout)
+    labels, parts = torch.arange(len(tokens)) % (num_classes + 1), prior.split(tokens)
+    assert isinstance(prior, SubTokens) and parts.shape[1] == 4
+    orders, total = list(itertools.permutations(range(4))), 0.0
+    with torch.no_grad():
+        for order in orders:
+            unknown = torch.ones(len(parts), 4, dtype=torch.bool)
+            for place in order:
+                log_p = prior.inner.predict(parts, unknown, labels).log_softmax(-1)[:, place]
+                total = total - log_p.gather(-1, parts[:, place, None])[:, 0]
+                unknown[:, place] = False
+        found, variance = prior.estimate(tokens, labels)
+    assert found.shape == tokens.shape
+    assert ((found.sum(1) - total / len(orders)) / variance.sqrt()).abs().max() < 4
 
 
 def test_every_code_splits_into_sub_tokens_and_back():

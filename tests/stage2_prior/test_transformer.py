@@ -73,6 +73,12 @@ def test_values_that_the_architecture_refuses_are_one_line():
     assert "\n" not in str(error.value)
 
 
+def test_a_context_shorter_than_the_sequence_is_refused():
+    with pytest.raises(UserError, match=r"gpt2 cannot be built at this size .*extra"):
+        backbone.build(configure("gpt2", n_positions=20), 21)
+    backbone.build(configure("gpt2", n_positions=20), 20)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_published_prior_is_rebuilt_from_its_own_configuration(architecture, make_fresh, monkeypatch):
     config = prior_config(make_fresh(architecture, LAYOUT, 2))
@@ -97,16 +103,6 @@ def test_the_same_seed_builds_the_same_weights(architecture, make_fresh):
         assert torch.equal(tensor, weights[1][name]), name
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_dropout_acts_in_training_only(architecture, make_fresh, make_tokens):
-    prior = make_fresh(architecture, LAYOUT, 2, dropout=0.5)
-    tokens = make_tokens(LAYOUT, 4)
-    assert prior.training
-    assert not torch.equal(prior(tokens, None), prior(tokens, None))
-    prior.eval()
-    assert torch.equal(prior(tokens, None), prior(tokens, None))
-
-
 @pytest.mark.parametrize("architecture", ["mistral", "qwen3", "gpt_neox", "gemma2"])
 def test_other_architectures_serve_too(architecture, make_fresh, make_tokens):
     prior = make_fresh("llama", LAYOUT, 2, architecture=architecture).eval()
@@ -114,3 +110,17 @@ def test_other_architectures_serve_too(architecture, make_fresh, make_tokens):
     state = prior.start(labels)
     steps = [prior.step(state, tokens[:, i - 1] if i else None) for i in range(12)]
     torch.testing.assert_close(torch.stack(steps, dim=1), prior.logits(tokens, labels), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gpt_neox"])
+def test_a_finer_level_is_decoded_from_the_coarser_ones(architecture, make_tokens):
+    layout = CodeLayout((1, 8, 8), (Level(1, 3, 1, 4), Level(2, 2, 1, 5)))
+    size = {"layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}
+    config = {"name": "transformer", "params": size | {"architecture": architecture}}
+    prior = build_prior(config | {"layout": layout.to_json(), "num_classes": 2}, first=1).eval()
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    tokens, labels = make_tokens(layout, 3), torch.tensor([0, 1, 2])
+    state = prior.start(labels, tokens[:, :3])
+    steps = [prior.step(state, tokens[:, i - 1] if i > 3 else None) for i in range(3, 7)]
+    torch.testing.assert_close(torch.stack(steps, dim=1), prior.logits(tokens, labels), rtol=1e-4, atol=1e-4)
