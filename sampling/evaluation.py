@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from common import paths
 from common.artifacts import read_manifest
-from common.codes import Codes, codebook_figures, open_codes
+from common.codes import CodeCounts, Codes, open_codes
 from common.grids import stacked_grid
 from common.images import ImageSplit, open_prepared, open_split, to_float, to_uint8
 from common.params.stage2 import CountsParams
@@ -179,14 +179,10 @@ class Evaluation:
 
     def _codebook(self) -> dict[str, Any]:
         """Usage and perplexity over the test codes: the mean over levels, and each level's, coarsest first."""
-        split, counts = self.codes["test"], None
+        split, counts = self.codes["test"], CodeCounts(self.layout)
         for rows in batches(len(split), self.batch_size, "test codes"):
-            found = self.layout.counts(self.layout.unflatten(split.rows(rows)))
-            counts = found if counts is None else [a + b for a, b in zip(counts, found, strict=True)]
-        levels = []
-        for level in counts:
-            figures = codebook_figures(level)
-            levels.append({"usage": figures["codebook_usage"], "perplexity": figures["perplexity"]})
+            counts.add(self.layout.unflatten(split.rows(rows)))
+        levels = [{"usage": f["codebook_usage"], "perplexity": f["perplexity"]} for f in counts.figures()]
         return {**{name: float(np.mean([level[name] for level in levels])) for name in levels[0]}, "per_level": levels}
 
     def _samples(self) -> dict[str, float | str]:

@@ -93,7 +93,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from common.arrays import ArrayWriter
     from common.artifacts import json_text, publishing
-    from common.codes import codebook_figures
+    from common.codes import CodeCounts
     from common.images import open_prepared
     from common.launch import accelerator
     from common.tracking import write_results
@@ -110,7 +110,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     with publishing(paths.CODES, "codes", parents) if main else contextlib.nullcontext() as staging, torch.no_grad():
         for name, split in prepared.splits.items():
             changes = passes(params.extract_codes) if name == "train" else [Pass()]
-            counts = [torch.zeros(level.depth, level.codebook_size, dtype=torch.int64) for level in layout.levels]
+            counts = CodeCounts(layout)
             with contextlib.ExitStack() as stack:
                 file = staging and stack.enter_context(
                     ArrayWriter(staging / name / "codes.npy", (layout.num_tokens,), layout.dtype)
@@ -120,13 +120,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
                         if file:
                             file.append(tokens.numpy())
                         if index == 0:
-                            for count, more in zip(counts, layout.counts(layout.unflatten(tokens)), strict=True):
-                                count += more
+                            counts.add(layout.unflatten(tokens))
             splits[name] = [len(changes), len(split)]
             if name != "test":
-                levels = [codebook_figures(count) for count in counts]
+                levels = counts.figures()
                 metrics[name] = {figure: [level[figure] for level in levels] for figure in levels[0]}
-                histograms[name] = counts
+                histograms[name] = counts.levels
             if staging and split.labels is not None:
                 with ArrayWriter(staging / name / "labels.npy", (), np.int64) as labels:
                     labels.append(np.asarray(split.labels))

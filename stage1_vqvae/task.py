@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from common.augment import augment
-from common.codes import CodeLayout, codebook_figures
+from common.codes import CodeCounts, CodeLayout
 from common.distributed import batch_share, share, sum_over_processes, total
 from common.images import ImageSplit, to_float
 from common.params.stage1 import AugmentationParams, Stage1TrainingParams
@@ -91,7 +91,7 @@ class VQVAETask:
         layout: CodeLayout = self.model.layout
         variance, count = self.model.config["data_variance"], len(self.validation)
         sums = [0.0, 0.0, 0.0]  # of the training loss, of squared errors over the variance, of nats
-        counts = [torch.zeros(v.depth, v.codebook_size, dtype=torch.int64, device=self.device) for v in layout.levels]
+        counts = CodeCounts(layout, self.device)
         errors = [Spread(quantizer.code_dim) for quantizer in self.model.quantizers]
         for rows in share(count, batch_share(self.params.batch_size)):
             pixels = self.validation.pixels(rows).to(self.device)
@@ -100,17 +100,17 @@ class VQVAETask:
             codes = [output.indices for output in outputs]
             parameters = self.model.decode_parameters(codes)
             sums[0] += self.model.likelihood.loss(parameters, images, variance).item() * len(images)
-            error = (self.model.likelihood.mean(parameters) - images).square()
-            sums[1] += error.mean().item() / variance * len(images)
+            squares = (self.model.likelihood.mean(parameters) - images).square()
+            sums[1] += squares.mean().item() / variance * len(images)
             sums[2] += self.model.likelihood.nll(parameters, pixels).sum().item()
-            for level, more in enumerate(layout.counts(codes)):
-                counts[level] += more
-                errors[level].add(outputs[level])
+            counts.add(codes)
+            for error, output in zip(errors, outputs, strict=True):
+                error.add(output)
         distortion, squared, nats = (value / count for value in total(sums, self.device))
         figures = {"distortion": distortion, "nmse": squared, "bits_per_dim_distortion": layout.bits_per_dim(nats)}
-        levels = []
-        for used, error in zip(counts, errors, strict=True):
-            levels.append(codebook_figures(sum_over_processes(used)) | error.figures(self.device))
+        for level in counts.levels:
+            sum_over_processes(level)
+        levels = [used | error.figures(self.device) for used, error in zip(counts.figures(), errors, strict=True)]
         for level, found in enumerate(levels):
             for name, value in found.items():
                 figures[name] = figures.get(name, 0.0) + value / len(levels)  # the mean over levels

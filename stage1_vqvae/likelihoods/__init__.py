@@ -1,15 +1,13 @@
 """p(x | z) by name: distributions over 8-bit pixels, given the decoder's parameters.
 
-Each sums to 1 over the 256 values; log-probabilities are float64, in nats. To add one: a class or function of
-logistic.py's contract, its parameters, and a line here.
+To add one: a `Likelihood`, its section of params.yaml in common/params/stage1.py, and a line here.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
+from stage1_vqvae.likelihoods.base import Likelihood
 from stage1_vqvae.likelihoods.fitted import gaussian, laplace
 from stage1_vqvae.likelihoods.logistic import DiscretizedLogistic, MixtureOfLogistics
 
@@ -21,6 +19,6 @@ LIKELIHOODS = {
 }
 
 
-def build_likelihood(config: dict[str, Any]) -> nn.Module:
+def build_likelihood(config: dict[str, Any]) -> Likelihood:
     """The likelihood named in `config`."""
     return LIKELIHOODS[config["name"]](**config[config["name"]])

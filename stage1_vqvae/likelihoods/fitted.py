@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
-from torch import nn
 
 from common.randomness import generator
+from stage1_vqvae.likelihoods.base import Likelihood
 from stage1_vqvae.likelihoods.intervals import HALF_BIN, edges, log_laplace_interval, log_normal_interval
 
 FIT_VALUES = 1_000_000  # pixel values kept for fitting one scale: its standard error is then 0.07%
 
 
-class FittedScale(nn.Module):
+class FittedScale(Likelihood):
     """Independent pixel values of one family around the decoder's output, with one scale for all.
 
     Training minimises `error` (the family at a fixed scale, up to constants); the scale itself is fitted on training
@@ -34,19 +34,15 @@ class FittedScale(nn.Module):
         self.register_buffer("log_scale", torch.zeros(()))  # float32: a device may have no float64
 
     def parameter_channels(self, channels: int) -> int:
-        """Channels of the decoder's output for images of `channels`."""
         return channels
 
     def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
-        """The error of training, for the decoder's parameters and images (B, C, H, W) in [-1, 1]."""
         return self.error(parameters.float(), images, data_variance)
 
     def mean(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The image (B, C, H, W) in [-1, 1]."""
         return parameters.float().clamp(-1, 1)
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """log p(x | z) of each uint8 pixel value, float64 (B, C, H, W), nats."""
         location = parameters.double()
         scale = self.log_scale.to(location.device).double().exp()
         return self._log_prob(location, pixels.to(location.device), scale)
@@ -55,18 +51,13 @@ class FittedScale(nn.Module):
         lower, upper = edges(pixels)
         return self.log_interval((lower - location) / scale, (upper - location) / scale)
 
-    def nll(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""
-        return -self.log_prob(parameters, pixels).flatten(1).sum(1)
-
     @torch.no_grad()
-    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int | None = None) -> None:
-        """Fit the scale by maximum likelihood on (parameters, uint8 pixels) pairs of `images` training images in all
-        (None: of `fit_images`)."""
+    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int) -> None:
+        """Fit the scale by maximum likelihood, on FIT_VALUES of the pixel values."""
         locations, values = [], []
         for index, (parameters, pixels) in enumerate(pairs):
             location, value = parameters.float().flatten(), pixels.flatten()
-            keep = math.ceil(FIT_VALUES * len(pixels) / (images or self.fit_images))
+            keep = math.ceil(FIT_VALUES * len(pixels) / images)
             if keep < len(value):  # at random: a stride would fall into step with the rows
                 picks = torch.randint(len(value), (keep,), generator=generator("fit", index))
                 location, value = location[picks.to(location.device)], value[picks.to(value.device)]

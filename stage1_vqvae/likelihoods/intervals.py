@@ -14,9 +14,19 @@ import torch.nn.functional as F
 HALF_BIN = 1 / 255
 
 
+def images_of(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixel values 0..255 at where they stand in [-1, 1], float64."""
+    return pixels.double() / 127.5 - 1
+
+
+def values_of(images: torch.Tensor) -> torch.Tensor:
+    """The other way, in the dtype of the images: whole numbers."""
+    return images.add(1).mul(127.5).round()
+
+
 def edges(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The interval of each uint8 pixel value, float64, the outermost ones infinite."""
-    images = pixels.double() / 127.5 - 1
+    images = images_of(pixels)
     lower = torch.where(pixels == 0, -math.inf, images - HALF_BIN)
     return lower, torch.where(pixels == 255, math.inf, images + HALF_BIN)
 

@@ -5,13 +5,13 @@ Source: Salimans et al. 2017, "PixelCNN++", sections 2.1 and 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from stage1_vqvae.likelihoods.intervals import HALF_BIN, log_logistic_interval
+from stage1_vqvae.likelihoods.base import Likelihood
+from stage1_vqvae.likelihoods.intervals import HALF_BIN, images_of, log_logistic_interval, values_of
 
 MAX_LOG_SCALE = 50.0  # far beyond, an interval has no width in float32
 START = -2.0  # an untrained mixture's log scale: from 0, the first minutes of training would go into narrowing it
@@ -40,33 +40,30 @@ def clipped_mean(location: torch.Tensor, log_scale: torch.Tensor) -> torch.Tenso
     return torch.where(location > 0, -mean, mean)
 
 
-class DiscretizedLogistic(nn.Module):
+class DiscretizedLogistic(Likelihood):
     """Independent discretised logistics; the decoder gives each pixel value its own location and log scale."""
-
-    fit_images = 0
 
     def __init__(self, *, min_log_scale: float) -> None:
         super().__init__()
         self.min_log_scale = min_log_scale
 
     def parameter_channels(self, channels: int) -> int:
-        """Channels of the decoder's output for images of `channels`: locations, then log scales."""
+        """Locations, then log scales."""
         return 2 * channels
 
     def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
-        """-log p(x | z), nats a dimension."""
-        pixels = images.add(1).mul(127.5).round()
+        """-log p(x | z), nats per dimension."""
+        pixels = values_of(images)
         return -self._log_prob(parameters.float(), pixels, images).mean()
 
     def mean(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The image (B, C, H, W) in [-1, 1]: the expectation, tails and all."""
+        """The expectation, tails and all."""
         return clipped_mean(*self._parts(parameters.float()))
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """log p(x | z) of each uint8 pixel value, float64 (B, C, H, W), nats."""
         parameters = parameters.double()
         pixels = pixels.to(parameters.device)
-        return self._log_prob(parameters, pixels, pixels.double() / 127.5 - 1)
+        return self._log_prob(parameters, pixels, images_of(pixels))
 
     def _log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         return log_logistic(*self._parts(parameters), pixels, images)
@@ -76,15 +73,8 @@ class DiscretizedLogistic(nn.Module):
         location, log_scale = parameters.chunk(2, 1)
         return location, log_scale.clamp_min(self.min_log_scale)
 
-    def nll(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""
-        return -self.log_prob(parameters, pixels).flatten(1).sum(1)
 
-    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int | None = None) -> None:
-        """Nothing to fit: the decoder gives every scale."""
-
-
-class MixtureOfLogistics(nn.Module):
+class MixtureOfLogistics(Likelihood):
     """A mixture of discretised logistics a pixel, its channels coupled linearly within each component.
 
     In component k channel c has location μ_c + Σ_{j<c} α_cj (x_j − μ_j), α in (−1, 1): the family of PixelCNN++, whose
@@ -93,14 +83,12 @@ class MixtureOfLogistics(nn.Module):
     Nothing is autoregressive in space.
     """
 
-    fit_images = 0
-
     def __init__(self, *, components: int, min_log_scale: float) -> None:
         super().__init__()
         self.components, self.min_log_scale = components, min_log_scale
 
     def parameter_channels(self, channels: int) -> int:
-        """Channels of the decoder's output: a component has a weight, locations, log scales (less START), couplings."""
+        """A component has a weight, locations, log scales (less START), couplings."""
         return self.components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     def _parts(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -131,12 +119,12 @@ class MixtureOfLogistics(nn.Module):
         return found
 
     def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
-        """-log p(x | z), nats a dimension."""
-        pixels = images.add(1).mul(127.5).round()
+        """-log p(x | z), nats per dimension."""
+        pixels = values_of(images)
         return -self._cumulative(parameters.float(), pixels, images)[-1].logsumexp(1).mean() / images.shape[1]
 
     def mean(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The image (B, C, H, W) in [-1, 1]: the mixture's expectation.
+        """The mixture's expectation.
 
         A coupled channel's is taken at the expectation of those before it: exact but for where its own tails bend.
         """
@@ -147,15 +135,7 @@ class MixtureOfLogistics(nn.Module):
         return (weight.exp().unsqueeze(2) * torch.stack(means, 2)).sum(1).clamp(-1, 1)
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """log p of each uint8 pixel value given z and the pixel's channels before it, float64 (B, C, H, W), nats."""
         parameters = parameters.double()
         pixels = pixels.to(parameters.device)
-        joint = [part.logsumexp(1) for part in self._cumulative(parameters, pixels, pixels.double() / 127.5 - 1)]
+        joint = [part.logsumexp(1) for part in self._cumulative(parameters, pixels, images_of(pixels))]
         return torch.stack(joint, 1).diff(dim=1)
-
-    def nll(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """-log p(x | z) (B,) nats an image of uint8 pixels (B, C, H, W)."""
-        return -self.log_prob(parameters, pixels).flatten(1).sum(1)
-
-    def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int | None = None) -> None:
-        """Nothing to fit: the decoder gives every scale."""

@@ -121,7 +121,7 @@ def test_fit_recovers_a_known_scale(scale: float) -> None:
     x = mu + scale * torch.randn(mu.shape, generator=random)
     pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     likelihood = build_gaussian(fit_images=4)
-    likelihood.fit((mu[i : i + 1], pixels[i : i + 1]) for i in range(4))
+    likelihood.fit(((mu[i : i + 1], pixels[i : i + 1]) for i in range(4)), 4)
     assert likelihood.log_scale.exp().item() == pytest.approx(scale, rel=0.01)
 
 
@@ -140,7 +140,7 @@ def test_fit_finds_the_smallest_nll() -> None:
     mu = torch.rand(1, 1, 30, 30, generator=random) * 2 - 1
     pixels = torch.randint(256, mu.shape, generator=random, dtype=torch.uint8)
     likelihood = build_gaussian(fit_images=1)
-    likelihood.fit([(mu, pixels)])
+    likelihood.fit([(mu, pixels)], len(mu))
     best = likelihood.log_scale.item()
     nll = [gaussian(math.exp(best + delta)).nll(mu, pixels).item() for delta in (-0.05, 0, 0.05)]
     assert nll[1] == min(nll)
@@ -149,7 +149,7 @@ def test_fit_finds_the_smallest_nll() -> None:
 def test_fit_survives_a_perfect_reconstruction() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     likelihood = build_gaussian(fit_images=1)
-    likelihood.fit([(pixels.float() / 127.5 - 1, pixels)])
+    likelihood.fit([(pixels.float() / 127.5 - 1, pixels)], 1)
     assert likelihood.nll(pixels.float() / 127.5 - 1, pixels).item() == pytest.approx(0, abs=1e-3)
 
 
@@ -219,7 +219,7 @@ def test_laplace_loss_is_the_absolute_error_and_its_fitted_scale_the_mean_of_it(
     likelihood = LIKELIHOODS["laplace"](fit_images=2)
     images = pixels / 127.5 - 1
     assert likelihood.loss(mu, images, 0.25).item() == pytest.approx((mu - images).abs().mean().item() / 0.5, rel=1e-5)
-    likelihood.fit([(mu, pixels)])
+    likelihood.fit([(mu, pixels)], len(mu))
     assert likelihood.log_scale.exp().item() == pytest.approx((mu - images).abs().mean().item(), rel=0.02)
 
 
@@ -389,6 +389,6 @@ def test_fitting_keeps_a_part_of_every_batch_alone(monkeypatch: pytest.MonkeyPat
     likelihood.log_interval = counted
     mu = torch.rand(8, 3, 64, 64) - 0.5
     pixels = ((mu + 0.1 * torch.randn(mu.shape) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    likelihood.fit((mu[i : i + 2], pixels[i : i + 2]) for i in range(0, 8, 2))
+    likelihood.fit(((mu[i : i + 2], pixels[i : i + 2]) for i in range(0, 8, 2)), 8)
     assert set(sizes) == {20_000}
     assert likelihood.log_scale.exp().item() == pytest.approx(0.1, rel=0.03)
