@@ -31,7 +31,7 @@ class FittedScale(Likelihood):
     def __init__(self, log_interval: Callable, error: Callable, *, fit_images: int) -> None:
         super().__init__()
         self.log_interval, self.error, self.fit_images = log_interval, error, fit_images
-        self.register_buffer("log_scale", torch.zeros(()))  # float32: a device may have no float64
+        self.register_buffer("log_scale", torch.zeros(()))
 
     def parameter_channels(self, channels: int) -> int:
         return channels
