@@ -3,12 +3,12 @@
     python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8] [--only NAME ...] [--grids FOLDER]
 
 These presets have one level, where a chain is its only link: it has no row. Runs the product's own stages in --folder,
-which is kept: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of the preset
-once; then, for each prior, as many steps as fit into --minutes (measured first, the schedule stretched over them, the
-weights that validate best kept), `sample` and `evaluate`, and completions (benchmarks/completion.py). A row a prior, on
-the test split; a row that is there is not run again. Prints the table in markdown; --grids keeps the grids of each, and
-PRESET.png, two samples a class of each, a row a prior, in the table's order, and PRESET_completed.png: test images,
-what is given of them, and what each trained prior makes of that.
+which is kept: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of the preset once; then, for each prior,
+as many steps as fit into --minutes (a step is timed first; compiling and validating come on top; the schedule stretched
+over them, the weights that validate best kept), `sample` and `evaluate`, and completions (benchmarks/completion.py). A
+row a prior, on the test split; a row that --rows holds is not run again: give another file to measure again. Prints the
+table in markdown; --grids keeps the grids of each, and PRESET.png, two samples a class of each, a row a prior, in the
+table's order, and PRESET_completed.png: test images, what is given of them, and what each trained prior makes of that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import completion
 import numpy as np
 import torch
 from PIL import Image
-from runs import RESULTS, Steps, absolute, add_row, parameters, read_rows
+from repository import REPOSITORY
+from runs import RESULTS, Steps, absolute, add_row, code_of, parameters, read_rows
 from timing import quartiles
 
 from common import paths
@@ -149,6 +150,9 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
         "preset": options.preset,
         "label": label,
         "minutes": options.minutes,
+        "code": code_of(
+            *(path for package in ("stage2_prior", "sampling") for path in (REPOSITORY / package).rglob("*.py"))
+        ),
         "steps": steps,
         "best_step": training["step"],
         "parameters": training["parameters"],
@@ -186,9 +190,9 @@ def overviews(folder: Path, preset: str, labels: list[str], columns: int) -> Non
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, of rows in their order."""
     lines = [
-        "| prior | parameters | nats/token | rate | total, bits/dim | agreement, default | unguided | completed "
-        "| images/s, unguided, guided |",
-        "|" + " --- |" * 9,
+        "| prior | parameters | steps | nats/token | rate | total, bits/dim | agreement, default | unguided "
+        "| completed | images/s, unguided, guided |",
+        "|" + " --- |" * 10,
     ]
     for row in rows:
         bits, judged = row["bits_per_dim"], row["classifier"]
@@ -197,6 +201,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [
             row["label"],
             f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['steps']:,}",
             f"{bound}{row['nats_per_token']['prior']:.3f}",
             f"{bound}{bits['rate_prior']:.4f}",
             f"{bound}{bits['total_prior']:.4f}",

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ from stage1_vqvae.task import VQVAETask
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 STAGE1 = "stage1_vqvae."
+
+
+def code_of(*files: Path) -> str:
+    """What the code of these files hashes to, so that a row says what it is of."""
+    return sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:12]
 
 
 def absolute(text: str) -> Path:

@@ -29,14 +29,13 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from repository import REPOSITORY
-from runs import add_row, read_rows
+from runs import add_row, code_of, read_rows
 from timing import in_turn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -214,8 +213,7 @@ def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], obje
 def code() -> str:
     """What the code that is measured hashes to."""
     own = [REPOSITORY / "sampling" / f"{name}.py" for name in ("choose", "generate", "settings")]
-    files = own + sorted((REPOSITORY / "stage2_prior" / "priors").glob("*.py"))
-    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    return code_of(*own, *(REPOSITORY / "stage2_prior" / "priors").glob("*.py"))
 
 
 def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -56,13 +56,11 @@ def inverse_cdf(p: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 (B,).
     """
-    cumulative = p.cumsum(-1)
-    possible = p > 0
-    passed = (cumulative > uniforms[:, None] * cumulative[:, -1:]) & possible
-    # Should rounding leave nothing passed (a parallel sum need not be monotone), the last possible value is meant; and
-    # 0 where p is NaN, since any codebook has it.
-    last = p.shape[-1] - 1 - possible.flip(-1).byte().argmax(-1, keepdim=True)
-    return passed.scatter(-1, last, possible.any(-1, keepdim=True)).byte().argmax(-1)
+    # Where p is 0 the sum is taken for 0: rounding may lift a parallel sum there. The largest sum passes any u below 1;
+    # where p is NaN nothing does, and 0 is chosen, since any codebook has it.
+    cumulative = p.cumsum(-1).masked_fill_(p == 0, 0)
+    passed = cumulative > uniforms[:, None] * cumulative.amax(-1, keepdim=True)
+    return passed.byte().argmax(-1)
 
 
 def choose(

@@ -146,7 +146,8 @@ def image_bytes(vqvae: nn.Module, prior: Prior, device: torch.device) -> int:
 
 
 def batch_size(one_image: int, prior: Prior, device: torch.device) -> int:
-    """How many images of so many bytes to draw at once: what fits in half of the free memory, less a copy of the
-    prior's weights on a CPU; at most `MOST`."""
-    copied = sum(p.nbytes for p in prior.parameters()) if device.type == "cpu" else 0  # `Product`s
+    """How many images of so many bytes to draw at once: what fits in half of the free memory, less what decoding keeps
+    of the prior's weights on a CPU; at most `MOST`."""
+    # A `Product`'s own weights, where they come transposed or joined, and the same laid out.
+    copied = 2 * sum(p.nbytes for p in prior.parameters()) if device.type == "cpu" else 0
     return max(1, min(MOST, int((PART * free_bytes(device) - copied) / one_image)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,15 @@ from common.params import Params, read_yaml, validate
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("common", "stage1_vqvae", "stage2_prior", "sampling")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_a_worker() -> None:
+    """Tests that run side by side have a thread each: more threads than cores wait for one another, for minutes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 @pytest.fixture

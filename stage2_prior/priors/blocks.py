@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage2_prior.priors.decoders import Decoder, Layer, plain_layer
+from stage2_prior.priors.decoders import Decoder, Layer, plain_layer, widened
 from stage2_prior.priors.products import Product
 
 
@@ -81,4 +81,6 @@ class Blocks(nn.Module):
     def decoder(self, batch: int, length: int) -> Decoder:
         """Causal blocks, for `batch` sequences of `length`, a token at a time."""
         shape = (batch, self.heads, length, self.width // self.heads)
-        return Decoder([layer.decoding(batch) for layer in self.layers], self.norm, shape, self.norm.weight)
+        blocks = widened(self, batch)
+        layers = [layer.decoding(batch) for layer in blocks.layers]
+        return Decoder(layers, blocks.norm, shape, blocks.norm.weight)

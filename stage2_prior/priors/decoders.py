@@ -9,7 +9,8 @@ rounding (a test); another architecture, or a configuration with a feature that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from copy import deepcopy
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ Attend = Callable[
     [Tensor], Tensor
 ]  # queries, keys and values (B·n, 3 width) of a layer to what was found, (B·n, width)
 Layer = Callable[[Tensor, Attend], Tensor]  # x (B·n, width) -> (B·n, width)
+Model = TypeVar("Model", bound=nn.Module)
+CACHED = 2**24  # weights: 64 MB in fp32, which the caches of a server's processor hold
 
 
 class Decoder:
@@ -45,6 +48,9 @@ class Decoder:
         places: Tensor | None = None,
     ) -> None:
         self.finish, self.places, self.length, self.turns = finish, places, 0, None
+        self.dtype = like.dtype
+        # One row of plain products goes without its dimension, by fewer operations.
+        self.vector = shape[0] == 1 and like.device.type == "cpu" and like.dtype.itemsize >= 4
         self.layers = [(layer, KVCache(shape, like)) for layer in layers]
         if turns is not None:
             cosines, sines = turns
@@ -52,11 +58,13 @@ class Decoder:
             self.turns = (cosines, torch.cat([-sines[:, :half], sines[:, half:]], -1))
 
     def extend(self, x: Tensor) -> Tensor:
-        """The next n embeddings (B, n, width) to hidden states (B, n, width); n above 1 at the start only."""
+        """The next n embeddings (B, n, width) to hidden states (B, n, width), of the weights' dtype; n above 1 at the
+        start only."""
         batch, n, _ = x.shape
         new = slice(self.length, self.length + n)
 
         def attend(qkv: Tensor, cache: KVCache) -> Tensor:
+            rows = qkv.shape[:-1]
             qkv = qkv.view(batch, n, 3, cache.shape[1], -1).permute(2, 0, 3, 1, 4)
             if self.turns is None:
                 q, k, v = qkv.unbind()
@@ -64,17 +72,17 @@ class Decoder:
                 (q, k), v = self._turn(qkv[:2], new).unbind(), qkv[2]
             cache.extend(k, v)
             if n == 1:
-                return cache.ask(q)
-            found = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            return found.transpose(1, 2).reshape(batch * n, -1)
+                return cache.ask(q).view(*rows, -1)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(*rows, -1)
 
+        x = x.to(self.dtype)
         if self.places is not None:
             x = x + self.places[new]
-        x = x.flatten(0, 1)
+        x = x[0, 0] if self.vector and n == 1 else x.flatten(0, 1)
         for layer, cache in self.layers:
             x = layer(x, lambda qkv, cache=cache: attend(qkv, cache))
         self.length += n
-        return self.finish(x).unflatten(0, (batch, n))
+        return self.finish(x).view(batch, n, -1)
 
     def restart(self) -> None:
         """Begin other sequences with the same layers."""
@@ -172,6 +180,17 @@ def head_width(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def widened(model: Model, batch: int) -> Model:
+    """What to decode with: for a single sequence in bf16 on a CPU, a copy in fp32, else the model itself.
+
+    A matrix times a vector is bound by reading the matrix, and no kernel reads bf16 as fast as fp32 while caches hold
+    it. The weights are the rounded ones still.
+    """
+    weight, size = next(model.parameters()), sum(p.numel() for p in model.parameters())
+    wide = batch > 1 or weight.device.type != "cpu" or weight.dtype.itemsize >= 4 or size > CACHED
+    return model if wide else deepcopy(model).float()
+
+
 BUILDERS: dict[str, Callable[[nn.Module, int, int], Decoder]] = {"gpt2": _gpt2, "llama": _llama}
 
 
@@ -185,4 +204,6 @@ def knows(config: Any) -> bool:
 
 def decoder(model: nn.Module, batch: int, length: int) -> Decoder | None:
     """An empty decoder for `batch` sequences of `length`, or None where there is none for the model."""
-    return BUILDERS[model.config.model_type](model, batch, length) if knows(model.config) else None
+    if not knows(model.config):
+        return None
+    return BUILDERS[model.config.model_type](widened(model, batch), batch, length)

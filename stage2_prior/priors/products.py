@@ -7,23 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 32  # positions by which a cache grows on a CPU
-LARGE = 2**23  # bytes of weights
 
 
-def _packs(weight: Tensor, rows: int) -> bool:
-    """Whether oneDNN's own layout can be used and is faster: not for a single row in fp32."""
-    if weight.device.type != "cpu" or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return False
-    if weight.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32 and rows > 1
+def _layout(weight: Tensor, rows: int) -> str:
+    """Whose layout the weights of a product are put into: "onednn", "mkl", or "plain" for torch's own."""
+    if weight.device.type != "cpu":
+        return "plain"
+    if weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
+        return "onednn" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "plain"
+    return "mkl" if weight.dtype == torch.float32 and rows > 1 and torch.backends.mkl.is_available() else "plain"
 
 
 class Product:
     """x (rows, inputs) to W x + b, (rows, outputs), for weights that stay as they are while a batch is decoded.
 
-    On a CPU, in fp32 and bf16, the weights are laid out once as oneDNN's kernels want them, by operators that torch's
-    compiler uses for layers of which the weights are frozen. Without gradients.
+    On a CPU the weights are laid out once as the fastest kernels want them, by operators that torch's compiler uses for
+    layers of which the weights are frozen: oneDNN's in bf16, MKL's in fp32. Without gradients. In the plain `layout` x
+    may be a single row without its dimension, (inputs,): a product of a matrix and a vector.
 
     Args:
         weight: (outputs, inputs); bias: (outputs,) or None.
@@ -33,35 +33,33 @@ class Product:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, gelu: str | None = None) -> None:
         self.weight, self.bias, self.gelu = weight.detach(), None if bias is None else bias.detach(), gelu
-        self.packed = _packs(weight, rows)
-        # A row by row product is read faster than by a matrix product of one row, while its temporaries are small.
-        alone = rows == 1 and weight.device.type == "cpu" and weight.dtype.itemsize >= 4 and weight.nbytes <= LARGE
-        self.single = alone and not self.packed
-        if self.packed:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), rows)
-        elif self.single:
+        self.rows, self.layout = rows, _layout(weight, rows)
+        if weight.device.type == "cpu":
             self.weight = self.weight.contiguous()
+        if self.layout == "onednn":
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
+        elif self.layout == "mkl":
+            self.packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, rows)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.packed:
+        if self.layout == "onednn":
             behind = ("none", [], "") if self.gelu is None else ("gelu", [], self.gelu)
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *behind)
         y = self._plain(x)
         return y if self.gelu is None else F.gelu(y, approximate=self.gelu)
 
     def onto(self, x: Tensor, other: Tensor) -> Tensor:
-        """What the product gives (without GELU), added to `other` (rows, outputs)."""
-        if self.packed:
+        """What the product gives (without GELU), added to `other`, of its shape."""
+        if self.layout == "onednn":
             return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
-        if self.bias is None and not self.single:
-            return torch.addmm(other, x, self.weight.mT)
-        return other + self._plain(x)
+        return self._plain(x).add_(other)
 
     def _plain(self, x: Tensor) -> Tensor:
-        if not self.single or len(x) > 1:
+        if self.layout == "mkl" and len(x) == self.rows:
+            return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
+        if x.ndim > 1:
             return F.linear(x, self.weight, self.bias)
-        y = torch.linalg.vecdot(self.weight, x)[None]
-        return y if self.bias is None else y + self.bias
+        return torch.mv(self.weight, x) if self.bias is None else torch.addmv(self.bias, self.weight, x)
 
 
 class KVCache:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 
-from stage2_prior.priors import backbone
+from stage2_prior.priors import backbone, decoders
 from stage2_prior.priors.decoders import decoder
 
 SIZE = {"layers": 3, "width": 24, "heads": 3, "dropout": 0.0, "length": 11}
@@ -48,6 +50,20 @@ def test_hidden_states_are_those_of_the_forward_pass(architecture, extra, at_onc
     parts = [ours.extend(inputs[:, :at_once])] if at_once else []
     parts += [ours.extend(inputs[:, i : i + 1]) for i in range(at_once, SIZE["length"])]
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@torch.no_grad()
+def test_a_single_sequence_in_bf16_is_decoded_in_fp32_with_the_rounded_weights(architecture, monkeypatch):
+    rounded = make(architecture).bfloat16()
+    inputs = torch.randn(1, SIZE["length"], SIZE["width"]).bfloat16()
+    expected = backbone.hidden_states(deepcopy(rounded).float(), inputs.float())
+    ours = decoder(rounded, 1, SIZE["length"])
+    found = torch.cat([ours.extend(inputs[:, i : i + 1]) for i in range(SIZE["length"])], 1)
+    torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-5)
+    monkeypatch.setattr(decoders, "CACHED", 10)
+    assert decoder(rounded, 1, SIZE["length"]).extend(inputs[:, :1]).dtype == torch.bfloat16
+    assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

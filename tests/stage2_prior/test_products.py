@@ -29,7 +29,10 @@ def test_a_product_is_a_linear_layer(dtype, rows, bias, transposed):
     bias = torch.randn(24).to(dtype) if bias else None
     expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     plain = Product(weight, bias, rows)
-    for result, wanted in ((plain(x), expected), (plain.onto(x, other), expected + other.double())):
+    cases = [(plain(x), expected), (plain.onto(x, other), expected + other.double())]
+    if rows == 1 and plain.layout == "plain":
+        cases += [(plain(x[0]), expected[0]), (plain.onto(x[0], other[0]), expected[0] + other[0].double())]
+    for result, wanted in cases:
         assert result.dtype == dtype
         torch.testing.assert_close(result.double(), wanted, **TOLERANCES[dtype])
     for approximate in ("none", "tanh"):
@@ -37,31 +40,32 @@ def test_a_product_is_a_linear_layer(dtype, rows, bias, transposed):
         torch.testing.assert_close(bent, F.gelu(expected, approximate=approximate), **TOLERANCES[dtype])
 
 
+@pytest.mark.parametrize("made_for", [1, 2, 7])
 @torch.inference_mode()
-def test_a_product_made_for_one_row_takes_as_many_as_it_has_outputs():
+def test_a_product_takes_other_numbers_of_rows_than_it_was_made_for(made_for):
     weight, x = torch.randn(7, 5), torch.randn(7, 5)
-    torch.testing.assert_close(Product(weight, None, 1)(x), x @ weight.mT)
-
-
-@pytest.mark.parametrize(("dtype", "rows"), [(torch.float32, 2), (torch.bfloat16, 1), (torch.bfloat16, 64)])
-@torch.inference_mode()
-def test_products_are_laid_out_where_the_machine_can_and_plain_where_it_is_told_not_to(dtype, rows, monkeypatch):
-    weight, x = torch.randn(24, 40).to(dtype), torch.randn(rows, 40).to(dtype)
-    if dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        assert Product(weight, None, rows).packed
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.backends.mkldnn, "enabled", False)
-        plain = Product(weight, None, rows)
-    assert not plain.packed
-    torch.testing.assert_close(plain(x), F.linear(x, weight))
-    torch.testing.assert_close(plain.onto(x, x[:, :24]), x[:, :24] + F.linear(x, weight), **TOLERANCES[dtype])
+    product = Product(weight, None, made_for)
+    for rows in (1, 3, 7):
+        torch.testing.assert_close(product(x[:rows]), x[:rows] @ weight.mT)
 
 
 @torch.inference_mode()
-def test_large_weights_take_no_temporaries_of_their_size():
-    weight, x = torch.randn(2048, 1100), torch.randn(1, 1100)
-    assert not Product(weight, None, 1).single
-    torch.testing.assert_close(Product(weight, None, 1)(x), F.linear(x, weight))
+def test_products_are_laid_out_where_the_machine_can(monkeypatch):
+    weight = torch.randn(24, 40)
+    assert Product(weight, None, 1).layout == "plain"
+    if torch.backends.mkl.is_available():
+        assert Product(weight, None, 2).layout == "mkl"
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert Product(weight.bfloat16(), None, 1).layout == "onednn"
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    for dtype in PRECISIONS:
+        x, other = torch.randn(3, 40).to(dtype), torch.randn(3, 24).to(dtype)
+        plain = Product(weight.to(dtype), None, 3)
+        assert plain.layout == "plain"
+        expected = F.linear(x, weight.to(dtype))
+        torch.testing.assert_close(plain(x), expected)
+        torch.testing.assert_close(plain.onto(x, other), expected + other)
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
