@@ -77,7 +77,8 @@ def changes_of(label: str, steps: int) -> dict[str, Any]:
     name, section = PRIORS[label]["name"], PRIOR + PRIORS[label]["name"] + "."
     found = {PRIOR + "name": name} | {section + key: v for key, v in PRIORS[label].items() if key != "name"}
     if label in TRAINED:
-        training = TRAINING | {"steps": steps, "validate_every": max(1, steps // 8)}
+        validations = 2 if name == "masked" else 8  # a bound takes `bound_draws` passes
+        training = TRAINING | {"steps": steps, "validate_every": max(1, steps // validations)}
         training["channels_last"] = name.startswith("pixel")  # what convolutions are fastest in
         training["warmup_steps"] = min(training["warmup_steps"], steps // 10)
         found |= {f"{section}training.{key}": v for key, v in training.items()}

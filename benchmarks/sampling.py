@@ -90,20 +90,27 @@ def machine(precision: str) -> dict[str, float]:
 
 
 ONCE_A_ROW = (".above.", ".condition.", ".vertical_")  # of the weights of convolutional priors
-ONCE = ("embedding", "token", "place", "label")  # or tables, of which a row is read
+ONCE = ("embedding", "token", "place", "label", "wte", "wpe")  # or tables, of which a row is read
 
 
 @torch.inference_mode()
 def bounds(prior: Prior, batch: int, rates: dict[str, float]) -> dict[str, float]:
     """Seconds below which products and convolutions, and reading the weights from memory, cannot come."""
+    work = work_of(prior, batch)
+    return {"arithmetic": work["flops"] / rates["flops"], "weights": work["bytes"] / rates["bytes"]}
+
+
+def work_of(prior: Prior, batch: int) -> dict[str, float]:
+    """FLOPs of products and convolutions of sampling a batch, and bytes of weights as often as they are used."""
     tokens = torch.zeros(batch, prior.layout.num_tokens, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter:
-        prior.nll(tokens, None)
-    level = prior.layout.levels[0]
-    passes = draws = 1
-    if isinstance(prior, Masked):
-        passes, draws = Settings().decoding_steps, prior.draws  # masks that `nll` has tried
-    used = 0.0
+    passes = Settings().decoding_steps if isinstance(prior, Masked) else 1
+    with FlopCounterMode(display=False) as counter:  # which knows torch's own operators, not those of `Product`
+        if isinstance(prior, Masked):
+            prior.predict(tokens, torch.ones_like(tokens, dtype=torch.bool), None)
+        else:
+            prior.logits(tokens, None)
+    level, used = prior.layout.levels[0], 0.0
+    positions = level.height * level.width
     for name, p in prior.named_parameters():
         if any(part in name for part in ONCE):
             continue
@@ -111,12 +118,12 @@ def bounds(prior: Prior, batch: int, rates: dict[str, float]) -> dict[str, float
             times = passes
         elif any(part in f".{name}" for part in ONCE_A_ROW):
             times = level.height
-        else:
-            times = prior.layout.num_tokens // (level.depth if name.startswith("across.") else 1)
+        else:  # of a transformer down a position's codes each token uses all, of other parts each position
+            times = positions * (level.depth if name.startswith("down.") else 1)
         used += p.nbytes * times
     counts = counter.get_flop_counts()["Global"]
     products = sum(count for operation, count in counts.items() if "attention" not in str(operation))
-    return {"arithmetic": products / draws * passes / rates["flops"], "weights": used / rates["bytes"]}
+    return {"flops": products * passes, "bytes": used}
 
 
 @torch.inference_mode()

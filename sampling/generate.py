@@ -176,7 +176,8 @@ def _many_at_a_time(
     """Tokens (B, N) of a masked prior, and whether its logits were numbers; labels (2B,) where guided.
 
     Each step chooses all unknown codes and keeps those of the highest confidence: the log-probability of the code, with
-    Gumbel noise whose scale falls from `choice_temperature` to 0. How many are left follows a cosine.
+    Gumbel noise whose scale is `choice_temperature` times 1 - n/steps after pass n, 0 at last. How many are left
+    follows a cosine.
 
     Source: Chang et al. 2022, "MaskGIT", section 3.2, and its appendix for the noise.
     """

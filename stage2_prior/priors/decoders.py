@@ -147,12 +147,19 @@ def _llama(model: nn.Module, batch: int, length: int) -> Decoder:
 
         return run
 
-    def product(*parts: nn.Linear) -> Product:
-        """Of layers that share an input, one."""
-        biases = [part.bias for part in parts]
-        return Product(
-            torch.cat([part.weight for part in parts]), None if biases[0] is None else torch.cat(biases), batch
-        )
+    def spread(rows: Tensor) -> Tensor:
+        """Rows that make keys or values, once for each of the heads of queries that share them."""
+        shared = config.num_attention_heads // config.num_key_value_heads
+        return rows.unflatten(0, (-1, head_width(config))).repeat_interleave(shared, 0).flatten(0, 1)
+
+    def product(*parts: nn.Linear, others: Callable[[Tensor], Tensor] = lambda rows: rows) -> Product:
+        """Of layers that share an input, one; `others`: what is done to rows of all but the first."""
+
+        def joined(name: str) -> Tensor | None:
+            first, *rest = (getattr(part, name) for part in parts)
+            return None if first is None else torch.cat([first, *map(others, rest)])
+
+        return Product(joined("weight"), joined("bias"), batch)
 
     def layer(block: nn.Module) -> Layer:
         attention, mlp = block.self_attn, block.mlp
@@ -163,7 +170,10 @@ def _llama(model: nn.Module, batch: int, length: int) -> Decoder:
 
         return plain_layer(
             (norm(block.input_layernorm), norm(block.post_attention_layernorm)),
-            (product(attention.q_proj, attention.k_proj, attention.v_proj), product(attention.o_proj)),
+            (
+                product(attention.q_proj, attention.k_proj, attention.v_proj, others=spread),
+                product(attention.o_proj),
+            ),
             (product(mlp.gate_proj, mlp.up_proj), product(mlp.down_proj)),
             gate,
         )
@@ -199,7 +209,7 @@ def knows(config: Any) -> bool:
     if config.model_type == "gpt2":
         plain = config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
         return plain and not config.add_cross_attention
-    return config.model_type == "llama" and config.num_key_value_heads == config.num_attention_heads
+    return config.model_type == "llama"
 
 
 def decoder(model: nn.Module, batch: int, length: int) -> Decoder | None:

@@ -62,12 +62,20 @@ def test_the_plain_network_is_ours_but_for_its_rectified_skips(monkeypatch: pyte
     assert speed.loss_difference(prepared, batches, 1, **fp32)[0] > 1e-4
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "pixelsnail"])
-def test_rows_so_far_are_enough_for_the_logits_of_the_whole_grid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def sampling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/sampling.py, by a name that the package leaves free."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     spec = importlib.util.spec_from_file_location("benchmark_of_sampling", SCRIPTS / "sampling.py")
-    sampling = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sampling)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["pixelcnn", "pixelsnail"])
+def test_rows_so_far_are_enough_for_the_logits_of_the_whole_grid(
+    name: str, sampling: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = {"channels": 16, "kernel_size": 3, "dropout": 0.0}
     small = {"layers": 2} if name == "pixelcnn" else sampling.SNAIL | {"hidden_channels": 16, "blocks": 1, "heads": 2}
     monkeypatch.setitem(sampling.PRIORS, name, (name, small | size, 1))
@@ -78,3 +86,20 @@ def test_rows_so_far_are_enough_for_the_logits_of_the_whole_grid(name: str, monk
         torch.testing.assert_close(
             sampling.last_logits(prior, codes[:, :rows]), whole[:, 4 * rows - 1], rtol=1e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "rq_transformer", "masked"])
+def test_the_work_of_a_transformer_is_that_of_its_products(
+    name: str, sampling: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, params, depth = sampling.PRIORS[name]
+    small = params | {"layers": 3, "width": 16, "heads": 2} | ({"depth_layers": 1} if depth > 1 else {})
+    monkeypatch.setitem(sampling.PRIORS, name, (family, small, depth))
+    work, layer, codes = sampling.work_of(sampling.make(name, "fp32", 4), 5), 12 * 16**2, sampling.CODES
+    # Weights of the matrices that a token, or a position, goes through.
+    across, down, head = 3 * layer, layer if depth > 1 else 0, 16 * codes
+    passes = 8 if name == "masked" else 1
+    assert work["flops"] == 2 * 5 * 16 * passes * (across + depth * (down + head))
+    small_ones = 1.2  # biases and norms
+    used = passes * (across + head) if name == "masked" else 16 * (across + depth * (down + head))
+    assert 4 * used <= work["bytes"] <= 4 * used * small_ones

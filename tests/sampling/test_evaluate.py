@@ -18,7 +18,7 @@ from common.codes import open_codes
 from common.images import open_prepared, open_split, to_float
 from sampling import classifier, evaluate, sample
 from stage1_vqvae.model import load_vqvae
-from stage2_prior.priors import load_prior
+from stage2_prior.priors import load_prior, prior_config
 
 KEYS = {
     "bits_per_dim": {"distortion", "rate_uniform", "rate_counts", "rate_prior", "total_uniform", "total_prior"},
@@ -47,7 +47,8 @@ def check_figures(metrics: dict) -> None:
     with torch.no_grad():
         parameters = vqvae.decode_parameters(codes.layout.unflatten(tokens))
         distortion = vqvae.likelihood.nll(parameters, pixels).double().mean().item()
-        nats = prior.nll(tokens, labels).double().sum(1).mean().item()
+        nats, variance = prior.estimate(tokens, labels)
+        nats = nats.double().sum(1).mean().item()
         error = (vqvae.likelihood.mean(parameters) - to_float(pixels)).double().square().mean().item()
     label = 0.0
     if labels is not None:
@@ -56,7 +57,13 @@ def check_figures(metrics: dict) -> None:
     unit, bits = codes.layout.dimensions * math.log(2), metrics["bits_per_dim"]
     assert bits["distortion"] == pytest.approx(distortion / unit)
     assert bits["rate_prior"] == pytest.approx((nats + label) / unit)
-    assert bits["rate_counts"] == pytest.approx(bits["rate_prior"])  # the run's prior is counts
+    if prior_config(prior)["name"] == "counts":
+        assert bits["rate_counts"] == pytest.approx(bits["rate_prior"])
+    assert ("rate_prior_standard_error" in bits) == (not prior.exact)
+    if not prior.exact:
+        error_of_mean = variance.double().sum().sqrt().item() / len(tokens)
+        assert bits["rate_prior_standard_error"] == pytest.approx(error_of_mean / unit)
+        assert error_of_mean > 0
     assert bits["rate_uniform"] == pytest.approx(codes.layout.uniform_nats / unit)
     assert bits["total_prior"] == pytest.approx(bits["distortion"] + bits["rate_prior"])
     assert metrics["nats_per_token"]["prior"] == pytest.approx(nats / codes.layout.num_tokens)
@@ -87,6 +94,14 @@ def test_an_unlabelled_run_of_two_levels_and_rectangles_says_unavailable(tiny_ru
     assert set(metrics["classifier"].values()) == {"unavailable"}
     assert len(metrics["codebook"]["per_level"]) == 2
     assert open_split(paths.SAMPLES / "default").labels is None
+
+
+@pytest.mark.parametrize(
+    ("prior", "strides", "sizes"), [("pixelcnn", [4], 5), ("masked", [4], 5), ("chain", [2, 2], [5, 9])]
+)
+def test_a_run_with_a_learned_prior_is_measured_by_the_definition(tiny_run, prior, strides, sizes):
+    tiny_run(strides=strides, sizes=sizes, prior=prior)
+    check_figures(run_all())
 
 
 def test_sampling_and_measuring_again_write_the_same_bytes(tiny_run):

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 
+from common import paths
 from common.codes import open_codes
 from common.errors import UserError
 from common.images import open_prepared, to_float, to_uint8
 from sampling.generate import generate
+from sampling.likelihood import summed_rates
 from sampling.pipeline import TwoStagePipeline
 from sampling.settings import Settings
 from stage2_prior.priors.masked import Masked
@@ -25,13 +27,7 @@ def pipeline(tiny_run) -> TwoStagePipeline:
 @pytest.fixture
 def pixels(pipeline) -> torch.Tensor:
     """The test images, uint8."""
-    return open_prepared(pipeline_folder())["test"].pixels(slice(None))
-
-
-def pipeline_folder():
-    from common import paths
-
-    return paths.PREPARED
+    return open_prepared(paths.PREPARED)["test"].pixels(slice(None))
 
 
 def test_an_image_is_the_same_for_any_batch_size_and_start(pipeline):
@@ -110,7 +106,7 @@ def test_the_null_label_can_be_sampled_and_guidance_changes_nothing_there(pipeli
 
 def test_reconstruction_goes_through_the_codes(pipeline, pixels):
     images = to_float(pixels)
-    codes = open_codes(pipeline_folder().parent / "codes")
+    codes = open_codes(paths.CODES)
     expected = pipeline.decode_tokens(codes["test"].rows(slice(None)))
     assert torch.allclose(pipeline.reconstruct(images, batch_size=7), expected, atol=1e-5)
 
@@ -150,7 +146,7 @@ def test_a_whole_mask_is_the_image_and_an_empty_one_is_a_sample(pipeline, pixels
 def test_log_likelihood_is_distortion_plus_rate(pipeline, pixels):
     labels = torch.arange(len(pixels)) % 3
     found = pipeline.log_likelihood(pixels, labels, batch_size=6)
-    tokens = open_codes(pipeline_folder().parent / "codes")["test"].rows(slice(None))
+    tokens = open_codes(paths.CODES)["test"].rows(slice(None))
     unit = 64 * math.log(2)
     with torch.no_grad():
         rate = pipeline.prior.nll(tokens, labels).double().sum(1) / unit
@@ -199,7 +195,7 @@ def test_every_kind_of_prior_samples_completes_and_measures(tiny_run, prior, mon
     strides, sizes = LEARNED[prior]
     tiny_run((1, 8, 16), strides=strides, sizes=sizes, prior=prior)
     pipeline = TwoStagePipeline.load("models", "cpu")
-    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(None))
     images = pipeline.generate(6, seed=3, guidance_scale=2.0)
     assert torch.allclose(pipeline.generate(6, seed=3, guidance_scale=2.0, batch_size=4), images, atol=1e-4)
     known = torch.zeros(8, 16, dtype=torch.bool)
@@ -212,7 +208,7 @@ def test_every_kind_of_prior_samples_completes_and_measures(tiny_run, prior, mon
     assert (given >= 0).any(1).all() and torch.equal(chosen[given >= 0], given[given >= 0])
     labels, unit = torch.arange(len(pixels)) % 3, 128 * math.log(2)
     found = pipeline.log_likelihood(pixels, labels)
-    test_codes = open_codes(pipeline_folder().parent / "codes")["test"].rows(slice(None))
+    test_codes = open_codes(paths.CODES)["test"].rows(slice(None))
     nats, variance = pipeline.prior.estimate(test_codes, labels)
     torch.testing.assert_close(found["rate"], nats.double().sum(1) / unit)
     assert ("rate_standard_error" in found) == (prior in ("masked", "chain"))
@@ -239,7 +235,7 @@ def test_labels_summed_out_of_bounds_are_a_bound(tiny_run, prior):
             module.draws = 400
     for parameter in pipeline.prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # so that classes differ
-    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(None))
     weights, unit = torch.tensor([0.2, 0.0, 0.8], dtype=torch.float64), 128 * math.log(2)
     found = pipeline.log_likelihood(pixels, class_probabilities=weights)
     each = [pipeline.log_likelihood(pixels, [y] * len(pixels)) for y in range(3)]
@@ -250,6 +246,27 @@ def test_labels_summed_out_of_bounds_are_a_bound(tiny_run, prior):
     assert (found["rate"] >= expected - 1e-9).all()  # for whatever q, with equality for the bounds' own
     assert ((found["rate"] - expected) < 4 * found["rate_standard_error"]).all()
     torch.testing.assert_close(found["rate_by_level"].sum(1), found["rate"])
+
+
+def test_bounds_are_weighed_by_other_estimates_than_those_that_are_summed(tiny_run):
+    """Or the sum would follow the errors of its own estimates below the bound."""
+    tiny_run(prior="masked")
+    prior = TwoStagePipeline.load("models", "cpu").prior
+    prior.draws = 2
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    tokens = open_codes(paths.CODES)["test"].rows(slice(None))
+    weights = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    with torch.no_grad():
+        found, variance = summed_rates(prior, tokens, weights)
+        estimates = [[prior.estimate(tokens, torch.full((len(tokens),), y), k) for y in range(3)] for k in range(2)]
+    (bounds, others) = (torch.stack([nats.double().sum(1) for nats, _ in each]) for each in estimates)
+    assert (bounds - others).abs().min() > 1e-3
+    log_p = weights.log()[:, None]
+    q = (log_p - others).softmax(0)
+    torch.testing.assert_close(found.sum(1), (q * (bounds + q.log() - log_p)).sum(0))
+    errors = torch.stack([spread.double().sqrt() for _, spread in estimates[0]])
+    torch.testing.assert_close(variance.sqrt(), (q * errors).sum(0))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +308,7 @@ def test_a_null_label_that_was_never_shown_is_not_used(tiny_run, raw_params):
     raw_params["stage2_prior"]["pixelcnn"]["training"]["label_dropout"] = 0.0
     tiny_run(prior="pixelcnn", guidance_scale=1.0)
     pipeline = TwoStagePipeline.load("models", "cpu")
-    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(None))
     images, mask = to_float(pixels), torch.zeros(8, 8, dtype=torch.bool)
     for refused in (
         lambda: pipeline.generate(2, [0, 3]),
@@ -309,7 +326,7 @@ def test_a_null_label_that_was_never_shown_is_not_used(tiny_run, raw_params):
 
 def test_only_drawing_has_the_lower_precision(tiny_run):
     tiny_run(prior="pixelcnn")
-    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(None))
     pipeline, lower = (TwoStagePipeline.load("models", "cpu", precision=p) for p in ("fp32", "bf16"))
     images = lower.generate(8, seed=2)
     assert images.dtype == torch.float32 and torch.equal(lower.generate(8, seed=2), images)
@@ -324,13 +341,11 @@ def test_only_drawing_has_the_lower_precision(tiny_run):
 def test_the_rate_is_told_by_level(tiny_run):
     tiny_run((3, 8, 12), strides=[2, 2], sizes=[5, 9])
     pipeline = TwoStagePipeline.load("models", "cpu")
-    pixels = open_prepared(pipeline_folder())["test"].pixels(slice(None))
+    pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(None))
     found = pipeline.log_likelihood(pixels, torch.arange(20) % 3)
     assert found["rate_by_level"].shape == (20, 2)
     torch.testing.assert_close(found["rate_by_level"].sum(1), found["rate"])
-    coarse = pipeline.prior.nll(
-        open_codes(pipeline_folder().parent / "codes")["test"].rows(slice(None)), torch.arange(20) % 3
-    )
+    coarse = pipeline.prior.nll(open_codes(paths.CODES)["test"].rows(slice(None)), torch.arange(20) % 3)
     torch.testing.assert_close(found["rate_by_level"][:, 0], coarse[:, :6].double().sum(1) / (288 * math.log(2)))
 
 

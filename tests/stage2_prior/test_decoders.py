@@ -28,9 +28,12 @@ def make(architecture: str, extra: dict | None = None) -> torch.nn.Module:
         ("gpt2", {}),
         ("gpt2", {"activation_function": "relu", "n_inner": 40}),
         ("llama", {}),
+        ("llama", {"num_key_value_heads": 1}),
         (
             "llama",
             {
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
                 "attention_bias": True,
                 "mlp_bias": True,
                 "head_dim": 6,
@@ -69,7 +72,6 @@ def test_a_single_sequence_in_bf16_is_decoded_in_fp32_with_the_rounded_weights(a
 @pytest.mark.parametrize(
     ("architecture", "extra"),
     [
-        ("llama", {"num_key_value_heads": 1}),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
         ("gpt2", {"scale_attn_weights": False}),
         ("gpt_neox", {}),
