@@ -50,10 +50,9 @@ def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
     layout, params = CodeLayout.from_json(config["layout"]), dict(config["params"])
     largest = params.pop("largest_softmax", None)
     inner_layout = split_layout(layout, largest) if largest else layout
-    prior = PRIORS[name](inner_layout, config["num_classes"], first=first, **params)
-    if largest:
-        prior.params["largest_softmax"] = largest
-    prior = prior if inner_layout == layout else SubTokens(layout, prior)
+    inner = PRIORS[name](inner_layout, config["num_classes"], first=first, **params)
+    prior = inner if inner_layout == layout else SubTokens(layout, inner)
+    prior.params = {**config["params"], **inner.settled}
     prior.null_label = config.get("null_label", True)
     return prior
 

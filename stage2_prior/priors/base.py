@@ -38,11 +38,12 @@ class Prior(nn.Module):
     exact = True  # `nll` is -log p, not a bound of it
     noise = 0  # random numbers an image that `forward` takes
     null_label = True  # whether it knows the null label: not where training never showed it
+    params: dict[str, Any]  # the arguments by which `build_prior` builds it, and builds it again
 
-    def __init__(self, layout: CodeLayout, num_classes: int, first: int, params: dict[str, Any]) -> None:
-        """`params`: the family's own arguments, from which it is built again."""
+    def __init__(self, layout: CodeLayout, num_classes: int, first: int) -> None:
         super().__init__()
-        self.layout, self.num_classes, self.first, self.params = layout, num_classes, first, params
+        self.layout, self.num_classes, self.first = layout, num_classes, first
+        self.settled: dict[str, Any] = {}  # arguments that it has found out itself, for when it is built again
         self.given = layout.slices()[first].start  # tokens of the levels before `first`
 
     @property

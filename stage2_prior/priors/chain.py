@@ -33,7 +33,7 @@ class Chain(Prior):
                 f"stage2_prior.chain.links: {len(links)} priors for the {levels} levels of these codes; give one a "
                 "level, coarsest first"
             )
-        super().__init__(layout, num_classes, first, {})
+        super().__init__(layout, num_classes, first)
         self.links = nn.ModuleList(
             build_prior(
                 {
@@ -46,7 +46,7 @@ class Chain(Prior):
             for i, link in enumerate(links)
         )
         # As the links describe themselves: a transformer by its whole configuration.
-        self.params["links"] = [{key: prior_config(link)[key] for key in ("name", "params")} for link in self.links]
+        self.settled["links"] = [{key: prior_config(link)[key] for key in ("name", "params")} for link in self.links]
         self.trained = any(link.trained for link in self.links)
         self.exact = all(link.exact for link in self.links)
         self.uses_labels = any(link.uses_labels for link in self.links)

@@ -177,13 +177,13 @@ class GridPrior(Autoregressive):
         layout: CodeLayout,
         num_classes: int,
         first: int,
-        params: dict[str, Any],
+        channels: int,
         grids: list[Grid],
         conditioning_blocks: int,
     ) -> None:
         """`grids`: of the levels of its own."""
-        super().__init__(layout, num_classes, first, params)
-        channels, own = params["channels"], range(first, len(layout.levels))
+        super().__init__(layout, num_classes, first)
+        own = range(first, len(layout.levels))
         self.embeddings = nn.ModuleList(Embedding(layout.levels[i], channels) for i in own)
         self.surroundings = nn.ModuleList(Surroundings(layout, i, channels, conditioning_blocks) for i in own)
         self.labels = nn.ModuleList(nn.Embedding(num_classes + 1, channels) for _ in own)

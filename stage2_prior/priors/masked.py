@@ -41,8 +41,7 @@ class Masked(Prior):
         first: int = 0,
     ) -> None:
         """`bound_draws`: masks an image by which the bound is estimated."""
-        size = {"layers": layers, "width": width, "heads": heads, "dropout": dropout}
-        super().__init__(layout, num_classes, first, size | {"bound_draws": bound_draws})
+        super().__init__(layout, num_classes, first)
         self.draws, self.noise = bound_draws, 1 + layout.num_tokens
         self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
         self.transformer = Blocks(layers, width, heads, dropout, causal=False)

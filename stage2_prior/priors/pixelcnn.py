@@ -25,6 +25,6 @@ class PixelCNN(GridPrior):
         dropout: float,
         first: int = 0,
     ) -> None:
-        params = {"layers": layers, "channels": channels, "kernel_size": kernel_size, "dropout": dropout}
-        grids = [GatedGrid(level, **params) for level in layout.levels[first:]]
-        super().__init__(layout, num_classes, first, params, grids, conditioning_blocks=1)
+        size = {"layers": layers, "channels": channels, "kernel_size": kernel_size, "dropout": dropout}
+        grids = [GatedGrid(level, **size) for level in layout.levels[first:]]
+        super().__init__(layout, num_classes, first, channels, grids, conditioning_blocks=1)

@@ -30,8 +30,7 @@ class PixelSNAIL(GridPrior):
         first: int = 0,
     ) -> None:
         """`heads`: of attention, 0 for none (as for the finest levels of large images)."""
-        sizes = {"channels": channels, "kernel_size": kernel_size, "blocks": blocks, "residuals": residuals}
-        sizes |= {"heads": heads, "dropout": dropout}
-        params = sizes | {"hidden_channels": hidden_channels, "conditioning_blocks": conditioning_blocks}
-        grids = [SnailGrid(level, hidden=hidden_channels, **sizes) for level in layout.levels[first:]]
-        super().__init__(layout, num_classes, first, params, grids, conditioning_blocks)
+        size = {"channels": channels, "hidden": hidden_channels, "kernel_size": kernel_size, "blocks": blocks}
+        size |= {"residuals": residuals, "heads": heads, "dropout": dropout}
+        grids = [SnailGrid(level, **size) for level in layout.levels[first:]]
+        super().__init__(layout, num_classes, first, channels, grids, conditioning_blocks)

@@ -51,8 +51,7 @@ class RQTransformer(Autoregressive):
         dropout: float,
         first: int = 0,
     ) -> None:
-        size = {"layers": layers, "depth_layers": depth_layers, "width": width, "heads": heads, "dropout": dropout}
-        super().__init__(layout, num_classes, first, size)
+        super().__init__(layout, num_classes, first)
         self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
         self.across = Blocks(layers, width, heads, dropout, causal=True)
         self.down = Blocks(depth_layers, width, heads, dropout, causal=True)

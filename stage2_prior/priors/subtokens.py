@@ -63,7 +63,7 @@ class SubTokens(Prior):
     """
 
     def __init__(self, layout: CodeLayout, inner: Prior) -> None:
-        super().__init__(layout, inner.num_classes, inner.first, inner.params)
+        super().__init__(layout, inner.num_classes, inner.first)
         self.inner, self.trained, self.exact, self.noise = inner, inner.trained, inner.exact, inner.noise
         self.uses_labels = inner.uses_labels
         sizes = inner.layout.codebook_sizes

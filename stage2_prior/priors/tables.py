@@ -52,7 +52,7 @@ class Uniform(Table):
     uses_labels = False
 
     def __init__(self, layout: CodeLayout, num_classes: int, *, first: int = 0) -> None:
-        super().__init__(layout, num_classes, first, {})
+        super().__init__(layout, num_classes, first)
         self.register_buffer("table", uniform_table(layout)[None, self.given :], persistent=False)
 
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
@@ -70,7 +70,7 @@ class Counts(Table):
     """
 
     def __init__(self, layout: CodeLayout, num_classes: int, *, first: int = 0) -> None:
-        super().__init__(layout, num_classes, first, {})
+        super().__init__(layout, num_classes, first)
         table = uniform_table(layout)[self.given :]
         self.uses_labels = (num_classes + 1) * table.numel() <= LARGEST_TABLE
         self.register_buffer("table", table.repeat(num_classes + 1 if self.uses_labels else 1, 1, 1))

@@ -53,13 +53,12 @@ class Transformer(Autoregressive):
         Raises:
             UserError: an architecture that is unknown or cannot serve, or an unknown key in `extra`.
         """
-        size = {"layers": layers, "width": width, "heads": heads, "dropout": dropout, "extra": extra}
+        super().__init__(layout, num_classes, first)
         new = configuration is None
         if new:
+            size = {"layers": layers, "width": width, "heads": heads, "dropout": dropout, "extra": extra}
             configuration = backbone.configure(architecture, **size, length=layout.num_tokens)
-        params = {"architecture": architecture, **size, "configuration": configuration}
-        super().__init__(layout, num_classes, first, params)
-
+        self.settled["configuration"] = configuration
         self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
         self.backbone = backbone.build(configuration, layout.num_tokens if new else 0)
 
