@@ -7,7 +7,7 @@ which is kept: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of 
 as many steps as fit into --minutes (a step is timed first; compiling and validating come on top; the schedule stretched
 over them, the weights that validate best kept), `sample` and `evaluate`, and completions (benchmarks/completion.py). A
 row a prior, on the test split; a row that --rows holds is not run again: give another file to measure again. Prints the
-table in markdown; --grids keeps the grids of each, and PRESET.png, two samples a class of each, a row a prior, in the
+table in markdown; --grids keeps the grids of each, and PRESET.png, two samples per class, one row per prior, in the
 table's order, and PRESET_completed.png: test images, what is given of them, and what each trained prior makes of that.
 """
 
@@ -202,7 +202,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [
             row["label"],
             f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['steps']:,}",
+            f"{row['steps']:,}" if row["steps"] else "–",
             f"{bound}{row['nats_per_token']['prior']:.3f}",
             f"{bound}{bits['rate_prior']:.4f}",
             f"{bound}{bits['total_prior']:.4f}",

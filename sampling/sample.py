@@ -43,7 +43,7 @@ def write_samples(folder: Path, pipeline: TwoStagePipeline, count: int, settings
 
 
 def write_grid(folder: Path, classes: int, columns: int, path: Path) -> None:
-    """The first images of a sampled folder: a row a class, or a square where there are no classes."""
+    """The first images of a sampled folder: a row per class, or a square where there are no classes."""
     import math
 
     import torch

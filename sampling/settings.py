@@ -16,7 +16,7 @@ FILTERS = ("temperature", "top_k", "top_p", "min_p")
 
 @dataclass(frozen=True)
 class Settings:
-    """How codes are chosen. The first five take one value, or one a level, coarsest first.
+    """How codes are chosen. The first five take one value, or one per level, coarsest first.
 
     With the defaults images come from exactly the distribution that an autoregressive prior has learned.
 
@@ -56,7 +56,8 @@ class Settings:
             several = value if isinstance(value, list | tuple) else [value]
             if len(several) not in (1, len(layout.levels)):
                 raise UserError(
-                    f"{name}: {len(several)} values for {len(layout.levels)} levels of codes; give one, or one a level"
+                    f"{name}: {len(several)} values for {len(layout.levels)} levels of codes; give one, or one "
+                    "per level"
                 )
             for level, one in enumerate(several):
                 whole = len(several) != len(layout.levels)

@@ -49,7 +49,7 @@ class Wrapper(Section):
 
 
 class Table(Quantizer):
-    """A quantizer with a table of codes; `codebook_size` is one number or one a level, coarsest first."""
+    """A quantizer with a table of codes; `codebook_size` is one number or one per level, coarsest first."""
 
     codebook_size: Sizes
     codebook_dim: Positive

@@ -39,7 +39,7 @@ class Params(Section):
         if len(sizes) not in (1, levels):
             raise ValueError(
                 f"stage1_vqvae.quantizer.{quantizer.name}.{quantizer.chosen.sizes_path}: {len(sizes)} sizes for "
-                f"{levels} levels of stage1_vqvae.network; give one number, or one a level, coarsest first"
+                f"{levels} levels of stage1_vqvae.network; give one number, or one per level, coarsest first"
             )
         inner, averaged = quantizer.chosen.innermost, self.stage1_vqvae.training.weight_ema_decay > 0
         if averaged and isinstance(inner, VQParams) and inner.decoder_learned and inner.revival_threshold:
@@ -57,7 +57,7 @@ class Params(Section):
         if prior.name == "chain" and len(prior.chain.links) != levels:
             raise ValueError(
                 f"stage2_prior.chain.links: {len(prior.chain.links)} priors for {levels} levels of "
-                "stage1_vqvae.network; give one a level, coarsest first"
+                "stage1_vqvae.network; give one per level, coarsest first"
             )
         for path, training in self.trainings().items():
             if training.warmup_steps >= training.steps:
@@ -81,7 +81,7 @@ class Params(Section):
             if isinstance(value, tuple) and len(value) not in (1, levels):
                 raise ValueError(
                     f"sampling.{name}: {len(value)} values for {levels} levels of stage1_vqvae.network; give one, or "
-                    "one a level, coarsest first"
+                    "one per level, coarsest first"
                 )
         top_k = self.sampling.top_k
         by_level = isinstance(top_k, tuple) and len(top_k) == len(sizes)

@@ -11,7 +11,7 @@ from common.params.training import TrainingParams
 
 
 def each(kind: Any) -> Any:
-    """One value for every level, or one a level, coarsest first."""
+    """One value for every level, or one per level, coarsest first."""
     return kind | Annotated[tuple[kind, ...], Field(min_length=1)]
 
 

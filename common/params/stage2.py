@@ -139,7 +139,7 @@ class LinkParams(Nested):
 
 
 class ChainParams(Section):
-    """`links`: a prior a level, coarsest first."""
+    """`links`: one prior per level, coarsest first."""
 
     links: Annotated[tuple[LinkParams, ...], Field(min_length=1)]
     training: PriorTrainingParams
