@@ -197,8 +197,8 @@ def widened(model: Model, batch: int) -> Model:
     it. The weights are the rounded ones still.
     """
     weight, size = next(model.parameters()), sum(p.numel() for p in model.parameters())
-    wide = batch > 1 or weight.device.type != "cpu" or weight.dtype.itemsize >= 4 or size > CACHED
-    return model if wide else deepcopy(model).float()
+    narrow = weight.device.type == "cpu" and weight.dtype.itemsize < 4
+    return deepcopy(model).float() if batch == 1 and narrow and size <= CACHED else model
 
 
 BUILDERS: dict[str, Callable[[nn.Module, int, int], Decoder]] = {"gpt2": _gpt2, "llama": _llama}
