@@ -19,7 +19,8 @@ the weights as often as they are used (for each token, or position, or row, or p
 reading memory: what a cache holds may come faster.
 
 Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
-A case that --results holds is not measured again, unless the code has changed since.
+A case that --results holds is not measured again, unless the code has changed since. At the end a table of all that
+it holds of this code.
 """
 
 from __future__ import annotations
@@ -273,6 +274,30 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
     return found
 
 
+COLUMNS = ["seconds", "images/s", "tokens/s", "bound: arithmetic", "bound: weights", "recomputed", "rows so far"]
+COLUMNS += ["generate", "same tokens"]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a row per case; what others take in times ours; `generate` is the faster of its caches, in fp32."""
+    names = ["row", "grid", "batch", *COLUMNS]
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+
+    def times(name: str, ratios: dict[str, float]) -> str:
+        found = [r for key, r in ratios.items() if key == name or (key.startswith(name) and key.endswith("fp32"))]
+        return f"{min(found):.{2 if min(found) < 10 else 0}f}x" if found else ""
+
+    for r in results:
+        ours, bounds = r["times"]["ours"]["median"], r["bounds"]
+        tokens = r["grid"] ** 2 * PRIORS[r["row"].split(", ")[0]][2]
+        cells = [r["row"], f"{r['grid']}x{r['grid']}", r["batch"], f"{ours:.3g}", f"{r['batch'] / ours:.3g}"]
+        cells += [f"{r['batch'] * tokens / ours:,.0f}", f"{bounds['arithmetic']:.2g} s", f"{bounds['weights']:.2g} s"]
+        cells += [times(name, r["ratios"]) for name in ("recompute", "rows", "generate")]
+        cells.append(f"{r['same_tokens']:.1%}" if "same_tokens" in r else "")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of: {'; '.join(ROWS)} (default: all)")
@@ -295,6 +320,7 @@ def main() -> None:
             results.append(measure(*case, options))
             if options.results:
                 add_row(options.results, results[-1])
+    print(f"\n{table(results)}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
