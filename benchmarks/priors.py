@@ -241,7 +241,7 @@ def main() -> None:
         row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)
     ]
     rows.sort(key=lambda row: -row["nats_per_token"]["prior"])
-    print(f"\n{table(rows)}")
+    print(f"\n{table(rows)}\nMeasured with the code {', '.join(sorted({row.get('code', 'unknown') for row in rows}))}.")
     if options.grids:
         overviews(
             options.grids, options.preset, [row["label"] for row in rows], params_of(options).sampling.grid_columns

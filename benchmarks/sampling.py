@@ -19,8 +19,8 @@ the weights as often as they are used (for each token, or position, or row, or p
 reading memory: what a cache holds may come faster.
 
 Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
-A case that --results holds is not measured again, unless the code has changed since. At the end a table of all that
-it holds of this code.
+A case that --results holds is not measured again, unless the code has changed since. At the end a table of what it
+holds and was measured now.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def work_of(prior: Prior, batch: int) -> dict[str, float]:
         else:  # of a transformer down a position's codes each token uses all, of other parts each position
             times = positions * (level.depth if name.startswith("down.") else 1)
         used += p.nbytes * times
-    counts = counter.get_flop_counts()["Global"]
+    counts = counter.get_flop_counts().get("Global", {})
     products = sum(count for operation, count in counts.items() if "attention" not in str(operation))
     return {"flops": products * passes, "bytes": used}
 
@@ -220,7 +220,7 @@ def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], obje
 
 def code() -> str:
     """What the code that is measured hashes to."""
-    own = [REPOSITORY / "sampling" / f"{name}.py" for name in ("choose", "generate", "settings")]
+    own = [REPOSITORY / "sampling" / f"{name}.py" for name in ("choose", "generate", "settings")] + [Path(__file__)]
     return code_of(*own, *(REPOSITORY / "stage2_prior" / "priors").glob("*.py"))
 
 
@@ -279,7 +279,7 @@ COLUMNS += ["generate", "same tokens"]
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: a row per case; what others take in times ours; `generate` is the faster of its caches, in fp32."""
+    """Markdown: a row per case; others' time as a multiple of ours, of `generate` with its faster cache, in fp32."""
     names = ["row", "grid", "batch", *COLUMNS]
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
 

@@ -27,7 +27,7 @@ class Settings:
         guidance_scale: 1 for none (see `sampling.choose.guide`).
         guidance_schedule: "constant", or "linear": from 1 at the first of all codes to the scale at the last.
         decoding_steps: forward passes that a masked prior takes for one level's, or one image's, codes.
-        choice_temperature: times 1 - n/steps, of the noise by which a masked prior keeps codes after pass n: 0 at last.
+        choice_temperature: scale of the noise on which codes a masked prior keeps; after pass n times 1 - n/steps.
     """
 
     temperature: Each | list[Each] = 1.0

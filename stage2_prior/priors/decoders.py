@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from stage2_prior.priors.products import KVCache, Product
 
+# A single row may come without its dimension, here and below.
 Attend = Callable[
     [Tensor], Tensor
-]  # queries, keys and values (B·n, 3 width) of a layer to what was found, (B·n, width)
+]  # a layer's queries, keys and values (B·n, all heads) to what was found, (B·n, width)
 Layer = Callable[[Tensor, Attend], Tensor]  # x (B·n, width) -> (B·n, width)
 Model = TypeVar("Model", bound=nn.Module)
 CACHED = 2**24  # weights: 64 MB in fp32, which the caches of a server's processor hold
@@ -64,16 +65,17 @@ class Decoder:
         new = slice(self.length, self.length + n)
 
         def attend(qkv: Tensor, cache: KVCache) -> Tensor:
-            rows = qkv.shape[:-1]
-            qkv = qkv.view(batch, n, 3, cache.shape[1], -1).permute(2, 0, 3, 1, 4)
-            if self.turns is None:
-                q, k, v = qkv.unbind()
-            else:
-                (q, k), v = self._turn(qkv[:2], new).unbind(), qkv[2]
+            rows, heads = qkv.shape[:-1], cache.shape[1]  # of keys, and of values
+            qkv = qkv.view(batch, n, -1, cache.width).transpose(1, 2)
+            qk, v = qkv[:, :-heads], qkv[:, -heads:]
+            if self.turns is not None:
+                qk = self._turn(qk, new)
+            q, k = qk[:, :-heads], qk[:, -heads:]
             cache.extend(k, v)
             if n == 1:
                 return cache.ask(q).view(*rows, -1)
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(*rows, -1)
+            found = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] > heads)
+            return found.transpose(1, 2).reshape(*rows, -1)
 
         x = x.to(self.dtype)
         if self.places is not None:
@@ -91,7 +93,7 @@ class Decoder:
             cache.length = 0
 
     def _turn(self, x: Tensor, new: slice) -> Tensor:
-        """Rotary embeddings of queries and keys (2, B, heads, n, width of a head)."""
+        """Rotary embeddings of queries and keys (B, heads of both, n, width of a head)."""
         cosines, sines = (part[new] for part in self.turns)
         return torch.addcmul(x * cosines, x.roll(x.shape[-1] // 2, -1), sines)
 
@@ -147,19 +149,12 @@ def _llama(model: nn.Module, batch: int, length: int) -> Decoder:
 
         return run
 
-    def spread(rows: Tensor) -> Tensor:
-        """Rows that make keys or values, once for each of the heads of queries that share them."""
-        shared = config.num_attention_heads // config.num_key_value_heads
-        return rows.unflatten(0, (-1, head_width(config))).repeat_interleave(shared, 0).flatten(0, 1)
-
-    def product(*parts: nn.Linear, others: Callable[[Tensor], Tensor] = lambda rows: rows) -> Product:
-        """Of layers that share an input, one; `others`: what is done to rows of all but the first."""
-
-        def joined(name: str) -> Tensor | None:
-            first, *rest = (getattr(part, name) for part in parts)
-            return None if first is None else torch.cat([first, *map(others, rest)])
-
-        return Product(joined("weight"), joined("bias"), batch)
+    def product(*parts: nn.Linear) -> Product:
+        """Of layers that share an input, one."""
+        biases = [part.bias for part in parts]
+        return Product(
+            torch.cat([part.weight for part in parts]), None if biases[0] is None else torch.cat(biases), batch
+        )
 
     def layer(block: nn.Module) -> Layer:
         attention, mlp = block.self_attn, block.mlp
@@ -170,10 +165,7 @@ def _llama(model: nn.Module, batch: int, length: int) -> Decoder:
 
         return plain_layer(
             (norm(block.input_layernorm), norm(block.post_attention_layernorm)),
-            (
-                product(attention.q_proj, attention.k_proj, attention.v_proj, others=spread),
-                product(attention.o_proj),
-            ),
+            (product(attention.q_proj, attention.k_proj, attention.v_proj), product(attention.o_proj)),
             (product(mlp.gate_proj, mlp.up_proj), product(mlp.down_proj)),
             gate,
         )
@@ -181,7 +173,7 @@ def _llama(model: nn.Module, batch: int, length: int) -> Decoder:
     weight = model.norm.weight
     turns = model.rotary_emb(weight, torch.arange(length, device=weight.device)[None])
     layers = [layer(block) for block in model.layers]
-    shape = (batch, config.num_attention_heads, length, head_width(config))
+    shape = (batch, config.num_key_value_heads, length, head_width(config))
     return Decoder(layers, norm(model.norm), shape, weight, turns=tuple(part[0] for part in turns))
 
 

@@ -11,9 +11,10 @@ BLOCK = 32  # positions by which a cache grows on a CPU
 
 def _layout(weight: Tensor, rows: int) -> str:
     """Whose layout the weights of a product are put into: "onednn", "mkl", or "plain" for torch's own."""
-    if weight.device.type != "cpu":
+    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled  # torch has MKL's beside it only
+    if weight.device.type != "cpu" or not onednn:
         return "plain"
-    if weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
+    if weight.dtype == torch.bfloat16:
         return "onednn" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "plain"
     return "mkl" if weight.dtype == torch.float32 and rows > 1 and torch.backends.mkl.is_available() else "plain"
 
@@ -72,6 +73,8 @@ class KVCache:
 
     A single sequence goes through `scaled_dot_product_attention`, in fp32 if it is in bf16.
 
+    Several heads of queries may share one of keys and values, those next to one another the same.
+
     Args:
         shape: (B, heads, N, width of a head), of the keys when all are there.
         like: the dtype and device of what comes and goes.
@@ -109,13 +112,15 @@ class KVCache:
         self.length += n
 
     def ask(self, queries: Tensor) -> Tensor:
-        """What the latest position's queries (B, heads, 1, width of a head) find, (B, heads · width of a head)."""
+        """What the latest position's queries (B, heads of queries, 1, width of a head) find, (B, heads of queries ·
+        width of a head)."""
         if not self.by_blocks:
             keys, values = (part.narrow(2, 0, self.length) for part in (self.keys, self.values))
-            found = F.scaled_dot_product_attention(queries.to(keys.dtype), keys, values)
-            return found.flatten(1).to(queries.dtype)
+            # Those that share keys as if they were positions: none is masked.
+            grouped = queries.to(keys.dtype).reshape(*self.shape, -1, self.width)
+            return F.scaled_dot_product_attention(grouped, keys, values).flatten(1).to(queries.dtype)
         keys, values = self.flat
-        scores = torch.bmm((queries * self.width**-0.5).view(-1, 1, self.width), keys)
+        scores = torch.bmm((queries * self.width**-0.5).reshape(len(keys), -1, self.width), keys)
         if self.length < self.room:
             scores[:, :, self.length :] = -torch.inf
         return torch.bmm(scores.softmax(-1), values).view(len(queries), -1)

@@ -88,6 +88,10 @@ def test_rows_so_far_are_enough_for_the_logits_of_the_whole_grid(
         )
 
 
+def test_a_table_takes_no_products(sampling: ModuleType) -> None:
+    assert sampling.work_of(sampling.make("counts", "fp32", 4), 5)["flops"] == 0
+
+
 @pytest.mark.parametrize("name", ["gpt2", "rq_transformer", "masked"])
 def test_the_work_of_a_transformer_is_that_of_its_products(
     name: str, sampling: ModuleType, monkeypatch: pytest.MonkeyPatch

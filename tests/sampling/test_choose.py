@@ -68,6 +68,14 @@ def test_the_ends_of_the_unit_interval_choose_possible_values():
         assert inverse_cdf(p * scale, torch.tensor([last], dtype=torch.float64)).item() == 3
 
 
+def test_a_sum_that_rounding_lifted_at_an_impossible_value_does_not_choose_it(monkeypatch):
+    """As sums in parallel may: they need not rise all the way."""
+    p = torch.tensor([[0.5, 0.0, 0.5, 0.0]], dtype=torch.float64)
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: torch.tensor([[0.5, 0.75, 1.0, 1.25]]).double())
+    for u, expected in ((0.0, 0), (0.49, 0), (0.5, 2), (0.7, 2), (1 - 1e-12, 2)):
+        assert inverse_cdf(p, torch.tensor([u], dtype=torch.float64)).item() == expected
+
+
 def test_impossible_values_are_never_chosen():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4000, 9, generator=generator) * 30

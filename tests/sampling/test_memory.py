@@ -91,3 +91,12 @@ def test_the_batch_follows_what_is_free(tiny_run, monkeypatch, free, expected):
     one = memory.image_bytes(pipeline.vqvae, pipeline.prior, pipeline.device)
     assert memory.batch_size(one, pipeline.prior, pipeline.device) == expected
     assert torch.allclose(pipeline.generate(5, seed=1), pipeline.generate(5, seed=1, batch_size=2), atol=1e-5)
+
+
+def test_what_decoding_keeps_of_the_weights_is_left_free(monkeypatch):
+    prior = torch.nn.Linear(100, 10, bias=False)
+    device, weights, image = torch.device("cpu"), 4000, 50
+    for images in (3, 7):
+        free = round((2 * weights + (images + 0.5) * image) / memory.PART)
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+        assert memory.batch_size(image, prior, device) == images

@@ -114,7 +114,7 @@ def test_decoding_equals_teacher_forcing_on_large_mixed_grids(family, changes, m
             parameter.normal_(0, 0.3)
     tokens, labels = make_tokens(layout, 2), torch.tensor([1, 3])
     for rows, precision in itertools.product((slice(0, 2), slice(1, 2)), (torch.float64, torch.float32)):
-        prior.to(precision)  # float32 is what is laid out for oneDNN
+        prior.to(precision)  # float32 is what is laid out for MKL
         tolerance = 2e-2 if precision == torch.float32 else 1e-5 if family == "llama" else 1e-9  # as above
         expected = prior.logits(tokens[rows], labels[rows])
         torch.testing.assert_close(decode(prior, tokens[rows], labels[rows]), expected, rtol=tolerance, atol=tolerance)
@@ -327,14 +327,15 @@ def test_the_uniform_prior_costs_log_k_a_token(layout, make_fresh, make_tokens):
     torch.testing.assert_close(nll, expected.expand(2, -1), rtol=0, atol=1e-12)
 
 
-def test_a_copy_in_bf16_decodes_near_the_prior_and_leaves_it_alone(learned, layout, make_stirred, make_tokens):
+@pytest.mark.parametrize("rows", [6, 1])
+def test_a_copy_in_bf16_decodes_near_the_prior_and_leaves_it_alone(learned, layout, rows, make_stirred, make_tokens):
     prior = make_stirred(learned, layout, 2)
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.mul_(0.2)  # a network of ordinary weights: rounding is not amplified from layer to layer
     before = {key: tensor.clone() for key, tensor in prior.state_dict().items()}
     copy = prior.lowered(torch.bfloat16)
-    tokens, labels = make_tokens(layout, 6), torch.arange(6) % 3
+    tokens, labels = make_tokens(layout, rows), torch.arange(rows) % 3
     found, expected = decode(copy, tokens, labels), decode(prior, tokens, labels)
     assert found.dtype == torch.float32 and any(p.dtype == torch.bfloat16 for p in copy.parameters())
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)

@@ -58,7 +58,6 @@ def test_products_are_laid_out_where_the_machine_can(monkeypatch):
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         assert Product(weight.bfloat16(), None, 1).layout == "onednn"
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     for dtype in PRECISIONS:
         x, other = torch.randn(3, 40).to(dtype), torch.randn(3, 24).to(dtype)
         plain = Product(weight.to(dtype), None, 3)
