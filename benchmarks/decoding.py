@@ -32,9 +32,9 @@ def products(rows: int, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
     weights = [torch.randn(shape).to(dtype) for _ in range(LAYERS) for shape in SHAPES]
     biases = [torch.randn(len(weight)).to(dtype) for weight in weights]
     inputs = {size: torch.randn(rows, size).to(dtype) for _, size in SHAPES}
-    ours = [
-        (Product(weight, bias, rows), inputs[weight.shape[1]]) for weight, bias in zip(weights, biases, strict=True)
-    ]
+    ours = [(Product(weight, bias, rows), weight.shape[1]) for weight, bias in zip(weights, biases, strict=True)]
+    # As decoding does: a single row without its dimension, where a product takes that.
+    ours = [(p, inputs[size][0] if rows == 1 and p.layout == "plain" else inputs[size]) for p, size in ours]
     return {
         "ours": lambda: [product(x) for product, x in ours],
         "torch": lambda: [F.linear(inputs[w.shape[1]], w, b) for w, b in zip(weights, biases, strict=True)],
