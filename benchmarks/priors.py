@@ -45,6 +45,7 @@ from stage2_prior.task import PriorTask
 
 PRIOR = "stage2_prior."
 MEASURED_SECONDS = 20
+VALIDATIONS = 8
 NOTHING = argparse.Namespace(complete=None, mask=None, label=None, count=None, output=None)
 WIDTHS = {"layers": 4, "width": 192, "heads": 6, "dropout": 0.1}
 SNAIL = {"channels": 96, "hidden_channels": 96, "kernel_size": 5, "blocks": 2, "residuals": 3, "heads": 6}
@@ -77,8 +78,8 @@ def changes_of(label: str, steps: int) -> dict[str, Any]:
     name, section = PRIORS[label]["name"], PRIOR + PRIORS[label]["name"] + "."
     found = {PRIOR + "name": name} | {section + key: v for key, v in PRIORS[label].items() if key != "name"}
     if label in TRAINED:
-        validations = 2 if name == "masked" else 8  # a bound takes `bound_draws` passes
-        training = TRAINING | {"steps": steps, "validate_every": max(1, steps // validations)}
+        validations = 2 if name == "masked" else VALIDATIONS  # a bound takes `bound_draws` passes
+        training = TRAINING | {"steps": steps, "validate_every": steps // validations}
         training["channels_last"] = name.startswith("pixel")  # what convolutions are fastest in
         training["warmup_steps"] = min(training["warmup_steps"], steps // 10)
         found |= {f"{section}training.{key}": v for key, v in training.items()}
@@ -99,7 +100,8 @@ def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
         began = time.perf_counter()
         take_step(task.batch(len(seconds), slice(None)))
         seconds.append(time.perf_counter() - began)
-    return max(10, int(60 * minutes / quartiles(seconds[len(seconds) // 2 :])["median"]))
+    fitting = int(60 * minutes / quartiles(seconds[len(seconds) // 2 :])["median"])
+    return max(1, fitting // VALIDATIONS) * VALIDATIONS  # or the last one would come twice
 
 
 def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> Params:
