@@ -45,11 +45,12 @@ def attention(batch: int, dtype: torch.dtype, positions: int) -> dict[str, Calla
     shape = (batch, HEADS, 2 * positions, WIDTH // HEADS)
     q = torch.randn(batch, HEADS, 1, WIDTH // HEADS).to(dtype)
     kept = [torch.randn(2, *shape).to(dtype) for _ in range(LAYERS)]
-    caches = [KVCache(shape, q) for _ in kept]
-    for cache, (keys, values) in zip(caches, kept, strict=True):
-        cache.extend(keys[:, :, :positions], values[:, :, :positions])
+    cache = KVCache(LAYERS, shape, q)
+    cache.open(positions)
+    for layer, (keys, values) in enumerate(kept):
+        cache.put(layer, keys[:, :, :positions], values[:, :, :positions])
     return {
-        "ours": lambda: [cache.ask(q) for cache in caches],
+        "ours": lambda: [cache.ask(layer, q) for layer in range(LAYERS)],
         "torch": lambda: [
             F.scaled_dot_product_attention(q, keys[:, :, :positions], values[:, :, :positions]) for keys, values in kept
         ],

@@ -146,22 +146,23 @@ def _one_after_another(
     """Tokens (B, N) of an autoregressive prior, and whether its logits were numbers; labels (2B,) where guided."""
     layout, settings, forced = prior.layout, run.settings, bool((given[:, prior.given :] >= 0).any())
     own = prior.own_tokens
-    uniforms = run.streams.uniforms(own, *([prior.first] if prior.first else []))
+    uniforms = run.streams.uniforms(own, *([prior.first] if prior.first else [])).unbind(1)
+    filters = [settings.filters(level) for level in range(len(layout.levels))]
     state = prior.start(labels, torch.cat([context, context]) if guided else context)
-    tokens, previous = torch.cat([context, torch.zeros_like(given[:, prior.given :])], dim=1), None
-    total = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)  # of what must all be finite
+    tokens, previous = list(context.unbind(1)), None
+    total = uniforms[0].new_zeros(len(context))  # of what must all be finite
     levels = layout.places[:, 0].tolist()
     for place in range(prior.given, layout.num_tokens):
-        moment = span.at(place - prior.given, own)
-        logits = _guided(prior.step(state, previous), guided, settings, levels[place], moment)
+        level = levels[place]
+        logits = _guided(prior.step(state, previous), guided, settings, level, span.at(place - prior.given, own))
         total += logits.amax(-1)
-        token = choose(logits, uniforms[:, place - prior.given], **settings.filters(levels[place]))
+        token = choose(logits, uniforms[place - prior.given], **filters[level])
         if forced:
             token = torch.where(given[:, place] >= 0, given[:, place], token)
-        tokens[:, place] = token
+        tokens.append(token)
         previous = torch.cat([token, token]) if guided else token
         run.tick(span.weight / own)
-    return tokens, total.isfinite().all()
+    return torch.stack(tokens, 1), total.isfinite().all()
 
 
 def _many_at_a_time(

@@ -15,7 +15,7 @@ from stage2_prior.priors.base import Autoregressive, Prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.grid import GridPrior
 from stage2_prior.priors.masked import Masked
-from stage2_prior.priors.products import Product
+from stage2_prior.priors.products import FEW, Product
 from stage2_prior.priors.subtokens import SubTokens
 
 CGROUP, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # limits of containers and jobs
@@ -99,13 +99,13 @@ class LargestOutput:
 
 @torch.inference_mode()
 def decoding_bytes(prior: Prior, device: torch.device) -> int:
-    """Bytes that decoding one more sequence needs: by four against two, since one alone may be kept otherwise, and what
-    serves all sequences is no part of it."""
+    """Bytes that decoding one more sequence needs: by two batches, as what serves all sequences is no part of it; of
+    more than `FEW`, as these may be kept in another precision."""
     if isinstance(prior, SubTokens):
         return decoding_bytes(prior.inner, device)
     if isinstance(prior, Chain):
         return max(decoding_bytes(link, device) for link in prior.links)
-    few, more = (_bytes_of(prior, torch.zeros(rows, dtype=torch.int64, device=device)) for rows in (2, 4))
+    few, more = (_bytes_of(prior, torch.zeros(rows, dtype=torch.int64, device=device)) for rows in (FEW + 2, FEW + 4))
     return (more - few) // 2 + COPIES * 8 * prior.layout.vocabulary
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage2_prior.priors.decoders import Decoder, Layer, plain_layer, widened
+from stage2_prior.priors.decoders import Decoder, Layer, decoding_dtype, layer_norm, plain_layer
 from stage2_prior.priors.products import Product
 
 
@@ -34,13 +35,14 @@ class Block(nn.Module):
             F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal).transpose(1, 2).flatten(2)
         )
 
-    def decoding(self, rows: int) -> Layer:
-        """The same without dropout and gradients, for `rows` positions at a time in all."""
+    def decoding(self, rows: int, dtype: torch.dtype) -> Layer:
+        """The same without dropout and gradients, for `rows` positions at a time in all, in a precision."""
 
         def product(layer: nn.Linear, gelu: str | None = None) -> Product:
-            return Product(layer.weight, layer.bias, rows, gelu)
+            return Product(layer.weight, layer.bias, rows, gelu, dtype)
 
-        norms, attention = (self.before_attention, self.before_mlp), (product(self.qkv), product(self.out))
+        norms = layer_norm(self.before_attention, dtype), layer_norm(self.before_mlp, dtype)
+        attention = product(self.qkv), product(self.out)
         return plain_layer(norms, attention, (product(self.mlp[0], self.mlp[1].approximate), product(self.mlp[2])))
 
 
@@ -67,7 +69,7 @@ class Blocks(nn.Module):
 
     def frozen(self, batch: int, length: int) -> Callable[[Tensor], Tensor]:
         """`forward` without dropout and gradients, for `batch` whole sequences of `length`."""
-        layers = [layer.decoding(batch * length) for layer in self.layers]
+        layers = [layer.decoding(batch * length, self.norm.weight.dtype) for layer in self.layers]
 
         def run(x: Tensor) -> Tensor:
             shape = x.shape[:2]
@@ -81,6 +83,6 @@ class Blocks(nn.Module):
     def decoder(self, batch: int, length: int) -> Decoder:
         """Causal blocks, for `batch` sequences of `length`, a token at a time."""
         shape = (batch, self.heads, length, self.width // self.heads)
-        blocks = widened(self, batch)
-        layers = [layer.decoding(batch) for layer in blocks.layers]
-        return Decoder(layers, blocks.norm, shape, blocks.norm.weight)
+        dtype = decoding_dtype(self, batch)
+        layers = [layer.decoding(batch, dtype) for layer in self.layers]
+        return Decoder(layers, layer_norm(self.norm, dtype), shape, self.norm.weight.detach().to(dtype))

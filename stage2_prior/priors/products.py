@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 32  # positions by which a cache grows on a CPU
+FEW = 4  # sequences for which fp32 is as fast as bf16 on a CPU, as is one call of attention
 
 
 def _layout(weight: Tensor, rows: int) -> str:
@@ -30,11 +33,20 @@ class Product:
         weight: (outputs, inputs); bias: (outputs,) or None.
         rows: how many there will be, most of the time.
         gelu: "none" or "tanh" to put that GELU behind it, by F.gelu's name of its approximation; None for none.
+        dtype: of x and of the product; None: the weights' own.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, gelu: str | None = None) -> None:
-        self.weight, self.bias, self.gelu = weight.detach(), None if bias is None else bias.detach(), gelu
-        self.rows, self.layout = rows, _layout(weight, rows)
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: int,
+        gelu: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        dtype = dtype or weight.dtype
+        self.weight, self.bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+        self.rows, self.layout, self.gelu = rows, _layout(self.weight, rows), gelu
         if weight.device.type == "cpu":
             self.weight = self.weight.contiguous()
         if self.layout == "onednn":
@@ -63,64 +75,92 @@ class Product:
         return torch.mv(self.weight, x) if self.bias is None else torch.addmv(self.bias, self.weight, x)
 
 
+def _in_one_call(batch: int, dtype: torch.dtype) -> bool:
+    """Whether `scaled_dot_product_attention` is faster on this CPU, for one query of each of so many sequences."""
+    # Its kernel for bf16 has AMX or is slow.
+    amx = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+    return batch <= (4 * FEW if amx else FEW)
+
+
 class KVCache:
-    """The keys and values of one attention layer, for a batch of sequences that grow together.
+    """The keys and values of some attention layers, for a batch of sequences that grow together.
 
-    On a CPU, for one query a sequence, a product with the keys and one with the values are faster than
-    `scaled_dot_product_attention`, above all in bf16, if keys and values are contiguous (benchmarks/decoding.py). So
-    the room for positions grows by blocks, what is there is laid out anew, and zeros fill the rest; in the same memory,
-    as the first touch of new pages would cost more than it saves. In bf16 the scores are rounded to it.
-
-    A single sequence goes through `scaled_dot_product_attention`, in fp32 if it is in bf16.
+    They are in one memory, so that all that a token reads and writes is sliced once for all layers. Few sequences go
+    through `scaled_dot_product_attention`, in fp32 if they are in bf16. For more, on a CPU, a product with the keys and
+    one with the values are faster (benchmarks/decoding.py), if keys and values are contiguous: so the room for
+    positions grows by blocks, what is there is laid out anew, and zeros fill the rest; in the same memory, as the first
+    touch of new pages would cost more than it saves. In bf16 the scores are rounded to it.
 
     Several heads of queries may share one of keys and values, those next to one another the same.
 
     Args:
-        shape: (B, heads, N, width of a head), of the keys when all are there.
+        layers: how many.
+        shape: (B, heads, N, width of a head), of one layer's keys when all are there.
         like: the dtype and device of what comes and goes.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], like: Tensor) -> None:
+    def __init__(self, layers: int, shape: tuple[int, int, int, int], like: Tensor) -> None:
         batch, heads, self.limit, self.width = shape
-        self.by_blocks = like.device.type == "cpu" and batch > 1
-        self.shape, self.length, self.room = (batch, heads), 0, 0
-        single = like.device.type == "cpu" and batch == 1
-        dtype = torch.promote_types(like.dtype, torch.float32) if single else like.dtype
-        self.memory = [like.new_empty(batch * heads * self.limit * self.width, dtype=dtype) for _ in range(2)]
-        self._lay_out(0)
+        cpu = like.device.type == "cpu"
+        self.by_blocks = cpu and not _in_one_call(batch, like.dtype)
+        dtype = torch.promote_types(like.dtype, torch.float32) if cpu and batch <= FEW else like.dtype
+        self.widened = dtype != like.dtype
+        self.shape, self.parts, self.length, self.room = (batch, heads), 2 * layers, 0, 0
+        self.memory = like.new_empty(self.parts * batch * heads * self.limit * self.width, dtype=dtype)
+        self.missing = like.new_full((self.limit,), -torch.inf, dtype=dtype)  # added to scores: 0 where a position is
+        self.kept = self._view(0)
+
+    def _view(self, room: int) -> Tensor:
+        """The memory as keys, values of each layer in turn: (2 · layers, B, heads, room, width of a head)."""
+        shape = (self.parts, *self.shape, room, self.width)
+        return self.memory[: math.prod(shape)].view(shape)
 
     def _lay_out(self, room: int) -> None:
-        """Make room for so many positions: keys and values (B, heads, room, width of a head)."""
-        before = [part[:, :, : self.length].clone() for part in (self.keys, self.values)] if self.length else []
-        rows, self.room = self.shape[0] * self.shape[1], room
-        kept = [memory[: rows * room * self.width].view(rows, room, self.width) for memory in self.memory]
-        self.flat = kept[0].mT, kept[1]
-        self.keys, self.values = (part.unflatten(0, self.shape) for part in kept)
-        for part, old in zip((self.keys, self.values), before, strict=False):
-            part[:, :, : self.length] = old
-        for part in (self.keys, self.values):
-            part[:, :, self.length :] = 0
+        """Make room for so many positions."""
+        old, self.kept, self.room = self.kept, self._view(room), room
+        for part in reversed(range(self.parts)):  # to where later ones were
+            before = old[part, :, :, : self.length].clone()
+            self.kept[part, :, :, : self.length] = before
+            if self.by_blocks:
+                self.kept[part, :, :, self.length :] = 0
+        flat = self.kept.flatten(1, 2)
+        self.flat = [(flat[part].mT, flat[part + 1]) for part in range(0, self.parts, 2)]
 
-    def extend(self, keys: Tensor, values: Tensor) -> None:
-        """Keys and values of the next n positions, (B, heads, n, width of a head)."""
-        n = keys.shape[2]
-        if self.length + n > self.room:
-            blocks = -(-(self.length + n) // BLOCK) * BLOCK
-            self._lay_out(min(blocks, self.limit) if self.by_blocks else self.limit)
-        self.keys.narrow(2, self.length, n).copy_(keys)
-        self.values.narrow(2, self.length, n).copy_(values)
-        self.length += n
+    def open(self, count: int) -> None:
+        """The next `count` positions begin, in every layer."""
+        first, last = self.length, self.length + count
+        if last > self.room:
+            self._lay_out(min(-(-last // BLOCK) * BLOCK, self.limit) if self.by_blocks else self.limit)
+        self.length = last
+        self.slots = self.kept.narrow(3, first, count).unbind()
+        if self.by_blocks:
+            self.missing[first:last] = 0
+        else:
+            self.seen = self.kept.narrow(3, 0, last).unbind()
 
-    def ask(self, queries: Tensor) -> Tensor:
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """A layer's keys and values of the positions that have begun, (B, heads, count, width of a head)."""
+        self.slots[2 * layer].copy_(keys)
+        self.slots[2 * layer + 1].copy_(values)
+
+    def ask(self, layer: int, queries: Tensor) -> Tensor:
         """What the latest position's queries (B, heads of queries, 1, width of a head) find, (B, heads of queries ·
         width of a head)."""
+        batch, heads = self.shape
         if not self.by_blocks:
-            keys, values = (part.narrow(2, 0, self.length) for part in (self.keys, self.values))
-            # Those that share keys as if they were positions: none is masked.
-            grouped = queries.to(keys.dtype).reshape(*self.shape, -1, self.width)
-            return F.scaled_dot_product_attention(grouped, keys, values).flatten(1).to(queries.dtype)
-        keys, values = self.flat
-        scores = torch.bmm((queries * self.width**-0.5).reshape(len(keys), -1, self.width), keys)
-        if self.length < self.room:
-            scores[:, :, self.length :] = -torch.inf
-        return torch.bmm(scores.softmax(-1), values).view(len(queries), -1)
+            keys, values = self.seen[2 * layer], self.seen[2 * layer + 1]
+            if queries.shape[1] != heads:  # those that share keys as if they were positions: none is masked
+                queries = queries.reshape(batch, heads, -1, self.width)
+            if not self.widened:
+                return F.scaled_dot_product_attention(queries, keys, values).reshape(batch, -1)
+            found = F.scaled_dot_product_attention(queries.to(keys.dtype), keys, values)
+            return found.reshape(batch, -1).to(queries.dtype)
+        keys, values = self.flat[layer]
+        grouped = queries.reshape(batch * heads, -1, self.width)
+        scores = torch.baddbmm(self.missing[: self.room], grouped, keys, alpha=self.width**-0.5)
+        return torch.bmm(scores.softmax(-1), values).view(batch, -1)
+
+    def restart(self) -> None:
+        """Begin other sequences."""
+        self.length = 0
+        self.missing.fill_(-torch.inf)

@@ -167,12 +167,14 @@ class CausalAttention(nn.Module):
         if self not in state.caches:
             first, size = self.query.weight, state.level.height * state.level.width
             shape = (state.batch, self.heads, size, first.shape[0] // self.heads)
-            state.caches[self] = KVCache(shape, first)
+            state.caches[self] = KVCache(1, shape, first)
             both = [torch.cat([getattr(part, name) for part in (self.key, self.value)]) for name in ("weight", "bias")]
             state.products[self] = Product(both[0].flatten(1), both[1], state.batch)
         k, v = state.products[self](asked).unflatten(1, (2, self.heads, 1, -1)).unbind(1)
-        state.caches[self].extend(k, v)
-        return state.caches[self].ask(self.query.one(asking, state).unflatten(1, (self.heads, 1, -1)))
+        cache = state.caches[self]
+        cache.open(1)
+        cache.put(0, k, v)
+        return cache.ask(0, self.query.one(asking, state).unflatten(1, (self.heads, 1, -1)))
 
 
 class SnailBlock(nn.Module):

@@ -28,7 +28,7 @@ def test_a_transformers_keys_and_values_are_counted():
 
 
 def test_what_serves_all_sequences_is_no_part_of_one_more():
-    """Not embeddings of places, rotary angles or weights; and bf16 takes half, though a single sequence is fp32."""
+    """Not embeddings of places, rotary angles or weights; and bf16 takes half, though few sequences are in fp32."""
     prior = make("transformer", GPT2 | {"architecture": "llama"})
     whole, lower = (memory.decoding_bytes(p, CPU) for p in (prior, prior.lowered(torch.bfloat16)))
     assert whole < 1.5 * 3 * 2 * 16 * 16 * 4

@@ -43,7 +43,7 @@ def make(architecture: str, extra: dict | None = None) -> torch.nn.Module:
     ],
 )
 @pytest.mark.parametrize("at_once", [0, 1, 5, 11])
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", [1, 4, 6])
 @torch.no_grad()
 def test_hidden_states_are_those_of_the_forward_pass(architecture, extra, at_once, batch):
     model = make(architecture, extra)
@@ -56,16 +56,19 @@ def test_hidden_states_are_those_of_the_forward_pass(architecture, extra, at_onc
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("batch", [1, 4])
 @torch.no_grad()
-def test_a_single_sequence_in_bf16_is_decoded_in_fp32_with_the_rounded_weights(architecture, monkeypatch):
+def test_few_sequences_in_bf16_are_decoded_in_fp32_with_the_rounded_weights(architecture, batch, monkeypatch):
     rounded = make(architecture).bfloat16()
-    inputs = torch.randn(1, SIZE["length"], SIZE["width"]).bfloat16()
+    inputs = torch.randn(batch, SIZE["length"], SIZE["width"]).bfloat16()
     expected = backbone.hidden_states(deepcopy(rounded).float(), inputs.float())
-    ours = decoder(rounded, 1, SIZE["length"])
+    ours = decoder(rounded, batch, SIZE["length"])
     found = torch.cat([ours.extend(inputs[:, i : i + 1]) for i in range(SIZE["length"])], 1)
     torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-5)
+    many = inputs[:1].expand(5, -1, -1)
+    assert decoder(rounded, 5, SIZE["length"]).extend(many[:, :1]).dtype == torch.bfloat16
     monkeypatch.setattr(decoders, "CACHED", 10)
-    assert decoder(rounded, 1, SIZE["length"]).extend(inputs[:, :1]).dtype == torch.bfloat16
+    assert decoder(rounded, batch, SIZE["length"]).extend(inputs[:, :1]).dtype == torch.bfloat16
     assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
 
 

@@ -68,20 +68,35 @@ def test_products_are_laid_out_where_the_machine_can(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3, 5, 17])
 @pytest.mark.parametrize("start", [0, 1, BLOCK + 3])
 @torch.inference_mode()
 def test_a_cache_answers_as_attention_over_all_that_was_put_in(dtype, batch, start):
     torch.manual_seed(0)
-    count, heads, width = 2 * BLOCK + 5, 2, 8
-    q, k, v = torch.randn(3, batch, heads, count, width).to(dtype)
-    expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=True)
-    cache = KVCache((batch, heads, count, width), q)
-    if start:
-        cache.extend(k[:, :, :start], v[:, :, :start])
-    for i in range(start, count):
-        cache.extend(k[:, :, i : i + 1], v[:, :, i : i + 1])
-        found = cache.ask(q[:, :, i : i + 1])
-        assert found.dtype == dtype
-        tolerances = {"rtol": 0.02, "atol": 0.03} if dtype == torch.bfloat16 else TOLERANCES[dtype]
-        torch.testing.assert_close(found.double(), expected[:, :, i].flatten(1), **tolerances)
+    layers, count, heads, width = 2, 2 * BLOCK + 5, 2, 8
+    cache = KVCache(layers, (batch, heads, count, width), torch.empty(0, dtype=dtype))
+    for _ in range(2):
+        sequences = torch.randn(layers, 3, batch, heads, count, width).to(dtype)
+        queries, keys, values = sequences.double().unbind(1)
+        expected = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        for first, last in [(0, start)] * (start > 0) + [(i, i + 1) for i in range(start, count)]:
+            cache.open(last - first)
+            for layer, (q, k, v) in enumerate(sequences[..., first:last, :]):
+                cache.put(layer, k, v)
+                if last > start:
+                    found = cache.ask(layer, q)
+                    assert found.dtype == dtype
+                    tolerances = {"rtol": 0.02, "atol": 0.03} if dtype == torch.bfloat16 else TOLERANCES[dtype]
+                    torch.testing.assert_close(found.double(), expected[layer, :, :, first].flatten(1), **tolerances)
+        cache.restart()
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_few_sequences_are_attended_to_in_one_call(amx, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    for dtype in PRECISIONS:
+        for batch in (1, 4, 5, 16, 17):
+            cache = KVCache(1, (batch, 2, 3, 8), torch.empty(0, dtype=dtype))
+            few = batch <= 4 or (batch <= 16 and amx and dtype == torch.bfloat16)
+            assert cache.by_blocks == (not few)
+            assert cache.memory.dtype == (torch.float32 if batch <= 4 and dtype == torch.bfloat16 else dtype)
