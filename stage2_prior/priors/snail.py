@@ -29,10 +29,12 @@ class SnailState:
     level: Level
     row: int = 0
     column: int = 0
-    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, rows + 1, width + margins, channels)
-    above: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, width, channels)
+    inputs: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # rows + 1 of (width + margins, B, channels)
+    above: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # for each column (B, channels)
     caches: dict[nn.Module, KVCache] = field(default_factory=dict)
     products: dict[nn.Module, Product] = field(default_factory=dict)  # of one position; of convolutions, what is beside
+    row_products: dict[nn.Module, Product] = field(default_factory=dict)  # of a whole row
+    covered: dict[tuple[int, ...], Tensor] = field(default_factory=dict)  # room for the input of one of these
 
 
 class CausalConv(nn.Module):
@@ -54,19 +56,32 @@ class CausalConv(nn.Module):
         left = x[..., :-1] if self.strict else x
         return above + self.beside(F.pad(left, (p, 0)))
 
-    def begin_row(self, state: SnailState) -> None:
-        """What the rows above say to every column of the row that begins."""
-        p, width = self.reach, state.level.width
+    def begin_row(self, state: SnailState, onto: Tensor | None = None) -> None:
+        """What the rows above say to every column of the row that begins, added to `onto` (width · B, outputs).
+
+        A product with what each column's kernel covers: a convolution lays its weights out anew for every row.
+        """
+        p, width, bias = self.reach, state.level.width, self.above.bias
         if state.row == 0:
-            weight = self.beside.weight
             # In the order in which inputs are kept; once a grid, since a copy of all weights costs as much as a token.
-            state.products[self] = Product(weight[:, :, 0].permute(0, 2, 1).flatten(1), None, state.batch)
-            state.inputs[self] = weight.new_zeros(state.batch, self.rows + 1, width + 2 * p, weight.shape[1])
-            state.above[self] = self.above.bias.expand(state.batch, width, -1)
-            return
-        kept = state.inputs[self]
-        kept = state.inputs[self] = torch.cat([kept[:, 1:], torch.zeros_like(kept[:, :1])], dim=1)
-        state.above[self] = self.above(kept[:, :-1].permute(0, 3, 1, 2))[:, :, 0].mT
+            beside, above = self.beside.weight[:, :, 0].permute(0, 2, 1), self.above.weight.permute(0, 2, 3, 1)
+            state.products[self] = Product(beside.flatten(1), None, state.batch)
+            state.row_products[self] = Product(above.flatten(1), bias, state.batch * width)
+            row = bias.new_zeros(width + 2 * p, state.batch, beside.shape[-1])
+            state.inputs[self] = [torch.zeros_like(row) for _ in range(self.rows)] + [row]
+            said = bias.expand(width * state.batch, -1)
+            said = said.contiguous() if onto is None else said + onto
+        else:
+            above = state.inputs[self][1:]
+            state.inputs[self] = [*above, torch.zeros_like(above[0])]
+            columns = [row.unfold(0, 2 * p + 1, 1).mT for row in above]  # (width, B, kernel, channels)
+            shape = (*columns[0].shape[:2], len(columns), *columns[0].shape[2:])
+            if shape not in state.covered:  # once: the first touch of new pages costs more than what is written
+                state.covered[shape] = columns[0].new_empty(shape)
+            covered = torch.stack(columns, 2, out=state.covered[shape]).flatten(2).flatten(0, 1)
+            product = state.row_products[self]
+            said = product(covered) if onto is None else product.onto(covered, onto)
+        state.above[self] = said.unflatten(0, (width, -1)).unbind()
 
     def one(self, x: Tensor | None, state: SnailState) -> Tensor:
         """The current position's output (B, outputs), from its input (B, inputs); `strict`: from what was kept.
@@ -75,12 +90,11 @@ class CausalConv(nn.Module):
         """
         if x is not None:
             self.keep(x, state)
-        first = state.column
-        beside = state.inputs[self][:, -1, first : first + self.beside.weight.shape[-1]]
-        return state.products[self].onto(beside.flatten(1), state.above[self][:, state.column])
+        beside = state.inputs[self][-1].narrow(0, state.column, self.beside.weight.shape[-1])
+        return state.products[self].onto(beside.transpose(0, 1).flatten(1), state.above[self][state.column])
 
     def keep(self, x: Tensor, state: SnailState) -> None:
-        state.inputs[self][:, -1, self.reach + state.column] = x
+        state.inputs[self][-1].select(0, self.reach + state.column).copy_(x)
 
 
 class Pointwise(nn.Conv2d):
@@ -89,13 +103,13 @@ class Pointwise(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 1, bias=bias)
 
-    def begin_row(self, state: SnailState) -> None:
-        """Nothing to prepare."""
-
     def one(self, x: Tensor, state: SnailState) -> Tensor:
+        return self.product(state)(x)
+
+    def product(self, state: SnailState) -> Product:
         if self not in state.products:
             state.products[self] = Product(self.weight.flatten(1), self.bias, state.batch)
-        return state.products[self](x)
+        return state.products[self]
 
 
 class GatedResidual(nn.Module):
@@ -126,22 +140,21 @@ class GatedResidual(nn.Module):
             gates = gates + self.condition(condition)
         return x + F.glu(gates, 1)
 
-    def begin_row(self, state: SnailState, condition: Tensor | None) -> None:
-        """Prepare a row: condition (1 or B, condition's channels, 1, w) of it."""
+    def begin_row(self, state: SnailState, condition: Tensor) -> None:
+        """Prepare a row of one with causal convolutions: condition (width · B, condition's channels) of it."""
+        if state.row == 0:
+            weight = self.condition.weight.flatten(1)
+            state.row_products[self] = Product(weight, None, len(condition))
         self.first.begin_row(state)
-        self.second.begin_row(state)
-        if self.condition is not None:
-            state.above[self] = self.condition(condition)[:, :, 0].mT.expand(state.batch, -1, -1)
+        self.second.begin_row(state, state.row_products[self](condition))
 
-    def one(self, x: Tensor, state: SnailState, auxiliary: Tensor | None = None) -> Tensor:
+    def one(self, x: Tensor, state: SnailState) -> Tensor:
         """One position: (B, channels) -> (B, channels)."""
-        hidden = self.first.one(F.elu(x), state)
-        if auxiliary is not None:
-            hidden = hidden + self.auxiliary.one(F.elu(auxiliary), state)
-        gates = self.second.one(F.elu(hidden), state)
-        if self.condition is not None:
-            gates = gates + state.above[self][:, state.column]
-        return x + F.glu(gates, 1)
+        return self.close(x, self.first.one(F.elu(x), state), state)
+
+    def close(self, x: Tensor, hidden: Tensor, state: SnailState) -> Tensor:
+        """As `one`, from what the first convolution and the auxiliary features gave, (B, hidden)."""
+        return x + F.glu(self.second.one(F.elu(hidden), state), 1)
 
 
 class CausalAttention(nn.Module):
@@ -214,8 +227,21 @@ class SnailBlock(nn.Module):
             out = residual.one(out, state)
         if self.attention is None:
             return out
-        found = self.attention.one(self.queries.one(out, state), self.keys.one(torch.cat([x, out], 1), state), state)
-        return self.out.one(out, state, found)
+        both = torch.cat([x, out], 1)
+        asked, asking, last = self._firsts(state)(F.elu(both)).chunk(3, 1)
+        asking = self.queries.close(out, asking, state)
+        found = self.attention.one(asking, self.keys.close(both, asked, state), state)
+        return self.out.close(out, self.out.auxiliary.product(state).onto(F.elu(found), last), state)
+
+    def _firsts(self, state: SnailState) -> Product:
+        """The first layers of what is around attention, of which two see the later half of the input alone: a product
+        costs more than its zeros."""
+        if self not in state.products:
+            layers = [part.first for part in (self.keys, self.queries, self.out)]
+            weights = [layer.weight.flatten(1) for layer in layers]
+            whole = [F.pad(weight, (weights[0].shape[1] - weight.shape[1], 0)) for weight in weights]
+            state.products[self] = Product(torch.cat(whole), torch.cat([layer.bias for layer in layers]), state.batch)
+        return state.products[self]
 
 
 class SnailGrid(Grid):
@@ -263,8 +289,10 @@ class SnailGrid(Grid):
         decoding.row, decoding.column = row, column
         if column == 0:
             self.entry.begin_row(decoding)
+            # (width · B, channels)
+            line = condition[:, :, row].permute(2, 0, 1).expand(-1, decoding.batch, -1).flatten(0, 1)
             for block in self.blocks:
-                block.begin_row(decoding, condition[:, :, row : row + 1])
+                block.begin_row(decoding, line)
         x = self.entry.one(None, decoding)
         if previous is not None:
             x = x + self.previous.one(previous, decoding)

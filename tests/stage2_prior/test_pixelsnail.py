@@ -58,9 +58,9 @@ def test_decoding_reads_the_rows_above_once_a_row(monkeypatch):
     calls = Counter()
     begin_row, one = CausalConv.begin_row, CausalConv.one
 
-    def counted_row(self, state):
+    def counted_row(self, state, onto=None):
         calls["rows"] += 1
-        return begin_row(self, state)
+        return begin_row(self, state, onto)
 
     def counted_one(self, x, state):
         calls["ones"] += 1
