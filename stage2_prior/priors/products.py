@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 32  # positions by which a cache grows on a CPU
-FEW = 4  # sequences for which fp32 is as fast as bf16 on a CPU, as is one call of attention
+FEW = 4  # sequences at most for which, on a CPU, fp32 is no slower than bf16, and one call is all of attention
 
 
 def _layout(weight: Tensor, rows: int) -> str:
@@ -85,11 +85,12 @@ def _in_one_call(batch: int, dtype: torch.dtype) -> bool:
 class KVCache:
     """The keys and values of some attention layers, for a batch of sequences that grow together.
 
-    They are in one memory, so that all that a token reads and writes is sliced once for all layers. Few sequences go
-    through `scaled_dot_product_attention`, in fp32 if they are in bf16. For more, on a CPU, a product with the keys and
-    one with the values are faster (benchmarks/decoding.py), if keys and values are contiguous: so the room for
-    positions grows by blocks, what is there is laid out anew, and zeros fill the rest; in the same memory, as the first
-    touch of new pages would cost more than it saves. In bf16 the scores are rounded to it.
+    They are in one memory, so that all that a token reads and writes is sliced once for all layers. On a GPU, and for
+    few sequences on a CPU, `scaled_dot_product_attention` asks; up to `FEW` in bf16 are kept in fp32 for it. For more,
+    a product with the keys and one with the values are faster (benchmarks/decoding.py), if keys and values are
+    contiguous: so the room for positions grows by blocks, what is there is laid out anew, and zeros fill the rest; in
+    the same memory, as the first touch of new pages would cost more than it saves. In bf16 the scores are rounded to
+    it.
 
     Several heads of queries may share one of keys and values, those next to one another the same.
 
