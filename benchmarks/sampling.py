@@ -37,8 +37,8 @@ import numpy as np
 import torch
 from repository import REPOSITORY
 from runs import add_row, code_of, read_rows
+from sampling_bounds import bounds, machine
 from timing import in_turn
-from torch.utils.flop_counter import FlopCounterMode
 
 from common.codes import CodeLayout, Level
 from common.distributed import set_threads
@@ -48,8 +48,6 @@ from sampling.settings import Settings
 from stage2_prior.priors import build_prior
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.grid import GridPrior
-from stage2_prior.priors.masked import Masked
-from stage2_prior.priors.products import Product
 from stage2_prior.priors.transformer import Transformer
 
 CODES = 512
@@ -78,53 +76,6 @@ def make(name: str, precision: str, grid: int) -> Prior:
     torch.manual_seed(0)
     prior = build_prior({"name": family, "params": params, "layout": layout.to_json(), "num_classes": 0}).eval()
     return prior.lowered(PRECISIONS[precision]) if precision != "fp32" else prior.requires_grad_(False)
-
-
-def machine(precision: str) -> dict[str, float]:
-    """FLOP/s of large matrix products, the faster of torch's own and those of decoding; bytes/s of reading memory."""
-    a = torch.randn(2048, 2048, dtype=PRECISIONS[precision])
-    weights = torch.randn(64 * 2**20)  # 256 MB: no cache holds it
-    packed = Product(a, None, len(a))
-    times = in_turn({"plain": lambda: a @ a, "packed": lambda: packed(a), "read": weights.sum}, repeats=7)
-    fastest = min(times[name]["low"] for name in ("plain", "packed"))
-    return {"flops": 2 * 2048**3 / fastest, "bytes": weights.nbytes / times["read"]["low"]}
-
-
-ONCE_A_ROW = (".above.", ".condition.", ".vertical_")  # of the weights of convolutional priors
-ONCE = ("embedding", "token", "place", "label", "wte", "wpe")  # or tables, of which a row is read
-
-
-@torch.inference_mode()
-def bounds(prior: Prior, batch: int, rates: dict[str, float]) -> dict[str, float]:
-    """Seconds below which products and convolutions, and reading the weights from memory, cannot come."""
-    work = work_of(prior, batch)
-    return {"arithmetic": work["flops"] / rates["flops"], "weights": work["bytes"] / rates["bytes"]}
-
-
-def work_of(prior: Prior, batch: int) -> dict[str, float]:
-    """FLOPs of products and convolutions of sampling a batch, and bytes of weights as often as they are used."""
-    tokens = torch.zeros(batch, prior.layout.num_tokens, dtype=torch.int64)
-    passes = Settings().decoding_steps if isinstance(prior, Masked) else 1
-    with FlopCounterMode(display=False) as counter:  # which knows torch's own operators, not those of `Product`
-        if isinstance(prior, Masked):
-            prior.predict(tokens, torch.ones_like(tokens, dtype=torch.bool), None)
-        else:
-            prior.logits(tokens, None)
-    level, used = prior.layout.levels[0], 0.0
-    positions = level.height * level.width
-    for name, p in prior.named_parameters():
-        if any(part in name for part in ONCE):
-            continue
-        if isinstance(prior, Masked):
-            times = passes
-        elif any(part in f".{name}" for part in ONCE_A_ROW):
-            times = level.height
-        else:  # of a transformer down a position's codes each token uses all, of other parts each position
-            times = positions * (level.depth if name.startswith("down.") else 1)
-        used += p.nbytes * times
-    counts = counter.get_flop_counts().get("Global", {})
-    products = sum(count for operation, count in counts.items() if "attention" not in str(operation))
-    return {"flops": products * passes, "bytes": used}
 
 
 @torch.inference_mode()
@@ -220,7 +171,8 @@ def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], obje
 
 def code() -> str:
     """What the code that is measured hashes to."""
-    own = [REPOSITORY / "sampling" / f"{name}.py" for name in ("choose", "generate", "settings")] + [Path(__file__)]
+    own = [REPOSITORY / "sampling" / f"{name}.py" for name in ("choose", "generate", "settings")]
+    own += [REPOSITORY / "benchmarks" / f"{name}.py" for name in ("sampling", "sampling_bounds")]
     return code_of(*own, *(REPOSITORY / "stage2_prior" / "priors").glob("*.py"))
 
 
@@ -244,7 +196,7 @@ def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dic
         "repeats": options.repeats,
     }
     with torch.inference_mode():
-        found["times"], rates = in_turn(actions, options.repeats, warmup=1), machine(precision)
+        found["times"], rates = in_turn(actions, options.repeats, warmup=1), machine(PRECISIONS[precision])
     if apart:
         found["logits_apart"] = apart[precision]
     slow = {}
@@ -288,10 +240,10 @@ def table(results: list[dict[str, Any]]) -> str:
         return f"{min(found):.{2 if min(found) < 10 else 0}f}x" if found else ""
 
     for r in results:
-        ours, bounds = r["times"]["ours"]["median"], r["bounds"]
+        ours, limits = r["times"]["ours"]["median"], r["bounds"]
         tokens = r["grid"] ** 2 * PRIORS[r["row"].split(", ")[0]][2]
         cells = [r["row"], f"{r['grid']}x{r['grid']}", r["batch"], f"{ours:.3g}", f"{r['batch'] / ours:.3g}"]
-        cells += [f"{r['batch'] * tokens / ours:,.0f}", f"{bounds['arithmetic']:.2g} s", f"{bounds['weights']:.2g} s"]
+        cells += [f"{r['batch'] * tokens / ours:,.0f}", f"{limits['arithmetic']:.2g} s", f"{limits['weights']:.2g} s"]
         cells += [times(name, r["ratios"]) for name in ("recompute", "rows", "generate")]
         cells.append(f"{r['same_tokens']:.1%}" if "same_tokens" in r else "")
         lines.append("| " + " | ".join(map(str, cells)) + " |")

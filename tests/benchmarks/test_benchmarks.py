@@ -64,7 +64,8 @@ def test_the_plain_network_is_ours_but_for_its_rectified_skips(monkeypatch: pyte
 
 @pytest.fixture
 def sampling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """benchmarks/sampling.py, by a name that the package leaves free."""
+    """benchmarks/sampling.py, by a name that the package leaves free, and the package before the script's folder hides it."""
+    importlib.import_module("sampling.generate")
     monkeypatch.syspath_prepend(str(SCRIPTS))
     spec = importlib.util.spec_from_file_location("benchmark_of_sampling", SCRIPTS / "sampling.py")
     module = importlib.util.module_from_spec(spec)
@@ -88,8 +89,9 @@ def test_rows_so_far_are_enough_for_the_logits_of_the_whole_grid(
         )
 
 
-def test_a_table_takes_no_products(sampling: ModuleType) -> None:
-    assert sampling.work_of(sampling.make("counts", "fp32", 4), 5)["flops"] == 0
+def test_a_table_takes_no_products(sampling: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    work_of = script("sampling_bounds", monkeypatch).work_of
+    assert work_of(sampling.make("counts", "fp32", 4), 5)["flops"] == 0
 
 
 @pytest.mark.parametrize("name", ["gpt2", "rq_transformer", "masked"])
@@ -99,7 +101,8 @@ def test_the_work_of_a_transformer_is_that_of_its_products(
     family, params, depth = sampling.PRIORS[name]
     small = params | {"layers": 3, "width": 16, "heads": 2} | ({"depth_layers": 1} if depth > 1 else {})
     monkeypatch.setitem(sampling.PRIORS, name, (family, small, depth))
-    work, layer, codes = sampling.work_of(sampling.make(name, "fp32", 4), 5), 12 * 16**2, sampling.CODES
+    work = script("sampling_bounds", monkeypatch).work_of(sampling.make(name, "fp32", 4), 5)
+    layer, codes = 12 * 16**2, sampling.CODES
     # Weights of the matrices that a token, or a position, goes through.
     across, down, head = 3 * layer, layer if depth > 1 else 0, 16 * codes
     passes = 8 if name == "masked" else 1
