@@ -64,7 +64,7 @@ def test_the_plain_network_is_ours_but_for_its_rectified_skips(monkeypatch: pyte
 
 @pytest.fixture
 def sampling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """benchmarks/sampling.py, by a name that the package leaves free, and the package before the script's folder hides it."""
+    """benchmarks/sampling.py, by a name that the package leaves free; after the package, which it would hide."""
     importlib.import_module("sampling.generate")
     monkeypatch.syspath_prepend(str(SCRIPTS))
     spec = importlib.util.spec_from_file_location("benchmark_of_sampling", SCRIPTS / "sampling.py")
