@@ -77,11 +77,12 @@ class GatedLayer(nn.Module):
 
 @dataclass
 class GatedState:
-    """Where decoding one grid stands: for each layer its biases, the last p rows (B, channels, p, w) and columns
-    (B, p, channels) that went in, what the vertical stack says to the current row, (B, w, 2 channels), and the
+    """Where decoding one grid stands: place and label; for each layer the last p rows (B, channels, p, w) and columns
+    (B, p, channels) that went in, what the vertical stack says to the current row, (w, B, 2 channels), and the
     horizontal stack's products; the current row's embeddings."""
 
-    bias: list[Tensor]
+    place: Tensor
+    label: Tensor
     rows: list[Tensor]
     columns: list[Tensor]
     from_vertical: list[Tensor]
@@ -107,7 +108,8 @@ class GatedGrid(Grid):
         zeros = label.new_zeros(*label.shape, 1, 1)
         p, width = self.blocks[0].reach, self.level.width
         return GatedState(
-            bias=[layer.bias(place, label) for layer in self.blocks],
+            place=place,
+            label=label,
             rows=[zeros.expand(-1, -1, p, width) for _ in self.blocks],
             columns=[zeros[:, None, :, 0, 0].expand(-1, p, -1) for _ in self.blocks],
             from_vertical=[],
@@ -127,7 +129,7 @@ class GatedGrid(Grid):
         for i, (layer, (conv, out)) in enumerate(zip(self.blocks, state.products, strict=True)):
             joined = torch.cat([state.columns[i], h[:, None]], dim=1)
             state.columns[i] = joined[:, 1:]
-            h = out.onto(layer.gate(conv.onto(joined.flatten(1), state.from_vertical[i][:, column])), h)
+            h = out.onto(layer.gate(conv.onto(joined.flatten(1), state.from_vertical[i][column])), h)
         return h
 
     def _begin_row(self, state: GatedState, row: int) -> None:
@@ -136,6 +138,8 @@ class GatedGrid(Grid):
         for i, layer in enumerate(self.blocks):
             joined = torch.cat([state.rows[i], v], dim=2)
             state.rows[i] = joined[:, :, 1:]
-            v, from_vertical = layer.vertical(joined, state.bias[i][:, :, row : row + 1])
-            state.from_vertical.append(from_vertical[:, :, 0].mT)
+            # A row's, since all rows' of all layers would be the largest of what is kept.
+            bias = layer.bias(state.place[:, :, row : row + 1], state.label)
+            v, from_vertical = layer.vertical(joined, bias)
+            state.from_vertical.append(from_vertical[:, :, 0].permute(2, 0, 1).contiguous())
             state.columns[i] = torch.zeros_like(state.columns[i])
