@@ -43,15 +43,30 @@ def main(
             )
     except Exception as error:
         if not isinstance(error, UserError):
-            if type(error).__name__ != "OutOfMemoryError":  # torch's: by name, since torch is not imported here
+            error = _explained(error)
+            if error is None:
                 raise
-            error = UserError(
-                f"the GPU's memory is not enough ({str(error).split('. ')[0]}); lower the batch_size of what ran: that "
-                "in the stage's training section, or runtime.batch_size where it measures, or sampling.batch_size"
-            )
         # The processes of a machine fail alike, and one voice is enough; but each machine has its own.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             rank = os.environ.get("RANK", "0")
             print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(error), file=sys.stderr)
         return 2
     return 0
+
+
+def _explained(error: Exception) -> UserError | None:
+    """What a user can do about an error of torch's, or None; by name, since torch is not imported here."""
+    names, said = {kind.__name__ for kind in type(error).__mro__}, str(error)
+    if "OutOfMemoryError" in names:
+        return UserError(
+            f"the GPU's memory is not enough ({said.split('. ')[0]}); lower the batch_size of what ran: that "
+            "in the stage's training section, or runtime.batch_size where it measures, or sampling.batch_size"
+        )
+    if names & {"BackendCompilerFailed", "InductorError"}:
+        reason = " ".join(said.split("\n\nSet TORCH")[0].split())[:300]
+        cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torch's cache of compiled code")
+        return UserError(
+            f"torch.compile failed ({reason}); set compile to false in the stage's training section, install a C++ "
+            f"compiler if there is none, or delete {cache}, where a run that was killed may have left half a file"
+        )
+    return None

@@ -111,6 +111,23 @@ def test_a_gpu_without_enough_memory_is_one_line_that_says_what_to_lower(project
     assert said.count("\n") == 1
 
 
+def test_what_torch_cannot_compile_is_one_line_that_says_what_to_do(project, capsys, monkeypatch):
+    """As after a compilation that was killed, whose file is short."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/some/folder")
+
+    def broken(graph, inputs):
+        raise ImportError("/some/folder/c7.so: file too short")
+
+    def compiled(*_):
+        torch.compile(lambda x: x + 1, backend=broken)(torch.ones(2))
+
+    assert command.main(compiled, "doc", []) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: torch.compile failed (backend='broken' raised: ImportError: /some/folder/c7.so")
+    assert "set compile to false" in said and "delete /some/folder" in said and "TORCHDYNAMO" not in said
+    assert said.count("\n") == 1
+
+
 def test_help_shows_the_description(capsys):
     with pytest.raises(SystemExit) as left:
         command.main(fail, "Makes pictures.", ["--help"])
