@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_prior.priors.decoders import Decoder, Layer, decoding_dtype, layer_norm, plain_layer
+from stage2_prior.priors.heads import joined
 from stage2_prior.priors.products import Product
+
+CACHED_ROWS = 2048  # positions at a time
 
 
 class Block(nn.Module):
@@ -68,8 +71,12 @@ class Blocks(nn.Module):
         return self.norm(x)
 
     def frozen(self, batch: int, length: int) -> Callable[[Tensor], Tensor]:
-        """`forward` without dropout and gradients, for `batch` whole sequences of `length`."""
-        layers = [layer.decoding(batch * length, self.norm.weight.dtype) for layer in self.layers]
+        """`forward` without dropout and gradients, for `batch` whole sequences of `length`.
+
+        On a CPU a few sequences after others, so that what a layer gives to the next stays in caches.
+        """
+        several = max(1, min(batch, CACHED_ROWS // length)) if self.norm.weight.device.type == "cpu" else batch
+        layers = [layer.decoding(several * length, self.norm.weight.dtype) for layer in self.layers]
 
         def run(x: Tensor) -> Tensor:
             shape = x.shape[:2]
@@ -78,7 +85,7 @@ class Blocks(nn.Module):
                 y = layer(y, lambda qkv, block=block: block._attend(qkv.unflatten(0, shape)).flatten(0, 1))
             return self.norm(y).unflatten(0, shape)
 
-        return run
+        return lambda x: joined([run(part) for part in x.split(several)], 0)
 
     def decoder(self, batch: int, length: int) -> Decoder:
         """Causal blocks, for `batch` sequences of `length`, a token at a time."""

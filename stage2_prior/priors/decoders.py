@@ -118,7 +118,8 @@ def plain_layer(
 def layer_norm(module: nn.LayerNorm, dtype: torch.dtype) -> Norm:
     """A module's function, in a precision."""
     weight, bias = module.weight.detach().to(dtype), module.bias.detach().to(dtype)
-    return lambda x: torch.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+    shape, eps = module.normalized_shape, module.eps
+    return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
 
 
 def _gpt2(model: nn.Module, batch: int, length: int) -> Decoder:

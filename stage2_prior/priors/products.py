@@ -45,7 +45,8 @@ class Product:
         dtype: torch.dtype | None = None,
     ) -> None:
         dtype = dtype or weight.dtype
-        self.weight, self.bias = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+        self.weight = weight.detach().to(dtype, memory_format=torch.contiguous_format)
+        self.bias = None if bias is None else bias.detach().to(dtype)
         self.rows, self.layout, self.gelu = rows, _layout(self.weight, rows), gelu
         if weight.device.type == "cpu":
             self.weight = self.weight.contiguous()
@@ -68,11 +69,11 @@ class Product:
         return self._plain(x).add_(other)
 
     def _plain(self, x: Tensor) -> Tensor:
+        if x.ndim == 1:
+            return torch.mv(self.weight, x) if self.bias is None else torch.addmv(self.bias, self.weight, x)
         if self.layout == "mkl" and len(x) == self.rows:
             return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
-        if x.ndim > 1:
-            return F.linear(x, self.weight, self.bias)
-        return torch.mv(self.weight, x) if self.bias is None else torch.addmv(self.bias, self.weight, x)
+        return F.linear(x, self.weight, self.bias)
 
 
 def _in_one_call(batch: int, dtype: torch.dtype) -> bool:
