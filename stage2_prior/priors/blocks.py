@@ -12,7 +12,7 @@ from stage2_prior.priors.decoders import Decoder, Layer, decoding_dtype, layer_n
 from stage2_prior.priors.heads import joined
 from stage2_prior.priors.products import Product
 
-CACHED_ROWS = 2048  # positions at a time
+CACHED_ROWS = 2048  # positions at a time, in fp32
 
 
 class Block(nn.Module):
@@ -75,8 +75,10 @@ class Blocks(nn.Module):
 
         On a CPU a few sequences after others, so that what a layer gives to the next stays in caches.
         """
-        several = max(1, min(batch, CACHED_ROWS // length)) if self.norm.weight.device.type == "cpu" else batch
-        layers = [layer.decoding(several * length, self.norm.weight.dtype) for layer in self.layers]
+        several, weight = batch, self.norm.weight
+        if weight.device.type == "cpu":
+            several = max(1, min(batch, CACHED_ROWS * 4 // weight.dtype.itemsize // length))
+        layers = [layer.decoding(several * length, weight.dtype) for layer in self.layers]
 
         def run(x: Tensor) -> Tensor:
             shape = x.shape[:2]

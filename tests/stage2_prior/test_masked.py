@@ -105,11 +105,11 @@ def test_an_image_has_the_same_bound_in_any_batch_and_the_global_random_state_is
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-@pytest.mark.parametrize("at_once", [2, 2048])  # sequences: 5 are three parts, the last a smaller one
+@pytest.mark.parametrize("at_once", [2, 2048])  # sequences: 5 are several parts, the last a smaller one
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat16, 0.3)])
 def test_a_frozen_transformer_predicts_as_the_prior_does(rows, at_once, first, dtype, atol, monkeypatch):
-    monkeypatch.setattr(blocks, "CACHED_ROWS", at_once * make(first).layout.num_tokens)
+    monkeypatch.setattr(blocks, "CACHED_ROWS", at_once * make(first).layout.num_tokens * dtype.itemsize // 4)
     prior = make(first, width=32).to(torch.float32 if dtype == torch.bfloat16 else dtype)
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
