@@ -79,7 +79,7 @@ class Product:
 def _in_one_call(batch: int, dtype: torch.dtype) -> bool:
     """Whether `scaled_dot_product_attention` is faster on this CPU, for one query of each of so many sequences."""
     # Its kernel for bf16 has AMX or is slow.
-    amx = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+    amx = dtype == torch.bfloat16 and getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     return batch <= (4 * FEW if amx else FEW)
 
 
