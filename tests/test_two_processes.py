@@ -135,12 +135,14 @@ def test_two_processes_train_the_vqvae_that_one_does(
         # A vector just between two codes may change sides, which moves a count by 1 - decay, a few times at most.
         close = 0.03 if "ema_" in name and name > "005" else 1e-4
         torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=close, msg=name)
-    # The perplexity shows such a vector too, as one count of the batch; that of half a batch is further off.
-    relative = {"loss": 0, "distortion": 0, "quantizer_loss": 0, "grad_norm": 1e-4, "perplexity": 3e-3}
+    # The perplexity shows such a vector too, as one count of the batch, in a few steps; that of half a batch is further
+    # off in every step.
+    relative = {"loss": 0, "distortion": 0, "quantizer_loss": 0, "grad_norm": 1e-4, "perplexity": 1e-3}
     for name, close in relative.items():
         losses = [torch.tensor(column(folder, "train_vqvae", name)) for folder in (one, two)]
         assert len(losses[0]) == 20
         torch.testing.assert_close(losses[0], losses[1], rtol=close, atol=1e-5, msg=name)
+        assert name != "perplexity" or ((losses[0] - losses[1]).abs() > 1e-5).sum() <= 3
 
 
 @pytest.mark.parametrize("prior", ["pixelcnn", "transformer", "masked"])

@@ -69,8 +69,7 @@ class CausalConv(nn.Module):
             state.row_products[self] = Product(above.flatten(1), bias, state.batch * width)
             row = bias.new_zeros(width + 2 * p, state.batch, beside.shape[-1])
             state.inputs[self] = [torch.zeros_like(row) for _ in range(self.rows)] + [row]
-            said = bias.expand(width * state.batch, -1)
-            said = said.contiguous() if onto is None else said + onto
+            said = bias.expand(width * state.batch, -1) if onto is None else bias + onto
         else:
             above = state.inputs[self][1:]
             state.inputs[self] = [*above, torch.zeros_like(above[0])]
@@ -143,8 +142,7 @@ class GatedResidual(nn.Module):
     def begin_row(self, state: SnailState, condition: Tensor) -> None:
         """Prepare a row of one with causal convolutions: condition (width · B, condition's channels) of it."""
         if state.row == 0:
-            weight = self.condition.weight.flatten(1)
-            state.row_products[self] = Product(weight, None, len(condition))
+            state.row_products[self] = Product(self.condition.weight.flatten(1), None, len(condition))
         self.first.begin_row(state)
         self.second.begin_row(state, state.row_products[self](condition))
 
