@@ -11,7 +11,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 repro: $(BIN)/.installed ## install, check params.yaml, run the whole pipeline
-	$(BIN)/python -m common.params
+	$(BIN)/python -m tessera check
 	$(BIN)/dvc repro
 
 test: $(BIN)/.installed-dev ## install, run the tests
@@ -21,14 +21,14 @@ test-slow: $(BIN)/.installed-dev ## the slow tests: kills, two processes, whole 
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope
 
 check: $(BIN)/.installed ## check params.yaml
-	$(BIN)/python -m common.params
+	$(BIN)/python -m tessera check
 
 lint: $(BIN)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 preset: $(BIN)/.installed ## patch params.yaml: make preset NAME=cifar10 [SET="data.source=FOLDER ..."]
-	$(BIN)/python -m common.preset $(NAME) $(foreach change,$(SET),-S $(change))
+	$(BIN)/python -m tessera preset $(NAME) $(foreach change,$(SET),-S $(change))
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from runs import STAGE1, add_row, arguments, images, parameters, read_rows, schedule, task_of, train
 from safetensors.torch import load_model, save_model
 
-from common.images import ImageSplit, PreparedImages, to_float
-from common.launch import accelerator
-from common.tracking import Row
 from stage1_vqvae.model import VQVAE, planes
+from tessera.images.pixels import to_float
+from tessera.images.prepared import ImageSplit, PreparedImages
+from tessera.launch import accelerator
+from tessera.training.tracking import Row
 
 MEASURED_STEPS = 30
 CONV, TRAINING, QUANTIZER = STAGE1 + "network.conv.", STAGE1 + "training.", STAGE1 + "quantizer."

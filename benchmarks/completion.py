@@ -15,11 +15,12 @@ from pathlib import Path
 import repository  # noqa: F401
 import torch
 
-from common import paths
-from common.grids import save_grid, stacked_grid
-from common.images import open_prepared, to_float, to_uint8
-from sampling.judge import Judge, load_classifier, predict
 from sampling.pipeline import TwoStagePipeline
+from tessera import paths
+from tessera.features.classifier import Judge, load_classifier, predict
+from tessera.images.grids import save_grid, stacked_grid
+from tessera.images.pixels import to_float, to_uint8
+from tessera.images.prepared import open_prepared
 
 SHOWN = 16  # images in the grid
 

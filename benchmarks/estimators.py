@@ -17,7 +17,7 @@ from typing import Any
 
 from runs import STAGE1, add_row, arguments, images, parameters, read_rows, schedule, train
 
-from common.images import ImageSplit, PreparedImages
+from tessera.images.prepared import ImageSplit, PreparedImages
 
 VQ = STAGE1 + "quantizer.vq."
 ESTIMATORS = ("straight_through", "rotation")

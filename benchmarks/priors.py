@@ -29,19 +29,22 @@ from repository import REPOSITORY
 from runs import RESULTS, Steps, absolute, add_row, code_of, parameters, read_rows
 from timing import quartiles
 
-from common import paths
-from common.codes import open_codes
-from common.grids import COLUMNS, PADDING, image_grid, save_grid
-from common.params import Params
-from common.randomness import seed_of
-from sampling import classifier, evaluate, sample
-from sampling.judge import load_classifier
+from evaluation import evaluate
+from evaluation import train_classifier as classifier
+from sampling import sample
 from sampling.pipeline import TwoStagePipeline
-from stage1_vqvae import extract, prepare
+from stage0_images import prepare
+from stage1_vqvae import extract
 from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
-from stage2_prior.priors import build_prior
+from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
+from tessera import paths
+from tessera.codes.store import open_codes
+from tessera.features.classifier import load_classifier
+from tessera.images.grids import COLUMNS, PADDING, image_grid, save_grid
+from tessera.parameters import Params
+from tessera.randomness import seed_of
 
 PRIOR = "stage2_prior."
 MEASURED_SECONDS = 20

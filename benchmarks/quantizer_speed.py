@@ -14,7 +14,7 @@ from runs import STAGE1, parameters
 from timing import forget_peak, in_turn, resident, show
 from torch import nn
 
-from stage1_vqvae.quantizers import build_quantizers
+from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.search import nearest
 
 VECTORS = 16_384

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from runs import Steps, task_of
 
-from common import paths
-from common.distributed import set_threads
-from common.images import open_prepared
-from common.params import load
+from tessera import paths
+from tessera.distributed import set_threads
+from tessera.images.prepared import open_prepared
+from tessera.parameters import load
 
 
 def main() -> None:

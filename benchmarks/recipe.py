@@ -21,10 +21,10 @@ import torch
 from plain import BATCH_SIZE, LEARNING_RATE, PlainVQVAE, plain_step, to_notebook
 from runs import STAGE1, add_row, arguments, images, parameters, read_rows, schedule, train
 
-from common.distributed import set_threads
-from common.images import ImageSplit, PreparedImages
-from common.params import Params
-from common.tracking import Row
+from tessera.distributed import set_threads
+from tessera.images.prepared import ImageSplit, PreparedImages
+from tessera.parameters import Params
+from tessera.training.tracking import Row
 
 TARGET = 0.080
 

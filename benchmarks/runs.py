@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from repository import REPOSITORY
 
-from common import paths
-from common.images import ImageSplit, PreparedImages, open_prepared
-from common.launch import accelerator
-from common.params import Params, read_yaml, validate
-from common.params.training import RuntimeParams, TrainingParams
-from common.preset import patch, read_changes, read_preset
-from common.randomness import seed_of
-from common.tracking import Row
-from common.training import Progress, Task, Trainer
-from stage1_vqvae import prepare
+from stage0_images import prepare
 from stage1_vqvae.model import VQVAE, model_config
 from stage1_vqvae.task import VQVAETask
+from tessera import paths
+from tessera.cli.preset import patch, read_changes, read_preset
+from tessera.images.prepared import ImageSplit, PreparedImages, open_prepared
+from tessera.launch import accelerator
+from tessera.parameters import Params, read_yaml, validate
+from tessera.parameters.training import RuntimeParams, TrainingParams
+from tessera.randomness import seed_of
+from tessera.training.loop import Progress, Task, Trainer
+from tessera.training.tracking import Row
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 STAGE1 = "stage1_vqvae."
@@ -73,7 +73,7 @@ def schedule(steps: int, validations: int = 1) -> dict[str, Any]:
 
 
 def images(folder: Path, params: Params) -> PreparedImages:
-    """The dataset as `python -m stage1_vqvae.prepare` leaves it; made once a folder, for one set of parameters.
+    """The dataset as `python -m stage0_images.prepare` leaves it; made once a folder, for one set of parameters.
 
     Goes into the folder: that is where the product reads and writes.
     """

@@ -40,15 +40,15 @@ from runs import add_row, code_of, read_rows
 from sampling_bounds import bounds, machine
 from timing import in_turn
 
-from common.codes import CodeLayout, Level
-from common.distributed import set_threads
 from sampling.choose import choose
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
-from stage2_prior.priors import build_prior
 from stage2_prior.priors.base import Prior
+from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.grid import GridPrior
 from stage2_prior.priors.transformer import Transformer
+from tessera.codes.layout import CodeLayout, Level
+from tessera.distributed import set_threads
 
 CODES = 512
 SNAIL = {"kernel_size": 5, "blocks": 4, "residuals": 4, "heads": 8, "conditioning_blocks": 0, "dropout": 0.1}

@@ -19,10 +19,11 @@ import repository  # noqa: F401
 import scipy.linalg
 import torch
 
-from common import paths
-from common.images import open_prepared, to_float, to_uint8
-from sampling.judge import Judge, load_classifier, predict
 from sampling.pipeline import TwoStagePipeline
+from tessera import paths
+from tessera.features.classifier import Judge, load_classifier, predict
+from tessera.images.pixels import to_float, to_uint8
+from tessera.images.prepared import open_prepared
 
 SEED = 1_000_003  # unlike sampling.seed: the pair is not chosen on the images that are reported
 

@@ -25,10 +25,11 @@ from quantizer_speed import EMA, VQ, measure_quantizer
 from runs import STAGE1, Steps, parameters, task_of
 from timing import in_turn, show
 
-from common.distributed import set_threads
-from common.images import ImageSplit, PreparedImages, Stats, to_float
-from common.launch import accelerator
 from stage1_vqvae.extract import TOGETHER, Pass, encode_split
+from tessera.distributed import set_threads
+from tessera.images.pixels import to_float
+from tessera.images.prepared import ImageSplit, PreparedImages, Stats
+from tessera.launch import accelerator
 
 
 def smooth_images(count: int) -> PreparedImages:

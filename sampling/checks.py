@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError
 from sampling.settings import Settings
 from stage2_prior.priors.base import Prior
+from tessera.errors import UserError
 
 SLACK = 1e-3  # beyond [-1, 1], for images that were computed
 
@@ -55,7 +55,7 @@ def in_range(images: torch.Tensor) -> None:
     if not (images.amin() >= -1 - SLACK and images.amax() <= 1 + SLACK):
         raise UserError(
             f"images: expected values in [-1, 1], got {images.amin():g} to {images.amax():g}; "
-            "`common.images.to_float` makes them of uint8"
+            "`tessera.images.prepared.to_float` makes them of uint8"
         )
 
 

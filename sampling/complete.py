@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from common.errors import UserError
-from common.grids import image_grid, save_grid
-from common.images import to_float, to_uint8
-from common.params.data import DataParams
 from sampling.pipeline import TwoStagePipeline
-from stage1_vqvae.pixels import BadImage, decoding, read_image
+from stage0_images.parameters import DataParams
+from stage0_images.pixels import BadImage, decoding, read_image
+from tessera.errors import UserError
+from tessera.images.grids import image_grid, save_grid
+from tessera.images.pixels import to_float, to_uint8
 
 WHITE = 250  # of 255, and above
 

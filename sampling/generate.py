@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import UserError
-from common.randomness import seed_of
 from sampling.choose import choose, guide
 from sampling.settings import Settings
 from stage2_prior.priors.base import Autoregressive, Prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.masked import Masked
 from stage2_prior.priors.subtokens import SubTokens
+from tessera.errors import UserError
+from tessera.randomness import seed_of
 
 CHOSEN_AT_ONCE = 2**22  # logits of a masked prior, which become several float64 tensors
 

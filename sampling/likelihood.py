@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from common.codes import CodeLayout
-from common.images import to_float
 from stage1_vqvae.model import VQVAE
 from stage2_prior.priors.base import Prior
+from tessera.codes.layout import CodeLayout
+from tessera.images.pixels import to_float
 
 
 @torch.no_grad()

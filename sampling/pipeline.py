@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.codes import CodeLayout
-from common.distributed import exact_float32
-from common.errors import UserError
 from sampling import checks, memory
 from sampling.generate import Streams, generate
 from sampling.likelihood import bits_per_dim
 from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
-from stage2_prior.priors import load_prior
+from stage2_prior.priors.build import load_prior
+from tessera.codes.layout import CodeLayout
+from tessera.distributed import exact_float32
+from tessera.errors import UserError
 
 
 def _advance(bar: Any, images: int, part: float) -> None:

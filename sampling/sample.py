@@ -17,12 +17,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import command, paths
-from common.errors import UserError
-from common.params import Params
+from tessera import entry, paths
+from tessera.errors import UserError
+from tessera.parameters import Params
 
 if TYPE_CHECKING:
     from sampling.pipeline import TwoStagePipeline
+
+USES = ("sampling",)  # the sections of params.yaml that change what this stage makes
 
 GRID_CLASSES = 50  # rows of the grid at most; with more classes, the first ones
 
@@ -31,8 +33,8 @@ def write_samples(folder: Path, pipeline: TwoStagePipeline, count: int, settings
     """Sample `count` images, the classes in turn, and write them as they come."""
     import numpy as np
 
-    from common.arrays import ArrayWriter
-    from common.images import to_uint8
+    from tessera.artifacts.arrays import ArrayWriter
+    from tessera.images.pixels import to_uint8
 
     with ArrayWriter(folder / "images.npy", pipeline.layout.image_shape, np.uint8) as writer:
         for images in pipeline.batches(count, **settings):
@@ -48,8 +50,8 @@ def write_grid(folder: Path, classes: int, columns: int, path: Path) -> None:
 
     import torch
 
-    from common.grids import image_grid, save_grid
-    from common.images import open_split
+    from tessera.images.grids import image_grid, save_grid
+    from tessera.images.prepared import open_split
 
     split = open_split(folder)
     if classes and len(split) >= classes:
@@ -67,10 +69,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import time
     from dataclasses import asdict, fields
 
-    from common.artifacts import publishing
-    from common.distributed import one_process
     from sampling.pipeline import TwoStagePipeline
     from sampling.settings import Settings
+    from tessera.artifacts.publishing import publishing
+    from tessera.distributed import one_process
 
     one_process(params.runtime.threads, "sampling.sample")
     if (arguments.complete is None) != (arguments.mask is None):
@@ -119,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command.main(run, __doc__, argv, add_arguments)
+    return entry.main(run, __doc__, argv, add_arguments)
 
 
 if __name__ == "__main__":

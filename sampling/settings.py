@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from common.codes import CodeLayout
-from common.errors import UserError
+from tessera.codes.layout import CodeLayout
+from tessera.errors import UserError
 
 Each = float | int | None  # a value for every level
 FILTERS = ("temperature", "top_k", "top_p", "min_p")

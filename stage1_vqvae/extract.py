@@ -1,6 +1,6 @@
 """Turn every prepared image into its codes and publish them in data/codes.
 
-    accelerate launch -m stage1_vqvae.extract
+    python -m stage1_vqvae.extract
 
 The training split also gets the extra passes that `extract_codes` asks for, for the prior: mirrored and shifted copies,
 and codes drawn at random where the quantizer can.
@@ -15,17 +15,19 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common import command, paths
-from common.params import Params
+from tessera import entry, paths
+from tessera.parameters import Params
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
 
-    from common.images import ImageSplit
-    from common.params.data import ExtractParams
     from stage1_vqvae.model import VQVAE
+    from stage1_vqvae.parameters import ExtractParams
+    from tessera.images.prepared import ImageSplit
+
+USES = ("extract_codes",)  # the sections of params.yaml that change what this stage makes
 
 RESULTS = paths.RESULTS / "extract_codes"
 # Images encoded at a time, always, the last beside blanks: in a batch of another size convolutions round otherwise,
@@ -60,10 +62,10 @@ def encode_split(model: VQVAE, split: ImageSplit, change: Pass, device: torch.de
     from accelerate.utils import gather
     from tqdm import tqdm
 
-    from common.augment import shift
-    from common.distributed import world
-    from common.images import to_float
-    from common.randomness import seed_of
+    from tessera.distributed import world
+    from tessera.images.augment import shift
+    from tessera.images.pixels import to_float
+    from tessera.randomness import seed_of
 
     rank, size = world()
     layout = model.layout
@@ -91,13 +93,14 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from common.arrays import ArrayWriter
-    from common.artifacts import json_text, publishing
-    from common.codes import CodeCounts
-    from common.images import open_prepared
-    from common.launch import accelerator
-    from common.tracking import write_results
     from stage1_vqvae.model import load_vqvae
+    from tessera.artifacts.arrays import ArrayWriter
+    from tessera.artifacts.files import json_text
+    from tessera.artifacts.publishing import publishing
+    from tessera.codes.figures import CodeCounts
+    from tessera.images.prepared import open_prepared
+    from tessera.launch import accelerator
+    from tessera.training.tracking import write_results
 
     prepared = open_prepared(paths.PREPARED)
     model, manifest = load_vqvae(paths.VQVAE)
@@ -162,7 +165,7 @@ def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.artifacts import Manifest, load_module
-from common.codes import CodeLayout, Level
-from common.images import Stats, to_float
-from common.params.stage1 import Stage1Params
-from common.randomness import generator, seed_of
-from stage1_vqvae.likelihoods import build_likelihood
-from stage1_vqvae.networks import NETWORKS, build_network
-from stage1_vqvae.quantizers import build_quantizers
+from stage1_vqvae.likelihoods.build import build_likelihood
+from stage1_vqvae.networks.build import build_network, network_class
+from stage1_vqvae.parameters import Stage1Params
 from stage1_vqvae.quantizers.base import Quantizer
+from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
+from tessera.artifacts.manifests import Manifest
+from tessera.artifacts.models import load_module
+from tessera.codes.layout import CodeLayout, Level
+from tessera.images.pixels import to_float
+from tessera.images.prepared import Stats
+from tessera.randomness import generator, seed_of
 
 START_VECTORS_PER_CODE = 256  # k-means gains nothing from more
 
@@ -32,9 +34,9 @@ def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
     return {
         "image_shape": list(stats.image_shape),
         "data_variance": stats.variance,
-        "network": section.network.chosen_values(),
-        "quantizer": section.quantizer.chosen_values(),
-        "likelihood": section.likelihood.chosen_values(),
+        "network": section.network.values(),
+        "quantizer": section.quantizer.values(),
+        "likelihood": section.likelihood.values(),
     }
 
 
@@ -58,10 +60,10 @@ class VQVAE(nn.Module):
         image_shape = tuple(config["image_shape"])
         self.likelihood = build_likelihood(config["likelihood"])
         outputs = self.likelihood.parameter_channels(image_shape[0])
-        name = config["network"]["name"]
-        grids = NETWORKS[name].grids_of(image_shape, **config["network"][name])
+        network = config["network"]
+        grids = network_class(network).grids_of(image_shape, **network[network["name"]])
         self.quantizers = build_quantizers(config["quantizer"], len(grids))
-        self.network = build_network(config["network"], image_shape, outputs, self.quantizers[0].dim)
+        self.network = build_network(network, image_shape, outputs, self.quantizers[0].dim)
         self.layout = CodeLayout(
             image_shape,
             tuple(Level(h, w, q.depth, q.codebook_size) for (h, w), q in zip(grids, self.quantizers, strict=True)),
@@ -96,7 +98,7 @@ class VQVAE(nn.Module):
             z = self.network.latent(level, features[level], context)
             output = self.quantizers[level](z.permute(0, 2, 3, 1), derived(seeds, level))
             outputs.append(output)
-            context = self.network.context(level, planes(output.z_q))
+            context = self.network.context(level, planes(output.z_q), context)
         return outputs, context
 
     def quantize(self, images: torch.Tensor, seeds: torch.Tensor | None = None) -> list[QuantizerOutput]:
@@ -148,7 +150,7 @@ class VQVAE(nn.Module):
         for level, quantizer in enumerate(self.quantizers):
             z = self.network.latent(level, features[level], context).permute(0, 2, 3, 1)
             grids.append(quantizer.draw(z, derived(seeds, level)) if quantizer.draws else quantizer(z).indices)
-            context = self.network.context(level, planes(quantizer.lookup(grids[-1])))
+            context = self.network.context(level, planes(quantizer.lookup(grids[-1])), context)
         return grids
 
     def decode_parameters(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from common import command, paths
-from common.params import Params
+from tessera import entry, paths
+from tessera.parameters import Params
 
 if TYPE_CHECKING:
     import torch
 
-    from common.images import ImageSplit
     from stage1_vqvae.model import VQVAE
+    from tessera.images.prepared import ImageSplit
+
+USES = ()  # the sections of params.yaml that change what this stage makes
 
 IMAGES = paths.RESULTS / "reconstruct" / "images"
 GRID_IMAGES = 32
@@ -27,7 +29,7 @@ GRID_IMAGES = 32
 
 def rows(model: VQVAE, split: ImageSplit, device: torch.device) -> list[torch.Tensor]:
     """uint8 images (B, C, H, W) of a split, their reconstructions from each level alone, and from all levels."""
-    from common.images import to_float, to_uint8
+    from tessera.images.pixels import to_float, to_uint8
 
     pixels = split.pixels(slice(0, GRID_IMAGES))
     codes = model.encode(to_float(pixels.to(device)))
@@ -41,10 +43,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     """One picture a split."""
     import torch
 
-    from common.distributed import one_process
-    from common.grids import save_grid, stacked_grid
-    from common.images import open_prepared
     from stage1_vqvae.model import load_vqvae
+    from tessera.distributed import one_process
+    from tessera.images.grids import save_grid, stacked_grid
+    from tessera.images.prepared import open_prepared
 
     one_process(params.runtime.threads, "stage1_vqvae.reconstruct")
     prepared = open_prepared(paths.PREPARED)
@@ -59,7 +61,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv)
 
 
 if __name__ == "__main__":

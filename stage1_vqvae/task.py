@@ -6,21 +6,23 @@ from collections.abc import Iterator
 
 import torch
 
-from common.augment import augment
-from common.codes import CodeCounts, CodeLayout
-from common.distributed import batch_share, share, sum_over_processes, total
-from common.images import ImageSplit, to_float
-from common.params.stage1 import AugmentationParams, Stage1TrainingParams
-from common.randomness import SampleOrder, generator, seed_of
 from stage1_vqvae.model import VQVAE
+from stage1_vqvae.parameters import AugmentationParams, Stage1TrainingParams
 from stage1_vqvae.quantizers.output import QuantizerOutput
+from tessera.codes.figures import CodeCounts
+from tessera.codes.layout import CodeLayout
+from tessera.distributed import batch_share, share, sum_over_processes, total
+from tessera.images.augment import augment
+from tessera.images.pixels import to_float
+from tessera.images.prepared import ImageSplit
+from tessera.randomness import SampleOrder, generator, seed_of
 
 TOGETHER = 64  # images that a fit encodes at a time; no parameter's, so that none reaches a codebook even by rounding
 ROUNDING = 1e-12  # of a mean of float64 squares: where targets vary by no more, they do not vary
 
 
 class VQVAETask:
-    """Batches, codebook care and validation of a VQ-VAE (see common.training.Task)."""
+    """Batches, codebook care and validation of a VQ-VAE (see tessera.training.loop.Task)."""
 
     def __init__(
         self,

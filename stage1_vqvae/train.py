@@ -1,6 +1,6 @@
 """Train the VQ-VAE on the prepared images and publish it in models/vqvae.
 
-    accelerate launch -m stage1_vqvae.train
+    python -m stage1_vqvae.train
 
 Uses one CPU, one GPU or all GPUs, whatever `accelerate launch` finds; an interrupted run goes on from its last saved
 state. Leaves curves and a summary in results/train_vqvae.
@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import argparse
 
-from common import command, paths
-from common.params import Params
+from tessera import entry, paths
+from tessera.parameters import Params
+
+USES = ("stage1_vqvae",)  # the sections of params.yaml that change what this stage makes
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Build, train, publish."""
     import torch
 
-    from common.artifacts import save_model
-    from common.images import open_prepared
-    from common.launch import accelerator
-    from common.randomness import seed_of
-    from common.training import train
     from stage1_vqvae.model import VQVAE, model_config
     from stage1_vqvae.task import VQVAETask
+    from tessera.artifacts.models import save_model
+    from tessera.images.prepared import open_prepared
+    from tessera.launch import accelerator
+    from tessera.randomness import seed_of
+    from tessera.training.loop import train
 
     prepared = open_prepared(paths.PREPARED)
     section = params.stage1_vqvae
@@ -42,7 +44,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from common.codes import CodeLayout, Codes, CodeSplit
-from common.distributed import batch_share, share, total
-from common.params.stage2 import PriorTrainingParams
-from common.randomness import SampleOrder, generator, seed_of
+from stage2_prior.parameters import PriorTrainingParams
 from stage2_prior.priors.base import Prior
+from tessera.codes.layout import CodeLayout
+from tessera.codes.store import Codes, CodeSplit
+from tessera.distributed import batch_share, share, total
+from tessera.randomness import SampleOrder, generator, seed_of
 
 
 class PriorTask:
-    """Batches and validation of a prior (see common.training.Task)."""
+    """Batches and validation of a prior (see tessera.training.loop.Task)."""
 
     not_averaged: frozenset[str] = frozenset()
 

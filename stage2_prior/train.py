@@ -1,6 +1,6 @@
 """Fit a prior to the codes and publish it in models/prior.
 
-    accelerate launch -m stage2_prior.train
+    python -m stage2_prior.train
 
 Which prior is `stage2_prior.name`; swapping it touches nothing of stage 1. An interrupted run goes on from its last
 saved state. Leaves curves and validation nats per token, by place too, in results/train_prior.
@@ -12,15 +12,18 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common import command, paths
-from common.params import Params
+from tessera import entry, paths
+from tessera.parameters import Params
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
 
-    from common.codes import CodeLayout, CodeSplit
+    from tessera.codes.layout import CodeLayout
+    from tessera.codes.store import CodeSplit
+
+USES = ("stage2_prior",)  # the sections of params.yaml that change what this stage makes
 
 RESULTS = paths.RESULTS / "train_prior"
 
@@ -52,19 +55,18 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     """Build, fit or train, publish."""
     import torch
 
-    from common.artifacts import read_manifest, save_model, write_text
-    from common.codes import open_codes
-    from common.distributed import batch_share
-    from common.launch import accelerator
-    from common.randomness import seed_of
-    from common.tracking import csv_text, write_results
-    from common.training import train
-    from stage2_prior.priors import build_prior, prior_config
+    from stage2_prior.priors.build import build_prior, prior_config
     from stage2_prior.task import PriorTask, nats_by_level, nats_by_token
+    from tessera.artifacts.files import write_text
+    from tessera.artifacts.models import save_model
+    from tessera.codes.store import open_codes
+    from tessera.distributed import batch_share
+    from tessera.launch import accelerator
+    from tessera.randomness import seed_of
+    from tessera.training.loop import train
+    from tessera.training.tracking import csv_text, write_results
 
     codes = open_codes(paths.CODES)
-    # Codes of another VQ-VAE than the one published beside them would make a prior that decodes to nothing.
-    codes.manifest.require_parent("vqvae", read_manifest(paths.VQVAE, "vqvae", contents=False).identity, paths.CODES)
     parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
     name, section = params.stage2_prior.name, params.stage2_prior.chosen
     config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
@@ -93,7 +95,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return command.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv)
 
 
 if __name__ == "__main__":

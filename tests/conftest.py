@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from common.params import Params, read_yaml, validate
+from tessera.parameters import Params, read_yaml, validate
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("common", "stage1_vqvae", "stage2_prior", "sampling")
@@ -153,10 +153,11 @@ def write_prepared(in_tmp: Path) -> Callable[..., None]:
     """`write_prepared((1, 8, 8), classes=3)`: data/prepared here, of smooth images whose brightness tells the class."""
     import numpy as np
 
-    from common import paths
-    from common.arrays import ArrayWriter
-    from common.artifacts import json_text, publishing
-    from common.images import Stats
+    from tessera import paths
+    from tessera.artifacts.arrays import ArrayWriter
+    from tessera.artifacts.files import json_text
+    from tessera.artifacts.publishing import publishing
+    from tessera.images.prepared import Stats
 
     def write(
         shape: tuple[int, int, int] = (1, 8, 8), classes: int = 3, seed: int = 0, images: dict[str, int] | None = None

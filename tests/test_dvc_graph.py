@@ -16,9 +16,9 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from common import paths
-from common.params import read_yaml
-from common.preset import apply, leaves
+from tessera import paths
+from tessera.cli.preset import apply, leaves
+from tessera.parameters import read_yaml
 
 # Which stage uses what; `runtime` is used by none.
 STAGE_OF = {

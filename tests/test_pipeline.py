@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import paths
-from common.codes import open_codes
-from common.images import open_prepared, open_split
-from sampling import classifier, evaluate, sample
-from stage1_vqvae import extract, prepare
+from evaluation import evaluate
+from evaluation import train_classifier as classifier
+from sampling import sample
+from stage0_images import prepare
+from stage1_vqvae import extract
 from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
-from stage2_prior.priors import PRIORS
+from tessera import paths
+from tessera.codes.store import open_codes
+from tessera.images.prepared import open_prepared, open_split
 
 Write = Callable[..., None]
 STAGES = (prepare, train_vqvae, extract, train_prior, classifier, sample, evaluate)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.images import ImageSplit
-from common.optimizer import build_optimizer
-from common.params import Params, read_yaml, validate
-from common.preset import PRESETS, patch, read_preset
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.task import VQVAETask
-from stage2_prior.priors import build_prior
+from stage2_prior.priors.build import build_prior
+from tessera.cli.preset import PRESETS, patch, read_preset
+from tessera.images.prepared import ImageSplit
+from tessera.parameters import Params, read_yaml, validate
+from tessera.training.optimizer import build_optimizer
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 

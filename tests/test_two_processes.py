@@ -23,7 +23,7 @@ Write = Callable[..., None]
 NOTED = """
 import sys
 from safetensors.torch import save_file
-from common.distributed import world
+from tessera.distributed import world
 from stage1_vqvae import train
 from stage1_vqvae.task import VQVAETask
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from common.randomness import generator
 from stage1_vqvae.likelihoods.base import Likelihood
-from stage1_vqvae.likelihoods.intervals import HALF_BIN, edges, log_laplace_interval, log_normal_interval
+from stage1_vqvae.likelihoods.intervals import HALF_BIN, edges
+from tessera.randomness import generator
 
 FIT_VALUES = 1_000_000  # pixel values kept for fitting one scale: its standard error is then 0.07%
 
@@ -22,16 +21,26 @@ class FittedScale(Likelihood):
     Training minimises `error` (the family at a fixed scale, up to constants); the scale itself is fitted on training
     data with the final weights and kept in the model.
 
+    A family defines `log_interval` and `error`.
+
     Args:
-        log_interval: log-probability of an interval, given its edges in units of the scale from the location.
-        error: (location, images, data_variance) -> the training loss, without a unit.
-        fit_images: training images on which the scale is fitted.
+        fit_images: number of training images on which the scale is fitted.
     """
 
-    def __init__(self, log_interval: Callable, error: Callable, *, fit_images: int) -> None:
+    def __init__(self, *, fit_images: int) -> None:
         super().__init__()
-        self.log_interval, self.error, self.fit_images = log_interval, error, fit_images
+        self.fit_images = fit_images
         self.register_buffer("log_scale", torch.zeros(()))
+
+    @staticmethod
+    def log_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+        """log-probability of an interval, given its edges in units of the scale from the location."""
+        raise NotImplementedError
+
+    @staticmethod
+    def error(location: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
+        """The training loss, without a unit."""
+        raise NotImplementedError
 
     def parameter_channels(self, channels: int) -> int:
         return channels
@@ -70,15 +79,3 @@ class FittedScale(Likelihood):
             method="bounded",
         )
         self.log_scale.fill_(float(found.x))
-
-
-def gaussian(*, fit_images: int) -> FittedScale:
-    """Discretised Gaussians; training minimises the squared error over the data's variance, the NMSE."""
-    return FittedScale(log_normal_interval, lambda mu, x, variance: F.mse_loss(mu, x) / variance, fit_images=fit_images)
-
-
-def laplace(*, fit_images: int) -> FittedScale:
-    """Discretised Laplace distributions; training minimises the absolute error over the data's standard deviation."""
-    return FittedScale(
-        log_laplace_interval, lambda mu, x, variance: F.l1_loss(mu, x) / math.sqrt(variance), fit_images=fit_images
-    )

@@ -1,20 +1,16 @@
-"""Discretised logistics, whose scales the decoder gives too: one a pixel value, or a mixture with coupled channels.
+"""The discretised logistic distribution: log-probabilities and the mean, without cancellation or overflow.
 
 Source: Salimans et al. 2017, "PixelCNN++", sections 2.1 and 2.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 
-from stage1_vqvae.likelihoods.base import Likelihood
-from stage1_vqvae.likelihoods.intervals import HALF_BIN, images_of, log_logistic_interval, values_of
+from stage1_vqvae.likelihoods.intervals import HALF_BIN, log_logistic_interval
 
 MAX_LOG_SCALE = 50.0  # far beyond, an interval has no width in float32
-START = -2.0  # an untrained mixture's log scale: from 0, the first minutes of training would go into narrowing it
 
 
 def log_logistic(
@@ -38,104 +34,3 @@ def clipped_mean(location: torch.Tensor, log_scale: torch.Tensor) -> torch.Tenso
     wide = torch.log1p(torch.sigmoid(lower) * torch.expm1(width.clamp(max=1)))
     mean = torch.where(width > 1, narrow, wide) * scale - 1
     return torch.where(location > 0, -mean, mean)
-
-
-class DiscretizedLogistic(Likelihood):
-    """Independent discretised logistics; the decoder gives each pixel value its own location and log scale."""
-
-    def __init__(self, *, min_log_scale: float) -> None:
-        super().__init__()
-        self.min_log_scale = min_log_scale
-
-    def parameter_channels(self, channels: int) -> int:
-        """Locations, then log scales."""
-        return 2 * channels
-
-    def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
-        """-log p(x | z), nats per dimension."""
-        pixels = values_of(images)
-        return -self._log_prob(parameters.float(), pixels, images).mean()
-
-    def mean(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The expectation, tails and all."""
-        return clipped_mean(*self._parts(parameters.float()))
-
-    def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        parameters = parameters.double()
-        pixels = pixels.to(parameters.device)
-        return self._log_prob(parameters, pixels, images_of(pixels))
-
-    def _log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        return log_logistic(*self._parts(parameters), pixels, images)
-
-    def _parts(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Locations and log scales, each (B, C, H, W)."""
-        location, log_scale = parameters.chunk(2, 1)
-        return location, log_scale.clamp_min(self.min_log_scale)
-
-
-class MixtureOfLogistics(Likelihood):
-    """A mixture of discretised logistics a pixel, its channels coupled linearly within each component.
-
-    In component k channel c has location μ_c + Σ_{j<c} α_cj (x_j − μ_j), α in (−1, 1): the family of PixelCNN++, whose
-    locations are μ'_c + Σ α_cj x_j, in other coordinates. Here the coupling leaves the mean where it is, but for what
-    the tails cut off, so that the decoder learns the image and how its channels err together one beside the other.
-    Nothing is autoregressive in space.
-    """
-
-    def __init__(self, *, components: int, min_log_scale: float) -> None:
-        super().__init__()
-        self.components, self.min_log_scale = components, min_log_scale
-
-    def parameter_channels(self, channels: int) -> int:
-        """A component has a weight, locations, log scales (less START), couplings."""
-        return self.components * (1 + 2 * channels + channels * (channels - 1) // 2)
-
-    def _parts(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """log weights (B, K, H, W), locations and log scales (B, K, C, H, W), couplings (B, K, C (C − 1)/2, H, W)."""
-        parts = parameters.unflatten(1, (self.components, -1))
-        channels = {1 + 2 * c + c * (c - 1) // 2: c for c in (1, 2, 3)}[parts.shape[2]]
-        sizes = [1, channels, channels, channels * (channels - 1) // 2]
-        weight, location, log_scale, coupling = parts.split(sizes, 2)
-        log_scale = (log_scale + START).clamp_min(self.min_log_scale)
-        return weight.squeeze(2).log_softmax(1), location, log_scale, coupling.tanh()
-
-    @staticmethod
-    def _coupled(location: torch.Tensor, coupling: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Location (B, K, H, W) of the channel that follows those of `values`, each (B, 1 or K, H, W) in [-1, 1]."""
-        channel = len(values)
-        first, coupled = channel * (channel - 1) // 2, location[:, :, channel]
-        for before, value in enumerate(values):
-            coupled = coupled + coupling[:, :, first + before] * (value - location[:, :, before])
-        return coupled
-
-    def _cumulative(self, parameters: torch.Tensor, pixels: torch.Tensor, images: torch.Tensor) -> list[torch.Tensor]:
-        """log(weight · p(the first c channels | component)) (B, K, H, W), for c = 0 to C."""
-        weight, location, log_scale, coupling = self._parts(parameters)
-        found, values = [weight], images.split(1, 1)
-        for channel, (pixel, value) in enumerate(zip(pixels.split(1, 1), values, strict=True)):
-            place = self._coupled(location, coupling, values[:channel])
-            found.append(found[-1] + log_logistic(place, log_scale[:, :, channel], pixel, value))
-        return found
-
-    def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
-        """-log p(x | z), nats per dimension."""
-        pixels = values_of(images)
-        return -self._cumulative(parameters.float(), pixels, images)[-1].logsumexp(1).mean() / images.shape[1]
-
-    def mean(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The mixture's expectation.
-
-        A coupled channel's is taken at the expectation of those before it: exact but for where its own tails bend.
-        """
-        weight, location, log_scale, coupling = self._parts(parameters.float())
-        means: list[torch.Tensor] = []
-        for channel in range(location.shape[2]):
-            means.append(clipped_mean(self._coupled(location, coupling, means), log_scale[:, :, channel]))
-        return (weight.exp().unsqueeze(2) * torch.stack(means, 2)).sum(1).clamp(-1, 1)
-
-    def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        parameters = parameters.double()
-        pixels = pixels.to(parameters.device)
-        joint = [part.logsumexp(1) for part in self._cumulative(parameters, pixels, images_of(pixels))]
-        return torch.stack(joint, 1).diff(dim=1)

@@ -2,19 +2,48 @@
 
 One level is the 2017 model. Several are VQ-VAE-2's arrangement (Razavi et al. 2019, figure 2a): each coarser level is
 quantized first and conditions the next finer one, and the decoder sees all of them.
-
-Contract of every network: `encode(images) -> features a level, coarsest first`; `latent(level, feature, context) -> z`;
-`context(level, z_q) -> what the next finer level is conditioned on`; `decode(list of z_q) -> likelihood parameters`.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, field_validator
 from torch import nn
+
+from stage1_vqvae.networks.base import Network
+from tessera.parameters.sections import Count, Positive, Section
+
+
+class Parameters(Section):
+    """Parameters of `conv`; `strides` lists downsampling factors, finest level first."""
+
+    strides: Annotated[tuple[int, ...], Field(min_length=1)]
+    channels: Positive
+    stem_channels: Positive
+    residual_blocks: Count
+    residual_channels: Positive
+    shortcut: bool
+
+    @field_validator("strides")
+    @classmethod
+    def powers_of_two(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
+        if any(s < 2 or s & (s - 1) for s in strides):
+            raise ValueError(f"every stride must be a power of two, at least 2, got {list(strides)}")
+        return strides
+
+    @property
+    def factor(self) -> int:
+        """The image's height and width must be multiples of this."""
+        return math.prod(self.strides)
+
+    @property
+    def levels(self) -> int:
+        return len(self.strides)
 
 
 class Residual(nn.Module):
@@ -56,7 +85,7 @@ def upsample(
     return nn.Sequential(head, residual_stack(channels, blocks, hidden), *layers[:-1])
 
 
-class ConvNetwork(nn.Module):
+class ConvNetwork(Network):
     """Encoders, latent projections, conditioning decoders and the image decoder.
 
     Args:
@@ -139,7 +168,7 @@ class ConvNetwork(nn.Module):
         z = self.latents[level](seen if context is None else torch.cat([context, seen], 1))
         return z + feature[:, self.channels :] if self.shortcuts else z
 
-    def context(self, level: int, z_q: torch.Tensor) -> torch.Tensor | None:
+    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor | None:
         """What the next finer level is conditioned on; None after the finest."""
         return self.contexts[level](z_q) if level < len(self.contexts) else None
 

@@ -6,11 +6,43 @@ in Ho et al. 2020. One level. The contract is in conv.py.
 
 from __future__ import annotations
 
+from typing import Annotated, ClassVar
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
+from stage1_vqvae.networks.base import Network
+from tessera.parameters.sections import Dropout, Misfit, Positive, Section
+
 EPSILON = 1e-6
+
+
+class Parameters(Section):
+    """Parameters of `resnet`; the width at each resolution is `channels` times a multiplier."""
+
+    channels: Positive
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    residual_blocks: Positive
+    attention_factors: tuple[Positive, ...]
+    z_channels: Positive
+    groups: Positive
+    dropout: Dropout
+
+    levels: ClassVar[int] = 1
+
+    @property
+    def factor(self) -> int:
+        """The image's height and width must be multiples of this."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def fits_together(self) -> None:
+        if self.channels % self.groups:  # the width of the first convolution, of which all others are multiples
+            raise Misfit(f"groups {self.groups} must divide channels {self.channels}, of which widths are multiples")
+        factors = [2**i for i in range(len(self.multipliers))]
+        if unknown := [f for f in self.attention_factors if f not in factors]:
+            raise Misfit(f"attention_factors: {unknown[0]} is no downsampling factor here; choose from {factors}")
 
 
 class ResBlock(nn.Module):
@@ -64,7 +96,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class ResNetwork(nn.Module):
+class ResNetwork(Network):
     """Encoder and decoder of one level, with a 1x1 to the codes' width and one back.
 
     Args:
@@ -145,7 +177,7 @@ class ResNetwork(nn.Module):
         """z (B, D, h, w) from the feature map."""
         return self.to_codes(feature)
 
-    def context(self, level: int, z_q: torch.Tensor) -> None:
+    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> None:
         """No level follows."""
 
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:

@@ -8,10 +8,37 @@ fixed, so that they need no training for a rectangle.
 from __future__ import annotations
 
 import math
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
+
+from stage1_vqvae.networks.base import Network
+from tessera.parameters.sections import Dropout, Misfit, Positive, Section
+
+
+class Parameters(Section):
+    """Parameters of `vit`: transformers over patches of `patch` pixels a side."""
+
+    patch: Positive
+    width: Annotated[int, Field(ge=4, multiple_of=4)]
+    layers: Positive
+    heads: Positive
+    mlp_ratio: Positive
+    dropout: Dropout
+
+    levels: ClassVar[int] = 1
+
+    @property
+    def factor(self) -> int:
+        """The image's height and width must be multiples of this."""
+        return self.patch
+
+    def fits_together(self) -> None:
+        if self.width % self.heads:
+            raise Misfit(f"width {self.width} must be a multiple of heads {self.heads}")
 
 
 def sine_positions(height: int, width: int, channels: int) -> torch.Tensor:
@@ -46,7 +73,7 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
-class ViTNetwork(nn.Module):
+class ViTNetwork(Network):
     """A transformer over patches, a linear layer to the codes' width; and the mirror image.
 
     Args:
@@ -101,7 +128,7 @@ class ViTNetwork(nn.Module):
         """z (B, D, h, w) from the feature map."""
         return self.to_codes(feature)
 
-    def context(self, level: int, z_q: torch.Tensor) -> None:
+    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> None:
         """No level follows."""
 
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ class Quantizer(nn.Module):
     estimator: Estimator  # then this too, of which a residual disposes
     settled: tuple[str, ...] = ()  # parameters that `settle` re-estimates, so that no weight average touches them
 
+    residual_arguments: ClassVar[dict[str, Any]] = {}  # further arguments of one that stands inside a residual
     at_data = False  # whether `start` looks at its vectors
 
     def __init__(self, codebook_size: int) -> None:
@@ -32,6 +34,11 @@ class Quantizer(nn.Module):
         self.codebook_size = codebook_size
         self.calls = 1  # how often one forward pass of the model asks it
         self._noted: list[torch.Tensor] = []
+
+    @staticmethod
+    def inside(family: type[Quantizer]) -> dict[str, Any]:
+        """Further arguments of the quantizers of a family that stand inside this one."""
+        return {}
 
     def bound(self, z: torch.Tensor) -> torch.Tensor:
         """z (..., D) to where the codes lie (..., d)."""

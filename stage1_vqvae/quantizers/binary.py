@@ -24,10 +24,11 @@ class BinaryQuantizer(Quantizer):
     bits, exact within a group and, as BSQ has it, as if groups were independent.
     """
 
+    spherical: bool
+
     def __init__(
         self,
         *,
-        spherical: bool,
         bits: int,
         commitment_cost: float,
         entropy_cost: float,
@@ -36,12 +37,12 @@ class BinaryQuantizer(Quantizer):
         entropy_group_bits: int,
     ) -> None:
         super().__init__(2**bits)
-        self.spherical, self.dim, self.code_dim = spherical, bits, bits
+        self.dim, self.code_dim = bits, bits
         self.estimator = Estimator("straight_through")
         self.commitment_cost, self.entropy_cost, self.diversity = commitment_cost, entropy_cost, diversity
         self.entropy_temperature, self.entropy_group_bits = entropy_temperature, entropy_group_bits
-        self.scale = bits**-0.5 if spherical else 1.0
-        self.residual_scale = None if spherical else 0.5
+        self.scale = bits**-0.5 if self.spherical else 1.0
+        self.residual_scale = None if self.spherical else 0.5
         self.register_buffer("basis", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)  # the first bit is highest
 
     def bound(self, z: torch.Tensor) -> torch.Tensor:

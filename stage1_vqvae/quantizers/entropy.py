@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from common.distributed import sum_over_processes, world
+from tessera.distributed import sum_over_processes, world
 
 BLOCK = 2**22  # logits held at a time
 

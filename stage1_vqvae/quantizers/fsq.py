@@ -5,13 +5,36 @@ Source: Mentzer et al. 2023, "Finite Scalar Quantization: VQ-VAE Made Simple", s
 
 from __future__ import annotations
 
+import math
+from typing import Annotated, Any, ClassVar
+
 import torch
+from pydantic import Field, field_validator
 
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput
+from stage1_vqvae.quantizers.sections import MOST_BITS, QuantizerParams
 
 MARGIN = 1e-3  # how far tanh reaches beyond the outermost levels, so that they are reached at all
+
+
+class Parameters(QuantizerParams):
+    """Parameters of `fsq`."""
+
+    refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "rounding passes the gradient straight through"}
+    levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)]
+
+    @field_validator("levels")
+    @classmethod
+    def countable(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(levels) > 2**MOST_BITS:
+            raise ValueError(f"{math.prod(levels)} codes are more than 2**{MOST_BITS}; put smaller ones into `grouped`")
+        return levels
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (math.prod(self.levels),)
 
 
 class FSQ(Quantizer):
@@ -21,6 +44,8 @@ class FSQ(Quantizer):
     with `symmetric` all of them lie half a step higher, so that no value in [-1, 1] is further than that from one, as
     the next depth of a residual expects.
     """
+
+    residual_arguments: ClassVar[dict[str, Any]] = {"symmetric": True}
 
     def __init__(self, *, levels: list[int], symmetric: bool = False) -> None:
         counts = torch.tensor(levels)

@@ -10,10 +10,23 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from common.randomness import seed_of
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
+from stage1_vqvae.quantizers.sections import WrapperParams, inner
+from tessera.parameters.sections import Positive
+from tessera.randomness import seed_of
+
+REFUSED = {"grouped": "groups of groups are more groups; raise groups"}
+Inner = inner(REFUSED)
+
+
+class Parameters(WrapperParams):
+    """Parameters of `grouped`."""
+
+    groups: Positive
+    share_codebook: bool
+    quantizer: Inner
 
 
 class GroupedQuantizer(Quantizer):

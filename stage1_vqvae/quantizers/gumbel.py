@@ -7,6 +7,7 @@ Text-to-Image Generation", appendix A.2 (the temperature's cosine schedule from 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,24 @@ from torch import nn
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.noise import gumbels
 from stage1_vqvae.quantizers.output import QuantizerOutput
+from stage1_vqvae.quantizers.sections import TableParams
+from tessera.parameters.sections import NonNegative, Positive, PositiveFloat
+
+
+class Parameters(TableParams):
+    """Parameters of `gumbel`."""
+
+    draws: ClassVar[bool] = True
+    refuses: ClassVar[dict[str, str]] = {
+        "gradient_estimator": "the gradient goes through the relaxed weights of the codes themselves",
+    }
+    no_residual: ClassVar[str | None] = "its codes approximate no vector, so that nothing is left over"
+
+    temperature: PositiveFloat
+    final_temperature: PositiveFloat
+    anneal_steps: Positive
+    hard: bool
+    kl_cost: NonNegative
 
 
 class GumbelQuantizer(Quantizer):

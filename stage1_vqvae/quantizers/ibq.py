@@ -5,6 +5,8 @@ Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,6 +15,8 @@ from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.entropy import assignment_entropy
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.search import best
+from stage1_vqvae.quantizers.sections import TableParams
+from tessera.parameters.sections import NonNegative, PositiveFloat
 
 BLOCK = 2**22  # logits held at a time
 
@@ -38,6 +42,19 @@ class _IndexBackpropagation(torch.autograd.Function):
             torch.mm(of_logits, codebook, out=out)
             of_codebook.addmm_(of_logits.t(), block)
         return of_vectors, of_codebook, None
+
+
+class Parameters(TableParams):
+    """Parameters of `ibq`."""
+
+    refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "the gradient goes through the softmax over all codes"}
+    no_residual: ClassVar[str | None] = (
+        "its code is the one with the largest product, not the nearest, so that what is left over need not be smaller"
+    )
+
+    codebook_cost: NonNegative
+    entropy_cost: NonNegative
+    entropy_temperature: PositiveFloat
 
 
 class IBQ(Quantizer):

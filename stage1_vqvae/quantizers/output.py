@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from common.distributed import sum_over_processes, world
+from tessera.distributed import sum_over_processes, world
 
 
 class QuantizerOutput(NamedTuple):

@@ -6,15 +6,37 @@ Source: Lee et al. 2022, "Autoregressive Image Generation using Residual Quantiz
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
-from common.randomness import seed_of
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
+from stage1_vqvae.quantizers.sections import WrapperParams, inner
+from tessera.parameters.sections import Misfit, Positive
+from tessera.randomness import seed_of
+
+REFUSED = {
+    "residual": "a residual of residuals is one of more depths; raise depth",
+    "grouped": "put the residual inside the groups: name grouped, and grouped.quantizer.name residual",
+}
+Inner = inner(REFUSED)
+
+
+class Parameters(WrapperParams):
+    """Parameters of `residual`."""
+
+    depth: Positive
+    share_codebook: bool
+    quantizer: Inner
+
+    def fits_together(self) -> None:
+        super().fits_together()
+        if reason := self.quantizer.chosen.no_residual:
+            raise Misfit(f"a residual cannot have quantizer {self.quantizer.name}: {reason}")
 
 
 class ResidualQuantizer(Quantizer):
@@ -39,6 +61,10 @@ class ResidualQuantizer(Quantizer):
             first.shared(depth)
         for layer in layers:
             layer.estimator = Estimator("none")
+
+    @staticmethod
+    def inside(family: type[Quantizer]) -> dict[str, Any]:
+        return family.residual_arguments
 
     def _layer(self, depth: int) -> tuple[Quantizer, torch.Tensor | float]:
         """The quantizer of a depth, and how much smaller than z its vectors are."""

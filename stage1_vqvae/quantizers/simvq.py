@@ -13,6 +13,17 @@ from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.search import nearest
+from stage1_vqvae.quantizers.sections import Estimator as GradientEstimator
+from stage1_vqvae.quantizers.sections import TableParams
+from tessera.parameters.sections import NonNegative
+
+
+class Parameters(TableParams):
+    """Parameters of `simvq`."""
+
+    commitment_cost: NonNegative
+    gradient_estimator: GradientEstimator
+    diveq_variance: NonNegative
 
 
 class SimVQ(Quantizer):

@@ -6,6 +6,7 @@ Source: Roy et al. 2018, "Theory and Experiments on Vector Quantized Autoencoder
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,27 @@ from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.noise import uniforms
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.search import centre_of
+from stage1_vqvae.quantizers.sections import TableParams, Threshold
 from stage1_vqvae.quantizers.vq import VectorQuantizer
+from tessera.parameters.sections import Count, Decay, NonNegative, Positive
 
 BLOCK = 2**22  # probabilities held at a time
+
+
+class Parameters(TableParams):
+    """Parameters of `soft_em`."""
+
+    draws: ClassVar[bool] = True
+    refuses: ClassVar[dict[str, str]] = {
+        "gradient_estimator": "the decoder gets the mean of drawn codes, to which only straight_through applies",
+    }
+    samples: Positive
+    ema_decay: Decay
+    ema_epsilon: NonNegative
+    commitment_cost: NonNegative
+    start: Literal["kmeans", "normal"]
+    kmeans_rounds: Count
+    revival_threshold: Threshold
 
 
 class SoftEM(Quantizer):

@@ -6,20 +6,64 @@ docs/architecture.md has the contract of every quantizer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.distributed import sum_over_processes, world
-from common.randomness import generator
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.entropy import assignment_entropy
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity
 from stage1_vqvae.quantizers.search import best, centre_of, gather_statistics, kmeans, nearest
+from stage1_vqvae.quantizers.sections import Estimator as GradientEstimator
+from stage1_vqvae.quantizers.sections import TableParams, Threshold
+from tessera.distributed import sum_over_processes, world
+from tessera.parameters.sections import Count, Decay, Misfit, NonNegative, Positive, PositiveFloat
+from tessera.randomness import generator
 
 SHORTEST = 1e-15  # of a sum that still has a direction: its squares are above float32's smallest
+
+
+class Parameters(TableParams):
+    """Parameters of `vq`."""
+
+    projection_dim: Positive | None
+    distance: Literal["euclidean", "cosine"]
+    codebook_update: Literal["ema", "gradient"]
+    ema_decay: Decay
+    ema_epsilon: NonNegative
+    commitment_cost: NonNegative
+    codebook_cost: NonNegative
+    entropy_bonus: NonNegative
+    entropy_temperature: PositiveFloat
+    gradient_estimator: GradientEstimator
+    diveq_variance: NonNegative
+    start: Literal["kmeans", "normal"]
+    kmeans_rounds: Count
+    revival_threshold: Threshold
+
+    @property
+    def revives_learned_codes(self) -> bool:
+        """Whether codes are placed by the decoder alone, not at the means of their vectors, and are revived."""
+        return self.codebook_update == "gradient" and not self.codebook_cost and self.revival_threshold > 0
+
+    @property
+    def no_residual(self) -> str | None:
+        if self.distance == "cosine":
+            return "with distance cosine, the residual of a unit vector is no unit vector"
+        if self.projection_dim is not None:
+            return "with projection_dim, the residual would leave the projection; lower codebook_dim instead"
+        return None
+
+    def fits_together(self) -> None:
+        costs = self.codebook_cost or self.entropy_bonus
+        if self.codebook_update == "gradient" and self.gradient_estimator != "diveq" and not costs:
+            raise Misfit(
+                f"nothing would train the codes: {self.gradient_estimator} passes them no gradient and codebook_cost "
+                "is 0; set codebook_cost (1 is the paper's), gradient_estimator: diveq, or codebook_update: ema"
+            )
 
 
 class VectorQuantizer(Quantizer):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
 from stage2_prior.priors.decoders import decoder, knows
+from tessera.errors import UserError
 
 PATH = "transformer"  # of a chain too, so from here on
 PROBE_LENGTH = 12  # tokens; enough for a convolution's or a chunk's look ahead to show

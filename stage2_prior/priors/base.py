@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from common.codes import CodeLayout
 from stage2_prior.priors.heads import LevelHeads
+from tessera.codes.layout import CodeLayout
 
 MEASURED_LOGITS = 2**28  # of one call of `nll`: a GB in float32, and a few of it at the peak
 
@@ -38,6 +38,7 @@ class Prior(nn.Module):
     exact = True  # `nll` is -log p, not a bound of it
     noise = 0  # random numbers an image that `forward` takes
     null_label = True  # whether it knows the null label: not where training never showed it
+    name: str  # of its option
     params: dict[str, Any]  # the arguments by which `build_prior` builds it, and builds it again
 
     def __init__(self, layout: CodeLayout, num_classes: int, first: int) -> None:

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from common.codes import CodeLayout
-from common.errors import UserError
 from stage2_prior.priors.base import Prior
+from stage2_prior.priors.build import build_prior, prior_config
+from stage2_prior.priors.sections import PACKAGE, PriorParams
+from tessera.codes.layout import CodeLayout
+from tessera.errors import UserError
+from tessera.parameters.sections import Misfit, nested_choice
+
+Link = nested_choice(PACKAGE, {"chain": "a chain of chains is one of more links"})
+
+
+class Parameters(PriorParams):
+    """Parameters of `chain`. `links`: one prior for each level, coarsest first."""
+
+    links: Annotated[tuple[Link, ...], Field(min_length=1)]
+
+    def arguments(self) -> dict[str, Any]:
+        links = [{"name": link.name, "params": link.chosen.arguments()} for link in self.links]
+        return super().arguments() | {"links": links}
+
+    def fits_together(self) -> None:
+        for index, link in enumerate(self.links):
+            try:
+                link.fits_together()
+            except Misfit as error:
+                raise Misfit(error.reason, "links", str(index), *error.path) from None
 
 
 class Chain(Prior):
@@ -25,7 +48,6 @@ class Chain(Prior):
         Raises:
             UserError: not as many links as levels.
         """
-        from stage2_prior.priors import build_prior, prior_config  # which imports this file
 
         levels = len(layout.levels) - first
         if len(links) != levels:

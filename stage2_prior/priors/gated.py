@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.codes import Level
 from stage2_prior.priors.grid import Grid
 from stage2_prior.priors.products import Product
+from tessera.codes.layout import Level
 
 
 class GatedLayer(nn.Module):

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.codes import CodeLayout, Level
 from stage2_prior.priors.base import Autoregressive, Decoding
 from stage2_prior.priors.heads import LevelHeads, joined, project, widen
 from stage2_prior.priors.products import Product
+from tessera.codes.layout import CodeLayout, Level
 
 
 class Embedding(nn.Module):

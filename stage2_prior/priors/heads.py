@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.codes import CodeLayout, Level
+from tessera.codes.layout import CodeLayout, Level
 
 
 def project(head: nn.Linear, features: Tensor) -> Tensor:

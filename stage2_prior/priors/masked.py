@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from common.codes import CodeLayout
-from common.randomness import seed_of
 from stage2_prior.priors.base import Prior, token_nll
 from stage2_prior.priors.blocks import Blocks
+from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import SequenceEnds
+from tessera.codes.layout import CodeLayout
+from tessera.randomness import seed_of
+
+
+class Parameters(AttentionParams):
+    """Parameters of `masked`. `bound_draws`: masks an image by which the bound of its likelihood is estimated."""
+
+    bound_draws: Annotated[int, Field(ge=2)]  # one draw would tell no error
 
 
 class Masked(Prior):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from common.codes import CodeLayout
 from stage2_prior.priors.gated import GatedGrid
 from stage2_prior.priors.grid import GridPrior
+from stage2_prior.priors.sections import NetworkParams, Odd
+from tessera.codes.layout import CodeLayout
+
+
+class Parameters(NetworkParams):
+    """Parameters of `pixelcnn`; a layer is one of each stack."""
+
+    kernel_size: Odd
 
 
 class PixelCNN(GridPrior):
@@ -20,11 +27,11 @@ class PixelCNN(GridPrior):
         num_classes: int,
         *,
         layers: int,
-        channels: int,
+        width: int,
         kernel_size: int,
         dropout: float,
         first: int = 0,
     ) -> None:
-        size = {"layers": layers, "channels": channels, "kernel_size": kernel_size, "dropout": dropout}
+        size = {"layers": layers, "channels": width, "kernel_size": kernel_size, "dropout": dropout}
         grids = [GatedGrid(level, **size) for level in layout.levels[first:]]
-        super().__init__(layout, num_classes, first, channels, grids, conditioning_blocks=1)
+        super().__init__(layout, num_classes, first, width, grids, conditioning_blocks=1)

@@ -9,13 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.codes import CodeLayout
 from stage2_prior.priors.base import Autoregressive
 from stage2_prior.priors.blocks import Blocks
 from stage2_prior.priors.decoders import Decoder
+from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
+from tessera.codes.layout import CodeLayout
+from tessera.parameters.sections import Positive
 
 MANY = 2**15  # positions at a time: CUDA's attention kernels take fewer than 2^16 sequences
+
+
+class Parameters(AttentionParams):
+    """Parameters of `rq_transformer`: `layers` over positions, `depth_layers` over the codes of a position."""
+
+    depth_layers: Positive
 
 
 @dataclass

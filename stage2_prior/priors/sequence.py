@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from common.codes import CodeLayout
 from stage2_prior.priors.heads import LevelHeads, group_offsets, joined, project, widen
 from stage2_prior.priors.products import Product
+from tessera.codes.layout import CodeLayout
 
 
 class SequenceEnds(nn.Module):

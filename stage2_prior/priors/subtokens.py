@@ -10,9 +10,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from common.codes import CodeLayout, Level
-from common.errors import UserError
 from stage2_prior.priors.base import Prior
+from tessera.codes.layout import CodeLayout, Level
+from tessera.errors import UserError
 
 
 @lru_cache

@@ -8,10 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.codes import CodeLayout
 from stage2_prior.priors import backbone
 from stage2_prior.priors.base import Autoregressive
+from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
+from tessera.codes.layout import CodeLayout
+
+
+class Parameters(AttentionParams):
+    """Parameters of `transformer`.
+
+    `architecture`: a causal model type of `transformers`. `extra`: further keys of its configuration.
+    """
+
+    architecture: str
+    extra: dict[str, Any]
 
 
 @dataclass

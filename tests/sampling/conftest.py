@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from common import paths
-from common.arrays import ArrayWriter
-from common.artifacts import json_text, publishing, save_model
-from common.images import Stats, open_prepared, to_float
 from stage1_vqvae import extract
 from stage1_vqvae.model import VQVAE
 from stage2_prior import train as train_prior
+from tessera import paths
+from tessera.artifacts.arrays import ArrayWriter
+from tessera.artifacts.files import json_text
+from tessera.artifacts.models import save_model
+from tessera.artifacts.publishing import publishing
+from tessera.images.pixels import to_float
+from tessera.images.prepared import Stats, open_prepared
 
 CNN = {"largest_softmax": 16384, "layers": 2, "channels": 8, "kernel_size": 3, "dropout": 0.0}
 WIDTH = {"largest_softmax": 16384, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
@@ -99,7 +102,7 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
 
     `prior` is a name of PRIORS below; one that learns takes a few steps.
     """
-    from common.artifacts import read_manifest
+    from tessera.artifacts.manifests import read_manifest
 
     def make(
         shape: tuple[int, int, int] = (1, 8, 8),

@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from common import paths
-from common.images import open_prepared, to_float, to_uint8
-from sampling import classifier, sample
+from evaluation import train_classifier as classifier
+from sampling import sample
 from sampling.complete import read_given
-from sampling.judge import load_classifier, predict
 from sampling.pipeline import TwoStagePipeline
+from tessera import paths
+from tessera.features.classifier import load_classifier, predict
+from tessera.images.pixels import to_float, to_uint8
+from tessera.images.prepared import open_prepared
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_completions_keep_the_given_pixels_and_differ_in_the_others(files):
 
 @pytest.mark.parametrize("kind", ["jpeg", "transparent"])
 def test_a_mask_is_known_where_it_is_about_white_and_opaque(files, kind, write_params):
-    from common.params import load
+    from tessera.parameters import load
 
     white = np.zeros((64, 64), dtype=np.uint8)
     white[:32] = 255

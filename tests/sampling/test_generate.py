@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
-from common.errors import UserError
 from sampling import generate as decoding
 from sampling.choose import choose, guide
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
-from stage2_prior.priors import build_prior
+from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.masked import Masked
 from stage2_prior.priors.subtokens import SubTokens
+from tessera.codes.layout import CodeLayout, Level
+from tessera.errors import UserError
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(1, 2, 1, 3), Level(2, 2, 2, 6)))
 LAYOUTS = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
 from sampling import memory
 from sampling.pipeline import TwoStagePipeline
-from stage2_prior.priors import build_prior
+from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.products import Product
+from tessera.codes.layout import CodeLayout, Level
 
 LAYOUT = CodeLayout((1, 16, 16), (Level(4, 4, 1, 11),))
 GPT2 = {"architecture": "gpt2", "layers": 3, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}

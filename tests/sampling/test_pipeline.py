@@ -7,15 +7,16 @@ import math
 import pytest
 import torch
 
-from common import paths
-from common.codes import open_codes
-from common.errors import UserError
-from common.images import open_prepared, to_float, to_uint8
 from sampling.generate import generate
 from sampling.likelihood import summed_rates
 from sampling.pipeline import TwoStagePipeline
 from sampling.settings import Settings
 from stage2_prior.priors.masked import Masked
+from tessera import paths
+from tessera.codes.store import open_codes
+from tessera.errors import UserError
+from tessera.images.pixels import to_float, to_uint8
+from tessera.images.prepared import open_prepared
 
 
 @pytest.fixture

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from common.artifacts import save_model
-from common.errors import UserError
-from common.images import ImageSplit, to_float
-from common.optimizer import build_optimizer
-from common.params import Params
 from stage1_vqvae.model import VQVAE, load_vqvae, planes
-from stage1_vqvae.quantizers import build_quantizers
+from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.task import VQVAETask
+from tessera.artifacts.models import save_model
+from tessera.errors import UserError
+from tessera.images.pixels import to_float
+from tessera.images.prepared import ImageSplit
+from tessera.parameters import Params
+from tessera.training.optimizer import build_optimizer
 
 NETWORKS = {
     "conv": {"strides": [4], "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage1_vqvae.networks import build_network
+from stage1_vqvae.networks.build import build_network
 from stage1_vqvae.networks.conv import ConvNetwork
 
 

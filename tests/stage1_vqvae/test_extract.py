@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from common import paths
-from common.artifacts import read_manifest
-from common.codes import open_codes
-from common.images import ImageSplit, open_prepared, to_float
-from common.params.data import ExtractParams
 from stage1_vqvae import extract, train
 from stage1_vqvae.model import load_vqvae, planes
+from stage1_vqvae.parameters import ExtractParams
+from tessera import paths
+from tessera.artifacts.manifests import read_manifest
+from tessera.codes.store import open_codes
+from tessera.images.pixels import to_float
+from tessera.images.prepared import ImageSplit, open_prepared
 
 Write = Callable[..., None]
 
@@ -240,7 +241,7 @@ def test_an_extraction_that_dies_leaves_the_old_codes(trained: Callable, monkeyp
     def die(counts: list) -> dict:
         raise MemoryError
 
-    monkeypatch.setattr("common.codes.codebook_figures", die)
+    monkeypatch.setattr("tessera.codes.layout.codebook_figures", die)
     with pytest.raises(MemoryError):
         extract.main([])
     assert written(paths.CODES) == old

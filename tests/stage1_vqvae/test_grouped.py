@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stage1_vqvae.quantizers import build_quantizers
+from stage1_vqvae.quantizers.build import build_quantizers
 
 VQ: dict[str, Any] = {
     "codebook_size": 8,

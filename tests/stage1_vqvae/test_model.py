@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from common.artifacts import save_model
-from common.errors import UserError
 from stage1_vqvae.model import VQVAE, load_vqvae
+from tessera.artifacts.models import save_model
+from tessera.errors import UserError
 
 SHAPES = [((1, 8, 8), [2], 6), ((3, 8, 16), [4, 2], [3, 7]), ((3, 16, 8), [2, 2, 2], 5)]
 

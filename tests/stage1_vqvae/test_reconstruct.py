@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from common import paths
-from common.images import open_prepared, to_float, to_uint8
 from stage1_vqvae import reconstruct, train
 from stage1_vqvae.model import load_vqvae
+from tessera import paths
+from tessera.images.pixels import to_float, to_uint8
+from tessera.images.prepared import open_prepared
 
 
 @pytest.mark.parametrize("strides", [[4], [4, 2]])

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from common import paths
-from common.artifacts import read_manifest
-from common.augment import augment
-from common.images import open_prepared, to_float
-from common.params import Params
-from common.randomness import generator
 from stage1_vqvae import task as task_module
 from stage1_vqvae import train
 from stage1_vqvae.model import VQVAE, load_vqvae, model_config
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.task import Spread, VQVAETask
+from tessera import paths
+from tessera.artifacts.manifests import read_manifest
+from tessera.images.augment import augment
+from tessera.images.pixels import to_float
+from tessera.images.prepared import open_prepared
+from tessera.parameters import Params
+from tessera.randomness import generator
 
 Write = Callable[..., None]
 
@@ -192,7 +193,7 @@ def test_missing_images_are_one_clear_line(write_params: Write, capsys: pytest.C
     error = capsys.readouterr().err
     assert error == (
         "error: data/prepared: no prepared here (no manifest.json); "
-        "make it anew with `python -m stage1_vqvae.prepare`\n"
+        "make it anew with `python -m stage0_images.prepare`\n"
     )
     assert not paths.VQVAE.exists() and not Path(".state").exists()
 
@@ -207,7 +208,7 @@ def make_task(params: Params) -> VQVAETask:
 
 @pytest.fixture
 def vqvae_task(write_params: Write, write_prepared: Write) -> VQVAETask:
-    from common.params import load
+    from tessera.parameters import load
 
     write_prepared()
     write_params({"stage1_vqvae.augmentation.horizontal_flip": True})

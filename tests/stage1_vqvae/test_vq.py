@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stage1_vqvae.quantizers import build_quantizers
+from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.search import gather_statistics, nearest
 from stage1_vqvae.quantizers.vq import VectorQuantizer
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.codes import CodeLayout, Level
-from stage2_prior.priors import build_prior
+from stage2_prior.priors.build import build_prior
+from tessera.codes.layout import CodeLayout, Level
 
 LAYOUTS = {
     "one_level": CodeLayout((1, 8, 8), (Level(2, 2, 1, 4),)),

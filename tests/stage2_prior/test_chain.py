@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
-from common import artifacts
-from common.codes import CodeLayout, Level
-from common.errors import UserError
-from stage2_prior.priors import build_prior, load_prior, prior_config
+from stage2_prior.priors.build import build_prior, load_prior, prior_config
+from tessera.artifacts import publishing as artifacts
+from tessera.codes.layout import CodeLayout, Level
+from tessera.errors import UserError
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(1, 1, 1, 4), Level(1, 2, 1, 2), Level(1, 2, 2, 2)))
 CNN = {"layers": 1, "channels": 8, "kernel_size": 3, "dropout": 0.0}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
 from stage2_prior.priors import tables as product
 from stage2_prior.priors.smoothing import best_strength, left_out, smooth_group
+from tessera.codes.layout import CodeLayout, Level
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(1, 3, 1, 4),))
 

@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
-from stage2_prior.priors import blocks, build_prior
+from stage2_prior.priors import blocks
+from stage2_prior.priors.build import build_prior
+from tessera.codes.layout import CodeLayout, Level
 
 LAYOUT = CodeLayout((1, 4, 4), (Level(1, 1, 1, 3), Level(1, 2, 1, 2)))
 MASKED = {"layers": 2, "width": 8, "heads": 2, "dropout": 0.0, "bound_draws": 4}

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
 from stage2_prior.priors.gated import GatedGrid, GatedLayer
 from stage2_prior.priors.products import Product
+from tessera.codes.layout import CodeLayout, Level
 
 
 def earlier(level: Level, row: int, column: int) -> torch.Tensor:

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
 from stage2_prior.priors.pixelsnail import PixelSNAIL
 from stage2_prior.priors.snail import CausalConv, SnailGrid
+from tessera.codes.layout import CodeLayout, Level
 
 SIZE = {"channels": 4, "hidden": 4, "kernel_size": 3, "blocks": 1, "residuals": 1, "heads": 0, "dropout": 0.0}
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common import artifacts
-from common.codes import CodeLayout, Level
-from common.errors import UserError
-from stage2_prior.priors import build_prior, load_prior, prior_config, rq_transformer
+from stage2_prior.priors import rq_transformer
+from stage2_prior.priors.build import build_prior, load_prior, prior_config
+from tessera.artifacts import publishing as artifacts
+from tessera.codes.layout import CodeLayout, Level
+from tessera.errors import UserError
 
 
 def all_labels(prior: nn.Module) -> range:

@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
-from common.errors import UserError
-from stage2_prior.priors import build_prior
+from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.subtokens import SubTokens, factors, split_layout
+from tessera.codes.layout import CodeLayout, Level
+from tessera.errors import UserError
 
 SNAIL = {"channels": 8, "hidden_channels": 8, "kernel_size": 3, "blocks": 1, "residuals": 1, "heads": 2}
 SNAIL |= {"conditioning_blocks": 1, "dropout": 0.0}

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from common import paths
-from common.arrays import ArrayWriter
-from common.artifacts import json_text, publishing, read_manifest
-from common.codes import CodeLayout, Level, open_codes
-from common.optimizer import WeightAverage
 from stage2_prior import task as task_module
 from stage2_prior import train
-from stage2_prior.priors import PRIORS, build_prior, load_prior
+from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.task import PriorTask, nats_by_token
+from tessera import paths
+from tessera.artifacts.arrays import ArrayWriter
+from tessera.artifacts.files import json_text
+from tessera.artifacts.manifests import read_manifest
+from tessera.artifacts.publishing import publishing
+from tessera.codes.layout import CodeLayout, Level
+from tessera.codes.store import open_codes
+from tessera.training.optimizer import WeightAverage
 
 Write = Callable[..., None]
 LEARNED = [name for name in PRIORS if name not in ("uniform", "counts")]
@@ -199,7 +202,7 @@ def test_damaged_codes_are_one_clear_line(
 
 
 def make_task(classes: int, **training: Any) -> PriorTask:
-    from common.params import load
+    from tessera.parameters import load
 
     codes = open_codes(paths.CODES)
     section = load(Path("params.yaml")).stage2_prior.pixelcnn

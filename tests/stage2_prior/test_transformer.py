@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 
-from common.codes import CodeLayout, Level
-from common.errors import UserError
-from stage2_prior.priors import backbone, build_prior, prior_config
+from stage2_prior.priors import backbone
+from stage2_prior.priors.build import build_prior, prior_config
+from tessera.codes.layout import CodeLayout, Level
+from tessera.errors import UserError
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(3, 4, 1, 5),))
 ARCHITECTURES = ["gpt2", "llama"]

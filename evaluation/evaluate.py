@@ -1,0 +1,52 @@
+"""Measure the published models once, on the test split.
+
+    python -m evaluation.evaluate
+
+Writes results/evaluate/metrics.json (its keys: docs/likelihood.md) and images/reconstructions.png, and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tessera import entry, paths
+from tessera.parameters import Params
+
+USES = ("stage2_prior.counts",)  # the sections of params.yaml that change what this stage makes
+
+RESULTS = paths.RESULTS / "evaluate"
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """Sections and figures, a line each."""
+    lines = []
+    for section, figures in metrics.items():
+        lines.append(section)
+        for name, value in figures.items():
+            if not isinstance(value, list):
+                lines.append(f"  {name:<26}{value if isinstance(value, (str, int)) else format(value, '.4f'):>12}")
+    return "\n".join(lines)
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Check that everything belongs together, measure, write."""
+    from evaluation.measurements import Evaluation
+    from tessera.artifacts.files import json_text, write_text
+    from tessera.distributed import one_process
+    from tessera.images.grids import save_grid
+
+    one_process(params.runtime.threads, "evaluation.evaluate")
+    evaluation = Evaluation(params.stage2_prior.counts.arguments(), params.runtime.batch_size)
+    metrics = evaluation.metrics()
+    save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")
+    write_text(RESULTS / "metrics.json", json_text(metrics))
+    print(table(metrics))
+
+
+def main(argv: list[str] | None = None) -> int:
+    return entry.main(run, __doc__, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

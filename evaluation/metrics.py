@@ -1,0 +1,70 @@
+"""How good reconstructions are: PSNR, SSIM, squared error; and what labels cost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from tessera.errors import UserError
+
+DATA_RANGE = 2.0  # of images in [-1, 1]
+
+# The PSNR of rounding to 8 bits (error variance: step²/12). A perfect image would be at infinity, and one of them
+# would make a mean meaningless.
+PSNR_CEILING = 10 * math.log10(DATA_RANGE**2 / ((DATA_RANGE / 255) ** 2 / 12))
+
+
+def psnr(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio of each image, float64 (B,) in decibels, at most `PSNR_CEILING`.
+
+    Args:
+        images, reference: float (B, C, H, W) in [-1, 1].
+    """
+    ratio = peak_signal_noise_ratio(
+        images.double(), reference.double(), data_range=DATA_RANGE, reduction="none", dim=(1, 2, 3)
+    )
+    return ratio.clamp(max=PSNR_CEILING)
+
+
+def ssim_sigma(height: int, width: int) -> float:
+    """The Gaussian window's σ: 1.5 pixels (an 11 x 11 window), or as much less as the window needs to fit the image.
+
+    torchmetrics reaches `int(3.5 σ + 0.5)` pixels to each side; for 8 x 8 images that leaves 3 pixels and σ = 0.86,
+    so SSIM compares between models of one image size, not between sizes.
+
+    Raises:
+        UserError: a side below 3 pixels, which no window fits.
+    """
+    reach = (min(height, width) - 1) // 2
+    if reach < 1:
+        raise UserError(f"SSIM needs images of at least 3 x 3 pixels, got {height} x {width}; raise data.height, width")
+    return 1.5 if reach >= 5 else reach / 3.5
+
+
+def ssim(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each image, float64 (B,), for float images (B, C, H, W) in [-1, 1].
+
+    Source: Wang et al. 2004, with the window of `ssim_sigma`.
+    """
+    sigma = ssim_sigma(*images.shape[-2:])
+    value = structural_similarity_index_measure(
+        images.double(), reference.double(), sigma=sigma, data_range=DATA_RANGE, reduction="none"
+    )
+    return value.reshape(-1)
+
+
+def squared_error(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Sum of squared errors of each image, float64 (B,), for images (B, C, H, W)."""
+    return (images.double() - reference.double()).square().flatten(1).sum(1)
+
+
+def label_nats(labels: np.ndarray, training_labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Nats of each label, float64 (n,): -log p(y), p(y) = (n_y + 1) / (n + classes) over the training labels.
+
+    One is added to each count so that a class which training never saw has a probability.
+    """
+    counts = np.bincount(training_labels, minlength=num_classes) + 1.0
+    return -np.log(counts / counts.sum())[labels]

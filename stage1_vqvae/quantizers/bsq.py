@@ -1,0 +1,25 @@
+"""Binary spherical quantization: a code is the signs of z's channels, and z lies on the unit sphere.
+
+Source: Zhao, Xiong and Krähenbühl 2024, "Image and Video Tokenization with Binary Spherical Quantization", section 4.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from stage1_vqvae.quantizers.binary import BinaryQuantizer
+from stage1_vqvae.quantizers.sections import BinaryParams
+
+
+class Parameters(BinaryParams):
+    """Parameters of `bsq`."""
+
+    no_residual: ClassVar[str | None] = (
+        "the residual of a unit vector is no unit vector; lfq has the same signs without the sphere"
+    )
+
+
+class BSQ(BinaryQuantizer):
+    """Codes are the corners of a cube on the unit sphere."""
+
+    spherical = True

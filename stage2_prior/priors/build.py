@@ -1,0 +1,72 @@
+"""Builds, describes and loads priors by name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.sections import PACKAGE
+from stage2_prior.priors.subtokens import SubTokens, split_layout
+from tessera.artifacts.manifests import Manifest
+from tessera.artifacts.models import load_module
+from tessera.codes.layout import CodeLayout
+from tessera.errors import UserError
+from tessera.parameters.parts import class_of, options
+
+
+def prior_class(name: str) -> type[Prior]:
+    """The class of a prior.
+
+    Raises:
+        UserError: no prior has this name; lists those there are.
+    """
+    names = options(PACKAGE)
+    if name not in names:
+        close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
+        raise UserError(f"stage2_prior.name: unknown prior {name!r}; have {', '.join(names)}; did you mean `{close}`?")
+    return class_of(PACKAGE, name, Prior)
+
+
+def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
+    """A prior, newly initialised.
+
+    Args:
+        config: {"name": an option of this package, "params": its keyword arguments, "layout": CodeLayout.to_json(),
+            "num_classes"}; and "null_label": False for a prior that does not know the null label. `largest_softmax` among the
+            arguments: codes of larger codebooks are modelled as sub-tokens.
+        first: the first level that it is over, given the coarser ones.
+
+    Raises:
+        UserError: an unknown name, or parameters that the prior refuses.
+    """
+    family = prior_class(config["name"])
+    layout, params = CodeLayout.from_json(config["layout"]), dict(config["params"])
+    largest = params.pop("largest_softmax", None)
+    inner_layout = split_layout(layout, largest) if largest else layout
+    inner = family(inner_layout, config["num_classes"], first=first, **params)
+    prior = inner if inner_layout == layout else SubTokens(layout, inner)
+    prior.name, prior.params = config["name"], {**config["params"], **inner.settled}
+    prior.null_label = config.get("null_label", True)
+    return prior
+
+
+def prior_config(prior: Prior) -> dict[str, Any]:
+    """What `build_prior` rebuilds a prior from, as JSON values."""
+    return {
+        "name": prior.name,
+        "params": prior.params,
+        "layout": prior.layout.to_json(),
+        "num_classes": prior.num_classes,
+        "null_label": prior.null_label,
+    }
+
+
+def load_prior(folder: Path) -> tuple[Prior, Manifest]:
+    """A published prior, on the CPU, in evaluation mode, and its manifest.
+
+    Raises:
+        UserError: missing or damaged, or its weights do not fit its configuration.
+    """
+    return load_module(folder, "prior", build_prior)

@@ -1,0 +1,53 @@
+"""What the priors' parameters have in common. No torch: parameters are checked without it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from tessera.parameters.sections import Dropout, Misfit, Positive, Section
+
+PACKAGE = "stage2_prior.priors"
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"must be odd, got {value}")
+    return value
+
+
+Odd = Annotated[int, Field(ge=3), AfterValidator(_odd)]
+
+
+class PriorParams(Section):
+    """Parameters of one prior, without its training's.
+
+    `largest_softmax`: codes of larger codebooks are modelled as several sub-tokens of at most so many values.
+    """
+
+    trained: ClassVar[bool] = True  # whether it is trained by gradients, and so has a section `training`
+
+    largest_softmax: Annotated[int, Field(ge=2)]
+
+    def arguments(self) -> dict[str, Any]:
+        """What the prior is built from, as JSON values: everything but its training."""
+        return {name: value for name, value in self.values().items() if name != "training"}
+
+
+class NetworkParams(PriorParams):
+    """The size of a prior's network. What a layer is, each prior says."""
+
+    layers: Positive
+    width: Positive
+    dropout: Dropout
+
+
+class AttentionParams(NetworkParams):
+    """The size of a transformer."""
+
+    heads: Positive
+
+    def fits_together(self) -> None:
+        if self.width % self.heads:
+            raise Misfit(f"width {self.width} must be a multiple of heads {self.heads}")

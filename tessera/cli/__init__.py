@@ -1,0 +1,36 @@
+"""Commands about the whole pipeline: `python -m tessera COMMAND`. One file each, with `main(argv) -> exit status`."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+
+from tessera.errors import UserError
+
+
+def commands() -> dict[str, str]:
+    """Each command and the first line of what it says of itself."""
+    names = sorted(module.name for module in iter_modules(__path__))
+    return {name: str(import_module(f"{__name__}.{name}").__doc__).splitlines()[0] for name in names}
+
+
+def main(argv: list[str]) -> int:
+    """Run the command that `argv` names, with the rest of `argv`; a `UserError` becomes one line and status 2."""
+    names = commands()
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m tessera COMMAND [...]\n")
+        print("\n".join(f"  {name:<12} {line}" for name, line in names.items()))
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else ""
+        print(f"error: no command `{name}`; there are {', '.join(names)}{hint}", file=sys.stderr)
+        return 2
+    try:
+        return import_module(f"{__name__}.{name}").main(rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,42 @@
+"""Check params.yaml and write what each stage depends on: the first stage of the pipeline.
+
+For every stage of dvc.yaml, results/fingerprint/STAGE.json holds the parameters and the code that the stage uses with
+the options that params.yaml chooses (`tessera.fingerprint`). The stages depend on these files, and so run again only
+when what they use has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from tessera import paths
+from tessera.artifacts.files import json_text, write_text
+from tessera.fingerprint import fingerprint
+from tessera.parameters import load, read_yaml
+
+PIPELINE = Path("dvc.yaml")
+
+
+def stages(pipeline: Path = PIPELINE) -> dict[str, str]:
+    """The name of each stage that depends on a fingerprint, and its entry point's module."""
+    found = {}
+    for name, stage in read_yaml(pipeline)["stages"].items():
+        if f"{paths.FINGERPRINTS.as_posix()}/{name}.json" in [str(dep) for dep in stage.get("deps", ())]:
+            found[name] = stage["cmd"].split(" -m ")[1].split()[0]
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tessera fingerprint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
+    params = load(parser.parse_args(argv).params)
+    for name, module in stages().items():
+        found = fingerprint(module, import_module(module).USES, params)
+        write_text(paths.FINGERPRINTS / f"{name}.json", json_text(found))
+    return 0

@@ -1,0 +1,168 @@
+"""Patch params.yaml with a known model and dataset: python -m tessera preset NAME [-S key=value ...].
+
+Comments and the options that the preset does not mention stay. `-S data.source=FOLDER` takes the images from a local
+folder instead of the Hub. The result is checked before it is written, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from tessera import paths
+from tessera.artifacts.files import write_text
+from tessera.errors import UserError
+from tessera.parameters import read_yaml, validate
+from tessera.project import ROOT
+
+PRESETS = ROOT / "presets"
+FREE_FORM = "extra"  # a mapping with keys of its own: one value, replaced whole
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes `null`, where ruamel would leave the value out."""
+
+
+_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def _editor() -> YAML:
+    """A YAML 1.2 reader and writer that keeps comments, quotes and layout."""
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    return yaml
+
+
+def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of a parameter tree by its dotted path; an empty section is a value too."""
+    if not isinstance(tree, dict) or not tree or prefix.split(".")[-1] == FREE_FORM:
+        return {prefix: tree}
+    joined = (leaves(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in tree.items())
+    return {path: value for part in joined for path, value in part.items()}
+
+
+def read_preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
+    """A preset's values by dotted path.
+
+    Raises:
+        UserError: no preset has this name; lists those there are.
+    """
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else ""
+        raise UserError(f"unknown preset `{name}`; choose one of: {', '.join(names)}{hint}")
+    return leaves(read_yaml(folder / f"{name}.yaml"))
+
+
+def read_changes(words: list[str]) -> dict[str, Any]:
+    """`key=value` words by dotted path; values are YAML 1.2, as in params.yaml.
+
+    Raises:
+        UserError: a word without `=`, or a value that is not YAML.
+    """
+    changes: dict[str, Any] = {}
+    for word in words:
+        path, equals, text = word.partition("=")
+        if not path or not equals:
+            raise UserError(f"-S {word}: expected key=value, such as -S data.source=FOLDER")
+        try:
+            value = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            raise UserError(f"-S {word}: the value is not YAML: {' '.join(str(error).split())}") from error
+        changes[path] = value
+    return _follow_source(changes)
+
+
+def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:
+    """A local `data.source` is also what DVC watches, and has no revision."""
+    source = changes.get("data.source")
+    if not isinstance(source, str):
+        return changes
+    folder = Path(source).expanduser()  # DVC does not expand `~`
+    if folder.is_dir():
+        source = str(folder) if source.startswith("~") else source
+        return {"data.watch": source, "data.revision": None} | changes | {"data.source": source}
+    if source.startswith(("/", ".", "~")):
+        raise UserError(f"data.source: no folder {source}; give an existing folder, or a Hub id such as owner/name")
+    return changes
+
+
+def patch(tree: Any, changes: dict[str, Any]) -> list[str]:
+    """Set each dotted path in `tree` in place; returns a line for each value that changed.
+
+    A key that the tree does not have is set too: validation knows the valid names.
+
+    Raises:
+        UserError: a path through something that is not a section.
+    """
+    lines = []
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        node = tree
+        for section in sections:
+            node = node.get(section) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            close = difflib.get_close_matches(path, leaves(tree), n=1, cutoff=0.0)
+            raise UserError(f"{path}: no such section{f'; did you mean `{close[0]}`?' if close else ''}")
+        old = node.get(key, "nothing")
+        if old != value or isinstance(old, bool) != isinstance(value, bool):
+            lines.append(f"{path}: {_shown(old)} -> {_shown(value)}")
+            node[key] = _in_line(value)
+    return lines
+
+
+def _in_line(value: Any) -> Any:
+    """A list is written as in params.yaml: [4, 2]."""
+    if not isinstance(value, list):
+        return value
+    sequence = CommentedSeq(value)
+    sequence.fa.set_flow_style()
+    return sequence
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def apply(file: Path, changes: dict[str, Any]) -> list[str]:
+    """Patch a parameter file, checked before it is written; returns a line for each value that changed.
+
+    Raises:
+        UserError: the file, a path or the patched whole is not valid; the file is then as it was.
+    """
+    read_yaml(file)  # its errors are one line
+    yaml = _editor()
+    tree = yaml.load(file.read_text(encoding="utf-8"))
+    lines = patch(tree, changes)
+    text = io.StringIO()
+    yaml.dump(tree, text)
+    validate(YAML(typ="safe", pure=True).load(text.getvalue()), f"{file} with these changes")
+    if lines:
+        write_text(file, text.getvalue())
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tessera preset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help=f"one of: {', '.join(sorted(path.stem for path in PRESETS.glob('*.yaml')))}")
+    parser.add_argument("-S", dest="changes", action="append", default=[], metavar="key=value", help="on top of it")
+    parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    lines = apply(arguments.params, read_preset(arguments.name) | read_changes(arguments.changes))
+    print("\n".join([*lines, f"{arguments.params}: {len(lines)} values changed"]))
+    return 0

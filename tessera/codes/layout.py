@@ -1,0 +1,151 @@
+"""CodeLayout: the shape of an image's codes, and how they form one sequence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+T = TypeVar("T", float, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One grid of codes: `height` x `width` positions, `depth` codes a position, each below `codebook_size`.
+
+    `sizes`: each depth's own codebook size, where they differ; `codebook_size` is the largest of them.
+    """
+
+    height: int
+    width: int
+    depth: int
+    codebook_size: int
+    sizes: tuple[int, ...] | None = None
+
+    @property
+    def depth_sizes(self) -> tuple[int, ...]:
+        """How many values the code of each depth has, (depth,)."""
+        return self.sizes or (self.codebook_size,) * self.depth
+
+    @property
+    def tokens(self) -> int:
+        return self.height * self.width * self.depth
+
+
+@dataclass(frozen=True)
+class CodeLayout:
+    """The shape of an image's codes: levels, coarsest first, and how they form one sequence.
+
+    The sequence runs level by level, then row, column and depth, so every token comes after all coarser levels and
+    after its position's earlier depths.
+    """
+
+    image_shape: tuple[int, int, int]
+    levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        sizes = list(self.image_shape)
+        for level in self.levels:
+            sizes += [level.height, level.width, level.depth, *level.depth_sizes]
+        if not self.levels or len(self.image_shape) != 3 or min(sizes) < 1:
+            raise ValueError(f"a layout needs (C, H, W) and levels of positive sizes, got {self}")
+
+    @property
+    def num_tokens(self) -> int:
+        """N: tokens an image."""
+        return sum(level.tokens for level in self.levels)
+
+    @property
+    def vocabulary(self) -> int:
+        """V: the largest codebook."""
+        return max(level.codebook_size for level in self.levels)
+
+    @property
+    def dimensions(self) -> int:
+        """C·H·W."""
+        return math.prod(self.image_shape)
+
+    def bits_per_dim(self, nats: T) -> T:
+        """Nats per image, a number or a tensor, in bits per dimension."""
+        return nats / (self.dimensions * math.log(2))
+
+    @property
+    def uniform_nats(self) -> float:
+        """Nats an image under the uniform prior: Σ log K over its tokens (van den Oord et al. 2017, section 3.1)."""
+        return sum(level.height * level.width * math.log(size) for level in self.levels for size in level.depth_sizes)
+
+    def slices(self) -> list[slice]:
+        """Each level's place in the sequence."""
+        ends = accumulate(level.tokens for level in self.levels)  # numpy's would break a compiled prior's graph
+        return [slice(end - level.tokens, end) for end, level in zip(ends, self.levels, strict=True)]
+
+    def check(self, codes: list[torch.Tensor]) -> None:
+        """Refuse, by a ValueError, what are not grids [(B, h, w, depth), ...] of this layout."""
+        expected = [(level.height, level.width, level.depth) for level in self.levels]
+        if [tuple(c.shape[1:]) for c in codes] != expected:
+            raise ValueError(f"expected code grids {expected}, got {[tuple(c.shape[1:]) for c in codes]}")
+
+    def flatten(self, codes: list[torch.Tensor]) -> torch.Tensor:
+        """Grids [(B, h, w, depth), ...] to tokens (B, N)."""
+        self.check(codes)
+        return torch.cat([c.flatten(1) for c in codes], dim=1)
+
+    def unflatten(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """Tokens (B, N) to grids [(B, h, w, depth), ...]."""
+        if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
+            raise ValueError(f"expected tokens (B, {self.num_tokens}), got {tuple(tokens.shape)}")
+        return [
+            tokens[:, part].reshape(-1, level.height, level.width, level.depth)
+            for part, level in zip(self.slices(), self.levels, strict=True)
+        ]
+
+    def counts(self, codes: list[torch.Tensor]) -> list[torch.Tensor]:
+        """How often each code occurs in grids [(B, h, w, depth), ...]: int64 (depth, K) a level, since each depth of a
+        position has a codebook of its own."""
+        found = []
+        for grid, level in zip(codes, self.levels, strict=True):
+            places = grid.reshape(-1, level.depth) + torch.arange(level.depth, device=grid.device) * level.codebook_size
+            size = level.depth * level.codebook_size
+            found.append(torch.bincount(places.flatten(), minlength=size).view(level.depth, -1))
+        return found
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """int64 (N, 4): each token's level, row, column and depth."""
+        rows = []
+        for index, level in enumerate(self.levels):
+            grid = torch.cartesian_prod(
+                torch.tensor([index]), torch.arange(level.height), torch.arange(level.width), torch.arange(level.depth)
+            )
+            rows.append(grid)
+        return torch.cat(rows)
+
+    @cached_property
+    def codebook_sizes(self) -> torch.Tensor:
+        """int64 (N,): how many values each token has."""
+        by_level = [torch.tensor(level.depth_sizes).repeat(level.height * level.width) for level in self.levels]
+        return torch.cat(by_level)
+
+    @cached_property
+    def allowed(self) -> torch.Tensor:
+        """bool (N, V): which values each token may take; logits elsewhere are -inf."""
+        return torch.arange(self.vocabulary) < self.codebook_sizes[:, None]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest unsigned type that holds every code."""
+        return np.min_scalar_type(self.vocabulary - 1)
+
+    def to_json(self) -> dict:
+        """JSON values; what is None is left out."""
+        levels = [{name: v for name, v in asdict(level).items() if v is not None} for level in self.levels]
+        return {"image_shape": self.image_shape, "levels": levels}
+
+    @classmethod
+    def from_json(cls, raw: dict) -> CodeLayout:
+        return cls(tuple(raw["image_shape"]), tuple(Level(**level) for level in raw["levels"]))

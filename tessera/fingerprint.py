@@ -1,0 +1,52 @@
+"""What a stage is: the code that it uses with the chosen options, and the parameters that it uses.
+
+A stage's entry point says in `USES` which sections of params.yaml change its results. Its code is what it imports, and
+the files of the chosen options where it builds one. Code counts by its syntax (`tessera.project.syntax`), so that a
+comment, a docstring, or an option that is not chosen is no part of any stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tessera.parameters.parts import folder_of, options
+from tessera.parameters.root import Params
+from tessera.parameters.sections import Choice, Section
+from tessera.project import ROOT, closure, files_of, syntax
+
+BUILDER = "build.py"  # whoever imports this file of a package of options uses those that are chosen
+
+
+def chosen_options(value: Any) -> Iterator[tuple[str, str]]:
+    """The package and the name of every chosen option in a section, and of the options inside these."""
+    if isinstance(value, Choice):
+        yield value.package, value.name
+        yield from chosen_options(value.chosen)
+    elif isinstance(value, Section):
+        for _, part in value:
+            yield from chosen_options(part)
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from chosen_options(part)
+
+
+def code(module: str, params: Params) -> dict[str, str]:
+    """The files that a stage uses, relative to the project, and the hash of what each does.
+
+    Args:
+        module: the stage's entry point, a dotted name.
+    """
+    chosen = sorted(set(chosen_options(params)))
+    found = closure(files_of(module))
+    while True:
+        used = {options(package)[name] for package, name in chosen if folder_of(package) / BUILDER in found}
+        if used <= found:
+            break
+        found = closure(found | used)
+    return {file.relative_to(ROOT).as_posix(): syntax(file.read_text(encoding="utf-8")) for file in sorted(found)}
+
+
+def fingerprint(module: str, uses: tuple[str, ...], params: Params) -> dict[str, Any]:
+    """What a stage's results depend on besides its data, as JSON values: `code` and `parameters`."""
+    return {"code": code(module, params), "parameters": {path: params.used(path) for path in uses}}

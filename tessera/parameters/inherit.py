@@ -1,0 +1,94 @@
+"""Fills each option's section with the values that options share, before params.yaml is checked.
+
+`stage2_prior.width` stands once beside the options. The section of an option that has a `width` takes it from there,
+unless it gives its own. A choice inside an option takes values from the choice around it by the same rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from tessera.parameters.sections import Choice, Section
+
+Path = tuple[str | int, ...]
+Source = tuple[dict[str, Any], Path]  # values of a section, and where in params.yaml they stand
+
+
+@dataclass
+class Filled:
+    """A parameter tree in which every option's section is complete.
+
+    Attributes:
+        tree: the values.
+        source: where an inherited value, or a section of nothing else, stands in params.yaml, by its place in `tree`.
+    """
+
+    tree: dict[str, Any]
+    source: dict[Path, Path] = field(default_factory=dict)
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section in a field's type, if there is one."""
+    parts = [annotation, *get_args(annotation)]
+    return next((part for part in parts if isinstance(part, type) and issubclass(part, Section)), None)
+
+
+def fill(schema: type[Section], raw: dict[str, Any]) -> Filled:
+    """The whole of params.yaml with every option's section complete. What is no mapping stays as it came."""
+    filled = Filled({})
+    filled.tree = _section(schema, raw, (), filled, [])
+    return filled
+
+
+def _section(schema: type[Section], raw: Any, path: Path, filled: Filled, around: list[Source]) -> Any:
+    """One section with the choices inside it filled. `around`: the choices around it, the nearest first."""
+    if not isinstance(raw, dict):
+        return raw
+    if issubclass(schema, Choice):
+        return _choice(schema, raw, path, filled, around)
+    found = dict(raw)
+    for name, info in schema.model_fields.items():
+        part, value, place = section_in(info.annotation), raw.get(name), (*path, name)
+        if part and isinstance(value, list):
+            found[name] = [_section(part, v, (*place, i), filled, around) for i, v in enumerate(value)]
+        elif part and isinstance(value, dict):
+            found[name] = _section(part, value, place, filled, around)
+    return found
+
+
+def _choice(schema: type[Choice], raw: dict[str, Any], path: Path, filled: Filled, around: list[Source]) -> Any:
+    """A choice whose options are complete; a nested one keeps no shared values of its own."""
+    sources = [(raw, path), *around] if schema.nested else [(raw, path)]
+    found = dict(raw)
+    for name in schema.option_names():
+        own = raw.get(name, {} if schema.nested and name == raw.get("name") else None)
+        if not isinstance(own, dict):
+            continue
+        part, place = section_in(schema.model_fields[name].annotation), (*path, name)
+        layers = [(values[name], (*where, name)) for values, where in sources if isinstance(values.get(name), dict)]
+        layers += sources  # an option's own values, nearest first, are stronger than shared ones
+        found[name] = _section(part, _merged(own, part, layers, place, filled), place, filled, sources)
+    if schema.nested and isinstance(raw.get("name"), str):
+        shared = {key for values, _ in around for key in values}
+        found = {key: value for key, value in found.items() if key in schema.model_fields or key not in shared}
+    return found
+
+
+def _merged(own: dict[str, Any], part: type[Section], layers: list[Source], path: Path, filled: Filled) -> dict:
+    """A section's own values, and of its other fields the strongest layer's; sections are merged key by key."""
+    result = dict(own)
+    for key, info in part.model_fields.items():
+        holders = [(values[key], (*where, key)) for values, where in layers if key in values]
+        if not holders:
+            continue
+        value, where = holders[0]
+        inner = section_in(info.annotation)
+        if inner and not issubclass(inner, Choice) and isinstance(value, dict):
+            below = [(values, place) for values, place in holders if isinstance(values, dict)]
+            result[key] = _merged(own.get(key, {}), inner, below, (*path, key), filled)
+        else:
+            result[key] = value
+        if where != (*path, key):
+            filled.source[(*path, key)] = where
+    return result

@@ -1,0 +1,100 @@
+"""Finds the options of a choice: the files of a package that define a class `Parameters`.
+
+An option's file holds its module and its parameters' class, and is named as the option is named in params.yaml. To
+check parameters, only the class `Parameters` is executed, with the definitions of the file that it refers to: a file's
+modules need torch, and checking every option must neither wait for it nor import code that a run does not use.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PARAMETERS = "Parameters"  # the class that makes a file an option
+
+
+def folder_of(package: str) -> Path:
+    """The folder of a package of this project, which is not imported by the search."""
+    spec = find_spec(package)
+    assert spec is not None and spec.submodule_search_locations, package
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _names_defined(node: ast.stmt) -> list[str]:
+    """The names that a top-level statement binds."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.split(".")[0] for alias in node.names]
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    return []
+
+
+def _needed(tree: ast.Module) -> list[ast.stmt]:
+    """The statements of a file that `Parameters` refers to, directly or through others, in the file's order."""
+    definitions = {name: node for node in tree.body for name in _names_defined(node)}
+    queue, found = [PARAMETERS], set()
+    while queue:
+        node = definitions.get(queue.pop())
+        if node is None or node in found:
+            continue
+        found.add(node)
+        queue += [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+    future = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    return [*future, *(node for node in tree.body if node in found)]
+
+
+@cache
+def options(package: str) -> dict[str, Path]:
+    """The options of a package and their files, by name in alphabetical order."""
+    files = {file.stem: file for file in sorted(folder_of(package).glob("*.py"))}
+    return {name: file for name, file in files.items() if f"class {PARAMETERS}(" in file.read_text(encoding="utf-8")}
+
+
+@cache
+def parameters_of(package: str, name: str) -> type[Any]:
+    """The class `Parameters` of an option, without importing the option.
+
+    Raises:
+        KeyError: the package has no such option.
+    """
+    file = options(package)[name]
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    # A module of its own, so that pydantic finds the names in annotations; it must not pass for the option's.
+    module = ModuleType(f"{package}.{name}:{PARAMETERS}")
+    sys.modules[module.__name__] = module
+    kept = ast.Module(_needed(tree), type_ignores=[])
+    exec(compile(kept, str(file), "exec"), module.__dict__)
+    return module.__dict__[PARAMETERS]
+
+
+def classes_of(package: str, name: str, base: type) -> Iterator[type]:
+    """The public subclasses of `base` that an option's file defines; imports the option."""
+    module = import_module(f"{package}.{name}")
+    for value in vars(module).values():
+        own = isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+        if own and not value.__name__.startswith("_"):
+            yield value
+
+
+def class_of(package: str, name: str, base: type) -> type:
+    """The one public subclass of `base` in an option's file.
+
+    Raises:
+        TypeError: the file defines none, or several.
+    """
+    found = list(classes_of(package, name, base))
+    if len(found) != 1:
+        names = ", ".join(kind.__name__ for kind in found) or "none"
+        raise TypeError(f"{package}.{name}: expected one public subclass of {base.__name__}, found {names}")
+    return found[0]

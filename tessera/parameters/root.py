@@ -1,0 +1,138 @@
+"""The whole of params.yaml, with the checks that span sections."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from pydantic import create_model, model_validator
+
+from tessera.parameters.sections import Misfit, Section
+
+# Where each section's class is. Named, not imported: the ground floor imports no stage, and what one stage's parameters
+# look like is no part of another stage's code.
+SECTIONS = {
+    "data": "stage0_images.parameters:DataParams",
+    "stage1_vqvae": "stage1_vqvae.parameters:Stage1Params",
+    "extract_codes": "stage1_vqvae.parameters:ExtractParams",
+    "stage2_prior": "stage2_prior.parameters:Stage2Params",
+    "classifier": "evaluation.parameters:ClassifierParams",
+    "sampling": "sampling.parameters:SamplingParams",
+    "runtime": "tessera.parameters.training:RuntimeParams",
+}
+
+
+class Params(Section):
+    """params.yaml, frozen and validated; its sections are attributes (`SECTIONS`)."""
+
+    @model_validator(mode="after")
+    def sections_fit_together(self) -> Params:
+        for name, section in self:
+            try:
+                section.fits_together()
+            except Misfit as error:
+                raise ValueError(str(Misfit(error.reason, name, *error.path))) from None
+        self._levels_fit()
+        self._training_fits()
+        self._sampling_fits()
+        return self
+
+    def _levels_fit(self) -> None:
+        """Image size, codebooks and links against the network's levels."""
+        network, quantizer = self.stage1_vqvae.network, self.stage1_vqvae.quantizer
+        factor, levels = network.chosen.factor, network.chosen.levels
+        for side in ("height", "width"):
+            if getattr(self.data, side) % factor:
+                raise ValueError(
+                    f"data.{side}: {getattr(self.data, side)} is not divisible by {factor}, by which "
+                    f"stage1_vqvae.network.{network.name} downsamples; choose a multiple of {factor}"
+                )
+        sizes = quantizer.chosen.sizes
+        if len(sizes) not in (1, levels):
+            raise ValueError(
+                f"stage1_vqvae.quantizer.{quantizer.name}: {len(sizes)} codebook sizes for {levels} levels of "
+                "stage1_vqvae.network; give one number, or one per level, coarsest first"
+            )
+        links = getattr(self.stage2_prior.chosen, "links", None)
+        if links is not None and len(links) != levels:
+            raise ValueError(
+                f"stage2_prior.chain.links: {len(links)} priors for {levels} levels of stage1_vqvae.network; give one "
+                "per level, coarsest first"
+            )
+
+    def _training_fits(self) -> None:
+        """What training and extraction ask of the quantizer; warm-up and steps."""
+        quantizer = self.stage1_vqvae.quantizer
+        averaged = self.stage1_vqvae.training.weight_ema_decay > 0
+        if averaged and quantizer.chosen.innermost.revives_learned_codes:
+            raise ValueError(
+                "stage1_vqvae.training.weight_ema_decay: codes that only the decoder trains are averaged like weights, "
+                "and the average of a dead code and the code revived in its place is neither of them; set it to 0, or "
+                "revival_threshold to 0, or codebook_cost above 0"
+            )
+        if self.extract_codes.draws and not quantizer.chosen.draws:
+            raise ValueError(
+                f"extract_codes.draws: {self.extract_codes.draws}, but stage1_vqvae.quantizer {quantizer.name} cannot "
+                "draw codes; set it to 0, or choose soft_em or gumbel"
+            )
+        for path, training in self.trainings().items():
+            if training.warmup_steps >= training.steps:
+                raise ValueError(
+                    f"{path}.warmup_steps: {training.warmup_steps} must be below {path}.steps, {training.steps}"
+                )
+
+    def _sampling_fits(self) -> None:
+        """Guidance, and the numbers of values, against the prior and the levels that are sampled."""
+        sizes, levels = self.stage1_vqvae.quantizer.chosen.sizes, self.stage1_vqvae.network.chosen.levels
+        training, scales = getattr(self.stage2_prior.chosen, "training", None), self.sampling.guidance_scale
+        guided = any(scale != 1 for scale in (scales if isinstance(scales, tuple) else (scales,)))
+        if self.data.use_labels and guided and training and not training.label_dropout:
+            raise ValueError(
+                f"sampling.guidance_scale: {scales}, but stage2_prior's training.label_dropout is 0, so the null "
+                "label, against which guidance works, is never trained; set that above 0, or the scale to 1"
+            )
+        for name, value in self.sampling:
+            if isinstance(value, tuple) and len(value) not in (1, levels):
+                raise ValueError(
+                    f"sampling.{name}: {len(value)} values for {levels} levels of stage1_vqvae.network; give one, or "
+                    "one per level, coarsest first"
+                )
+        top_k = self.sampling.top_k
+        by_level = isinstance(top_k, tuple) and len(top_k) == len(sizes)
+        for index, value in enumerate(top_k if isinstance(top_k, tuple) else (top_k,)):
+            largest = sizes[index] if by_level else max(sizes)
+            if value is not None and value > largest:
+                raise ValueError(
+                    f"sampling.top_k: {value} is over the largest codebook_size, {largest}; "
+                    "choose at most that, or null for no filter"
+                )
+
+    def trainings(self) -> dict[str, Any]:
+        """The training section of every stage that is trained, by its dotted path."""
+        found = {"stage1_vqvae.training": self.stage1_vqvae.training}
+        prior = self.stage2_prior
+        if hasattr(prior.chosen, "training"):
+            found[f"stage2_prior.{prior.name}.training"] = prior.chosen.training
+        return {**found, "classifier.training": self.classifier.training}
+
+    def used(self, path: str) -> Any:
+        """What a stage uses of a section, as JSON values.
+
+        Args:
+            path: the dotted path of a section, or of one option of a choice ("stage2_prior.counts").
+        """
+        node: Any = self
+        for key in path.split("."):
+            node = getattr(node, key)
+        return node.values()
+
+
+@cache
+def schema() -> type[Params]:
+    """The class of the whole of params.yaml."""
+    fields: dict[str, Any] = {}
+    for name, place in SECTIONS.items():
+        module, _, kind = place.partition(":")
+        fields[name] = (getattr(import_module(module), kind), ...)
+    return create_model("Params", __base__=Params, __module__=__name__, **fields)

@@ -1,0 +1,116 @@
+"""The two shapes of a parameter section: plain values, and a choice of one option by its name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_serializer
+
+from tessera.parameters.parts import options, parameters_of
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Misfit(ValueError):
+    """Values of a section that do not fit together: where it is, below the section that is asked, and why."""
+
+    def __init__(self, reason: str, *path: str) -> None:
+        super().__init__(": ".join([".".join(path)] * bool(path) + [reason]))
+        self.reason, self.path = reason, path
+
+
+class Section(BaseModel):
+    """A frozen section without defaults: params.yaml is the only place for a value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    refuses: ClassVar[dict[str, str]] = {}  # keys that other sections of the kind have and this one cannot; why
+
+    def values(self) -> dict[str, Any]:
+        """The section as JSON values."""
+        return self.model_dump(mode="json")
+
+    def fits_together(self) -> None:
+        """Refuse values that do not fit together. Of the options of a choice only the chosen one is asked.
+
+        Raises:
+            Misfit: with the reason.
+        """
+
+
+class Choice(Section):
+    """A section that picks one of its options by `name`. Each option has a section of its own beside it.
+
+    A subclass declares the values that options share. An option that has a field of the same name takes the shared
+    value, unless its own section overrides it (`tessera.parameters.inherit`).
+    """
+
+    package: ClassVar[str]  # where the options' files are
+    refused: ClassVar[dict[str, str]] = {}  # options that cannot be chosen here; why
+    nested: ClassVar[bool] = False  # whether values come from the choice around it too (see `nested_choice`)
+
+    name: str
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def may_be_here(cls, name: Any) -> Any:
+        if isinstance(name, str) and name in cls.refused:
+            raise ValueError(f"{name} cannot be here: {cls.refused[name]}")
+        return name
+
+    @property
+    def chosen(self) -> Any:
+        """The parameters of the option named by `name`."""
+        return getattr(self, self.name)
+
+    @model_serializer
+    def chosen_alone(self) -> dict[str, Any]:
+        """Name and parameters of the chosen option: what the choice comes to."""
+        return {"name": self.name, self.name: self.chosen}
+
+    def fits_together(self) -> None:
+        try:
+            self.chosen.fits_together()
+        except Misfit as error:
+            raise Misfit(error.reason, self.name, *error.path) from None
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The names of the options that may be chosen here."""
+        return [name for name in options(cls.package) if name not in cls.refused]
+
+    @classmethod
+    def shared_names(cls) -> set[str]:
+        """The names of the values that options share."""
+        return set(cls.model_fields) - {"name", *options(cls.package)}
+
+
+def choice(base: type[Choice], **classes: type[Section]) -> type[Any]:
+    """The choice with a field for every option of its package.
+
+    Args:
+        base: declares the package and the shared values.
+        classes: the parameters' class of an option, where it is not the one in the option's file.
+    """
+    names = base.option_names()
+    fields: dict[str, Any] = {name: (classes.get(name) or parameters_of(base.package, name), ...) for name in names}
+    return create_model(base.__name__, __base__=base, __module__=base.__module__, name=(Literal[*names], ...), **fields)
+
+
+def nested_choice(package: str, refused: dict[str, str]) -> type[Any]:
+    """A choice inside an option of the same package, such as the quantizer inside a residual quantizer.
+
+    Only the chosen option is kept. What its section does not give, and it need not be there, comes from the choice
+    around it: from the option's section there, and from the shared values, which may be overridden here too.
+    """
+
+    base = type("Nested", (Choice,), {"__module__": __name__, "__annotations__": {}})
+    base.package, base.refused, base.nested = package, refused, True
+    names = base.option_names()
+    fields: dict[str, Any] = {name: (parameters_of(package, name) | None, None) for name in names}
+    return create_model("Nested", __base__=base, name=(Literal[*names], ...), **fields)

@@ -1,0 +1,15 @@
+"""Where each stage reads and writes, relative to the folder it is run in."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+PREPARED = Path("data/prepared")
+CODES = Path("data/codes")
+MODELS = Path("models")
+VQVAE = MODELS / "vqvae"
+PRIOR = MODELS / "prior"
+CLASSIFIER = MODELS / "classifier"
+RESULTS = Path("results")
+FINGERPRINTS = RESULTS / "fingerprint"
+SAMPLES = RESULTS / "sample"
+SPLITS = ("train", "validation", "test")

@@ -1,0 +1,29 @@
+"""Curves as CSV with a `step` column, and summaries as JSON: the files that DVC shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from tessera.artifacts.files import json_text, write_text
+
+Row = dict[str, float]
+
+
+def csv_text(rows: list[Row]) -> str:
+    """Rows to CSV; columns in order of first appearance, numbers in the shortest form that reads back equal."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_results(folder: Path, curves: dict[str, list[Row]], metrics: dict[str, Any]) -> None:
+    """Write each curve as NAME.csv and the summary as metrics.json. No times: the same run writes the same bytes."""
+    for name, rows in curves.items():
+        write_text(folder / f"{name}.csv", csv_text(rows))
+    write_text(folder / "metrics.json", json_text(metrics))

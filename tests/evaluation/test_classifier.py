@@ -1,0 +1,63 @@
+"""The classifier that judges samples."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from evaluation import train_classifier as classifier
+from tessera import paths
+from tessera.errors import UserError
+from tessera.features.classifier import Judge, load_classifier, predict
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9), (1, 28, 28), (3, 32, 64)])
+def test_any_size_from_four_pixels_and_any_batch(shape):
+    judge = Judge({"image_shape": shape, "num_classes": 7, "channels": 6, "dropout": 0.5}).eval()
+    pixels = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = judge.logits(pixels)
+        assert logits.shape == (5, 7)
+        assert torch.allclose(judge.logits(pixels[2:3]), logits[2:3], atol=1e-5)
+    assert torch.equal(predict(judge, pixels), logits.argmax(-1))
+
+
+def test_images_too_small_are_refused():
+    with pytest.raises(UserError, match="at least 4 x 4"):
+        Judge({"image_shape": (1, 2, 8), "num_classes": 7, "channels": 6, "dropout": 0.5})
+
+
+def test_it_is_published_and_loads_from_its_own_files(tiny_run):
+    tiny_run()
+    assert classifier.main([]) == 0
+    paths.PREPARED.rename("elsewhere")
+    judge, manifest = load_classifier(paths.CLASSIFIER)
+    assert not judge.training and set(manifest.parents) == {"prepared"}
+    metrics = json.loads((paths.RESULTS / "train_classifier" / "metrics.json").read_text())
+    assert metrics["validation"]["accuracy"] > 0.8
+
+
+def test_without_labels_it_says_so(tiny_run, capsys):
+    tiny_run(classes=0)
+    assert classifier.main([]) == 0
+    judge, _ = load_classifier(paths.CLASSIFIER)
+    assert judge is None
+    assert "no labels" in capsys.readouterr().out
+    assert json.loads((paths.CLASSIFIER / "config.json").read_text())["available"] is False
+
+
+@pytest.mark.parametrize("module", ["sampling.sample", "evaluation.evaluate", "evaluation.train_classifier"])
+def test_help_imports_nothing_heavy(module):
+    code = (
+        f"import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        f"except SystemExit as e: assert e.code == 0\n"
+        f"heavy = {{'torch', 'datasets', 'transformers', 'accelerate', 'numpy'}} & set(sys.modules)\n"
+        f"sys.exit(f'imported {{heavy}}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,159 @@
+"""Presets patch params.yaml: comments stay, the result is checked, and a mistake changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tessera.cli.preset import PRESETS, apply, leaves, main, read_preset
+from tessera.parameters import load, read_yaml
+
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+@pytest.fixture
+def file(in_tmp: Path, repository: Path) -> Path:
+    shutil.copy(repository / "params.yaml", in_tmp / "params.yaml")
+    return in_tmp / "params.yaml"
+
+
+def comments(text: str) -> list[str]:
+    return [line.split("#", 1)[1].strip() for line in text.splitlines() if "#" in line]
+
+
+def selected(raw: dict) -> set[str]:
+    """Every leaf a preset must list: all that is in use, but nothing of `runtime` or of options not chosen."""
+    wanted = set()
+    for path in leaves(raw):
+        section, *rest = path.split(".")
+        for depth, part in enumerate(rest):
+            node = raw[section]
+            for key in rest[:depth]:
+                node = node[key]
+            if "name" in node and isinstance(node[part], dict) and part != node["name"]:
+                break
+        else:
+            if section != "runtime":
+                wanted.add(path)
+    return wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_gives_valid_parameters_and_lists_all_it_selects(name, file):
+    apply(file, read_preset(name))
+    load(file)
+    listed, chosen = set(read_preset(name)), selected(read_yaml(file))
+    assert chosen <= listed
+    # What else it lists is another prior, whole: `-S stage2_prior.name` then swaps to one that suits the data too.
+    others = {leaf.split(".")[1] for leaf in listed - chosen if leaf.startswith("stage2_prior.")}
+    for other in others:
+        section = {f"stage2_prior.{other}.{leaf}" for leaf in leaves(read_yaml(file)["stage2_prior"][other])}
+        assert section <= listed
+        listed -= section
+    assert listed == chosen
+    values = leaves(read_yaml(file))
+    assert {path: values[path] for path in read_preset(name)} == read_preset(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_comments_and_options_not_chosen_stay(name, file):
+    before = file.read_text(encoding="utf-8")
+    assert main([name]) == 0
+    after = file.read_text(encoding="utf-8")
+    assert comments(after) == comments(before)
+    for path in ("stage2_prior.pixelcnn.layers", "runtime.log_every"):
+        values = leaves(read_yaml(file))
+        assert values[path] == leaves(read_yaml(PRESETS.parent / "params.yaml"))[path]
+
+
+def test_writing_without_a_change_keeps_every_byte(file):
+    before = file.read_bytes()
+    assert apply(file, {"sampling.seed": 1}) == ["sampling.seed: 0 -> 1"]
+    assert apply(file, {"sampling.seed": 0}) == ["sampling.seed: 1 -> 0"]
+    assert file.read_bytes() == before
+
+
+def test_applying_twice_changes_nothing_more(file, capsys):
+    assert main([NAMES[0]]) == 0
+    once = file.read_bytes()
+    capsys.readouterr()
+    assert main([NAMES[0]]) == 0
+    assert file.read_bytes() == once
+    assert capsys.readouterr().out == "params.yaml: 0 values changed\n"
+
+
+def test_it_prints_each_value_that_changed(file, capsys):
+    assert main(["cifar10"]) == 0
+    output = capsys.readouterr().out
+    assert "stage1_vqvae.network.conv.strides: [2] -> [4]\n" in output
+    assert "stage1_vqvae.training.compile: false -> true\n" in output
+    assert "data.use_labels" not in output
+
+
+def test_a_local_folder_is_watched_and_has_no_revision(file):
+    Path("pictures").mkdir()
+    assert main(["cifar10", "-S", "data.source=pictures"]) == 0
+    data = load(file).data
+    assert (data.source, data.watch, data.revision, data.image_column) == ("pictures", "pictures", None, "img")
+
+
+def test_a_folder_under_the_home_folder_is_found(file, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    Path("pictures").mkdir()
+    assert main(["cifar10", "-S", "data.source=~/pictures"]) == 0
+    data = load(file).data
+    assert data.source == data.watch == str(Path.cwd() / "pictures")
+
+
+def test_a_hub_id_keeps_what_is_watched_and_its_revision(file):
+    assert main(["cifar10", "-S", "data.source=someone/cifar10", "-S", "data.revision=abc"]) == 0
+    data = load(file).data
+    assert (data.source, data.watch, data.revision) == ("someone/cifar10", "data/embedded.txt", "abc")
+
+
+def test_changes_are_yaml_values(file):
+    words = ["-S", "stage1_vqvae.training.learning_rate=3e-4", "-S", "stage1_vqvae.quantizer.vq.codebook_size=[64]"]
+    assert (
+        main(["cifar10", *words, "-S", "stage2_prior.transformer.extra={n_inner: 64}", "-S", "data.revision=no"]) == 0
+    )
+    params = load(file)
+    assert params.stage1_vqvae.training.learning_rate == 3e-4
+    assert params.stage1_vqvae.quantizer.vq.codebook_size == (64,)
+    assert params.stage2_prior.transformer.extra == {"n_inner": 64}
+    assert params.data.revision == "no"
+    assert "codebook_size: [64] # one number" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cifar"], ["unknown preset `cifar`", "cifar10, fashion_mnist", "did you mean `cifar10`?"]),
+        (["../params"], ["unknown preset", "cifar10, fashion_mnist"]),
+        (["cifar10", "-S", "data.hieght=32"], ["data.hieght", "unknown parameter", "did you mean `height`?"]),
+        (["cifar10", "-S", "daat.height=32"], ["daat.height", "did you mean `data.height`?"]),
+        (["cifar10", "-S", "data.height.x=32"], ["data.height.x", "no such section"]),
+        (["cifar10", "-S", "data.height"], ["-S data.height", "expected key=value"]),
+        (["cifar10", "-S", "data.background=[1"], ["-S data.background=[1", "not YAML"]),
+        (["cifar10", "-S", "data.height=30"], ["data.height", "30", "multiple of 4"]),
+        (["cifar10", "-S", "data.source=./nowhere"], ["no folder ./nowhere"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(file, capsys, arguments, words):
+    before = file.read_bytes()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert file.read_bytes() == before
+    assert [p.name for p in file.parent.iterdir()] == ["params.yaml"]
+
+
+def test_a_failure_while_writing_leaves_the_file(file, monkeypatch):
+    before = file.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        main(["cifar10"])
+    assert file.read_bytes() == before

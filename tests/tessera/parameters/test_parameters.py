@@ -1,0 +1,343 @@
+"""params.yaml: every mistake is one line with the dotted path, what came and what is allowed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+from pydantic import ValidationError
+
+from tessera.cli.preset import leaves
+from tessera.errors import UserError
+from tessera.parameters import Params, load, read_yaml, validate
+from tessera.parameters.sections import Section
+
+
+def edited(text: str, tmp_path: Path, repository: Path, old: str) -> Path:
+    """A copy of params.yaml with the one line that starts with `old` replaced."""
+    lines = (repository / "params.yaml").read_text(encoding="utf-8").splitlines()
+    found = [i for i, line in enumerate(lines) if line.strip().startswith(old)]
+    lines[found[0]] = lines[found[0]].split(old)[0] + text
+    file = tmp_path / "params.yaml"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def test_the_repository_params_are_valid(repository):
+    assert isinstance(load(repository / "params.yaml"), Params)
+
+
+def fields(model: type[Section], prefix: str = "") -> set[str]:
+    """Every dotted leaf that the schema has."""
+    found = set()
+    for name, field in model.model_fields.items():
+        path = f"{prefix}.{name}" if prefix else name
+        parts = [field.annotation, *get_args(field.annotation)]
+        several = get_origin(field.annotation) is tuple  # a list of sections is one leaf
+        section = next((p for p in parts if not several and isinstance(p, type) and issubclass(p, Section)), None)
+        if section:
+            found |= fields(section, path) or {path}
+        else:
+            found.add(path)
+    return found
+
+
+def test_every_leaf_is_a_field_and_every_field_a_leaf(raw_params):
+    present = set(leaves(raw_params))
+    optional = (
+        r"stage1_vqvae\.quantizer\.(residual|grouped)\.quantizer\.(?!name|vq\.)"  # only the chosen one need be there
+    )
+    assert {field for field in fields(Params) if not re.match(optional, field)} == present
+
+
+def test_every_missing_leaf_is_named(raw_params):
+    for path in leaves(raw_params):
+        *sections, key = path.split(".")
+        node = raw_params
+        for section in sections:
+            node = node[section]
+        value = node.pop(key)
+        with pytest.raises(UserError, match=rf"{path}: missing"):
+            validate(raw_params)
+        node[key] = value
+
+
+def test_unknown_key_is_refused_with_the_nearest_name(raw_params):
+    raw_params["stage1_vqvae"]["training"]["learning_rat"] = 1
+    with pytest.raises(UserError) as caught:
+        validate(raw_params)
+    assert str(caught.value) == (
+        "params.yaml: stage1_vqvae.training.learning_rat: unknown parameter; did you mean `learning_rate`?"
+    )
+
+
+def test_misspelt_name_of_a_choice_lists_the_options(params):
+    with pytest.raises(UserError, match=r"stage2_prior\.name: .*'pixelcnn'.*got 'pixelcn'; did you mean `pixelcnn`\?"):
+        params({"stage2_prior.name": "pixelcn"})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("stage1_vqvae.training.learning_rate", "3e-4"),  # a quoted number is a string
+        ("stage1_vqvae.training.learning_rate", True),
+        ("stage1_vqvae.training.learning_rate", 0),
+        ("stage1_vqvae.training.steps", True),
+        ("stage1_vqvae.training.steps", 1.5),
+        ("stage1_vqvae.training.steps", 0),
+        ("stage1_vqvae.training.compile", "no"),
+        ("stage1_vqvae.training.compile", 1),
+        ("stage1_vqvae.training.beta2", 1.0),
+        ("stage1_vqvae.network.conv.channels", 0),
+        ("stage1_vqvae.likelihood.discretized_logistic.min_log_scale", -95.0),  # would overflow in float32
+        ("stage1_vqvae.likelihood.mixture_of_logistics.min_log_scale", 95.0),
+        ("stage1_vqvae.likelihood.mixture_of_logistics.components", 0),
+        ("stage1_vqvae.network.conv.strides", []),
+        ("stage1_vqvae.network.conv.strides", [3]),
+        ("stage1_vqvae.network.conv.strides", 4),
+        ("stage1_vqvae.network.conv.stem_channels", 0),
+        ("stage1_vqvae.network.resnet.multipliers", []),
+        ("stage1_vqvae.network.resnet.multipliers", [1, 0]),
+        ("stage1_vqvae.network.resnet.residual_blocks", 0),
+        ("stage1_vqvae.network.resnet.dropout", 1.0),
+        ("stage1_vqvae.network.vit.patch", 0),
+        ("stage1_vqvae.network.vit.width", 66),  # sines and cosines of rows and columns
+        ("stage1_vqvae.quantizer.vq.codebook_size", 0),
+        ("stage1_vqvae.quantizer.vq.codebook_size", []),
+        ("stage1_vqvae.quantizer.vq.codebook_size", "64"),
+        ("stage1_vqvae.quantizer.vq.revival_threshold", 1.0),
+        ("data.channels", 4),
+        ("data.background", [255, 255]),
+        ("data.background", [255, 255, 256]),
+        ("data.source", None),
+        ("data.revision", 1),
+        ("data.validation_fraction", 0.0),
+        ("data.test_fraction", 1.0),
+        ("sampling.top_p", 0.0),
+        ("sampling.temperature", -0.1),
+        ("sampling.guidance_scale", float("nan")),
+        ("stage2_prior.transformer.heads", None),
+        ("runtime.threads", 0),
+    ],
+)
+def test_impossible_value_is_refused_with_its_path_and_value(params, path, value):
+    with pytest.raises(UserError) as caught:
+        params({path: value})
+    message = str(caught.value)
+    assert path in message and "\n" not in message
+    assert message.startswith("params.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"data.height": 9}, ["data.height", "9", "divisible by 2", "stage1_vqvae.network.conv"]),
+        (
+            {"data.height": 8, "data.width": 10, "stage1_vqvae.network.conv.strides": [2, 2]},
+            ["data.width", "10", "divisible by 4", "multiple of 4"],
+        ),
+        (
+            {"stage1_vqvae.quantizer.vq.codebook_size": [32, 64]},
+            ["stage1_vqvae.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
+        ),
+        (
+            {
+                "stage1_vqvae.quantizer.name": "residual",
+                "stage1_vqvae.quantizer.residual.quantizer.vq.codebook_size": [16, 32],
+            },
+            ["stage1_vqvae.quantizer.residual.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
+        ),
+        (
+            {"stage1_vqvae.quantizer.fsq.levels": [2, 8]},
+            ["stage1_vqvae.quantizer.fsq.levels", "greater than or equal to 3"],
+        ),
+        ({"stage1_vqvae.quantizer.fsq.levels": [4096, 8192]}, ["stage1_vqvae.quantizer.fsq.levels", "2**24"]),
+        (
+            {
+                "stage1_vqvae.training.weight_ema_decay": 0.99,
+                "stage1_vqvae.quantizer.vq.codebook_update": "gradient",
+                "stage1_vqvae.quantizer.vq.gradient_estimator": "diveq",
+                "stage1_vqvae.quantizer.vq.codebook_cost": 0.0,
+            },
+            ["stage1_vqvae.training.weight_ema_decay", "the one revived in its place"],
+        ),
+        (
+            {
+                "data.height": 24,
+                "data.width": 20,
+                "stage1_vqvae.network.name": "resnet",
+                "stage1_vqvae.network.resnet.multipliers": [1, 1, 2, 2],
+            },
+            ["data.width", "20", "stage1_vqvae.network.resnet", "multiple of 8"],
+        ),
+        (
+            {"stage1_vqvae.network.name": "vit", "stage1_vqvae.network.vit.patch": 3},
+            ["data.height", "8", "stage1_vqvae.network.vit", "multiple of 3"],
+        ),
+        (  # levels are the chosen network's, whatever the others' strides
+            {
+                "stage1_vqvae.network.name": "resnet",
+                "stage1_vqvae.network.conv.strides": [2, 2],
+                "stage1_vqvae.quantizer.vq.codebook_size": [32, 64],
+            },
+            ["stage1_vqvae.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
+        ),
+        (
+            {"stage1_vqvae.network.resnet.groups": 6},
+            ["stage1_vqvae.network.resnet", "groups 6 must divide channels 32"],
+        ),
+        (  # every multiple of channels would do, and the first convolution's width not
+            {"stage1_vqvae.network.resnet.channels": 4, "stage1_vqvae.network.resnet.multipliers": [2, 4]},
+            ["stage1_vqvae.network.resnet", "groups 8 must divide channels 4"],
+        ),
+        (
+            {"stage1_vqvae.network.resnet.attention_factors": [2, 4]},
+            ["stage1_vqvae.network.resnet", "attention_factors", "4", "[1, 2]"],
+        ),
+        ({"stage1_vqvae.network.vit.heads": 3}, ["stage1_vqvae.network.vit", "width 64", "heads 3"]),
+        ({"stage2_prior.pixelsnail.heads": 6}, ["stage2_prior.pixelsnail", "channels 64", "heads 6"]),
+        (
+            {"stage2_prior.name": "chain", "stage1_vqvae.network.conv.strides": [2, 2]},
+            ["stage2_prior.chain.links", "1 priors for 2 levels"],
+        ),
+        ({"stage2_prior.chain.links": [{"name": "counts"}]}, ["stage2_prior.chain.links", "no section `counts`"]),
+        (
+            {"stage2_prior.chain.links": [{"name": "counts", "counts": {"largest": 3}}]},
+            ["stage2_prior.chain.links.0.counts.largest: unknown parameter; did you mean `largest_softmax`?"],
+        ),
+        ({"sampling.temperature": [0.5, "1"]}, ["sampling.temperature.1", "number", "'1'"]),
+        ({"sampling.temperature": [0.5, 1.0]}, ["sampling.temperature", "2 values for 1 levels"]),
+        ({"sampling.top_k": 65}, ["sampling.top_k", "65", "64", "null"]),
+        (  # a level's own, where each has one
+            {
+                "stage1_vqvae.network.conv.strides": [2, 2],
+                "stage1_vqvae.quantizer.vq.codebook_size": [32, 64],
+                "sampling.top_k": [33, 64],
+            },
+            ["sampling.top_k", "33", "32", "null"],
+        ),
+        (
+            {"stage2_prior.transformer.training.label_dropout": 0.0},
+            ["sampling.guidance_scale: 2", "stage2_prior.transformer.training.label_dropout is 0"],
+        ),
+        (
+            {"sampling.precision": "bf16", "sampling.batch_size": None},
+            ["sampling", "batch_size", "bf16", "give a number"],
+        ),
+        ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
+        ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),
+        ({"stage2_prior.pixelcnn.training.warmup_steps": 1500}, ["stage2_prior.pixelcnn.training.warmup_steps"]),
+        ({"stage2_prior.transformer.heads": 3}, ["stage2_prior.transformer", "width 128", "heads 3"]),
+        ({"stage2_prior.pixelcnn.kernel_size": 4}, ["stage2_prior.pixelcnn.kernel_size", "must be odd", "4"]),
+    ],
+)
+def test_impossible_combination_says_what_does_not_fit(params, changes, named):
+    with pytest.raises(UserError) as caught:
+        params(changes)
+    message = str(caught.value)
+    assert all(word in message for word in named), message
+    assert "\n" not in message
+
+
+def test_top_k_of_the_largest_codebook_is_allowed(params):
+    changes = {"stage1_vqvae.network.conv.strides": [2, 2], "stage1_vqvae.quantizer.vq.codebook_size": [16, 128]}
+    assert params({**changes, "sampling.top_k": 128}).sampling.top_k == 128
+
+
+def test_no_label_dropout_is_fine_without_guidance_or_labels(params):
+    undropped = {"stage2_prior.transformer.training.label_dropout": 0.0}
+    for change in ({"sampling.guidance_scale": 1.0}, {"data.use_labels": False}, {"stage2_prior.name": "counts"}):
+        assert params(undropped | change)
+
+
+def test_every_fault_is_in_the_one_line(raw_params):
+    raw_params["data"]["height"] = "eight"
+    raw_params["sampling"].pop("seed")
+    with pytest.raises(UserError) as caught:
+        validate(raw_params)
+    assert "data.height" in str(caught.value) and "sampling.seed: missing" in str(caught.value)
+
+
+def test_unquoted_exponent_is_a_number_and_no_is_a_string(tmp_path, repository):
+    file = edited("learning_rate: 3e-4", tmp_path, repository, old="learning_rate:")
+    assert load(file).stage1_vqvae.training.learning_rate == 3e-4
+    file = edited("learning_rate: '3e-4'", tmp_path, repository, old="learning_rate:")
+    with pytest.raises(UserError, match=r"learning_rate: .*got '3e-4'"):
+        load(file)
+    file = edited("use_labels: no", tmp_path, repository, old="use_labels:")
+    with pytest.raises(UserError, match=r"data\.use_labels: .*got 'no'"):
+        load(file)
+
+
+def test_levels_and_sizes_come_back_as_tuples(params):
+    changed = params({"stage1_vqvae.network.conv.strides": [2, 2], "stage1_vqvae.quantizer.vq.codebook_size": [16, 32]})
+    assert changed.stage1_vqvae.network.conv.strides == (2, 2)
+    assert changed.stage1_vqvae.quantizer.vq.codebook_size == (16, 32)
+
+
+def test_parameters_are_frozen(params):
+    checked = params()
+    with pytest.raises(ValidationError):
+        checked.sampling.temperature = 0.5
+
+
+def test_chosen_values_hold_the_chosen_option_alone(params):
+    assert params({"stage2_prior.name": "uniform"}).stage2_prior.chosen_values() == {
+        "name": "uniform",
+        "uniform": {"largest_softmax": 16384},
+    }
+
+
+@pytest.mark.parametrize(("text", "word"), [("a: [1", "not valid YAML"), ("- 1\n", "mapping"), ("", "mapping")])
+def test_a_file_that_is_no_mapping_is_one_line(tmp_path, text, word):
+    file = tmp_path / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=word) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_says_where_to_run(tmp_path):
+    with pytest.raises(UserError, match=r"no such file; run from the repository's root"):
+        read_yaml(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("section", ["data", "stage1_vqvae", "runtime"])
+def test_a_section_that_is_no_mapping_is_named(raw_params, section):
+    raw_params[section] = 3
+    with pytest.raises(UserError, match=section) as caught:
+        validate(raw_params)
+    assert "\n" not in str(caught.value)
+
+
+def check(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "common.params", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_command_answers_by_exit_status_and_one_line(tmp_path, repository):
+    good = check(cwd=repository)
+    assert (good.returncode, good.stderr) == (0, "")
+    file = edited("steps: many", tmp_path, repository, old="steps:")
+    bad = check(str(file), cwd=repository)
+    assert bad.returncode == 2 and bad.stdout == ""
+    assert bad.stderr.startswith(f"error: {file}: stage1_vqvae.training.steps: ") and bad.stderr.count("\n") == 1
+
+
+def test_loading_needs_no_torch(repository):
+    code = "import sys; from common.params import load; from pathlib import Path; load(Path('params.yaml'))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"],
+        cwd=repository, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "False"
+
+
+def test_a_prior_swap_changes_only_the_name(params, raw_params):
+    before: Any = params().stage2_prior
+    after = params({"stage2_prior.name": "pixelcnn"}).stage2_prior
+    assert before.model_copy(update={"name": "pixelcnn"}) == after

@@ -1,0 +1,205 @@
+"""Training state: found again by fingerprint, verified, locked, and never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera.artifacts.files import file_hash, json_text
+from tessera.errors import UserError
+from tessera.training.checkpoint import StateFolder, code_hash, fingerprint
+
+
+@pytest.fixture(autouse=True)
+def no_dvc(monkeypatch: pytest.MonkeyPatch, in_tmp: Path) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+def folder() -> StateFolder:
+    return StateFolder("train_vqvae", "abc", exclusive=True)
+
+
+def save(state: StateFolder, *steps: int) -> None:
+    for step in steps:
+        state.save(step, {"x": torch.full((3,), float(step))}, {"progress": {"step": step}})
+
+
+def kept(state: StateFolder) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in state.folder.glob("step-*"))
+
+
+def latest_step(state: StateFolder) -> int | None:
+    found = state.latest()
+    return None if found is None else found[1]["step"]
+
+
+def test_any_change_of_stage_parameters_or_inputs_is_another_run() -> None:
+    base = ("train", {"a": 1, "b": [1, 2]}, {"prepared": "x"})
+    others = [
+        ("train2", base[1], base[2]),
+        ("train", {"a": 1.5, "b": [1, 2]}, base[2]),
+        ("train", {"a": 1, "b": [2, 1]}, base[2]),
+        ("train", base[1], {"prepared": "y"}),
+    ]
+    assert fingerprint(*base) == fingerprint("train", {"b": [1, 2], "a": 1}, {"prepared": "x"})
+    assert len({fingerprint(*base), *(fingerprint(*other) for other in others)}) == 5
+
+
+def test_what_is_saved_is_what_is_found(capsys: pytest.CaptureFixture) -> None:
+    tensors = {
+        "weight": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "half": torch.randn(3).bfloat16(),
+        "count": torch.tensor(7),
+        "turned": torch.randn(4, 5).t(),
+    }
+    with folder() as state:
+        assert state.latest() is None
+        state.save(5, tensors, {"progress": {"best": 0.1 + 0.2, "worst": float("inf")}})
+        found, values = state.latest()
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in found)
+    assert values == {"progress": {"best": 0.1 + 0.2, "worst": float("inf")}, "step": 5, "code": code_hash()}
+    assert capsys.readouterr().err == ""
+
+
+def test_only_the_newest_states_remain() -> None:
+    with folder() as state:
+        save(state, 5, 10, 15, 20)
+        assert kept(state) == [15, 20] and latest_step(state) == 20
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, Path.unlink])
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_state_gives_way_to_the_older_one_and_says_so(damage, name, capsys: pytest.CaptureFixture) -> None:
+    with folder() as state:
+        save(state, 5, 10)
+        damage(state.folder / "step-000000010" / name)
+        assert latest_step(state) == 5
+        error = capsys.readouterr().err
+        assert error.startswith("warning: ") and "step-000000010" in error and "older state" in error
+        assert error.count("\n") == 1
+
+
+def test_damaged_states_never_push_out_good_ones() -> None:
+    with folder() as state:
+        save(state, 10, 20)
+        for path in state.folder.glob("step-*/state.safetensors"):
+            flip_a_bit(path)
+        assert latest_step(state) is None
+        save(state, 5)  # the run starts again, below the damaged ones
+        assert latest_step(state) == 5 and kept(state) == [5]
+        save(state, 10)
+        assert kept(state) == [5, 10]
+
+
+def test_a_state_half_written_is_not_seen() -> None:
+    with folder() as state:
+        save(state, 5)
+        with pytest.raises(TypeError):
+            state.save(10, {"x": torch.zeros(1)}, {"progress": object()})
+        assert kept(state) == [5] and latest_step(state) == 5
+
+
+def test_a_second_run_is_refused_and_told_who_holds_the_folder() -> None:
+    with (
+        folder(),
+        pytest.raises(UserError, match=rf"train_vqvae/abc: process {os.getpid()} is already running"),
+        folder(),
+    ):
+        pass
+    with folder():  # free again
+        pass
+
+
+def test_the_processes_of_one_run_read_without_the_lock() -> None:
+    with folder() as state:
+        save(state, 5)
+        with StateFolder("train_vqvae", "abc", exclusive=False) as reader:
+            assert latest_step(reader) == 5
+
+
+def test_a_lock_dies_with_its_process() -> None:
+    code = (
+        "import os, signal\nfrom tessera.training.checkpoint import StateFolder\n"
+        "StateFolder('train_vqvae', 'abc', True).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).parent.parent.parent
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(root)}, check=False)
+    with folder() as state:
+        assert (state.folder / "lock").read_text() == str(os.getpid())
+
+
+def test_states_lie_at_the_dvc_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "root"))
+    assert folder().folder == tmp_path / "root" / ".state" / "train_vqvae" / "abc"
+
+
+def test_a_state_of_other_code_is_used_and_noted(monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    with folder() as state:
+        save(state, 5)
+    monkeypatch.setattr("tessera.training.checkpoint.code_hash", lambda: "other")
+    with folder() as state:
+        assert latest_step(state) == 5
+    assert "the code has changed since" in capsys.readouterr().err
+
+
+def test_a_run_that_other_code_finished_starts_anew_and_says_so(monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    with folder() as state:
+        state.save(5, {"x": torch.zeros(1)}, {"progress": {"finished": True}})
+    with folder() as state:
+        assert latest_step(state) == 5  # the same code: what is finished is finished
+    monkeypatch.setattr("tessera.training.checkpoint.code_hash", lambda: "other")
+    with folder() as state:
+        assert latest_step(state) is None
+        assert "starting anew" in capsys.readouterr().err
+        save(state, 2)
+        assert kept(state) == [2]
+
+
+def test_the_state_names_the_code_that_runs_not_what_it_is_edited_to(monkeypatch, capsys) -> None:
+    with folder() as state:
+        monkeypatch.setattr("tessera.training.checkpoint.code_hash", lambda: "edited meanwhile")
+        save(state, 5)
+        assert latest_step(state) == 5 and capsys.readouterr().err == ""
+    with folder() as state:
+        latest_step(state)
+    assert "the code has changed since" in capsys.readouterr().err
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path("exploded").touch, ())
+
+
+def test_a_pickle_in_a_states_place_is_never_run(capsys: pytest.CaptureFixture) -> None:
+    with folder() as state:
+        save(state, 5, 10)
+        target = state.folder / "step-000000010"
+        (target / "state.safetensors").write_bytes(pickle.dumps(Bomb()))
+        assert latest_step(state) == 5
+        # Even with a manifest that vouches for it.
+        manifest = json.loads((target / "manifest.json").read_text())
+        path = target / "state.safetensors"
+        manifest["files"]["state.safetensors"] = {"sha256": file_hash(path), "bytes": path.stat().st_size}
+        (target / "manifest.json").write_text(json_text(manifest))
+        capsys.readouterr()
+        assert latest_step(state) == 5
+        assert "warning: " in capsys.readouterr().err
+    assert not Path("exploded").exists()
