@@ -26,7 +26,7 @@ EMA |= {STAGE1 + "quantizer.name": "vq", VQ + "gradient_estimator": "straight_th
 
 def our_quantizer(size: int, dim: int) -> nn.Module:
     params = parameters(EMA | {VQ + "codebook_size": size, VQ + "codebook_dim": dim})
-    return build_quantizers(params.stage1_vqvae.quantizer.chosen_values(), 1)[0].train()
+    return build_quantizers(params.stage1_vqvae.quantizer.values(), 1)[0].train()
 
 
 def their_quantizer(size: int, dim: int) -> nn.Module:

@@ -15,7 +15,7 @@ import pytest
 from tessera.parameters import Params, read_yaml, validate
 
 REPOSITORY = Path(__file__).parent.parent
-PACKAGES = ("common", "stage1_vqvae", "stage2_prior", "sampling")
+PACKAGES = ("tessera", "stage0_images", "stage1_vqvae", "stage2_prior", "sampling", "evaluation")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -82,7 +82,7 @@ def test_an_unlabelled_folder_of_rectangles_in_colour_goes_through_on_two_levels
         assert grid.size[0] > 16
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", options("stage2_prior.priors"))
 def test_grey_images_with_classes_go_through_with_every_prior(in_tmp: Path, write_params: Write, prior: str) -> None:
     random = np.random.default_rng(0)
     for name, level in (("dark", 40), ("light", 200)):

@@ -64,9 +64,9 @@ def config(params: Params) -> dict[str, Any]:
     return {
         "image_shape": [params.data.channels, params.data.height, params.data.width],
         "data_variance": 0.25,
-        "network": section.network.chosen_values(),
-        "quantizer": section.quantizer.chosen_values(),
-        "likelihood": section.likelihood.chosen_values(),
+        "network": section.network.values(),
+        "quantizer": section.quantizer.values(),
+        "likelihood": section.likelihood.values(),
     }
 
 

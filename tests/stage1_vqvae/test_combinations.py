@@ -141,9 +141,9 @@ def build(params: Callable, raw_params: dict[str, Any]) -> Callable[..., tuple[V
         config = {
             "image_shape": list(shape),
             "data_variance": 0.3,
-            "network": section.network.chosen_values(),
-            "quantizer": section.quantizer.chosen_values(),
-            "likelihood": section.likelihood.chosen_values(),
+            "network": section.network.values(),
+            "quantizer": section.quantizer.values(),
+            "likelihood": section.likelihood.values(),
         }
         split = ImageSplit(images, None)
         return VQVAETask(VQVAE(config), split, split, section.training, section.augmentation), found
@@ -204,7 +204,7 @@ def alone(params: Callable, raw_params: dict[str, Any]) -> Callable[[str], torch
         section["name"] = name
         section[name] |= changes
         torch.manual_seed(0)
-        return build_quantizers(params().stage1_vqvae.quantizer.chosen_values(), 1)[0]
+        return build_quantizers(params().stage1_vqvae.quantizer.values(), 1)[0]
 
     return make
 

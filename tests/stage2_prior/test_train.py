@@ -28,7 +28,7 @@ from tessera.codes.store import open_codes
 from tessera.training.optimizer import WeightAverage
 
 Write = Callable[..., None]
-LEARNED = [name for name in PRIORS if name not in ("uniform", "counts")]
+LEARNED = [name for name in options("stage2_prior.priors") if name not in ("uniform", "counts")]
 LAYOUT = CodeLayout((1, 8, 8), (Level(1, 1, 1, 5), Level(2, 2, 1, 7)))
 
 
@@ -84,7 +84,7 @@ def published() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", options("stage2_prior.priors"))
 def test_every_prior_is_published_with_curves_and_figures(
     write_params: Write, write_codes: Write, raw_params: dict[str, Any], name: str, classes: int
 ) -> None:
@@ -120,7 +120,7 @@ def test_training_options_reach_the_prior(
     section, called = f"stage2_prior.{name}.training.", []
     options = {"gradient_checkpointing": True, "weight_ema_decay": 0.5, "precision": "bf16", "compile": True}
     write_params(choose(name, raw_params) | {section + key: value for key, value in options.items()})
-    kinds = (PRIORS[name], "checkpoint_gradients"), (torch.nn.Module, "compile"), (WeightAverage, "update")
+    kinds = (prior_class(name), "checkpoint_gradients"), (torch.nn.Module, "compile"), (WeightAverage, "update")
     for owner, method in kinds:
         original = getattr(owner, method)
 
