@@ -16,7 +16,7 @@ import torch
 
 from stage2_prior import task as task_module
 from stage2_prior import train
-from stage2_prior.priors.build import build_prior, load_prior
+from stage2_prior.priors.build import build_prior, load_prior, prior_class
 from stage2_prior.task import PriorTask, nats_by_token
 from tessera import paths
 from tessera.artifacts.arrays import ArrayWriter
@@ -25,6 +25,7 @@ from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import publishing
 from tessera.codes.layout import CodeLayout, Level
 from tessera.codes.store import open_codes
+from tessera.parameters.parts import options
 from tessera.training.optimizer import WeightAverage
 
 Write = Callable[..., None]
@@ -65,17 +66,13 @@ def write_codes(in_tmp: Path) -> Callable[..., None]:
     return write
 
 
-def choose(name: str, raw_params: dict[str, Any], rate: float = 0.0) -> dict[str, Any]:
+def choose(name: str, rate: float = 0.0) -> dict[str, Any]:
     """Changes that choose a prior for the two levels of `write_codes`, with dropout."""
-    priors = raw_params["stage2_prior"]
-    if name != "chain":
-        return {"stage2_prior.name": name} | ({f"stage2_prior.{name}.dropout": rate} if name in LEARNED else {})
-    links = []
-    for family in ("transformer", "pixelsnail"):
-        values = {key: value for key, value in priors[family].items() if key != "training"}
-        links.append({"name": family, family: values | {"dropout": rate}})
-    strides = {"stage1_vqvae.network.conv.strides": [2, 2]}
-    return {"stage2_prior.name": name, "stage2_prior.chain.links": links} | strides
+    changes = {"stage2_prior.name": name, "stage2_prior.dropout": rate}
+    if name == "chain":
+        changes["stage2_prior.chain.links"] = [{"name": "transformer"}, {"name": "pixelsnail"}]
+        changes["stage1_vqvae.network.conv.strides"] = [2, 2]
+    return changes
 
 
 def published() -> dict[str, bytes]:
@@ -86,10 +83,10 @@ def published() -> dict[str, bytes]:
 @pytest.mark.parametrize("classes", [0, 3])
 @pytest.mark.parametrize("name", options("stage2_prior.priors"))
 def test_every_prior_is_published_with_curves_and_figures(
-    write_params: Write, write_codes: Write, raw_params: dict[str, Any], name: str, classes: int
+    write_params: Write, write_codes: Write, name: str, classes: int
 ) -> None:
     write_codes(classes)
-    write_params(choose(name, raw_params))
+    write_params(choose(name))
     assert train.main([]) == 0
     prior, manifest = load_prior(paths.PRIOR)
     codes = open_codes(paths.CODES)
@@ -114,12 +111,12 @@ def test_every_prior_is_published_with_curves_and_figures(
 
 @pytest.mark.parametrize("name", ["pixelsnail", "transformer", "chain"])
 def test_training_options_reach_the_prior(
-    write_params: Write, write_codes: Write, raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+    write_params: Write, write_codes: Write, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write_codes()
-    section, called = f"stage2_prior.{name}.training.", []
-    options = {"gradient_checkpointing": True, "weight_ema_decay": 0.5, "precision": "bf16", "compile": True}
-    write_params(choose(name, raw_params) | {section + key: value for key, value in options.items()})
+    section, called = "stage2_prior.training.", []
+    chosen = {"gradient_checkpointing": True, "weight_ema_decay": 0.5, "precision": "bf16", "compile": True}
+    write_params(choose(name) | {section + key: value for key, value in chosen.items()})
     kinds = (prior_class(name), "checkpoint_gradients"), (torch.nn.Module, "compile"), (WeightAverage, "update")
     for owner, method in kinds:
         original = getattr(owner, method)
@@ -136,10 +133,10 @@ def test_training_options_reach_the_prior(
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_five_steps_an_interruption_and_five_more_equal_ten_with_dropout(
-    write_params: Write, write_codes: Write, raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+    write_params: Write, write_codes: Write, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write_codes()
-    write_params(choose(name, raw_params, rate=0.3))
+    write_params(choose(name, rate=0.3))
     assert train.main([]) == 0
     whole = published()
     Path(".state").rename("state_of_the_whole_run")
@@ -206,7 +203,7 @@ def make_task(classes: int, **training: Any) -> PriorTask:
 
     codes = open_codes(paths.CODES)
     section = load(Path("params.yaml")).stage2_prior.pixelcnn
-    params = {"layers": 1, "channels": 4, "kernel_size": 3, "dropout": 0.0}
+    params = {"layers": 1, "width": 4, "kernel_size": 3, "dropout": 0.0}
     torch.manual_seed(0)
     prior = build_prior({"name": "pixelcnn", "params": params, "layout": LAYOUT.to_json(), "num_classes": classes})
     return PriorTask(prior, codes, section.training.model_copy(update=training))
