@@ -128,7 +128,8 @@ def test_training_options_reach_the_prior(
         monkeypatch.setattr(owner, method, noted)
     assert train.main([]) == 0
     assert set(called) == {method for _, method in kinds}
-    assert called.count("checkpoint_gradients") == called.count("compile") == 1
+    assert called.count("checkpoint_gradients") == 1
+    assert called.count("compile") == (2 if name == "chain" else 1)  # each link has a loss of its own
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -170,7 +171,7 @@ def test_codes_of_another_vqvae_are_refused_and_the_old_prior_stays(
     assert train.main([]) == 2
     assert capsys.readouterr().err == (
         f"error: data/codes: made from another vqvae: it names {before[:16]}, the vqvae here is {after[:16]}; "
-        "make it anew with `accelerate launch -m stage1_vqvae.extract`\n"
+        "make it anew with `python -m stage1_vqvae.extract`\n"
     )
     assert published() == old
 
@@ -195,7 +196,7 @@ def test_damaged_codes_are_one_clear_line(
     assert train.main([]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: data/codes/train/codes.npy: ") and error.count("\n") == 1
-    assert "`accelerate launch -m stage1_vqvae.extract`" in error and not paths.PRIOR.exists()
+    assert "`python -m stage1_vqvae.extract`" in error and not paths.PRIOR.exists()
 
 
 def make_task(classes: int, **training: Any) -> PriorTask:
@@ -265,7 +266,6 @@ def test_nats_per_token_count_every_image_once(write_params: Write, write_codes:
         torch.testing.assert_close(found.float(), expected.mean(0))
     mean = expected.mean().item()
     assert task.validate() == {
-        "criterion": pytest.approx(mean),
         "nats_per_token": pytest.approx(mean),
         "nats_per_token_level_0": pytest.approx(expected[:, 0].mean().item()),
         "nats_per_token_level_1": pytest.approx(expected[:, 1:].mean().item()),

@@ -140,7 +140,7 @@ def test_a_lock_dies_with_its_process() -> None:
         "import os, signal\nfrom tessera.training.checkpoint import StateFolder\n"
         "StateFolder('train_vqvae', 'abc', True).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).parent.parent.parent.parent
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(root)}, check=False)
     with folder() as state:
         assert (state.folder / "lock").read_text() == str(os.getpid())

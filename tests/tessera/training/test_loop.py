@@ -22,10 +22,11 @@ from tessera.errors import UserError
 from tessera.launch import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import SampleOrder, generator
-from tessera.training import loop
 from tessera.training.checkpoint import StateFolder
-from tessera.training.loop import Progress, StopRequest, Trainer
+from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
+from tessera.training.progress import Choice, Progress
+from tessera.training.task import Task
 
 TRAINING = {
     "seed": 0,
@@ -60,8 +61,8 @@ class Network(nn.Module):
         return error, {"error": error}
 
 
-class Regression:
-    not_averaged: frozenset[str] = frozenset()
+class Regression(Task):
+    criterion = "error"
 
     def __init__(self, params: TrainingParams, criteria: list[float] | None = None) -> None:
         torch.manual_seed(0)
@@ -74,8 +75,8 @@ class Regression:
         self.poisoned: set[int] = set()
         self.validated: list[torch.Tensor] = []
 
-    def start(self) -> None:
-        self.calls.append("start")
+    def initialise(self) -> None:
+        self.calls.append("initialise")
 
     def batch(self, step: int, rows: slice) -> dict[str, torch.Tensor]:
         indices = self.order.batch(step)[rows]
@@ -94,8 +95,8 @@ class Regression:
     def discard(self) -> None:
         self.calls.append("discard")
 
-    def settle(self) -> None:
-        self.calls.append("settle")
+    def re_estimate(self) -> None:
+        self.calls.append("re_estimate")
         self.model.seen.fill_(-1)
 
     def validate(self) -> dict[str, float]:
@@ -103,7 +104,7 @@ class Regression:
         self.validated.append(self.model.layers[0].weight.detach().clone())
         with torch.no_grad():
             error = (self.model.layers(self.x) - self.y).square().mean().item()
-        return {"criterion": self.criteria.pop(0) if self.criteria else error, "error": error}
+        return {"error": self.criteria.pop(0) if self.criteria else error}
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +168,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_end(
     assert f"stopped by {number.name}; the same command goes on from here" in capsys.readouterr().err
     resumed = trained(Regression(params), "stopped")
     assert f"going on from step {at + 1}" in capsys.readouterr().err
-    assert "start" not in resumed.task.calls and f"update {at}" not in resumed.task.calls
+    assert "initialise" not in resumed.task.calls and f"update {at}" not in resumed.task.calls
     assert_same(whole, resumed)
 
 
@@ -222,7 +223,8 @@ def test_a_progress_of_other_code_is_told_and_left(capsys: pytest.CaptureFixture
     interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
     with pytest.raises(SystemExit):
         trained(interrupted)
-    monkeypatch.setattr(loop, "Progress", dataclasses.make_dataclass("Progress", [("new", int, 0)], bases=(Progress,)))
+    kind = dataclasses.make_dataclass("Progress", [("new", int, 0)], bases=(Progress,))
+    monkeypatch.setattr("tessera.training.loop.Progress", kind)
     assert trained(Regression(training())).progress.step == 10
     assert "note: the progress of the state" in capsys.readouterr().err
 
@@ -236,7 +238,7 @@ def test_a_state_that_no_longer_fits_the_model_is_told_and_left(capsys: pytest.C
     wider.model.layers = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Dropout(0.3), nn.Linear(20, 1))
     assert trained(wider).progress.step == 10
     assert "does not fit the code as it is; starting anew" in capsys.readouterr().err
-    assert "start" in wider.calls
+    assert "initialise" in wider.calls
 
 
 def test_only_the_newest_states_remain() -> None:
@@ -253,8 +255,8 @@ def test_a_finished_run_is_not_run_again() -> None:
 
 def test_the_best_weights_by_validation_are_left_in_the_model() -> None:
     trainer = trained(Regression(training(), criteria=[3.0, 1.0, 2.0]))
-    assert (trainer.progress.best, trainer.progress.best_step) == (1.0, 8)
-    assert trainer.progress.best_metrics == {"error": trainer.progress.validation[1]["error"]}
+    assert trainer.progress.choices == {"error": Choice(1.0, 8, 1)}
+    assert trainer.progress.metrics == {"error": 1.0}
     assert torch.equal(trainer.task.model.layers[0].weight, trainer.task.validated[1])
     assert trainer.task.model.seen == 8 and not trainer.task.model.training
 
@@ -263,7 +265,7 @@ def test_patience_ends_a_run_that_no_longer_improves() -> None:
     params = training(steps=40, validate_every=2, patience=3)
     trainer = trained(Regression(params, criteria=[5.0, 4.0, 4.5, 4.0, 6.0, 1.0]))
     assert [row["step"] for row in trainer.progress.validation] == [2, 4, 6, 8, 10]
-    assert trainer.progress.best_step == 4 and trainer.progress.finished
+    assert trainer.progress.choices["error"].best_step == 4 and trainer.progress.finished
 
 
 def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_finishes_it() -> None:
@@ -286,8 +288,8 @@ def test_a_step_without_a_finite_gradient_changes_nothing(capsys: pytest.Capture
     poisoned, unpoisoned = trained(task, "poisoned"), trained(clean, "clean")
     for name, tensor in weights(unpoisoned).items():
         assert torch.equal(tensor, weights(poisoned)[name])
-    assert task.calls == ["start", "update 0", "update 1", "update 2", "update 3", "discard"]
-    assert "step 5: the gradient is not finite; the step is skipped" in capsys.readouterr().err
+    assert task.calls == ["initialise", "update 0", "update 1", "update 2", "update 3", "discard"]
+    assert "step 5: the gradient is not finite; the update is skipped" in capsys.readouterr().err
     assert all(tensor.isfinite().all() for tensor in poisoned.state.latest()[0].values())
 
 
@@ -314,16 +316,17 @@ def test_validation_judges_the_averaged_weights_and_training_keeps_its_own() -> 
     torch.testing.assert_close(averaged.validated[1], average)
     torch.testing.assert_close(raw[4], plain.validated[0])  # the average did not leak into training
     torch.testing.assert_close(raw[9], plain.validated[1])
-    assert averaged.calls.count("settle") == 2
+    assert averaged.calls.count("re_estimate") == 2
     assert trainer.task.model.seen == -1  # published as it was re-estimated
     assert trainer.progress.train[-1]["seen"] == 10  # and training went on with its own
 
 
 def test_what_a_task_excludes_is_not_averaged() -> None:
     task = Regression(training(weight_ema_decay=0.9))
-    task.not_averaged = frozenset({"layers.0.weight"})
+    task.re_estimated = frozenset({"layers.0.weight"})
     trainer = trained(task)
-    assert "layers.0.weight" not in trainer.average.weights and "layers.3.weight" in trainer.average.weights
+    averaged = trainer.groups[0].average.weights
+    assert "layers.0.weight" not in averaged and "layers.3.weight" in averaged
 
 
 def test_compiling_is_asked_for_once_and_only_where_there_is_something_to_train() -> None:
@@ -374,22 +377,6 @@ def test_a_launchers_compiler_is_not_used(monkeypatch: pytest.MonkeyPatch) -> No
     assert accelerator(RuntimeParams(**RUNTIME)).prepare_model(network) is network
 
 
-def test_signal_handlers_are_given_back() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with StopRequest() as stop:
-        assert stop.agreed(torch.device("cpu")) is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.agreed(torch.device("cpu")) == signal.SIGTERM
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
 def test_a_criterion_that_is_not_finite_stops_the_run_at_once() -> None:
-    with pytest.raises(UserError, match="step 8: the validation criterion is nan"):
+    with pytest.raises(UserError, match="step 8: the validation's error is nan"):
         trained(Regression(training(), criteria=[1.0, math.nan]), "diverged")
-
-
-def test_a_second_signal_is_not_held_back() -> None:
-    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)
