@@ -55,9 +55,10 @@ class PriorTask(Task):
         return model(**batch, link=self.levels[name]) if self.levels else model(**batch)
 
     def batch(self, step: int, rows: slice) -> Batch:
-        """int64 `tokens` (rows, N) and `labels` (rows,), some replaced by the null label; `noise` if the prior takes it.
+        """int64 `tokens` (rows, N) and `labels` (rows,); float32 `noise` (rows, M) if the prior takes any.
 
-        An image's codes may come from an extra pass: codes of the image flipped or shifted.
+        Some labels are replaced by the null label. Some images' codes come from an extra pass, where the image was
+        flipped or shifted.
         """
         train, size = self.codes["train"], self.params.batch_size
         stream = np.random.Generator(np.random.Philox(seed_of("passes", self.params.seed, step)))

@@ -6,13 +6,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from evaluation import train_classifier
 from tessera import paths
+from tessera.artifacts.arrays import ArrayWriter
+from tessera.artifacts.files import json_text
+from tessera.artifacts.publishing import publishing
 from tessera.errors import UserError
 from tessera.features.classifier import Classifier, load_classifier, predict
+from tessera.images.prepared import open_prepared
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9), (1, 28, 28), (3, 32, 64)])
@@ -33,13 +38,29 @@ def test_images_too_small_are_refused():
 
 @pytest.fixture
 def quick(write_params):
-    training = {"steps": 150, "warmup_steps": 5, "batch_size": 16, "validate_every": 50, "learning_rate": 0.01}
-    changes = {f"classifier.training.{name}": value for name, value in training.items()}
-    write_params(changes | {"classifier.channels": 8, "classifier.shift": 0})
+    training = {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
+    write_params(
+        {f"classifier.training.{name}": value for name, value in training.items()} | {"classifier.channels": 8}
+    )
+
+
+def brighten_by_class() -> None:
+    """Replace data/prepared by images whose brightness tells their class."""
+    prepared = open_prepared(paths.PREPARED)
+    splits = {name: np.asarray(prepared[name].labels) for name in prepared.stats.images}
+    random = np.random.default_rng(0)
+    with publishing(paths.PREPARED, "prepared", {}) as folder:
+        for name, labels in splits.items():
+            with ArrayWriter(folder / name / "images.npy", (1, 8, 8), np.uint8) as writer:
+                writer.append(random.integers(0, 60, (len(labels), 1, 8, 8)) + labels[:, None, None, None] * 60)
+            with ArrayWriter(folder / name / "labels.npy", (), np.int64) as writer:
+                writer.append(labels)
+        (folder / "stats.json").write_text(json_text(prepared.stats.to_json()), encoding="utf-8")
 
 
 def test_it_is_published_and_loads_from_its_own_files(quick, write_prepared):
     write_prepared()
+    brighten_by_class()
     assert train_classifier.main([]) == 0
     paths.PREPARED.rename("elsewhere")
     classifier, manifest = load_classifier(paths.CLASSIFIER)

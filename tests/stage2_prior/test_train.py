@@ -157,23 +157,77 @@ def test_five_steps_an_interruption_and_five_more_equal_ten_with_dropout(
     assert published() == whole
 
 
-def test_codes_of_another_vqvae_are_refused_and_the_old_prior_stays(
-    write_params: Write, write_codes: Write, capsys: pytest.CaptureFixture
+def chain(*names: str, **changes: Any) -> dict[str, Any]:
+    """Changes that choose a chain of these priors, with dropout; and `changes` of its training."""
+    links = {"stage2_prior.chain.links": [{"name": name} for name in names]}
+    training = {f"stage2_prior.training.{name}": value for name, value in changes.items()}
+    return choose("chain", rate=0.3) | links | training
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    with (train.RESULTS / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_link_of_a_chain_is_trained_as_if_the_other_links_were_not_there(
+    write_params: Write, write_codes: Write
+) -> None:
+    write_codes()
+    found = []
+    for other in ("pixelsnail", "transformer"):
+        write_params(chain("transformer", other))
+        assert train.main([]) == 0
+        found.append(load_prior(paths.PRIOR)[0].links[0].state_dict())
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+def test_each_link_of_a_chain_is_published_at_its_own_best_step(write_params: Write, write_codes: Write) -> None:
+    write_codes()
+    # So large a learning rate that the two links are best at different steps.
+    write_params(chain("transformer", "pixelsnail", steps=24, validate_every=2, patience=3, learning_rate=0.1))
+    assert train.main([]) == 0
+    curve, figures = rows_of("validation"), json.loads((train.RESULTS / "metrics.json").read_text())["validation"]
+    for level in (0, 1):
+        nats = {int(row["step"]): float(row[f"nats_per_token_level_{level}"]) for row in curve}
+        stop = next((step for step in nats if stale(nats, step) == 3), 24)
+        best = min((step for step in nats if step <= stop), key=nats.__getitem__)
+        assert figures[f"best_step_level_{level}"] == int(curve[-1][f"best_step_level_{level}"]) == best
+        assert figures[f"nats_per_token_level_{level}"] == pytest.approx(nats[best], rel=1e-6)
+        after = {value for step, value in nats.items() if step >= stop}
+        assert len(after) == 1  # a link that has stopped is not updated any more
+        taught = [row["step"] for row in rows_of("train") if row[f"loss_level_{level}"]]
+        assert int(taught[-1]) == stop
+    steps = [figures["best_step_level_0"], figures["best_step_level_1"]]
+    assert steps[0] != steps[1] and figures["step"] == max(steps)
+    shares = [level.height * level.width for level in LAYOUT.levels]
+    mean = sum(shares[i] * figures[f"nats_per_token_level_{i}"] for i in (0, 1)) / sum(shares)
+    assert figures["nats_per_token"] == pytest.approx(mean, rel=1e-6)
+
+
+def stale(nats: dict[int, float], at: int) -> int:
+    """How many validations there have been at a step since the best one."""
+    best = min((step for step in nats if step <= at), key=nats.__getitem__)
+    return sum(best < step <= at for step in nats)
+
+
+def test_a_chain_with_one_trained_link_and_tables_is_trained(write_params: Write, write_codes: Write) -> None:
+    write_codes()
+    write_params(chain("counts", "pixelcnn"))
+    assert train.main([]) == 0
+    row = rows_of("train")[-1]
+    assert row["loss"] == row["loss_level_1"] and "loss_level_0" not in row
+
+
+def test_a_prior_names_the_vqvae_of_its_codes_whichever_is_published_now(
+    write_params: Write, write_codes: Write
 ) -> None:
     write_codes()
     write_params({"stage2_prior.name": "counts"})
-    assert train.main([]) == 0
-    old, before = published(), read_manifest(paths.VQVAE, "vqvae").identity
     with publishing(paths.VQVAE, "vqvae", {}) as folder:
         (folder / "config.json").write_text("another", encoding="utf-8")
-    after = read_manifest(paths.VQVAE, "vqvae").identity
-    capsys.readouterr()
-    assert train.main([]) == 2
-    assert capsys.readouterr().err == (
-        f"error: data/codes: made from another vqvae: it names {before[:16]}, the vqvae here is {after[:16]}; "
-        "make it anew with `python -m stage1_vqvae.extract`\n"
-    )
-    assert published() == old
+    assert train.main([]) == 0
+    named = read_manifest(paths.PRIOR, "prior").parents["vqvae"]
+    assert named == open_codes(paths.CODES).manifest.parents["vqvae"] != read_manifest(paths.VQVAE, "vqvae").identity
 
 
 def damage(path: Path) -> None:

@@ -19,11 +19,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def own_dispositions() -> Iterator[None]:
-    """Dispositions as in a terminal, whatever those are with which the tests were started."""
+    """What each signal does is put back after the test."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
