@@ -129,7 +129,7 @@ def write_prepared(in_tmp: Path) -> Callable[..., None]:
     ) -> None:
         random = np.random.default_rng(seed)
         names = tuple(f"class {i}" for i in range(classes)) or None
-        stats = Stats(shape, names, images or {"train": 50, "validation": 13, "test": 7}, mean=0.0, variance=0.3)
+        stats = Stats(shape, names, images or {"train": 50, "validation": 13, "test": 7}, 0.0, 0.3)
         with publishing(paths.PREPARED, "prepared", {}) as folder:
             for split, count in stats.images.items():
                 labels = np.arange(count) % max(1, classes)

@@ -1,8 +1,8 @@
 """Write params.yaml for a known model and dataset: python -m tessera preset NAME [-S key=value ...].
 
 The new file is the default one, presets/digits.yaml, with the values of presets/NAME.yaml in place of its own, and
-those of -S on top. Only the section `runtime` is kept from the file before. `-S data.source=FOLDER` takes the images from a
-local folder instead of the Hub. The result is checked before it is written, whole or not at all.
+those of -S on top. Only the section `runtime` is kept from the file before. `-S data.source=FOLDER` takes the images
+from a local folder instead of the Hub. The result is checked before it is written, whole or not at all.
 """
 
 from __future__ import annotations
