@@ -21,6 +21,9 @@ from tessera.distributed import exact_float32
 from tessera.errors import UserError
 
 
+Labels = Sequence[int] | torch.Tensor | str | None  # see `TwoStagePipeline.check_labels`
+
+
 def _advance(bar: Any, images: int, part: float) -> None:
     bar.update(images * part)
 
@@ -76,19 +79,26 @@ class TwoStagePipeline:
     def num_classes(self) -> int:
         return self.prior.num_classes
 
-    def check_labels(
-        self, labels: Sequence[int] | torch.Tensor | None, count: int, start: int = 0
-    ) -> torch.Tensor | None:
-        """Check labels; None is the classes in turn, image i having class i mod num_classes, or None without classes.
+    def check_labels(self, labels: Labels, count: int, start: int = 0) -> torch.Tensor | None:
+        """Labels as a tensor.
+
+        Args:
+            labels: a class for each image; "each" for the classes in turn, image i having class i mod num_classes (and
+                none where the prior was trained without labels); None for the null label.
+            count: number of images; start: place of the first one in the run.
 
         Returns:
-            int64 (count,), or None for an unlabelled prior.
+            int64 (count,), or None for the null label.
 
         Raises:
-            UserError: labels for an unlabelled prior, a wrong number of them, or a class that does not exist.
+            UserError: labels for a prior without classes, a wrong number of them, or a class that does not exist.
         """
         classes = self.num_classes
         if labels is None:
+            return None
+        if isinstance(labels, str):
+            if labels != "each":
+                raise UserError(f'labels: expected whole numbers, "each" or None, got {labels!r}')
             return torch.arange(start, start + count) % classes if classes else None
         if not classes:
             raise UserError("labels: this prior was trained without labels; leave them out")
@@ -108,7 +118,7 @@ class TwoStagePipeline:
     def batches(
         self,
         count: int,
-        labels: Sequence[int] | torch.Tensor | None = None,
+        labels: Labels = None,
         *,
         seed: int = 0,
         batch_size: int | None = None,
@@ -144,12 +154,12 @@ class TwoStagePipeline:
         form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
         return tqdm(total=count, desc=what, unit="image", disable=None, bar_format=form)
 
-    def generate(self, n: int, labels: Sequence[int] | torch.Tensor | None = None, **settings: Any) -> torch.Tensor:
+    def generate(self, n: int, labels: Labels = None, **settings: Any) -> torch.Tensor:
         """Sample images.
 
         Args:
             n: how many.
-            labels: (n,) classes; None: the classes in turn, image i having class i mod num_classes.
+            labels: (n,) classes; "each" for the classes in turn; None for the null label (see `check_labels`).
             settings: those of `Settings`, `seed`, `batch_size`, and `start`, the place in the run of the first image:
                 images 3 to 5 of a run are n=3, start=3.
 
@@ -184,7 +194,7 @@ class TwoStagePipeline:
         self,
         images: torch.Tensor,
         mask: torch.Tensor,
-        labels: Sequence[int] | torch.Tensor | None = None,
+        labels: Labels = None,
         *,
         seed: int = 0,
         batch_size: int | None = None,
@@ -199,7 +209,7 @@ class TwoStagePipeline:
         Args:
             images: float32 (B, C, H, W), in [-1, 1] where known.
             mask: bool (B, 1, H, W) or (H, W), True where a pixel is known.
-            labels: (B,) classes; None: the null label, which stands for no class in particular.
+            labels: (B,) classes; "each" for the classes in turn; None for the null label (see `check_labels`).
 
         Returns:
             float32 (B, C, H, W) in [-1, 1], on the CPU, the known pixels as they came.
@@ -210,8 +220,8 @@ class TwoStagePipeline:
         checks.shape(images, self.layout.image_shape, torch.float32)
         chosen = Settings.checked(self.layout, settings)
         checks.numbers(("seed", seed, 0), *checks.sizes(batch_size))
-        if labels is not None:
-            labels = self.check_labels(labels, len(images)).to(self.device)
+        labels = self.check_labels(labels, len(images))
+        labels = None if labels is None else labels.to(self.device)
         checks.null_label(labels, self.prior, chosen)
         shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
         if mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
@@ -243,7 +253,7 @@ class TwoStagePipeline:
     def log_likelihood(
         self,
         images: torch.Tensor,
-        labels: Sequence[int] | torch.Tensor | None = None,
+        labels: Labels = None,
         batch_size: int = 64,
         *,
         class_probabilities: Sequence[float] | torch.Tensor | None = None,
@@ -252,7 +262,8 @@ class TwoStagePipeline:
 
         Args:
             images: uint8 (B, C, H, W).
-            labels: (B,) classes; None: the null label. The label's own bits are not in the rate.
+            labels: (B,) classes; "each" for the classes in turn; None for the null label (see `check_labels`). The bits
+                of the label itself are not in the rate.
             class_probabilities: (num_classes,) p(y), instead of labels: the rate is of p(z) = Σ p(y) p(z | y).
 
         Returns:
@@ -268,8 +279,8 @@ class TwoStagePipeline:
         checks.numbers(("batch_size", batch_size, 1))
         weights = checks.probabilities(class_probabilities, labels, self.prior)
         weights = None if weights is None else weights.to(self.device)
-        if labels is not None:
-            labels = self.check_labels(labels, len(images)).to(self.device)
+        labels = self.check_labels(labels, len(images))
+        labels = None if labels is None else labels.to(self.device)
         if weights is None:
             checks.null_label(labels, self.prior)
         return bits_per_dim(self.vqvae, self.prior, images, labels, weights, batch_size)

@@ -31,9 +31,9 @@ def write_samples(folder: Path, pipeline: TwoStagePipeline, count: int, settings
     from tessera.images.pixels import to_uint8
 
     with ArrayWriter(folder / "images.npy", pipeline.layout.image_shape, np.uint8) as writer:
-        for images in pipeline.batches(count, **settings):
+        for images in pipeline.batches(count, "each", **settings):
             writer.append(to_uint8(images).numpy())
-    labels = pipeline.check_labels(None, count)
+    labels = pipeline.check_labels("each", count)
     if labels is not None:
         np.save(folder / "labels.npy", labels.numpy())
 
