@@ -33,8 +33,8 @@ def ssim_sigma(height: int, width: int) -> float:
     """The standard deviation of SSIM's Gaussian window, in pixels.
 
     It is 1.5, which gives the usual 11 x 11 window. Smaller images get a smaller one, so that the window fits:
-    torchmetrics' window reaches `int(3.5 σ + 0.5)` pixels to each side. An 8 x 8 image has room for 3, so σ is 0.86. SSIM
-    therefore compares models of one image size, not of different sizes.
+    torchmetrics' window reaches `int(3.5 σ + 0.5)` pixels to each side. An 8 x 8 image has room for 3, so σ is 0.86.
+    SSIM therefore compares models of one image size, not of different sizes.
 
     Raises:
         UserError: a side has fewer than 3 pixels, and no window fits.

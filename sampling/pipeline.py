@@ -20,7 +20,6 @@ from tessera.codes.layout import CodeLayout
 from tessera.distributed import exact_float32
 from tessera.errors import UserError
 
-
 Labels = Sequence[int] | torch.Tensor | str | None  # see `TwoStagePipeline.check_labels`
 
 
@@ -147,7 +146,7 @@ class TwoStagePipeline:
         return draw()
 
     def _parts(self, count: int, batch_size: int | None) -> tuple[torch.Tensor, ...]:
-        """The places 0 to `count` - 1, cut into batches; a `batch_size` of None takes as many images as memory holds."""
+        """The places 0 to `count` - 1, cut into batches; `batch_size` None takes as many images as memory holds."""
         if batch_size is None and count > 1:
             self._image_bytes = self._image_bytes or memory.image_bytes(self.vqvae, self.drawing, self.device)
             batch_size = memory.batch_size(self._image_bytes, self.drawing, self.device)
@@ -209,8 +208,8 @@ class TwoStagePipeline:
 
         A code is given where every pixel that it stands for is known, and sampled elsewhere. An autoregressive prior
         works in the order of its sequence: a sampled code is conditioned on the given codes before it, and not on those
-        after it. A masked prior conditions on all given codes. The encoder sees grey in place of unknown pixels, whatever
-        value they hold (NaN too).
+        after it. A masked prior conditions on all given codes. The encoder sees grey in place of unknown pixels,
+        whatever value they hold (NaN too).
 
         Args:
             images: float32 (B, C, H, W), in [-1, 1] where known.
