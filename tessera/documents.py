@@ -43,9 +43,11 @@ def read_bytes(path: Path, limit: int, advice: str = REPAIR) -> bytes:
         # A pipe that nobody writes to would block for ever without O_NONBLOCK.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{path}: not a regular file; {advice}")
-            data = file.read(limit + 1)
+            # Python allocates the size that is asked for, so no more is asked for than the file has.
+            data = file.read(min(status.st_size, limit) + 1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {advice}") from None
     except OSError as error:
