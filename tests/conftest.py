@@ -125,15 +125,9 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
     raw_params["stage1_vqvae"]["quantizer"]["vq"] |= {"codebook_size": 8, "codebook_dim": 4}
     raw_params["stage1_vqvae"]["training"] |= quick | {"codebook_images": 24}
     priors = raw_params["stage2_prior"]
-    for name in ("transformer", "rq_transformer", "masked"):
-        priors[name] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
-    priors["pixelcnn"] |= {"layers": 1, "channels": 8}
-    snail = {"channels": 8, "hidden_channels": 8, "blocks": 1, "residuals": 1, "heads": 2}
-    for section in (priors["pixelsnail"], priors["chain"]["links"][0]["pixelsnail"]):
-        section |= snail
-    for section in priors.values():
-        if isinstance(section, dict) and "training" in section:
-            section["training"] |= quick
+    priors |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+    priors["training"] |= quick
+    priors["pixelsnail"] |= {"residuals": 1, "hidden": 1.0}
     raw_params["runtime"] |= {"threads": 1, "batch_size": 16, "log_every": 1}
 
     def write(changes: dict[str, Any] | None = None) -> None:

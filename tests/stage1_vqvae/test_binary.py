@@ -8,7 +8,9 @@ import pytest
 import torch
 import vector_quantize_pytorch as oracle
 
-from stage1_vqvae.quantizers import QUANTIZERS
+from stage1_vqvae.quantizers.base import Quantizer
+from stage1_vqvae.quantizers.sections import PACKAGE
+from tessera.parameters.parts import class_of
 
 DEFAULTS = {
     "bits": 5,
@@ -21,7 +23,7 @@ DEFAULTS = {
 
 
 def binary(name: str, **changes: Any) -> torch.nn.Module:
-    return QUANTIZERS[name](**{**DEFAULTS, **changes})
+    return class_of(PACKAGE, name, Quantizer)(**{**DEFAULTS, **changes})
 
 
 @pytest.mark.parametrize("name", ["lfq", "bsq"])

@@ -41,7 +41,7 @@ def test_levels_have_their_shapes_coarsest_first(
         z = net.latent(level, features[level], context)
         assert z.shape == (2, 5, height, width)
         quantized.append(z)
-        context = net.context(level, z)
+        context = net.context(level, z, context)
         if level + 1 < len(grids):
             assert context.shape[-2:] == grids[level + 1]
     assert context is None  # after the finest
@@ -55,7 +55,7 @@ def test_every_parameter_is_used(shape: tuple[int, int, int], strides: list[int]
     quantized, context = [], None
     for level, feature in enumerate(features):
         quantized.append(net.latent(level, feature, context))
-        context = net.context(level, quantized[-1])
+        context = net.context(level, quantized[-1], context)
     net.decode(quantized).square().sum().backward()
     unused = [name for name, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert unused == []
@@ -65,8 +65,8 @@ def test_a_finer_level_depends_on_the_coarser_code() -> None:
     net = network((3, 16, 16), [2, 2])
     features = net.encode(torch.randn(1, 3, 16, 16))
     coarse = torch.randn(1, 5, 4, 4)
-    fine = net.latent(1, features[1], net.context(0, coarse))
-    assert not torch.allclose(fine, net.latent(1, features[1], net.context(0, coarse + 1)))
+    fine = net.latent(1, features[1], net.context(0, coarse, None))
+    assert not torch.allclose(fine, net.latent(1, features[1], net.context(0, coarse + 1, None)))
 
 
 def test_the_published_cifar_network_has_its_number_of_parameters() -> None:

@@ -160,7 +160,7 @@ def test_codes_drawn_on_two_levels_are_the_finer_ones_for_the_drawn_coarser_ones
 
     def finest(codes: torch.Tensor) -> torch.Tensor:
         """The nearest fine codes for coarse ones."""
-        context = model.network.context(0, planes(coarse_quantizer.lookup(codes)))
+        context = model.network.context(0, planes(coarse_quantizer.lookup(codes)), None)
         z = model.network.latent(1, model.network.encode(images)[1], context)
         return fine_quantizer(z.permute(0, 2, 3, 1)).indices
 

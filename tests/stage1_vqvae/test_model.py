@@ -259,5 +259,5 @@ def test_a_pickle_in_a_models_place_is_never_opened(tmp_path: Path) -> None:
     folder = tmp_path / "vqvae"
     save_model(folder, "vqvae", config(), VQVAE(config()).state_dict(), {})
     torch.save({"weight": torch.zeros(1)}, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"model\.safetensors: .*; make it anew with `accelerate launch -m stage1"):
+    with pytest.raises(UserError, match=r"model\.safetensors: .*; make it anew with `python -m stage1_vqvae.train"):
         load_vqvae(folder)
