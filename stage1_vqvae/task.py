@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from stage1_vqvae.codebooks import initialise_codebooks, re_estimate_codebooks
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.parameters import AugmentationParams, Stage1TrainingParams
 from stage1_vqvae.quantizers.output import QuantizerOutput
@@ -35,7 +36,7 @@ class VQVAETask:
         self.model, self.train, self.validation = model, train, validation
         self.params, self.augmentation = params, augmentation
         self.order = SampleOrder(len(train), params.batch_size, params.seed)
-        self.not_averaged = model.codebook_parameters
+        self.not_averaged = model.re_estimated_parameters
 
     @property
     def device(self) -> torch.device:
@@ -48,11 +49,15 @@ class VQVAETask:
             pixels = self.train.pixels(order[start : start + TOGETHER])
             yield pixels, to_float(pixels.to(self.device))
 
+    def _codebook_images(self) -> Iterator[torch.Tensor]:
+        """Float images from which codebooks are computed, in batches; the same at each call and on every process."""
+        return (images for _, images in self._chunks(self.params.codebook_images))
+
     def start(self) -> None:
-        self.model.start(lambda: (images for _, images in self._chunks(self.params.codebook_images)), self.params.seed)
+        initialise_codebooks(self.model, self._codebook_images, self.params.seed)
 
     def settle(self) -> None:
-        self.model.settle(lambda: (images for _, images in self._chunks(self.params.codebook_images)))
+        re_estimate_codebooks(self.model, self._codebook_images)
 
     def compile(self) -> None:
         self.model.compile()
@@ -94,7 +99,7 @@ class VQVAETask:
         variance, count = self.model.config["data_variance"], len(self.validation)
         sums = [0.0, 0.0, 0.0]  # of the training loss, of squared errors over the variance, of nats
         counts = CodeCounts(layout, self.device)
-        errors = [Spread(quantizer.code_dim) for quantizer in self.model.quantizers]
+        errors = [Spread(self.model.quantizer_of(level).code_dim) for level in range(len(layout.levels))]
         for rows in share(count, batch_share(self.params.batch_size)):
             pixels = self.validation.pixels(rows).to(self.device)
             images = to_float(pixels)

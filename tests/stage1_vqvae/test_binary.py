@@ -48,7 +48,7 @@ def test_entropies_are_those_of_brute_force_within_groups(name: str, group: int)
     """Each vector's over all 2^5 codes, whatever the groups; the mean's summed over groups of bits."""
     torch.manual_seed(0)
     quantizer = binary(name, entropy_group_bits=group).double()
-    target = quantizer.bound(torch.randn(40, 5).double())
+    target = quantizer.to_target(torch.randn(40, 5).double())
     codes = quantizer.lookup(torch.arange(32)[:, None]).double()
     p = (-torch.cdist(target, codes).square() / 0.5).softmax(1)
     even = torch.zeros(()).double()

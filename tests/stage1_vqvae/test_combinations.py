@@ -116,7 +116,7 @@ def test_a_published_model_gives_the_same_codes(build, label: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("label", ["vq", "vq cosine", "residual", "residual, shared", "grouped", "soft_em"])
-def test_settling_after_the_weights_have_moved_lowers_the_quantization_error(build, label: str) -> None:
+def test_re_estimation_after_the_weights_have_moved_lowers_the_quantization_error(build, label: str) -> None:
     task, params = build(label, None, "conv", (3, 12, 8))
     steps(task, params)
     with torch.no_grad():

@@ -53,8 +53,9 @@ def run(net: Network, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.T
     """z of every level, and the decoder's output for these z without quantization."""
     features, context, zs = net.encode(images), None, []
     for level, feature in enumerate(features):
+        if level:
+            context = net.context(level - 1, zs[-1], context)
         zs.append(net.latent(level, feature, context))
-        context = net.context(level, zs[-1], context)
     return zs, net.decode(zs)
 
 
