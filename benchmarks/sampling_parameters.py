@@ -54,7 +54,7 @@ def main() -> None:
         raise SystemExit("the data has no labels: nothing to choose by")
     validation = open_prepared(paths.PREPARED)["validation"]
     real = features(judge, validation.pixels(slice(None)))
-    labels = pipeline.check_labels(None, arguments.images)
+    labels = pipeline.check_labels("each", arguments.images)
     rows = []
     print(f"{'guidance':>8} {'temperature':>11} {'agreement':>9} {'distance':>8}")
     for guidance in arguments.guidance:
