@@ -155,8 +155,10 @@ def test_codes_drawn_on_two_levels_are_the_finer_ones_for_the_drawn_coarser_ones
     coarse_quantizer, fine_quantizer = model.quantizers
     coarse_quantizer.hard.codebook.mul_(20)  # codes that matter to the finer level
     random = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(coarse_quantizer, "pick", lambda z, _: torch.randint(9, (*z.shape[:-1], 1), generator=random))
-    monkeypatch.setattr(fine_quantizer, "pick", lambda z, _: fine_quantizer.hard.quantize(z).indices)
+    monkeypatch.setattr(
+        coarse_quantizer, "draw_indices", lambda z, _: torch.randint(9, (*z.shape[:-1], 1), generator=random)
+    )
+    monkeypatch.setattr(fine_quantizer, "draw_indices", lambda z, _: fine_quantizer.hard.quantize(z).indices)
 
     def finest(codes: torch.Tensor) -> torch.Tensor:
         """The nearest fine codes for coarse ones."""
