@@ -22,7 +22,8 @@ from tessera.codes.store import Codes, open_codes
 from tessera.features.classifier import load_classifier, predict
 from tessera.images.grids import stacked_grid
 from tessera.images.pixels import to_float, to_uint8
-from tessera.images.prepared import ImageSplit, open_prepared, open_split
+from tessera.images.prepared import ImageSplit, open_prepared
+from tessera.images.samples import open_samples
 
 GRID_IMAGES = 32
 UNAVAILABLE = "unavailable"  # what a figure that needs labels says where there are none
@@ -91,8 +92,7 @@ class Evaluation:
         self.classifier, _ = load_classifier(paths.CLASSIFIER)
         if self.classifier is not None:
             self.classifier.to(self.pipeline.device)
-        read_manifest(paths.SAMPLES, "samples")  # every byte
-        self.samples = {kind: open_split(paths.SAMPLES / kind) for kind in ("default", "unguided")}
+        self.samples = open_samples(paths.SAMPLES)
         self.layout = self.codes.layout
 
     def metrics(self) -> dict[str, Any]:

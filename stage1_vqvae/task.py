@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from stage1_vqvae.codebooks import initialise_codebooks, re_estimate_codebooks
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.parameters import AugmentationParams, Stage1TrainingParams
 from stage1_vqvae.quantizers.output import QuantizerOutput
@@ -40,7 +41,7 @@ class VQVAETask(Task):
         self.model, self.train, self.validation = model, train, validation
         self.params, self.augmentation = params, augmentation
         self.order = SampleOrder(len(train), params.batch_size, params.seed)
-        self.re_estimated = model.codebook_parameters
+        self.re_estimated = model.re_estimated_parameters
 
     @property
     def device(self) -> torch.device:
@@ -57,16 +58,16 @@ class VQVAETask(Task):
             yield pixels, to_float(pixels.to(self.device))
 
     def _codebook_images(self) -> Iterator[torch.Tensor]:
-        """Batches of the float images from which codebooks are initialised and re-estimated."""
+        """Batches of the float images from which codebooks are computed: the same at each call and on every process."""
         return (images for _, images in self._chunks(self.params.codebook_images))
 
     def initialise(self) -> None:
         """Start the codebooks at encoded training images."""
-        self.model.start(self._codebook_images, self.params.seed)
+        initialise_codebooks(self.model, self._codebook_images, self.params.seed)
 
     def re_estimate(self) -> None:
         """Re-estimate the codebooks for the averaged weights."""
-        self.model.settle(self._codebook_images)
+        re_estimate_codebooks(self.model, self._codebook_images)
 
     def batch(self, step: int, rows: slice) -> Batch:
         """uint8 `images`; and `seeds`, one an image, if the quantizer draws codes at random."""
@@ -121,7 +122,7 @@ class VQVAETask(Task):
         variance, count = self.model.config["data_variance"], len(self.validation)
         sums = [0.0, 0.0, 0.0]  # of distortion, of squared errors over the variance, and of nats
         counts = CodeCounts(layout, self.device)
-        errors = [Spread(quantizer.code_dim) for quantizer in self.model.quantizers]
+        errors = [Spread(self.model.quantizer_of(level).code_dim) for level in range(len(layout.levels))]
         for rows in share(count, batch_share(self.params.batch_size)):
             pixels = self.validation.pixels(rows).to(self.device)
             images = to_float(pixels)

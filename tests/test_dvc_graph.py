@@ -523,3 +523,40 @@ def test_every_prior_is_one_experiment_that_leaves_stage_1_alone(digits, name):
     bits = json.loads((digits / "results" / "evaluate" / "metrics.json").read_text(encoding="utf-8"))["bits_per_dim"]
     assert bits["total_prior"] == pytest.approx(bits["distortion"] + bits["rate_prior"])
     assert (digits / "results" / "sample" / "grid.png").is_file()
+
+
+def described_files() -> dict[str, str]:
+    """The files that docs/add_your_own.md tells a reader to write, and the lines of params.yaml, by section."""
+    page = (REPOSITORY / "docs" / "add_your_own.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"(?m)^`([^`]+)`:\n\n```\w+\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_a_part_is_one_file_and_one_section(digits):
+    """The page on adding parts, followed to the letter: nothing runs again, and what was added trains."""
+    found = described_files()
+    files = {name: text for name, text in found.items() if name.endswith(".py")}
+    sections = {name: text for name, text in found.items() if name not in files}
+    assert sorted(files) == ["stage1_vqvae/quantizers/scalar.py", "stage2_prior/priors/histogram.py"]
+    for name, text in files.items():
+        (digits / name).write_text(text, encoding="utf-8")
+    params = (digits / "params.yaml").read_text(encoding="utf-8")
+    for name, text in sections.items():
+        kind = name.split(".")[-1]
+        params = re.sub(
+            rf"(?m)^( *){kind}:$", lambda found, text=text: f"{found[0]}\n{indented(text, found[1])}", params
+        )
+    (digits / "params.yaml").write_text(params, encoding="utf-8")
+    assert re.findall(r"Running stage '(\w+)'", dvc(digits, "repro")) == ["fingerprint"]
+
+    edit(digits / "params.yaml", {"stage1_vqvae.quantizer.name": "scalar", "stage2_prior.name": "histogram"})
+    dvc(digits, "repro")
+    for model, part, name in (("vqvae", "quantizer", "scalar"), ("prior", None, "histogram")):
+        config = json.loads((digits / "models" / model / "config.json").read_text(encoding="utf-8"))
+        assert (config[part] if part else config)["name"] == name
+    assert "Running stage" not in dvc(digits, "repro")
+
+
+def indented(text: str, outer: str) -> str:
+    """Lines as they stand below a key that is indented by `outer`."""
+    return "\n".join(f"{outer}  {line}" for line in text.rstrip().splitlines())

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import clear_unfinished, publishing
+from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.project import ROOT, loaded, syntax
 
@@ -134,7 +135,7 @@ class StateFolder:
         for path in self._states():
             try:
                 read_manifest(path, "state")
-                values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                values = read_json(path / "state.json", finite=False)
                 tensors = load_file(path / "state.safetensors")
             except (UserError, SafetensorError, ValueError) as error:
                 print(f"warning: {path}: {error}; going back to an older state", file=sys.stderr)

@@ -19,12 +19,10 @@ from stage2_prior import train
 from stage2_prior.priors.build import build_prior, load_prior, prior_class
 from stage2_prior.task import PriorTask, nats_by_token
 from tessera import paths
-from tessera.artifacts.arrays import ArrayWriter
-from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import publishing
 from tessera.codes.layout import CodeLayout, Level
-from tessera.codes.store import open_codes
+from tessera.codes.store import CodesWriter, open_codes
 from tessera.parameters.parts import options
 from tessera.training.optimizer import WeightAverage
 
@@ -50,18 +48,16 @@ def write_codes(in_tmp: Path) -> Callable[..., None]:
         parents = {"vqvae": read_manifest(paths.VQVAE, "vqvae").identity, "prepared": "p"}
         splits = {"train": [3, 40], "validation": [1, 13], "test": [1, 7]}
         with publishing(paths.CODES, "codes", parents) as folder:
+            writer = CodesWriter(folder, LAYOUT, tuple(f"class {i}" for i in range(classes)) or None)
             for name, (passes, count) in splits.items():
                 labels = np.arange(count) % max(1, classes)
-                with ArrayWriter(folder / name / "codes.npy", (LAYOUT.num_tokens,), LAYOUT.dtype) as writer:
-                    for number in range(passes):
-                        noise = random.integers(0, 2, (count, LAYOUT.num_tokens))
-                        writer.append((labels[:, None] + noise + number) % LAYOUT.codebook_sizes.numpy())
+                for number in range(passes):
+                    noise = random.integers(0, 2, (count, LAYOUT.num_tokens))
+                    with writer.begin_pass(name, count) as file:
+                        file.append((labels[:, None] + noise + number) % LAYOUT.codebook_sizes.numpy())
                 if classes:
-                    with ArrayWriter(folder / name / "labels.npy", (), np.int64) as writer:
-                        writer.append(labels)
-            names = [f"class {i}" for i in range(classes)] or None
-            description = {"layout": LAYOUT.to_json(), "classes": names, "splits": splits}
-            (folder / "layout.json").write_text(json_text(description), encoding="utf-8")
+                    writer.write_labels(name, labels)
+            writer.close()
 
     return write
 
@@ -246,10 +242,10 @@ def test_damaged_codes_are_one_clear_line(
 ) -> None:
     write_codes()
     write_params({"stage2_prior.name": "counts"})
-    change(paths.CODES / "train" / "codes.npy")
+    change(paths.CODES / "train" / "pass-000" / "codes-00000.npy")
     assert train.main([]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: data/codes/train/codes.npy: ") and error.count("\n") == 1
+    assert error.startswith("error: data/codes/train/pass-000/codes-00000.npy: ") and error.count("\n") == 1
     assert "`python -m stage1_vqvae.extract`" in error and not paths.PRIOR.exists()
 
 
