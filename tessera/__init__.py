@@ -1,7 +1,7 @@
 """Tessera: two-stage image generation with discrete latents.
 
-`from tessera import TwoStagePipeline` gives the trained models as one object. The class is imported by its name, when it
-is first asked for: the ground floor imports no stage, and otherwise the code of all stages would be code of each.
+`from tessera import TwoStagePipeline` gives the trained models as one object. The class is imported by its name, when
+it is first asked for: the ground floor imports no stage, and otherwise the code of all stages would be code of each.
 """
 
 from __future__ import annotations

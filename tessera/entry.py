@@ -6,13 +6,13 @@ Imports nothing heavy, so that `--help` and a mistake in params.yaml answer at o
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from tessera import paths
+from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
 from tessera.parameters import Params, load
@@ -93,7 +93,7 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
     recorded = paths.FINGERPRINTS / f"{os.environ.get('DVC_STAGE')}.json"
     if not recorded.is_file():
         return
-    before, now = json.loads(recorded.read_text(encoding="utf-8")), fingerprint(module, uses, params)
+    before, now = read_json(recorded), fingerprint(module, uses, params)
     for kind in ("parameters", "code"):
         names = sorted({*before[kind], *now[kind]})
         if edited := [name for name in names if before[kind].get(name) != now[kind].get(name)]:

@@ -53,9 +53,9 @@ def build(
 
 def steps(task: VQVAETask, params: Params, count: int = 3) -> None:
     """Training steps as the trainer takes them."""
-    optimizer = build_optimizer(task.model, params.stage1_vqvae.training, task.not_averaged)
+    optimizer = build_optimizer(dict(task.model.named_parameters()), params.stage1_vqvae.training, task.re_estimated)
     task.model.train()
-    task.start()
+    task.initialise()
     for step in range(count):
         loss, parts = task.model(**task.batch(step, slice(None)))
         loss.backward()
@@ -124,7 +124,7 @@ def test_re_estimation_after_the_weights_have_moved_lowers_the_quantization_erro
             parameter *= 1.3
     task.model.eval()
     before = task.validate()["quantization_error_relative"]
-    task.settle()
+    task.re_estimate()
     assert task.validate()["quantization_error_relative"] < before
 
 
@@ -137,7 +137,7 @@ def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(build, raw_p
     raw_params["stage1_vqvae"]["likelihood"]["name"] = likelihood
     task, _ = build("vq", None, network, (3, 12, 8))
     task.model.train()
-    task.start()
+    task.initialise()
     found = []
     for compiled in (False, True):
         if compiled:

@@ -213,7 +213,7 @@ def test_a_vqvae_of_other_images_is_refused_and_old_codes_stay(
     error = capsys.readouterr().err
     assert error == (
         f"error: models/vqvae: made from another prepared: it names {before[:16]}, the prepared here is {after[:16]}; "
-        "make it anew with `accelerate launch -m stage1_vqvae.train`\n"
+        "make it anew with `python -m stage1_vqvae.train`\n"
     )
     assert written(paths.CODES) == old
 
@@ -243,7 +243,7 @@ def test_an_extraction_that_dies_leaves_the_old_codes(trained: Callable, monkeyp
     def die(counts: list) -> dict:
         raise MemoryError
 
-    monkeypatch.setattr("tessera.codes.layout.codebook_figures", die)
+    monkeypatch.setattr("tessera.codes.figures.codebook_figures", die)
     with pytest.raises(MemoryError):
         extract.main([])
     assert written(paths.CODES) == old
