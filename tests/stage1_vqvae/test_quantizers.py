@@ -31,7 +31,7 @@ def test_one_vector_is_quantized_in_training(build_alone, quantizer_case) -> Non
 
 def test_vectors_and_indices_of_another_model_are_refused(build_alone, quantizer_case) -> None:
     quantizer = build_alone(quantizer_case)
-    for width in (1, quantizer.dim + 1):
+    for width in (quantizer.dim + 1, 2 * quantizer.dim):
         with pytest.raises(ValueError, match=rf"expected vectors of width {quantizer.dim}, got shape \(3, {width}\)"):
             quantizer(torch.randn(3, width))
     indices = torch.zeros(3, quantizer.depth, dtype=torch.int64)
