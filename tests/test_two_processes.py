@@ -154,8 +154,8 @@ def test_two_processes_train_the_prior_that_one_does(
         {
             "stage1_vqvae.training.steps": 3,
             "stage2_prior.name": prior,
-            f"stage2_prior.{prior}.dropout": 0.0,
-            f"stage2_prior.{prior}.training.steps": 20,
+            "stage2_prior.dropout": 0.0,
+            "stage2_prior.training.steps": 20,
         }
     )
     for module in ("stage1_vqvae.train", "stage1_vqvae.extract"):
