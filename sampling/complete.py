@@ -1,43 +1,66 @@
-"""Completing one image: its known pixels stay, the rest is sampled."""
+"""Complete an image: keep its known pixels and sample the rest.
+
+    python -m sampling.complete IMAGE --mask MASK [--class N] [--count 8] [--output completed.png]
+
+MASK is an image of the same size, white where pixels are known. Reads models/vqvae and models/prior, and writes one
+picture: the image with grey for what is unknown, and then the completions.
+
+A code is given where all the pixels that it stands for are known; the others are sampled, at the settings of
+`sampling` in params.yaml. An autoregressive prior samples in the order of its sequence, so that a code depends on the
+given codes before it only.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
-
-from sampling.pipeline import TwoStagePipeline
-from stage0_images.parameters import DataParams
-from stage0_images.pixels import BadImage, decoding, read_image
+from tessera import entry, paths
 from tessera.errors import UserError
-from tessera.images.grids import image_grid, save_grid
-from tessera.images.pixels import to_float, to_uint8
+from tessera.parameters import Params
 
-WHITE = 250  # of 255, and above
+if TYPE_CHECKING:
+    import torch
+
+    from sampling.pipeline import TwoStagePipeline
+
+WHITE = 250  # of 255: what counts as white in a mask, since a JPEG's white is not exact
 
 
-def read_given(image: Path, mask: Path, params: DataParams) -> tuple[torch.Tensor, torch.Tensor]:
+def read_given(image: Path, mask: Path, preparation: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """An image, uint8 (C, H, W), and which of its pixels are known, bool (H, W): those where the mask is white.
 
-    Both are fitted to the model's size as `prepare` fits images; a transparent mask is black. White begins at WHITE: a
-    JPEG's is not exact.
+    Both become the model's size in the way in which `prepare` made the training images. A transparent mask is black.
+
+    Args:
+        preparation: how the model's images were prepared, from its own configuration.
 
     Raises:
-        UserError: one cannot be read, or they have different sizes.
+        UserError: a file cannot be read, or the two have different sizes.
     """
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    from stage0_images.parameters import Preparation
+    from stage0_images.pixels import BadImage, decoding, read_image
+
+    if not preparation:
+        raise UserError("models/vqvae does not say how its images were prepared; make it anew with `dvc repro`")
+    as_image = Preparation.model_validate_json(json.dumps(preparation))
+    as_mask = as_image.model_copy(update={"channels": 1, "background": (0, 0, 0)})
     found, sizes = [], []
-    black = params.model_copy(update={"channels": 1, "background": (0, 0, 0)})
-    for path, reading in ((image, params), (mask, black)):
+    for path, wanted in ((image, as_image), (mask, as_mask)):
         try:
             with decoding():
-                found.append(np.array(read_image(path, reading)))
+                found.append(np.array(read_image(path, wanted)))
                 with Image.open(path) as opened:
                     sizes.append(ImageOps.exif_transpose(opened).size)
         except BadImage as error:
             raise UserError(f"{path}: {error}") from error
-    if sizes[0] != sizes[1]:  # cut and scaled each in its own way, they would not lie on one another
+    if sizes[0] != sizes[1]:  # each would be cut and scaled in its own way, and they would not cover each other
         one, other = ("x".join(map(str, size)) for size in sizes)
         raise UserError(f"{mask}: {other} pixels, but {image} has {one}; make a mask of the image's own size")
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])[0] >= WHITE
@@ -49,15 +72,59 @@ def complete(
     known: torch.Tensor,
     count: int,
     label: int | None,
-    settings: dict[str, object],
+    settings: dict[str, Any],
 ) -> torch.Tensor:
-    """`count` completions of one image, after the image with grey for what is unknown: uint8 (count + 1, C, H, W)."""
+    """The image with grey for what is unknown, and `count` completions of it: uint8 (count + 1, C, H, W).
+
+    Args:
+        image: uint8 (C, H, W); known: bool (H, W).
+        label: the image's class, or None for no class in particular.
+        settings: of `TwoStagePipeline.complete`.
+    """
+    import torch
+
+    from tessera.images.pixels import to_float, to_uint8
+
     labels = None if label is None else [label] * count
     images = to_float(image)[None].expand(count, -1, -1, -1)
     completed = pipeline.complete(images, known.expand(count, 1, -1, -1), labels, **settings)
     return torch.cat([image.masked_fill(~known, 128)[None], to_uint8(completed)])
 
 
-def write(pictures: torch.Tensor, path: Path, columns: int) -> None:
-    """The given image and its completions as one picture."""
-    save_grid(image_grid(pictures, min(columns, len(pictures))), path)
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """Load the models, read the image, complete it and write the picture."""
+    from dataclasses import asdict, fields
+
+    from sampling.pipeline import TwoStagePipeline
+    from sampling.settings import Settings
+    from tessera.distributed import one_process
+    from tessera.images.grids import image_grid, save_grid
+
+    one_process(params.runtime.threads, "sampling.complete")
+    if arguments.count < 1:
+        raise UserError(f"--count: expected at least 1, got {arguments.count}")
+    section = params.sampling
+    pipeline = TwoStagePipeline.load(paths.MODELS, precision=section.precision)
+    settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})
+    image, known = read_given(arguments.image, arguments.mask, pipeline.vqvae.config["preparation"])
+    whole = asdict(settings) | {"seed": section.seed, "batch_size": section.batch_size}
+    pictures = complete(pipeline, image, known, arguments.count, arguments.label, whole)
+    save_grid(image_grid(pictures, min(section.grid_columns, len(pictures))), arguments.output)
+    guided = " without guidance, as there is no --class" if pipeline.num_classes and arguments.label is None else ""
+    print(f"{arguments.output}: {known.float().mean():.0%} of the pixels given, {arguments.count} completions{guided}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to complete")
+    parser.add_argument("--mask", type=Path, required=True, help="an image of the same size: white where it is known")
+    parser.add_argument("--class", type=int, dest="label", help="of the image (default: none in particular)")
+    parser.add_argument("--count", type=int, default=8, help="of completions (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("completed.png"), help="default: %(default)s")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return entry.main(run, __doc__, argv, add_arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

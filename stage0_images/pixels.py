@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from stage0_images.parameters import DataParams
+from stage0_images.parameters import Preparation
 
 # Formats that Pillow decodes by itself; EPS is not among them, since it runs Ghostscript on the file.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -48,12 +48,12 @@ def decoding() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def read_image(content: bytes | Path | np.ndarray | None, params: DataParams) -> np.ndarray:
+def read_image(content: bytes | Path | np.ndarray | None, params: Preparation) -> np.ndarray:
     """Decode, orient, flatten and fit one image; of an animation or a multi-page file, the first frame.
 
     Args:
         content: an encoded image, the file that holds it, or uint8 pixels (H, W). Read within `decoding()`.
-        params: `height`, `width`, `channels`, `fit`, `background` and `max_pixels` are used.
+        params: what the image becomes.
 
     Returns:
         uint8 (channels, height, width).
@@ -88,7 +88,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _decode(data: bytes, params: DataParams) -> Image.Image:
+def _decode(data: bytes, params: Preparation) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             width, height = image.size
@@ -123,7 +123,7 @@ def _sixteen_bit(image: Image.Image) -> Image.Image:
     return Image.merge("LA", (grey, Image.fromarray(alpha)))
 
 
-def _in_channels(image: Image.Image, params: DataParams) -> Image.Image:
+def _in_channels(image: Image.Image, params: Preparation) -> Image.Image:
     """Any mode to L or RGB, transparency laid over the background."""
     if image.mode == "F":
         raise BadImage("floating-point pixels: their scale is unknown")
@@ -143,7 +143,7 @@ def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
     return transforms.resize(image, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
-def _fit(image: Image.Image, params: DataParams) -> Image.Image:
+def _fit(image: Image.Image, params: Preparation) -> Image.Image:
     """To height x width. `crop`: the smallest size that covers it with the aspect kept, then its centre."""
     if image.size == (params.width, params.height):
         return image

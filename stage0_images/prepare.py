@@ -204,7 +204,7 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
             histograms[name] = write_split(part, staging / name, params.data, blocks, quarantine, bar)
     shape = (params.data.channels, params.data.height, params.data.width)
     counts = {name: int(histogram.sum()) // math.prod(shape) for name, histogram in histograms.items()}
-    stats = Stats(shape, source.classes, counts, *mean_and_variance(histograms["train"]))
+    stats = Stats(shape, source.classes, counts, *mean_and_variance(histograms["train"]), params.data.preparation())
     if not stats.variance:
         raise UserError(
             f"data.source: {params.data.source!r}: every training pixel has the same value: there is nothing to learn; "

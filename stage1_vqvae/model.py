@@ -34,6 +34,7 @@ def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
     return {
         "image_shape": list(stats.image_shape),
         "data_variance": stats.variance,
+        "preparation": stats.preparation,
         "network": section.network.values(),
         "quantizer": section.quantizer.values(),
         "likelihood": section.likelihood.values(),

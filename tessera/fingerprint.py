@@ -31,13 +31,25 @@ def chosen_options(value: Any) -> Iterator[tuple[str, str]]:
             yield from chosen_options(part)
 
 
-def code(module: str, params: Params) -> dict[str, str]:
+def named_options(uses: tuple[str, ...], params: Params) -> Iterator[tuple[str, str]]:
+    """The package and the name of every option that a stage uses by its path, such as "stage2_prior.counts"."""
+    for path in uses:
+        *sections, name = path.split(".")
+        node: Any = params
+        for key in sections:
+            node = getattr(node, key)
+        if isinstance(node, Choice):
+            yield node.package, name
+
+
+def code(module: str, uses: tuple[str, ...], params: Params) -> dict[str, str]:
     """The files that a stage uses, relative to the project, and the hash of what each does.
 
     Args:
         module: the stage's entry point, a dotted name.
+        uses: the sections of params.yaml that it uses.
     """
-    chosen = sorted(set(chosen_options(params)))
+    chosen = {*chosen_options(params), *named_options(uses, params)}
     found = closure(files_of(module))
     while True:
         used = {options(package)[name] for package, name in chosen if folder_of(package) / BUILDER in found}
@@ -49,4 +61,4 @@ def code(module: str, params: Params) -> dict[str, str]:
 
 def fingerprint(module: str, uses: tuple[str, ...], params: Params) -> dict[str, Any]:
     """What a stage's results depend on besides its data, as JSON values: `code` and `parameters`."""
-    return {"code": code(module, params), "parameters": {path: params.used(path) for path in uses}}
+    return {"code": code(module, uses, params), "parameters": {path: params.used(path) for path in uses}}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tessera import project
 from tessera.parameters import Params, read_yaml, validate
 
 REPOSITORY = Path(__file__).parent.parent
-PACKAGES = ("tessera", "stage0_images", "stage1_vqvae", "stage2_prior", "sampling", "evaluation")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,7 +48,7 @@ def params(raw_params: dict[str, Any]) -> Callable[[dict[str, Any]], Params]:
             *sections, key = path.split(".")
             node = raw_params
             for section in sections:
-                node = node[section]
+                node = node.setdefault(section, {})
             node[key] = value
         return validate(raw_params)
 
@@ -70,46 +70,18 @@ class Imports:
     outer: frozenset[str]
 
 
-def _runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes, those inside functions too, but not what only a type checker sees."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        yield child
-        yield from _runtime_nodes(child)
-
-
-def _own_files(module: str) -> set[str]:
-    """The files that run when `module` is imported: itself and the __init__.py of every package it lies in."""
-    parts = module.split(".")
-    base = Path(*parts)
-    files = {base.with_suffix(".py"), *(Path(*parts[: i + 1]) / "__init__.py" for i in range(len(parts)))}
-    return {file.as_posix() for file in files if (REPOSITORY / file).is_file()}
-
-
-def _imports(file: str) -> Imports:
-    own, outer = set(_own_files(file.removesuffix(".py").replace("/", "."))), set()
-    for node in _runtime_nodes(ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute here"
-            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            if name.split(".")[0] in PACKAGES:
-                own |= _own_files(name)
-            else:
-                outer.add(name.split(".")[0])
-    return Imports(frozenset(own - {file}), frozenset(outer))
+def _imports(file: Path) -> Imports:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.ImportFrom) or node.level == 0, f"{file}: imports are absolute here"
+    own = frozenset(other.relative_to(REPOSITORY).as_posix() for other in project.imports(file))
+    names = {module.split(".")[0] for module in project.modules_imported(file)}
+    return Imports(own, frozenset(names - set(project.PACKAGES)))
 
 
 @pytest.fixture(scope="session")
 def imports() -> dict[str, Imports]:
     """The imports of every product file, by its path relative to the repository."""
-    files = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
-    return {name: _imports(name) for name in (path.relative_to(REPOSITORY).as_posix() for path in files)}
+    return {file.relative_to(REPOSITORY).as_posix(): _imports(file) for file in project.files()}
 
 
 @pytest.fixture
@@ -122,18 +94,11 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
         "residual_blocks": 1,
         "residual_channels": 4,
     }
-    raw_params["stage1_vqvae"]["quantizer"]["vq"] |= {"codebook_size": 8, "codebook_dim": 4}
+    raw_params["stage1_vqvae"]["quantizer"] |= {"codebook_size": 8, "codebook_dim": 4}
     raw_params["stage1_vqvae"]["training"] |= quick | {"codebook_images": 24}
-    priors = raw_params["stage2_prior"]
-    for name in ("transformer", "rq_transformer", "masked"):
-        priors[name] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
-    priors["pixelcnn"] |= {"layers": 1, "channels": 8}
-    snail = {"channels": 8, "hidden_channels": 8, "blocks": 1, "residuals": 1, "heads": 2}
-    for section in (priors["pixelsnail"], priors["chain"]["links"][0]["pixelsnail"]):
-        section |= snail
-    for section in priors.values():
-        if isinstance(section, dict) and "training" in section:
-            section["training"] |= quick
+    raw_params["stage2_prior"] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+    raw_params["stage2_prior"]["training"] |= quick
+    raw_params["stage2_prior"]["pixelsnail"] |= {"residuals": 1}
     raw_params["runtime"] |= {"threads": 1, "batch_size": 16, "log_every": 1}
 
     def write(changes: dict[str, Any] | None = None) -> None:
@@ -141,7 +106,7 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
             *sections, key = path.split(".")
             node = raw_params
             for section in sections:
-                node = node[section]
+                node = node.setdefault(section, {})
             node[key] = value
         (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
 
@@ -164,7 +129,7 @@ def write_prepared(in_tmp: Path) -> Callable[..., None]:
     ) -> None:
         random = np.random.default_rng(seed)
         names = tuple(f"class {i}" for i in range(classes)) or None
-        stats = Stats(shape, names, images or {"train": 50, "validation": 13, "test": 7}, mean=0.0, variance=0.3)
+        stats = Stats(shape, names, images or {"train": 50, "validation": 13, "test": 7}, 0.0, 0.3)
         with publishing(paths.PREPARED, "prepared", {}) as folder:
             for split, count in stats.images.items():
                 labels = np.arange(count) % max(1, classes)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-PACKAGES = {"common", "stage1_vqvae", "stage2_prior", "sampling"}
+from tessera.parameters.parts import options
+
+STAGES = {"stage0_images", "stage1_vqvae", "stage2_prior"}
 ALLOWED = {
-    "common": {"common"},
-    "stage1_vqvae": {"common", "stage1_vqvae"},
-    "stage2_prior": {"common", "stage2_prior"},
-    "sampling": PACKAGES,
+    "tessera": {"tessera"},
+    **{stage: {"tessera", stage} for stage in STAGES},
+    "sampling": {"tessera", "sampling"} | STAGES,
+    "evaluation": {"tessera", "sampling", "evaluation"} | STAGES,
 }
+ROOMS = set(ALLOWED)
 MATHS = (
     "stage1_vqvae/likelihoods/",
     "stage1_vqvae/networks/",
@@ -23,11 +27,11 @@ MATHS = (
     "stage2_prior/priors/",
     "sampling/choose.py",
 )
-ARITHMETIC = {"torch", "numpy", "scipy"}
+ARITHMETIC = {"torch", "numpy", "scipy", "pydantic"}  # pydantic: an option's file holds its parameters' class
 RUNS_JOBS = {"subprocess", "multiprocessing", "threading", "concurrent", "signal", "socket", "argparse"}
-JOB_FILES = {f"common/{name}.py" for name in ("training", "checkpoint", "tracking", "command", "preset")}
-# Started by a person or by Make, not imported: a package's __init__ and __main__, and the preset command.
-NOT_SHARED = {"common/preset.py"}
+JOBS = ("tessera/training/", "tessera/launch", "tessera/entry.py", "tessera/cli/")
+COMMANDS = "tessera/cli/"  # which may import everything: they are about the whole
+OPTIONS = ("stage1_vqvae.networks", "stage1_vqvae.quantizers", "stage1_vqvae.likelihoods", "stage2_prior.priors")
 
 
 def package(file: str) -> str:
@@ -45,7 +49,7 @@ def test_packages_import_only_what_they_may(imports):
         f"{file} imports {other}"
         for file, seen in imports.items()
         for other in seen.own
-        if package(other) not in ALLOWED[package(file)]
+        if package(other) not in ALLOWED[package(file)] and not file.startswith(COMMANDS)
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -64,7 +68,10 @@ def test_maths_imports_torch_and_nothing_that_runs_a_job(imports):
         allowed = ARITHMETIC | set(sys.stdlib_module_names) - RUNS_JOBS
         if file.startswith("stage2_prior/priors/"):
             allowed |= {"transformers"}
-        wrong += [f"{file} imports {other}" for other in sorted((seen.outer - allowed) | (seen.own & JOB_FILES))]
+        wrong += [
+            f"{file} imports {other}"
+            for other in sorted(seen.outer - allowed | {own for own in seen.own if own.startswith(JOBS)})
+        ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -116,17 +123,17 @@ def test_help_needs_neither_torch_nor_datasets(imports, repository):
         assert output.splitlines()[-1] == "heavy: []", f"{module} --help: {output.splitlines()[-1]}"
 
 
-def test_common_holds_only_what_two_packages_need(imports, repository):
-    """`common` is no drawer: each file serves at least two packages, directly or through other files of common."""
+def test_the_ground_floor_holds_only_what_two_rooms_need(imports):
+    """`tessera` is no drawer: each file serves at least two rooms, directly or through other files of it."""
     users: dict[str, set[str]] = {}
     for file in imports:
         for other in reachable(file, imports):
             users.setdefault(other, set()).add(package(file))
     wrong = [
-        f"{file}: used by {sorted(users.get(file, set()) - {'common'})}"
+        f"{file}: used by {sorted(users.get(file, set()) - {'tessera'})}"
         for file in imports
-        if package(file) == "common" and Path(file).name not in ("__init__.py", "__main__.py")
-        if file not in NOT_SHARED and len(users.get(file, set()) - {"common"}) < 2
+        if package(file) == "tessera" and Path(file).name not in ("__init__.py", "__main__.py")
+        if not file.startswith((COMMANDS, "tessera/features/")) and len(users.get(file, set()) - {"tessera"}) < 2
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -139,6 +146,30 @@ def reachable(file: str, imports: dict) -> set[str]:
         seen |= new
         queue += new
     return seen - {file}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_is_named_in_its_own_file_alone(name, imports):
+    """A part is one file: nobody else of the product imports it, so that adding or removing it is one file."""
+    folder = name.replace(".", "/")
+    found = {f"{folder}/{option}.py" for option in options(name)}
+    shared = {f"{folder}/soft_em.py": f"{folder}/vq.py"}  # soft EM is a vector quantizer whose draws are averaged
+    wrong = [
+        f"{file} imports {other}"
+        for file, seen in imports.items()
+        for other in seen.own & found
+        if shared.get(file) != other
+    ]
+    assert found and not wrong, "\n".join(wrong)
+
+
+def test_rooms_are_what_is_installed(repository):
+    """A wheel puts only the rooms' names on the top level."""
+    listed = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "packages"
+    ]
+    folders = {file.parent.relative_to(repository) for room in ROOMS for file in (repository / room).rglob("*.py")}
+    assert sorted(listed) == sorted(folder.as_posix().replace("/", ".") for folder in folders)
 
 
 @pytest.mark.parametrize("file", ["README.md", "LICENSE", "Makefile", "dvc.yaml", "params.yaml", ".ci/run"])

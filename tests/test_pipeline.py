@@ -20,6 +20,7 @@ from stage2_prior import train as train_prior
 from tessera import paths
 from tessera.codes.store import open_codes
 from tessera.images.prepared import open_prepared, open_split
+from tessera.parameters.parts import options
 
 Write = Callable[..., None]
 STAGES = (prepare, train_vqvae, extract, train_prior, classifier, sample, evaluate)

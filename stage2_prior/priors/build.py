@@ -34,8 +34,8 @@ def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
 
     Args:
         config: {"name": an option of this package, "params": its keyword arguments, "layout": CodeLayout.to_json(),
-            "num_classes"}; and "null_label": False for a prior that does not know the null label. `largest_softmax` among the
-            arguments: codes of larger codebooks are modelled as sub-tokens.
+            "num_classes"}; and "null_label": False for a prior that does not know the null label. Codes of codebooks
+            larger than the argument `largest_softmax` are modelled as sub-tokens.
         first: the first level that it is over, given the coarser ones.
 
     Raises:

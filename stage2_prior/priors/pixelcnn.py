@@ -6,12 +6,21 @@ from stage2_prior.priors.gated import GatedGrid
 from stage2_prior.priors.grid import GridPrior
 from stage2_prior.priors.sections import NetworkParams, Odd
 from tessera.codes.layout import CodeLayout
+from tessera.parameters.sections import Misfit, PositiveFloat
 
 
 class Parameters(NetworkParams):
-    """Parameters of `pixelcnn`; a layer is one of each stack."""
+    """Parameters of `pixelcnn`; a layer is one of each stack.
 
+    `channels`: of each stack, as a fraction of the width.
+    """
+
+    channels: PositiveFloat
     kernel_size: Odd
+
+    def fits_together(self) -> None:
+        if self.width * self.channels < 1:
+            raise Misfit(f"channels {self.channels} of a width of {self.width} leaves none")
 
 
 class PixelCNN(GridPrior):
@@ -28,10 +37,11 @@ class PixelCNN(GridPrior):
         *,
         layers: int,
         width: int,
+        channels: float,
         kernel_size: int,
         dropout: float,
         first: int = 0,
     ) -> None:
-        size = {"layers": layers, "channels": width, "kernel_size": kernel_size, "dropout": dropout}
+        size = {"layers": layers, "channels": int(channels * width), "kernel_size": kernel_size, "dropout": dropout}
         grids = [GatedGrid(level, **size) for level in layout.levels[first:]]
-        super().__init__(layout, num_classes, first, width, grids, conditioning_blocks=1)
+        super().__init__(layout, num_classes, first, size["channels"], grids, conditioning_blocks=1)

@@ -12,21 +12,27 @@ from tessera.parameters.sections import Count, Misfit, Positive, PositiveFloat
 class Parameters(NetworkParams):
     """Parameters of `pixelsnail`; a layer is `residuals` residual blocks and an attention.
 
-    `hidden`: width inside a residual block, as a fraction of the width. `heads`: of attention, 0 for none.
+    `channels`: as a fraction of the width. `hidden`: channels inside a residual block, as a fraction of these.
+    `heads`: of attention, 0 for none.
     `conditioning_blocks`: residual blocks over the coarser levels' codes.
     """
 
     heads: Count
+    channels: PositiveFloat
     kernel_size: Odd
     residuals: Positive
     hidden: PositiveFloat
     conditioning_blocks: Count
 
     def fits_together(self) -> None:
-        if self.heads and self.width % (2 * self.heads):
-            raise Misfit(f"width {self.width} must be a multiple of twice the heads {self.heads}")
-        if self.width * self.hidden < 1:
-            raise Misfit(f"hidden {self.hidden} leaves no channel of a width of {self.width}")
+        channels = int(self.width * self.channels)
+        if self.heads and channels % (2 * self.heads):
+            raise Misfit(
+                f"{channels} channels (channels {self.channels} of width {self.width}) must be a multiple of twice the "
+                f"heads {self.heads}"
+            )
+        if channels * self.hidden < 1:
+            raise Misfit(f"hidden {self.hidden} of {channels} channels leaves none")
 
 
 class PixelSNAIL(GridPrior):
@@ -45,6 +51,7 @@ class PixelSNAIL(GridPrior):
         width: int,
         heads: int,
         dropout: float,
+        channels: float,
         kernel_size: int,
         residuals: int,
         hidden: float,
@@ -52,7 +59,8 @@ class PixelSNAIL(GridPrior):
         first: int = 0,
     ) -> None:
         """`heads`: of attention, 0 for none (as for the finest levels of large images)."""
-        size = {"channels": width, "hidden": int(hidden * width), "kernel_size": kernel_size, "blocks": layers}
+        size = {"channels": int(channels * width), "kernel_size": kernel_size, "blocks": layers}
+        size["hidden"] = int(hidden * size["channels"])
         size |= {"residuals": residuals, "heads": heads, "dropout": dropout}
         grids = [SnailGrid(level, **size) for level in layout.levels[first:]]
-        super().__init__(layout, num_classes, first, width, grids, conditioning_blocks)
+        super().__init__(layout, num_classes, first, size["channels"], grids, conditioning_blocks)

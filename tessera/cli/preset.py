@@ -1,7 +1,8 @@
-"""Patch params.yaml with a known model and dataset: python -m tessera preset NAME [-S key=value ...].
+"""Write params.yaml for a known model and dataset: python -m tessera preset NAME [-S key=value ...].
 
-Comments and the options that the preset does not mention stay. `-S data.source=FOLDER` takes the images from a local
-folder instead of the Hub. The result is checked before it is written, whole or not at all.
+The new file is the default one, presets/digits.yaml, with the values of presets/NAME.yaml in place of its own, and
+those of -S on top. Only the section `runtime` is kept from the file before. `-S data.source=FOLDER` takes the images
+from a local folder instead of the Hub. The result is checked before it is written, whole or not at all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tessera.parameters import read_yaml, validate
 from tessera.project import ROOT
 
 PRESETS = ROOT / "presets"
+DEFAULT = "digits"  # the preset that is complete, and that the others are written over
 FREE_FORM = "extra"  # a mapping with keys of its own: one value, replaced whole
 
 
@@ -62,7 +64,10 @@ def read_preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean `{close[0]}`?" if close else ""
         raise UserError(f"unknown preset `{name}`; choose one of: {', '.join(names)}{hint}")
-    return leaves(read_yaml(folder / f"{name}.yaml"))
+    found = read_yaml(folder / f"{name}.yaml")
+    if name == DEFAULT:
+        found.pop("runtime")  # which presets leave alone
+    return leaves(found)
 
 
 def read_changes(words: list[str]) -> dict[str, Any]:
@@ -98,28 +103,26 @@ def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def patch(tree: Any, changes: dict[str, Any]) -> list[str]:
-    """Set each dotted path in `tree` in place; returns a line for each value that changed.
+def patch(tree: Any, changes: dict[str, Any]) -> None:
+    """Set each dotted path in `tree` in place.
 
     A key that the tree does not have is set too: validation knows the valid names.
 
     Raises:
         UserError: a path through something that is not a section.
     """
-    lines = []
     for path, value in changes.items():
         *sections, key = path.split(".")
         node = tree
-        for section in sections:
+        for depth, section in enumerate(sections):
+            if isinstance(node, dict) and section not in node and depth:
+                node[section] = {}  # an option's section inside another, or an override's
             node = node.get(section) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             close = difflib.get_close_matches(path, leaves(tree), n=1, cutoff=0.0)
             raise UserError(f"{path}: no such section{f'; did you mean `{close[0]}`?' if close else ''}")
-        old = node.get(key, "nothing")
-        if old != value or isinstance(old, bool) != isinstance(value, bool):
-            lines.append(f"{path}: {_shown(old)} -> {_shown(value)}")
+        if not _equal(node, {key: value}, key):
             node[key] = _in_line(value)
-    return lines
 
 
 def _in_line(value: Any) -> Any:
@@ -137,22 +140,57 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def apply(file: Path, changes: dict[str, Any]) -> list[str]:
-    """Patch a parameter file, checked before it is written; returns a line for each value that changed.
+def _written(text: str, changes: dict[str, Any], origin: str) -> str:
+    """A parameter file's text with some values changed, comments and layout kept.
 
     Raises:
-        UserError: the file, a path or the patched whole is not valid; the file is then as it was.
+        UserError: a path or the changed whole is not valid.
     """
-    read_yaml(file)  # its errors are one line
     yaml = _editor()
-    tree = yaml.load(file.read_text(encoding="utf-8"))
-    lines = patch(tree, changes)
-    text = io.StringIO()
-    yaml.dump(tree, text)
-    validate(YAML(typ="safe", pure=True).load(text.getvalue()), f"{file} with these changes")
-    if lines:
-        write_text(file, text.getvalue())
-    return lines
+    tree, stream = yaml.load(text), io.StringIO()
+    patch(tree, changes)
+    yaml.dump(tree, stream)
+    validate(YAML(typ="safe", pure=True).load(stream.getvalue()), origin)
+    return stream.getvalue()
+
+
+def edit(file: Path, changes: dict[str, Any]) -> list[str]:
+    """Change values of a parameter file; returns a line for each value that changed.
+
+    Raises:
+        UserError: the file, a path or the changed whole is not valid; the file is then as it was.
+    """
+    before = read_yaml(file)  # its errors are one line
+    text = _written(file.read_text(encoding="utf-8"), changes, f"{file} with these changes")
+    return _replace(file, before, text)
+
+
+def apply(file: Path, name: str, changes: dict[str, Any]) -> list[str]:
+    """Write a parameter file by a preset, with further changes; returns a line for each value that changed.
+
+    Raises:
+        UserError: the file, a path or the result is not valid; the file is then as it was.
+    """
+    before = read_yaml(file)
+    runtime = {path: value for path, value in leaves(before).items() if path.startswith("runtime.")}
+    text = (PRESETS / f"{DEFAULT}.yaml").read_text(encoding="utf-8")
+    return _replace(file, before, _written(text, runtime | read_preset(name) | changes, f"{file} by preset {name}"))
+
+
+def _replace(file: Path, before: Any, text: str) -> list[str]:
+    """Write the text if a value differs; a line for each that does."""
+    old, new = leaves(before), leaves(YAML(typ="safe", pure=True).load(text))
+    paths = [path for path in dict.fromkeys([*new, *old]) if not _equal(old, new, path)]
+    if paths:
+        write_text(file, text)
+    return [f"{path}: {_shown(old.get(path, 'nothing'))} -> {_shown(new.get(path, 'nothing'))}" for path in paths]
+
+
+def _equal(old: dict[str, Any], new: dict[str, Any], path: str) -> bool:
+    """Whether a value is there in both, and the same; 1 is not true."""
+    if path not in old or path not in new:
+        return False
+    return old[path] == new[path] and isinstance(old[path], bool) == isinstance(new[path], bool)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -163,6 +201,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-S", dest="changes", action="append", default=[], metavar="key=value", help="on top of it")
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    lines = apply(arguments.params, read_preset(arguments.name) | read_changes(arguments.changes))
+    lines = apply(arguments.params, arguments.name, read_changes(arguments.changes))
     print("\n".join([*lines, f"{arguments.params}: {len(lines)} values changed"]))
     return 0

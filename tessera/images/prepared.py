@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ class Stats:
     """stats.json: what later stages may know about the data.
 
     `variance` is that of the training pixels in [-1, 1], over all channels: the denominator of the NMSE. `classes` are
-    the label names in label order, or None for unlabelled data. `images` counts each split.
+    the label names in label order, or None for unlabelled data. `images` counts each split. `preparation`: how an image
+    becomes one of these (`stage0_images.parameters.Preparation`), as JSON values.
     """
 
     image_shape: tuple[int, int, int]
@@ -27,6 +29,7 @@ class Stats:
     images: dict[str, int]
     mean: float
     variance: float
+    preparation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -38,7 +41,7 @@ class Stats:
     @classmethod
     def from_json(cls, raw: dict) -> Stats:
         classes = None if raw["classes"] is None else tuple(raw["classes"])
-        return cls(tuple(raw["image_shape"]), classes, raw["images"], raw["mean"], raw["variance"])
+        return cls(tuple(raw["image_shape"]), classes, raw["images"], raw["mean"], raw["variance"], raw["preparation"])
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ def publish_prepared(shape: tuple[int, int, int], classes: int, seed: int = 0) -
     """Random images whose brightness tells their class."""
     random = np.random.default_rng(seed)
     names = tuple(f"class {i}" for i in range(classes)) or None
-    stats = Stats(shape, names, IMAGES, mean=0.0, variance=0.3)
+    sides = dict(zip(("channels", "height", "width"), shape, strict=True))
+    prepared_by = sides | {"fit": "crop", "background": [255, 255, 255], "max_pixels": 10**8}
+    stats = Stats(shape, names, IMAGES, 0.0, 0.3, prepared_by)
     with publishing(paths.PREPARED, "prepared", {}) as folder:
         for split, count in IMAGES.items():
             labels = np.arange(count) % max(1, classes)

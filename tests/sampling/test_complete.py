@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from evaluation import train_classifier as classifier
-from sampling import sample
+from sampling import complete
 from sampling.complete import read_given
 from sampling.pipeline import TwoStagePipeline
 from tessera import paths
@@ -33,8 +33,8 @@ def files(tiny_run):
 
 
 def test_completions_keep_the_given_pixels_and_differ_in_the_others(files):
-    command = ["--complete", "image.png", "--mask", "mask.png", "--count", "5", "--class", "1", "--output", "out.png"]
-    assert sample.main(command) == 0
+    command = ["image.png", "--mask", "mask.png", "--count", "5", "--class", "1", "--output", "out.png"]
+    assert complete.main(command) == 0
     picture, size = np.asarray(Image.open("out.png"))[..., 0], 50  # 48 pixels an image and 2 between: common/grids.py
     images = [picture[r : r + 48 : 6, c : c + 48 : 6] for r in (2, 2 + size) for c in (2, 2 + size, 2 + 2 * size)]
     given, *completed = images
@@ -46,9 +46,7 @@ def test_completions_keep_the_given_pixels_and_differ_in_the_others(files):
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "transparent"])
-def test_a_mask_is_known_where_it_is_about_white_and_opaque(files, kind, write_params):
-    from tessera.parameters import load
-
+def test_a_mask_is_known_where_it_is_about_white_and_opaque(files, kind):
     white = np.zeros((64, 64), dtype=np.uint8)
     white[:32] = 255
     if kind == "jpeg":
@@ -56,25 +54,23 @@ def test_a_mask_is_known_where_it_is_about_white_and_opaque(files, kind, write_p
     else:
         Image.merge("LA", (Image.new("L", (64, 64), 255), Image.fromarray(white))).save("mask.jpg", "PNG")
     Image.fromarray(white).save("image.png")
-    _, known = read_given(Path("image.png"), Path("mask.jpg"), load(Path("params.yaml")).data)
+    _, known = read_given(
+        Path("image.png"), Path("mask.jpg"), TwoStagePipeline.load(paths.MODELS).vqvae.config["preparation"]
+    )
     assert known[:3].all() and not known[5:].any()  # but for the edge
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--class", "1"], "--class is about --complete IMAGE"),
-        (["--count", "3"], "--count is about --complete IMAGE"),
-        (["--output", "out.png"], "--output is about --complete IMAGE"),
-        (["--complete", "image.png"], "--complete IMAGE and --mask MASK go together"),
-        (["--complete", "image.png", "--mask", "mask.png", "--count", "0"], "--count: expected at least 1, got 0"),
-        (["--complete", "image.png", "--mask", "wide.png"], "wide.png: 16x8 pixels, but image.png has 8x8"),
-        (["--complete", "none.png", "--mask", "mask.png"], "none.png: unreadable file"),
-        (["--complete", "image.png", "--mask", "mask.png", "--class", "7"], "class 7 does not exist"),
+        (["image.png", "--mask", "mask.png", "--count", "0"], "--count: expected at least 1, got 0"),
+        (["image.png", "--mask", "wide.png"], "wide.png: 16x8 pixels, but image.png has 8x8"),
+        (["none.png", "--mask", "mask.png"], "none.png: unreadable file"),
+        (["image.png", "--mask", "mask.png", "--class", "7"], "class 7 does not exist"),
     ],
 )
 def test_what_cannot_be_completed_is_one_line(files, capsys, arguments, message):
-    assert sample.main(arguments) == 2
+    assert complete.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
@@ -86,8 +82,8 @@ def test_the_benchmark_of_completions_gives_the_left_half_and_nothing_else(tiny_
     import completion
 
     pipeline, asked = TwoStagePipeline.load(paths.MODELS), []
-    complete = pipeline.complete
-    monkeypatch.setattr(pipeline, "complete", lambda *a, **k: asked.append((a, k)) or complete(*a, **k))
+    whole = pipeline.complete
+    monkeypatch.setattr(pipeline, "complete", lambda *a, **k: asked.append((a, k)) or whole(*a, **k))
     judge, _ = load_classifier(paths.CLASSIFIER)
     found, picture = completion.measure(pipeline, judge, 15, temperature=0.5)
     test = open_prepared(paths.PREPARED)["test"]
@@ -96,7 +92,7 @@ def test_the_benchmark_of_completions_gives_the_left_half_and_nothing_else(tiny_
     known[:, :8] = True
     (((images, mask), settings),) = asked
     assert torch.equal(images, to_float(pixels)) and torch.equal(mask, known) and "labels" not in settings
-    completed = to_uint8(complete(images, known, seed=1, temperature=0.5))
+    completed = to_uint8(whole(images, known, seed=1, temperature=0.5))
     kinds = {"whole": pixels, "blank": pixels.masked_fill(~known, 128), "completed": completed}
     for kind, shown in kinds.items():
         assert found[kind] == pytest.approx((predict(judge, shown) == labels).float().mean().item()), kind
