@@ -26,7 +26,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.artifacts.models import save_model
     from tessera.features.classifier import Judge
     from tessera.images.prepared import open_prepared
-    from tessera.launch import accelerator
+    from tessera.launch.devices import accelerator
     from tessera.randomness import seed_of
     from tessera.training.loop import train
     from tessera.training.tracking import write_results
@@ -59,7 +59,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m stage1_vqvae.train
 
-Uses one CPU, one GPU or all GPUs, whatever `accelerate launch` finds; an interrupted run goes on from its last saved
-state. Leaves curves and a summary in results/train_vqvae.
+Uses one CPU, one GPU or all GPUs of the machine. An interrupted run goes on from its last saved state. Leaves curves
+and a summary in results/train_vqvae.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from stage1_vqvae.task import VQVAETask
     from tessera.artifacts.models import save_model
     from tessera.images.prepared import open_prepared
-    from tessera.launch import accelerator
+    from tessera.launch.devices import accelerator
     from tessera.randomness import seed_of
     from tessera.training.loop import train
 
@@ -44,7 +44,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

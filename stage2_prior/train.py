@@ -61,7 +61,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.artifacts.models import save_model
     from tessera.codes.store import open_codes
     from tessera.distributed import batch_share
-    from tessera.launch import accelerator
+    from tessera.launch.devices import accelerator
     from tessera.randomness import seed_of
     from tessera.training.loop import train
     from tessera.training.tracking import csv_text, write_results
@@ -95,7 +95,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 
-from tessera.errors import UserError
-
 
 def world() -> tuple[int, int]:
     """This process's rank, and how many processes there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-
-
-def set_threads(threads: int | None) -> None:
-    """Use this many threads, or (None) this process's share of the cores it may run on.
-
-    A launcher may have left only one: `accelerate launch` does on a machine without a GPU.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def exact_float32() -> None:
-    """Let fp32 mean fp32 on a GPU: torch's default rounds the inputs of convolutions to 10 bits (TF32)."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def one_process(threads: int | None, module: str) -> None:
-    """Threads and fp32 as everywhere; refuses to be one of several processes, which would all write the same files.
-
-    Raises:
-        UserError: a launcher started several processes.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UserError(f"{module}: runs in one process, was started in {processes}; start it as `python -m {module}`")
-    set_threads(threads)
-    exact_float32()
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,59 +8,138 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from tessera import paths
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
+from tessera.launch import failures, processes
+from tessera.launch.parents import stop_with_parent
+from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import Params, load
 from tessera.project import files, loaded, syntax
 
+Run = Callable[[Params, argparse.Namespace], None]
+
 
 def main(
-    run: Callable[[Params, argparse.Namespace], None],
+    run: Run,
     description: str,
     argv: list[str] | None = None,
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    parallel: bool = False,
 ) -> int:
-    """Parse the command line, check params.yaml, run; a `UserError` becomes one line and exit status 2.
+    """Parse the command line, check params.yaml, run, and return the exit status.
 
-    The module of `run` says in `USES` which sections of params.yaml change its results; one without `USES` is no stage.
-    An edit of these or of the code while a stage runs is an error too: its result would pass for that of the edited.
+    The exit status is 2 after a `UserError`, whose message is printed as one line; 130 after SIGINT; 143 after SIGTERM.
+    Any other exception is a defect and keeps its traceback.
+
+    Args:
+        run: does the work. Its module says in `USES` which sections of params.yaml change the results; a module without
+            `USES` is no stage.
+        argv: the command line; by default that of this process.
+        parallel: whether `run` may be one of several processes. They are started here if `runtime.processes` or the
+            number of GPUs asks for several. Otherwise several processes are refused.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
     if add_arguments:
         add_arguments(parser)
+    argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
-    try:
-        stage = sys.modules[run.__module__]
-        uses = getattr(stage, "USES", ())
-        code = Code()
-        params = load(arguments.params)
-        _check_fingerprint(stage.__spec__.name if stage.__spec__ else stage.__name__, uses, params)
+    stop_with_parent()
+    with _exit_on_sigterm():
+        try:
+            return _run(run, arguments, argv, parallel)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except Exception as error:
+            return _failed(error)
+
+
+def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: bool) -> int:
+    """Check everything, then run here or in several processes.
+
+    Raises:
+        UserError: what is wrong; also if the code or the parameters that the stage uses were edited while it ran. Its
+            result would pass for that of the edited ones.
+    """
+    stage = sys.modules[run.__module__]
+    name, uses = _name(stage), getattr(stage, "USES", ())
+    code = Code()
+    params = load(arguments.params)
+    _check_fingerprint(name, uses, params)
+    if parallel:
+        count = processes.number_of_processes(params.runtime.processes)
+        if count > 1:
+            return processes.start(count, name, argv, params.runtime.threads)
+    else:
+        processes.refuse_several(name)
+    with thread_environment(number_of_threads(params.runtime.threads)):
         run(params, arguments)
-        changed = code.changed()
-        if [params.used(path) for path in uses] != [load(arguments.params).used(path) for path in uses]:
-            changed.append(arguments.params)
-        if changed:
-            raise UserError(
-                f"{changed[0]}: edited while this ran; what it made is of the file as it was; run it again (a training "
-                "goes on from what it saved, unless its parameters have changed, or it was finished with other code)"
-            )
-    except Exception as error:
-        if not isinstance(error, UserError):
-            error = _explained(error)
-            if error is None:
-                raise
-        # The processes of a machine fail alike, and one voice is enough; but each machine has its own.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            rank = os.environ.get("RANK", "0")
-            print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(error), file=sys.stderr)
-        return 2
+        processes.leave()
+    changed = code.changed()
+    if [params.used(path) for path in uses] != [load(arguments.params).used(path) for path in uses]:
+        changed.append(arguments.params)
+    if changed:
+        raise UserError(
+            f"{changed[0]}: edited while this ran; what it made is of the file as it was; run it again (a training "
+            "goes on from what it saved, unless its parameters have changed, or it was finished with other code)"
+        )
     return 0
+
+
+def _name(module: ModuleType) -> str:
+    """The dotted name of a module, also of the one that `python -m` runs, which calls itself `__main__`."""
+    return module.__spec__.name if module.__spec__ else module.__name__
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit(143), so that temporary files are removed and every caller sees this exit status.
+
+    A handler that is there already stays. Python allows handlers in the main thread only.
+    """
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _failed(error: Exception) -> int:
+    """Tell the user about an error, and return the exit status.
+
+    One of several processes reports it to the one that started them, which prints it. Where another launcher started
+    them, the first process of each machine prints it, since they mostly fail alike.
+
+    Raises:
+        Exception: the error itself, if it is a defect and nobody takes the report.
+    """
+    known = error if isinstance(error, UserError) else _explained(error)
+    if known is None:
+        if not failures.report("".join(traceback.format_exception(error)).rstrip(), 1):
+            raise error
+        return 1
+    if not failures.report(f"error: {known}", 2) and os.environ.get("LOCAL_RANK", "0") == "0":
+        rank = os.environ.get("RANK", "0")
+        print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(known), file=sys.stderr)
+    return 2
 
 
 class Code:

@@ -38,8 +38,13 @@ class TrainingParams(Section):
 
 
 class RuntimeParams(Section):
-    """What changes no result; no stage depends on it."""
+    """What changes no result; no stage depends on it.
 
+    processes: how many an entry point starts on its machine; None: one for each GPU, or one on a machine without.
+    threads: of each process; None: as `tessera.launch.threads.number_of_threads` says.
+    """
+
+    processes: Positive | None
     threads: Positive | None
     log_every: Positive
     save_every: Positive
