@@ -1,4 +1,4 @@
-"""The few collective operations that are needed, as no-ops on one process."""
+"""The few operations that processes do together. With one process each of them does nothing."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ import torch.distributed as dist
 
 
 def world() -> tuple[int, int]:
-    """This process's rank, and how many processes there are."""
+    """This process's rank, from 0, and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """Add a tensor up over all processes, in place; it must lie on the backend's device."""
+    """Replace a tensor by its sum over all processes, and return it.
+
+    Args:
+        tensor: any shape. It must be on the device that the processes exchange tensors on: the GPU, if they use one.
+    """
     if world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def same_on_all_processes(tensors: Iterable[torch.Tensor]) -> None:
-    """Give every process the first one's values, in place."""
+    """Overwrite the tensors of every process with those of process 0."""
     if world()[1] > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
 
 def largest_over_processes(value: int, device: torch.device) -> int:
-    """The largest of the processes' values; the same answer everywhere."""
+    """The largest of the values that the processes give. Every process receives it."""
     if world()[1] == 1:
         return value
     tensor = torch.tensor(value, device=device)
@@ -37,19 +41,27 @@ def largest_over_processes(value: int, device: torch.device) -> int:
 
 
 def total(values: list[float], device: torch.device) -> list[float]:
-    """Add up float64 numbers over all processes."""
+    """The sums of several numbers over all processes, computed in float64. Every process receives them."""
     if world()[1] == 1:
         return values
     return sum_over_processes(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
 
 
 def share(count: int, batch_size: int) -> list[slice]:
-    """The batches of a split that this process handles: every world-th, so that together they cover it once."""
+    """The batches of a split that this process handles, as slices of its rows.
+
+    Batches are dealt out in turn: process r of n takes batches r, r + n, r + 2n, ... All processes together handle
+    every row once.
+
+    Args:
+        count: number of rows of the split.
+        batch_size: rows in a batch; the last batch may be smaller.
+    """
     rank, size = world()
     starts = range(0, count, batch_size)
     return [slice(start, min(start + batch_size, count)) for start in starts[rank::size]]
 
 
 def batch_share(batch_size: int) -> int:
-    """One process's part of a global batch: what it can hold, and so how much it evaluates at a time."""
+    """The part of a global batch that one process has in memory in training; at least 1. It evaluates as many at once."""
     return max(1, batch_size // world()[1])

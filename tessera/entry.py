@@ -1,6 +1,7 @@
-"""How every entry point starts: arguments, the whole of params.yaml checked, errors as one line.
+"""What every entry point does around its work: it reads the command line, checks params.yaml, starts several processes
+if they are wanted, and turns errors into one line and an exit status.
 
-Imports nothing heavy, so that `--help` and a mistake in params.yaml answer at once.
+torch is imported only after params.yaml is checked, so that `--help` and mistakes are answered at once.
 """
 
 from __future__ import annotations
@@ -65,33 +66,35 @@ def main(
 
 
 def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: bool) -> int:
-    """Check everything, then run here or in several processes.
+    """Check parameters and code, run in this process or in several, and return the exit status.
 
     Raises:
-        UserError: what is wrong; also if the code or the parameters that the stage uses were edited while it ran. Its
-            result would pass for that of the edited ones.
+        UserError: a check failed, or the work did. One check comes at the end: code and parameters that the stage uses
+            must not have been edited while it ran, because DVC would take its result for that of the edited version.
     """
     stage = sys.modules[run.__module__]
     name, uses = _name(stage), getattr(stage, "USES", ())
     code = Code()
     params = load(arguments.params)
     _check_fingerprint(name, uses, params)
-    if parallel:
-        count = processes.number_of_processes(params.runtime.processes)
-        if count > 1:
-            return processes.start(count, name, argv, params.runtime.threads)
-    else:
+    if not parallel:
         processes.refuse_several(name)
-    with thread_environment(number_of_threads(params.runtime.threads)):
-        run(params, arguments)
-        processes.leave()
+    threads = params.runtime.threads
+    with thread_environment(number_of_threads(threads)):
+        count = processes.number_of_processes(params.runtime.processes) if parallel else 1
+        if count == 1:
+            run(params, arguments)
+            processes.leave()
+    if count > 1:
+        return processes.start(count, name, argv, threads)
     changed = code.changed()
     if [params.used(path) for path in uses] != [load(arguments.params).used(path) for path in uses]:
         changed.append(arguments.params)
     if changed:
         raise UserError(
-            f"{changed[0]}: edited while this ran; what it made is of the file as it was; run it again (a training "
-            "goes on from what it saved, unless its parameters have changed, or it was finished with other code)"
+            f"{changed[0]}: edited while this ran; the result was made by the version before the edit, so run it again "
+            "(training goes on from its last saved state, unless its parameters were edited, or it had finished and "
+            "its code was edited)"
         )
     return 0
 
@@ -143,13 +146,13 @@ def _failed(error: Exception) -> int:
 
 
 class Code:
-    """The text of the project's files at one moment."""
+    """The text of all of the project's files at the moment when this object is made."""
 
     def __init__(self) -> None:
         self.texts = {file: file.read_text(encoding="utf-8") for file in files()}
 
     def changed(self) -> list[Path]:
-        """The files which this process has loaded and which do something else now than at that moment."""
+        """The files that this process has imported and that do something else now. A comment does not count."""
         now = {file: file.read_text(encoding="utf-8") for file in loaded() if file.is_file()}
         edited = [file for file in loaded() if now.get(file) != self.texts.get(file)]
         return [file for file in edited if not (file in now and file in self.texts and self._alike(file, now[file]))]
@@ -162,12 +165,13 @@ class Code:
 
 
 def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> None:
-    """Refuse to run under DVC with other code or parameters than those by which DVC knows this stage.
+    """Refuse to run under DVC if code or parameters were edited after the stage `fingerprint` ran.
 
-    DVC reads what `fingerprint` wrote. An edit between that moment and this one would not be seen.
+    DVC decides by the file that `fingerprint` wrote whether a stage is up to date. It would take the results of this
+    run for results of the version before the edit.
 
     Raises:
-        UserError: the code or the parameters were edited since.
+        UserError: code or parameters that the stage uses were edited.
     """
     recorded = paths.FINGERPRINTS / f"{os.environ.get('DVC_STAGE')}.json"
     if not recorded.is_file():
@@ -178,13 +182,16 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
         if edited := [name for name in names if before[kind].get(name) != now[kind].get(name)]:
             what = "params.yaml: " + edited[0] if kind == "parameters" else edited[0]
             raise UserError(
-                f"{what}: edited since the stage `fingerprint` ran, so DVC would take this run for one of the older "
-                f"version; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
+                f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of the version "
+                f"before the edit; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
             )
 
 
 def _explained(error: Exception) -> UserError | None:
-    """What a user can do about an error of torch's, or None; by name, since torch is not imported here."""
+    """An error of torch's as advice to the user, or None for an error that no user can mend.
+
+    Errors are recognised by the names of their classes, because torch may not be imported yet.
+    """
     names, said = {kind.__name__ for kind in type(error).__mro__}, str(error)
     if "OutOfMemoryError" in names:
         return UserError(

@@ -70,7 +70,7 @@ def _mounts(lines: list[str], version: int) -> Iterator[tuple[str, str]]:
     """
     for line in lines:
         place, _, system = line.partition(" - ")
-        kind, _, options = system.split(" ", 2)
+        kind, _, options = (*system.split(" ", 2), "", "")[:3]
         if (version == 2 and kind == "cgroup2") or (version == 1 and kind == "cgroup" and "cpu" in options.split(",")):
             _, _, _, mounted_group, folder, *_ = place.split(" ")
             yield mounted_group, folder
