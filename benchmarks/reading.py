@@ -32,7 +32,7 @@ def main() -> None:
     params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"log_every": 1})})
     set_threads(params.runtime.threads)
     task = task_of(params, prepared)
-    task.start()
+    task.initialise()
     take_step = Steps(task, params.stage1_vqvae.training, params.runtime)
     times = {"read": [], "step": []}
     for step in range(arguments.repeats + 3):

@@ -63,7 +63,7 @@ class OurStep:
             for mine, other in pairs:
                 for a, b in zip(mine.parameters(), other.parameters(), strict=True):
                     a.copy_(b)
-            self.task.start()
+            self.task.initialise()
             for name in ("codebook", "ema_count", "ema_sum"):
                 getattr(plain.quantizer, name).copy_(getattr(quantizer, name))
 

@@ -57,7 +57,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     for name in ("train", "validation"):
         with torch.no_grad():
             save_grid(stacked_grid(rows(model, prepared[name], device)), IMAGES / f"{name}.png")
-    print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" * (len(model.quantizers) > 1)))
+    several = len(model.layout.levels) > 1
+    print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" if several else ""))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,5 +63,8 @@ def share(count: int, batch_size: int) -> list[slice]:
 
 
 def batch_share(batch_size: int) -> int:
-    """The part of a global batch that one process has in memory in training; at least 1. It evaluates as many at once."""
+    """The number of images in one process's part of a global batch; at least 1.
+
+    A process that can train on so many at once can also evaluate as many.
+    """
     return max(1, batch_size // world()[1])

@@ -7,7 +7,6 @@ torch is imported only after params.yaml is checked, so that `--help` and mistak
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tessera import paths
+from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
 from tessera.launch import failures, processes
@@ -176,14 +176,14 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
     recorded = paths.FINGERPRINTS / f"{os.environ.get('DVC_STAGE')}.json"
     if not recorded.is_file():
         return
-    before, now = json.loads(recorded.read_text(encoding="utf-8")), fingerprint(module, uses, params)
+    before, now = read_json(recorded), fingerprint(module, uses, params)
     for kind in ("parameters", "code"):
         names = sorted({*before[kind], *now[kind]})
         if edited := [name for name in names if before[kind].get(name) != now[kind].get(name)]:
             what = "params.yaml: " + edited[0] if kind == "parameters" else edited[0]
             raise UserError(
-                f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of the version "
-                f"before the edit; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
+                f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of older code or "
+                f"parameters; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
             )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,12 @@ import torch
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.task import VQVAETask
 from stage2_prior.priors.build import build_prior
-from tessera.cli.preset import PRESETS, patch, read_preset
+from tessera.cli.preset import PRESETS, apply
 from tessera.images.prepared import ImageSplit
-from tessera.parameters import Params, read_yaml, validate
+from tessera.parameters import Params, load
 from tessera.training.optimizer import build_optimizer
 
-NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem != "digits")  # which is params.yaml itself
 
 
 def conv(kernel: int, inputs: int, outputs: int, bias: bool = True) -> int:
@@ -54,9 +56,10 @@ EXPECTED: dict[str, tuple[list[tuple[int, int, int, int]], int]] = {
 
 
 def preset(name: str, **changes: Any) -> Params:
-    tree = read_yaml(Path(__file__).parent.parent / "params.yaml")
-    patch(tree, read_preset(name) | changes)
-    return validate(tree, name)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(shutil.copy(PRESETS / "digits.yaml", folder))
+        apply(file, name, changes)
+        return load(file)
 
 
 def config(params: Params) -> dict[str, Any]:
@@ -112,9 +115,9 @@ def train_step(name: str) -> None:
     images = ImageSplit(torch.randint(256, (2, *shape), dtype=torch.uint8).numpy(), None)
     section = params.stage1_vqvae
     task = VQVAETask(VQVAE(config(params)), images, images, section.training, section.augmentation)
-    optimizer = build_optimizer(task.model, section.training, task.not_averaged)
+    optimizer = build_optimizer(dict(task.model.named_parameters()), section.training, task.re_estimated)
     task.model.train()
-    task.start()
+    task.initialise()
     before = {key: tensor.clone() for key, tensor in task.model.state_dict().items()}
     loss, _ = task.model(**task.batch(0, slice(None)))
     loss.backward()

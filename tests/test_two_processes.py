@@ -57,6 +57,7 @@ QUANTIZERS: dict[str, tuple[str, str | None, dict]] = {  # name, name of the one
     "grouped, shared": ("grouped", "vq", VQ),
     "drawn": ("soft_em", None, VQ),
     "entropy": ("lfq", None, BITS),
+    "shared by levels": ("vq", None, VQ),
 }
 
 
@@ -67,11 +68,11 @@ def test_two_processes_train_the_vqvae_that_one_does(
     name, inside, changes = QUANTIZERS[label]
     section = f"stage1_vqvae.quantizer.{name}."
     if inside:
-        section_changes = {section + "share_codebook": True, section + "quantizer.name": inside}
-        section += f"quantizer.{inside}."
+        section_changes = {section + "share_codebook": True, section + "quantizer": {"name": inside, inside: changes}}
     else:
-        section_changes = {}
-    section_changes |= {section + key: value for key, value in changes.items()}
+        section_changes = {section + key: value for key, value in changes.items()}
+    if label == "shared by levels":
+        section_changes["stage1_vqvae.quantizer.shared_by_levels"] = True
     write_prepared((3, 8, 16), classes=0)
     write_params(
         {

@@ -1,4 +1,4 @@
-"""Binary spherical quantization: a code is the signs of z's channels, and z lies on the unit sphere.
+"""Binary spherical quantization: z is projected to the unit sphere, and a code is the signs of its channels.
 
 Source: Zhao, Xiong and Krähenbühl 2024, "Image and Video Tokenization with Binary Spherical Quantization", section 4.
 """
@@ -20,6 +20,6 @@ class Parameters(BinaryParams):
 
 
 class BSQ(BinaryQuantizer):
-    """Codes are the corners of a cube on the unit sphere."""
+    """Codes are the corners of a cube inscribed in the unit sphere: ±1/√bits in each channel."""
 
     spherical = True

@@ -32,10 +32,12 @@ def accelerator(runtime: RuntimeParams) -> Accelerator:
 
     # Codebooks are buffers. Their own update keeps them equal on all processes, so DDP need not send them at each step.
     handler = DistributedDataParallelKwargs(broadcast_buffers=False)
-    # Apple's GPU has no float64, in which likelihoods are measured. Of a launcher's processes on a machine without a
-    # GPU, Accelerate connects only those that say they use the CPU.
-    alone_without_gpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
-    cpu = torch.backends.mps.is_available() or alone_without_gpu
+    # Likelihoods are measured in float64, which Apple's GPU does not have.
+    apple = torch.backends.mps.is_available()
+    # Without a GPU, Accelerate connects a launcher's processes only if it is told to use the CPU. Otherwise each would
+    # train alone.
+    launched_without_gpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    cpu = apple or launched_without_gpu
     result = Accelerator(cpu=cpu, mixed_precision="no", dynamo_backend="no", kwargs_handlers=[handler])
     unsupported = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA)
     if result.distributed_type in unsupported:
@@ -56,10 +58,11 @@ def accelerator(runtime: RuntimeParams) -> Accelerator:
 
 
 def _ignore_warnings_of_ddp() -> None:
-    """Leave out two of DDP's warnings, which every process would print and no user can act on.
+    """Suppress two warnings of DDP. Every process would print them, and no user can act on them.
 
-    Accelerate has no other name yet for the option that newer versions of torch warn of. Strides of gradients differ
-    from DDP's buckets for convolutions over one channel, where the copy that they cost is of a few kilobytes.
+    The first is about the name of an option that newer versions of torch have renamed. Accelerate still uses the old
+    name. The second is about an extra copy of some gradients. It appears for convolutions over one channel, where the
+    copy is a few kilobytes.
     """
     warnings.filterwarnings("ignore", r"`broadcast_buffers` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", r"Grad strides do not match bucket view strides", UserWarning)

@@ -1,7 +1,8 @@
-"""Why a run of several processes failed: each one reports its error, and the one that started them prints the first.
+"""Why a run of several processes failed. Each process reports its error, and the entry point that started them prints
+the first one.
 
-When one process fails, the others fail too a moment later, because their partner is gone. Only the first error is of
-use, so no process prints its own.
+When one process fails, the others fail a moment later, because they wait for it in vain. Only the first error tells
+what went wrong, so no process prints its own.
 """
 
 from __future__ import annotations
@@ -20,14 +21,22 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)  # signals by which torchrun ends the
 
 @dataclass(frozen=True)
 class End:
-    """How one process ended: its exit status, or minus the number of the signal that killed it; when, in seconds."""
+    """How and when one process ended.
+
+    status: its exit status, or minus the number of the signal that killed it.
+    seconds: the time, since 1970.
+    """
 
     status: int
     seconds: float
 
 
 def report(message: str, status: int) -> bool:
-    """Leave a message for the process that started this one as one of several, and say whether there is such a one."""
+    """Leave an error message for the entry point that started this process as one of several.
+
+    Returns:
+        False if no entry point did, so that the caller must print the message itself.
+    """
     folder = os.environ.get(FOLDER)
     if folder is None:
         return False
@@ -40,11 +49,11 @@ def report(message: str, status: int) -> bool:
 
 
 def first_failure(folder: Path, ends: dict[int, End]) -> tuple[str | None, int]:
-    """The message of the failure that caused the others, if it left one, and the exit status for the whole run.
+    """The failure that caused the others: its message, if there is one, and the exit status for the whole run.
 
     Args:
-        folder: where the processes reported.
-        ends: of the processes that failed, by rank, in the order in which they were seen to have ended.
+        folder: where the processes left their reports.
+        ends: how each process ended that did not succeed, by rank, in the order in which torchrun noticed.
     """
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
     first = min(reports, key=lambda each: each["seconds"], default=None)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stage1_vqvae import extract
+from stage1_vqvae.codebooks import initialise_codebooks
 from stage1_vqvae.model import VQVAE
 from stage2_prior import train as train_prior
 from tessera import paths
@@ -94,7 +95,7 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
     for parameter in model.network.parameters():
         parameter.data.mul_(2)  # louder than an untrained network: other codes are clearly another image
     images = to_float(open_prepared(paths.PREPARED)["train"].pixels(slice(None)))
-    model.start(lambda: iter([images]), seed)
+    initialise_codebooks(model, lambda: iter([images]), seed)
     save_model(paths.VQVAE, "vqvae", config, model.state_dict(), {"prepared": identity})
 
 

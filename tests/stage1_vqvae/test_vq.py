@@ -159,7 +159,7 @@ def test_evaluation_never_moves_anything() -> None:
     before = state(vq)
     for _ in range(3):
         vq(torch.randn(50, 4))
-    assert vq._gathered == []
+    assert not vq.gathered
     for name, tensor in vq.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -267,7 +267,7 @@ def test_revival_works_with_fewer_vectors_than_codes() -> None:
 def test_start_puts_codebook_and_averages_at_the_clusters() -> None:
     vq = quantizer(start="kmeans")
     vectors = torch.randn(500, 4) + 7
-    vq.start(vectors, torch.Generator().manual_seed(0))
+    vq.initialise_from_data(lambda: vectors, torch.Generator().manual_seed(0))
     counts, _ = gather_statistics(vectors, nearest(vectors, vq.codebook), 8)
     torch.testing.assert_close(vq.ema_count, counts * 8 / 500)
     torch.testing.assert_close(vq.ema_sum, vq.codebook * vq.ema_count[:, None])
@@ -276,7 +276,7 @@ def test_start_puts_codebook_and_averages_at_the_clusters() -> None:
 
 def test_a_code_that_starts_without_vectors_stays_at_its_place() -> None:
     vq = quantizer(start="kmeans")
-    vq.start(torch.randn(3, 4) + 50, torch.Generator().manual_seed(0))
+    vq.initialise_from_data(lambda: torch.randn(3, 4) + 50, torch.Generator().manual_seed(0))
     started = vq.codebook.clone()
     vq(torch.zeros(20, 4))  # none of them is near
     vq.update(0, seed=0)
@@ -289,7 +289,7 @@ def test_a_code_that_starts_without_vectors_stays_at_its_place() -> None:
 @pytest.mark.parametrize("count", [1, 3, 7])
 def test_start_with_fewer_vectors_than_codes(count: int) -> None:
     vq = quantizer(start="kmeans")
-    vq.start(torch.randn(count, 4), torch.Generator().manual_seed(0))
+    vq.initialise_from_data(lambda: torch.randn(count, 4), torch.Generator().manual_seed(0))
     assert all(tensor.isfinite().all() for tensor in vq.state_dict().values())
     vq(torch.randn(20, 4))
     vq.update(0, seed=0)
@@ -299,7 +299,7 @@ def test_start_with_fewer_vectors_than_codes(count: int) -> None:
 def test_a_normal_start_leaves_the_codebook_alone() -> None:
     vq = quantizer(start="normal")
     before = state(vq)
-    vq.start(torch.randn(50, 4), torch.Generator())
+    vq.initialise_from_data(lambda: torch.randn(50, 4), torch.Generator())
     assert all(torch.equal(tensor, before[name]) for name, tensor in vq.state_dict().items())
 
 
@@ -316,7 +316,7 @@ def test_without_smoothing_a_code_without_any_count_stays_finite() -> None:
 def test_reestimation_puts_used_codes_at_their_means_and_leaves_the_others() -> None:
     vq = quantizer(codebook_size=3, codebook_dim=1)
     vq.codebook.copy_(torch.tensor([[1.0], [-9.0], [0.4]]))
-    vq.settle(lambda: iter([torch.tensor([[1.2], [0.1]]), torch.tensor([[1.8], [0.2], [0.6]])]))
+    vq.re_estimate(lambda: iter([torch.tensor([[1.2], [0.1]]), torch.tensor([[1.8], [0.2], [0.6]])]))
     torch.testing.assert_close(vq.codebook, torch.tensor([[1.5], [-9.0], [0.3]]))
     torch.testing.assert_close(vq.ema_sum, vq.codebook * vq.ema_count[:, None])
 
@@ -390,7 +390,7 @@ def test_five_cosine_steps_equal_vector_quantize_pytorch() -> None:
 def test_cosine_codes_stay_on_the_sphere_and_move_to_their_vectors_mean_direction() -> None:
     vq = quantizer(distance="cosine", ema_decay=0.0, start="kmeans")
     vectors = torch.randn(300, 4) * torch.rand(300, 1) * 10  # lengths do not count
-    vq.start(vectors, torch.Generator().manual_seed(0))
+    vq.initialise_from_data(lambda: vectors, torch.Generator().manual_seed(0))
     torch.testing.assert_close(vq.codebook.norm(dim=1), torch.ones(8))
     indices = vq(vectors).indices.squeeze(1)
     vq.update(0, seed=0)
@@ -413,14 +413,14 @@ def test_unused_cosine_codes_stay_where_they_are() -> None:
     torch.testing.assert_close(vq.codebook[others], before[others], rtol=1e-4, atol=1e-4)
 
 
-def test_codes_that_the_decoder_alone_learns_are_averaged_and_not_settled() -> None:
+def test_codes_that_the_decoder_alone_learns_are_averaged_and_not_re_estimated() -> None:
     vq = quantizer(codebook_update="gradient", gradient_estimator="diveq", codebook_cost=0.0)
     before = vq.codebook.detach().clone()
-    vq.settle(lambda: [torch.randn(50, 4)])
-    assert vq.settled == () and torch.equal(vq.codebook, before)
+    vq.re_estimate(lambda: [torch.randn(50, 4)])
+    assert vq.re_estimated == () and torch.equal(vq.codebook, before)
     other = quantizer(codebook_update="gradient")
-    other.settle(lambda: [torch.randn(50, 4)])
-    assert other.settled == ("codebook",) and not torch.equal(other.codebook, before)
+    other.re_estimate(lambda: [torch.randn(50, 4)])
+    assert other.re_estimated == ("codebook",) and not torch.equal(other.codebook, before)
 
 
 def test_a_gradient_codebook_with_cosine_is_normalised_where_it_is_used() -> None:

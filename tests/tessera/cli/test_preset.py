@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tessera.cli.preset import PRESETS, apply, leaves, main, read_preset
+from tessera.cli import main as command
+from tessera.cli.preset import PRESETS, apply, edit, leaves, main, read_preset
 from tessera.parameters import load, read_yaml
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
@@ -24,55 +25,48 @@ def comments(text: str) -> list[str]:
     return [line.split("#", 1)[1].strip() for line in text.splitlines() if "#" in line]
 
 
-def selected(raw: dict) -> set[str]:
-    """Every leaf a preset must list: all that is in use, but nothing of `runtime` or of options not chosen."""
-    wanted = set()
-    for path in leaves(raw):
-        section, *rest = path.split(".")
-        for depth, part in enumerate(rest):
-            node = raw[section]
-            for key in rest[:depth]:
-                node = node[key]
-            if "name" in node and isinstance(node[part], dict) and part != node["name"]:
-                break
-        else:
-            if section != "runtime":
-                wanted.add(path)
-    return wanted
+def test_the_default_preset_is_the_file_that_ships(file):
+    assert file.read_bytes() == (PRESETS / "digits.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_preset_gives_valid_parameters_and_lists_all_it_selects(name, file):
-    apply(file, read_preset(name))
+def test_every_preset_gives_valid_parameters_with_its_values(name, file):
+    apply(file, name, {})
     load(file)
-    listed, chosen = set(read_preset(name)), selected(read_yaml(file))
-    assert chosen <= listed
-    # What else it lists is another prior, whole: `-S stage2_prior.name` then swaps to one that suits the data too.
-    others = {leaf.split(".")[1] for leaf in listed - chosen if leaf.startswith("stage2_prior.")}
-    for other in others:
-        section = {f"stage2_prior.{other}.{leaf}" for leaf in leaves(read_yaml(file)["stage2_prior"][other])}
-        assert section <= listed
-        listed -= section
-    assert listed == chosen
     values = leaves(read_yaml(file))
     assert {path: values[path] for path in read_preset(name)} == read_preset(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_comments_and_options_not_chosen_stay(name, file):
-    before = file.read_text(encoding="utf-8")
+def test_every_comment_stays(name, file):
+    before = comments(file.read_text(encoding="utf-8"))
     assert main([name]) == 0
-    after = file.read_text(encoding="utf-8")
-    assert comments(after) == comments(before)
-    for path in ("stage2_prior.pixelcnn.layers", "runtime.log_every"):
-        values = leaves(read_yaml(file))
-        assert values[path] == leaves(read_yaml(PRESETS.parent / "params.yaml"))[path]
+    assert comments(file.read_text(encoding="utf-8")) == before
+
+
+def test_only_the_runtime_of_the_file_before_is_kept(file):
+    """So that no value of one preset, nor an override of it, is left under the next."""
+    edit(file, {"runtime.log_every": 7, "stage2_prior.pixelcnn.width": 32, "sampling.seed": 3})
+    main(["vqvae2_photographs64"])
+    main(["fashion_mnist"])
+    once = file.read_text(encoding="utf-8")
+    shutil.copy(PRESETS / "digits.yaml", file)
+    edit(file, {"runtime.log_every": 7})
+    main(["fashion_mnist"])
+    assert file.read_text(encoding="utf-8") == once
+    assert load(file).runtime.log_every == 7
+
+
+def test_a_prior_swapped_in_after_a_preset_has_its_size_and_its_schedule(file):
+    main(["fashion_mnist", "-S", "stage2_prior.name=masked"])
+    prior = load(file).stage2_prior.chosen
+    assert (prior.width, prior.layers, prior.training.steps, prior.training.precision) == (192, 4, 1500, "bf16")
 
 
 def test_writing_without_a_change_keeps_every_byte(file):
     before = file.read_bytes()
-    assert apply(file, {"sampling.seed": 1}) == ["sampling.seed: 0 -> 1"]
-    assert apply(file, {"sampling.seed": 0}) == ["sampling.seed: 1 -> 0"]
+    assert edit(file, {"sampling.seed": 1}) == ["sampling.seed: 0 -> 1"]
+    assert edit(file, {"sampling.seed": 0}) == ["sampling.seed: 1 -> 0"]
     assert file.read_bytes() == before
 
 
@@ -115,7 +109,7 @@ def test_a_hub_id_keeps_what_is_watched_and_its_revision(file):
 
 
 def test_changes_are_yaml_values(file):
-    words = ["-S", "stage1_vqvae.training.learning_rate=3e-4", "-S", "stage1_vqvae.quantizer.vq.codebook_size=[64]"]
+    words = ["-S", "stage1_vqvae.training.learning_rate=3e-4", "-S", "stage1_vqvae.quantizer.codebook_size=[64]"]
     assert (
         main(["cifar10", *words, "-S", "stage2_prior.transformer.extra={n_inner: 64}", "-S", "data.revision=no"]) == 0
     )
@@ -130,20 +124,20 @@ def test_changes_are_yaml_values(file):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["cifar"], ["unknown preset `cifar`", "cifar10, fashion_mnist", "did you mean `cifar10`?"]),
-        (["../params"], ["unknown preset", "cifar10, fashion_mnist"]),
+        (["cifar"], ["unknown preset `cifar`", "cifar10, digits, fashion_mnist", "did you mean `cifar10`?"]),
+        (["../params"], ["unknown preset", "cifar10, digits, fashion_mnist"]),
         (["cifar10", "-S", "data.hieght=32"], ["data.hieght", "unknown parameter", "did you mean `height`?"]),
         (["cifar10", "-S", "daat.height=32"], ["daat.height", "did you mean `data.height`?"]),
         (["cifar10", "-S", "data.height.x=32"], ["data.height.x", "no such section"]),
         (["cifar10", "-S", "data.height"], ["-S data.height", "expected key=value"]),
-        (["cifar10", "-S", "data.background=[1"], ["-S data.background=[1", "not YAML"]),
+        (["cifar10", "-S", "data.background=[1"], ["-S data.background=[1", "not valid YAML"]),
         (["cifar10", "-S", "data.height=30"], ["data.height", "30", "multiple of 4"]),
         (["cifar10", "-S", "data.source=./nowhere"], ["no folder ./nowhere"]),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(file, capsys, arguments, words):
     before = file.read_bytes()
-    assert main(arguments) == 2
+    assert command(["preset", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert all(word in error for word in words), error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import pytest
 from pydantic import ValidationError
@@ -14,7 +14,10 @@ from pydantic import ValidationError
 from tessera.cli.preset import leaves
 from tessera.errors import UserError
 from tessera.parameters import Params, load, read_yaml, validate
-from tessera.parameters.sections import Section
+from tessera.parameters.inherit import section_in
+from tessera.parameters.parts import options, parameters_of
+from tessera.parameters.root import schema
+from tessera.parameters.sections import Choice, Section
 
 
 def edited(text: str, tmp_path: Path, repository: Path, old: str) -> Path:
@@ -31,31 +34,34 @@ def test_the_repository_params_are_valid(repository):
     assert isinstance(load(repository / "params.yaml"), Params)
 
 
-def fields(model: type[Section], prefix: str = "") -> set[str]:
-    """Every dotted leaf that the schema has."""
+def fields(model: type[Section], prefix: str = "", shared: frozenset[str] = frozenset()) -> set[str]:
+    """Every dotted leaf that params.yaml must have: of an option, those that options do not share."""
     found = set()
     for name, field in model.model_fields.items():
         path = f"{prefix}.{name}" if prefix else name
-        parts = [field.annotation, *get_args(field.annotation)]
-        several = get_origin(field.annotation) is tuple  # a list of sections is one leaf
-        section = next((p for p in parts if not several and isinstance(p, type) and issubclass(p, Section)), None)
-        if section:
-            found |= fields(section, path) or {path}
+        section = None if get_origin(field.annotation) is tuple else section_in(field.annotation)  # a list is one leaf
+        if section and issubclass(section, Choice) and section.nested:
+            found.add(f"{path}.name")
+        elif name in shared:
+            continue
+        elif section:
+            option = issubclass(model, Choice) and name in model.option_names()
+            found |= fields(section, path, frozenset(model.shared_names()) if option else frozenset()) or {path}
         else:
             found.add(path)
     return found
 
 
+SIMVQ = "stage1_vqvae.quantizer.simvq"  # has no values of its own
+OVERRIDDEN = {f"{SIMVQ}.gradient_estimator"}  # its paper's, whatever the others have
+
+
 def test_every_leaf_is_a_field_and_every_field_a_leaf(raw_params):
-    present = set(leaves(raw_params))
-    optional = (
-        r"stage1_vqvae\.quantizer\.(residual|grouped)\.quantizer\.(?!name|vq\.)"  # only the chosen one need be there
-    )
-    assert {field for field in fields(Params) if not re.match(optional, field)} == present
+    assert fields(schema()) - {SIMVQ} == set(leaves(raw_params)) - OVERRIDDEN
 
 
 def test_every_missing_leaf_is_named(raw_params):
-    for path in leaves(raw_params):
+    for path in set(leaves(raw_params)) - OVERRIDDEN:
         *sections, key = path.split(".")
         node = raw_params
         for section in sections:
@@ -106,10 +112,11 @@ def test_misspelt_name_of_a_choice_lists_the_options(params):
         ("stage1_vqvae.network.resnet.dropout", 1.0),
         ("stage1_vqvae.network.vit.patch", 0),
         ("stage1_vqvae.network.vit.width", 66),  # sines and cosines of rows and columns
-        ("stage1_vqvae.quantizer.vq.codebook_size", 0),
-        ("stage1_vqvae.quantizer.vq.codebook_size", []),
-        ("stage1_vqvae.quantizer.vq.codebook_size", "64"),
-        ("stage1_vqvae.quantizer.vq.revival_threshold", 1.0),
+        ("stage1_vqvae.quantizer.codebook_size", 0),
+        ("stage1_vqvae.quantizer.codebook_size", []),
+        ("stage1_vqvae.quantizer.codebook_size", "64"),
+        ("stage1_vqvae.quantizer.revival_threshold", 1.0),
+        ("stage1_vqvae.quantizer.vq.codebook_size", 0),  # an option's own
         ("data.channels", 4),
         ("data.background", [255, 255]),
         ("data.background", [255, 255, 256]),
@@ -120,7 +127,9 @@ def test_misspelt_name_of_a_choice_lists_the_options(params):
         ("sampling.top_p", 0.0),
         ("sampling.temperature", -0.1),
         ("sampling.guidance_scale", float("nan")),
-        ("stage2_prior.transformer.heads", None),
+        ("stage2_prior.heads", None),
+        ("stage2_prior.training.steps", 0),
+        ("stage2_prior.pixelcnn.training", {"steps": 0}),
         ("runtime.threads", 0),
     ],
 )
@@ -141,15 +150,15 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             ["data.width", "10", "divisible by 4", "multiple of 4"],
         ),
         (
-            {"stage1_vqvae.quantizer.vq.codebook_size": [32, 64]},
-            ["stage1_vqvae.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
+            {"stage1_vqvae.quantizer.codebook_size": [32, 64]},
+            ["stage1_vqvae.quantizer.vq", "2 codebook sizes for 1 levels"],
         ),
         (
             {
                 "stage1_vqvae.quantizer.name": "residual",
-                "stage1_vqvae.quantizer.residual.quantizer.vq.codebook_size": [16, 32],
+                "stage1_vqvae.quantizer.residual.quantizer.codebook_size": [16, 32],
             },
-            ["stage1_vqvae.quantizer.residual.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
+            ["stage1_vqvae.quantizer.residual", "2 codebook sizes for 1 levels"],
         ),
         (
             {"stage1_vqvae.quantizer.fsq.levels": [2, 8]},
@@ -160,10 +169,10 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             {
                 "stage1_vqvae.training.weight_ema_decay": 0.99,
                 "stage1_vqvae.quantizer.vq.codebook_update": "gradient",
-                "stage1_vqvae.quantizer.vq.gradient_estimator": "diveq",
+                "stage1_vqvae.quantizer.gradient_estimator": "diveq",
                 "stage1_vqvae.quantizer.vq.codebook_cost": 0.0,
             },
-            ["stage1_vqvae.training.weight_ema_decay", "the one revived in its place"],
+            ["stage1_vqvae.training.weight_ema_decay", "revived in its place"],
         ),
         (
             {
@@ -182,29 +191,46 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             {
                 "stage1_vqvae.network.name": "resnet",
                 "stage1_vqvae.network.conv.strides": [2, 2],
-                "stage1_vqvae.quantizer.vq.codebook_size": [32, 64],
+                "stage1_vqvae.quantizer.codebook_size": [32, 64],
             },
-            ["stage1_vqvae.quantizer.vq.codebook_size", "2 sizes for 1 levels"],
+            ["stage1_vqvae.quantizer.vq", "2 codebook sizes for 1 levels"],
         ),
         (
-            {"stage1_vqvae.network.resnet.groups": 6},
+            {"stage1_vqvae.network.name": "resnet", "stage1_vqvae.network.resnet.groups": 6},
             ["stage1_vqvae.network.resnet", "groups 6 must divide channels 32"],
         ),
         (  # every multiple of channels would do, and the first convolution's width not
-            {"stage1_vqvae.network.resnet.channels": 4, "stage1_vqvae.network.resnet.multipliers": [2, 4]},
+            {
+                "stage1_vqvae.network.name": "resnet",
+                "stage1_vqvae.network.resnet.channels": 4,
+                "stage1_vqvae.network.resnet.multipliers": [2, 4],
+            },
             ["stage1_vqvae.network.resnet", "groups 8 must divide channels 4"],
         ),
         (
-            {"stage1_vqvae.network.resnet.attention_factors": [2, 4]},
+            {"stage1_vqvae.network.name": "resnet", "stage1_vqvae.network.resnet.attention_factors": [2, 4]},
             ["stage1_vqvae.network.resnet", "attention_factors", "4", "[1, 2]"],
         ),
-        ({"stage1_vqvae.network.vit.heads": 3}, ["stage1_vqvae.network.vit", "width 64", "heads 3"]),
-        ({"stage2_prior.pixelsnail.heads": 6}, ["stage2_prior.pixelsnail", "channels 64", "heads 6"]),
+        (
+            {"stage1_vqvae.network.name": "vit", "stage1_vqvae.network.vit.heads": 3},
+            ["stage1_vqvae.network.vit", "width 64", "heads 3"],
+        ),
+        (
+            {"stage2_prior.name": "pixelsnail", "stage2_prior.pixelsnail.heads": 6},
+            ["stage2_prior.pixelsnail", "64 channels", "heads 6"],
+        ),
         (
             {"stage2_prior.name": "chain", "stage1_vqvae.network.conv.strides": [2, 2]},
             ["stage2_prior.chain.links", "1 priors for 2 levels"],
         ),
-        ({"stage2_prior.chain.links": [{"name": "counts"}]}, ["stage2_prior.chain.links", "no section `counts`"]),
+        (
+            {"stage2_prior.name": "chain", "stage2_prior.chain.links": [{"name": "transformer", "heads": 3}]},
+            ["stage2_prior.chain.links.0.transformer", "width 128", "heads 3"],
+        ),
+        (
+            {"stage2_prior.chain.links": [{"name": "chain"}]},
+            ["stage2_prior.chain.links.0.name", "chain cannot be here"],
+        ),
         (
             {"stage2_prior.chain.links": [{"name": "counts", "counts": {"largest": 3}}]},
             ["stage2_prior.chain.links.0.counts.largest: unknown parameter; did you mean `largest_softmax`?"],
@@ -215,14 +241,14 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
         (  # a level's own, where each has one
             {
                 "stage1_vqvae.network.conv.strides": [2, 2],
-                "stage1_vqvae.quantizer.vq.codebook_size": [32, 64],
+                "stage1_vqvae.quantizer.codebook_size": [32, 64],
                 "sampling.top_k": [33, 64],
             },
             ["sampling.top_k", "33", "32", "null"],
         ),
         (
-            {"stage2_prior.transformer.training.label_dropout": 0.0},
-            ["sampling.guidance_scale: 2", "stage2_prior.transformer.training.label_dropout is 0"],
+            {"stage2_prior.training.label_dropout": 0.0},
+            ["sampling.guidance_scale: 2", "stage2_prior's training.label_dropout is 0"],
         ),
         (
             {"sampling.precision": "bf16", "sampling.batch_size": None},
@@ -230,8 +256,11 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
         ),
         ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
         ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),
-        ({"stage2_prior.pixelcnn.training.warmup_steps": 1500}, ["stage2_prior.pixelcnn.training.warmup_steps"]),
-        ({"stage2_prior.transformer.heads": 3}, ["stage2_prior.transformer", "width 128", "heads 3"]),
+        (
+            {"stage2_prior.name": "pixelcnn", "stage2_prior.pixelcnn.training": {"warmup_steps": 1500}},
+            ["stage2_prior.pixelcnn.training.warmup_steps"],
+        ),
+        ({"stage2_prior.heads": 3}, ["stage2_prior.transformer", "width 128", "heads 3"]),
         ({"stage2_prior.pixelcnn.kernel_size": 4}, ["stage2_prior.pixelcnn.kernel_size", "must be odd", "4"]),
     ],
 )
@@ -244,12 +273,12 @@ def test_impossible_combination_says_what_does_not_fit(params, changes, named):
 
 
 def test_top_k_of_the_largest_codebook_is_allowed(params):
-    changes = {"stage1_vqvae.network.conv.strides": [2, 2], "stage1_vqvae.quantizer.vq.codebook_size": [16, 128]}
+    changes = {"stage1_vqvae.network.conv.strides": [2, 2], "stage1_vqvae.quantizer.codebook_size": [16, 128]}
     assert params({**changes, "sampling.top_k": 128}).sampling.top_k == 128
 
 
 def test_no_label_dropout_is_fine_without_guidance_or_labels(params):
-    undropped = {"stage2_prior.transformer.training.label_dropout": 0.0}
+    undropped = {"stage2_prior.training.label_dropout": 0.0}
     for change in ({"sampling.guidance_scale": 1.0}, {"data.use_labels": False}, {"stage2_prior.name": "counts"}):
         assert params(undropped | change)
 
@@ -274,7 +303,7 @@ def test_unquoted_exponent_is_a_number_and_no_is_a_string(tmp_path, repository):
 
 
 def test_levels_and_sizes_come_back_as_tuples(params):
-    changed = params({"stage1_vqvae.network.conv.strides": [2, 2], "stage1_vqvae.quantizer.vq.codebook_size": [16, 32]})
+    changed = params({"stage1_vqvae.network.conv.strides": [2, 2], "stage1_vqvae.quantizer.codebook_size": [16, 32]})
     assert changed.stage1_vqvae.network.conv.strides == (2, 2)
     assert changed.stage1_vqvae.quantizer.vq.codebook_size == (16, 32)
 
@@ -285,8 +314,8 @@ def test_parameters_are_frozen(params):
         checked.sampling.temperature = 0.5
 
 
-def test_chosen_values_hold_the_chosen_option_alone(params):
-    assert params({"stage2_prior.name": "uniform"}).stage2_prior.chosen_values() == {
+def test_the_values_of_a_choice_are_the_chosen_options(params):
+    assert params({"stage2_prior.name": "uniform"}).stage2_prior.values() == {
         "name": "uniform",
         "uniform": {"largest_softmax": 16384},
     }
@@ -315,7 +344,7 @@ def test_a_section_that_is_no_mapping_is_named(raw_params, section):
 
 
 def check(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "common.params", *arguments]
+    command = [sys.executable, "-m", "tessera", "check", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -329,7 +358,7 @@ def test_command_answers_by_exit_status_and_one_line(tmp_path, repository):
 
 
 def test_loading_needs_no_torch(repository):
-    code = "import sys; from common.params import load; from pathlib import Path; load(Path('params.yaml'))"
+    code = "import sys; from tessera.parameters import load; from pathlib import Path; load(Path('params.yaml'))"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"],
         cwd=repository, capture_output=True, text=True, check=True,
@@ -341,3 +370,61 @@ def test_a_prior_swap_changes_only_the_name(params, raw_params):
     before: Any = params().stage2_prior
     after = params({"stage2_prior.name": "pixelcnn"}).stage2_prior
     assert before.model_copy(update={"name": "pixelcnn"}) == after
+
+
+# Options share values: they stand once beside the options, and an option's section may override them.
+
+
+def test_an_option_takes_shared_values_and_its_own_are_stronger(params):
+    changes = {"stage2_prior.width": 64, "stage2_prior.pixelcnn.width": 32, "stage2_prior.training.steps": 700}
+    found = params(changes | {"stage2_prior.pixelcnn.training": {"learning_rate": 1.0}}).stage2_prior
+    assert (found.transformer.width, found.pixelcnn.width, found.masked.training.steps) == (64, 32, 700)
+    assert (found.pixelcnn.training.steps, found.pixelcnn.training.learning_rate) == (700, 1.0)
+    assert found.transformer.training.learning_rate == 2e-3
+
+
+def test_a_nested_option_takes_what_the_choice_around_it_has(params):
+    links = [{"name": "masked", "width": 64, "masked": {"bound_draws": 3}}]
+    changes = {"stage2_prior.chain.links": links, "stage2_prior.masked.dropout": 0.5, "stage2_prior.layers": 5}
+    link = params(changes).stage2_prior.chain.links[0]
+    assert link.values() == {
+        "name": "masked",
+        "masked": {
+            "largest_softmax": 16384, "layers": 5, "width": 64, "dropout": 0.5, "heads": 4, "bound_draws": 3,
+        },
+    }  # fmt: skip
+
+
+def test_a_nested_quantizer_takes_the_section_beside_and_overrides_it(params):
+    grouped = {"name": "residual", "codebook_dim": 8, "residual": {"depth": 2, "quantizer": {"name": "fsq"}}}
+    changes = {"stage1_vqvae.quantizer.grouped.quantizer": grouped, "stage1_vqvae.quantizer.vq.distance": "cosine"}
+    quantizer = params(changes | {"stage1_vqvae.quantizer.fsq.levels": [5, 5]}).stage1_vqvae.quantizer
+    assert quantizer.grouped.quantizer.chosen.quantizer.chosen.levels == (5, 5)
+    assert quantizer.residual.quantizer.chosen.distance == "cosine"
+
+
+def test_a_fault_of_a_shared_value_is_told_once_where_it_stands(params):
+    with pytest.raises(UserError) as caught:
+        params({"stage2_prior.width": 0})
+    assert str(caught.value).count("stage2_prior.width") == 1 and "pixelcnn" not in str(caught.value)
+
+
+def test_options_that_are_not_chosen_need_not_fit_the_shared_values(params):
+    changes = {"stage2_prior.width": 100, "stage2_prior.heads": 3}  # no transformer has a head of 100 / 3
+    assert params(changes | {"stage2_prior.name": "pixelcnn"})
+    with pytest.raises(UserError, match=r"stage2_prior\.transformer: width 100 must be a multiple of heads 3"):
+        params(changes | {"stage2_prior.name": "transformer"})
+
+
+def test_a_missing_section_of_an_option_says_what_to_add(raw_params):
+    del raw_params["stage2_prior"]["uniform"]
+    with pytest.raises(UserError, match=r"stage2_prior\.uniform: missing; add the section, `\{\}` if it has no values"):
+        validate(raw_params)
+
+
+@pytest.mark.parametrize("package", ["stage1_vqvae.quantizers", "stage1_vqvae.networks", "stage2_prior.priors"])
+def test_parameters_read_without_the_option_are_those_of_its_file(package):
+    """They are executed apart from the modules in the file; the class must be the same."""
+    for name in options(package):
+        whole = import_module(f"{package}.{name}").Parameters
+        assert parameters_of(package, name).model_json_schema() == whole.model_json_schema(), name
