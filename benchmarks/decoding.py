@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from timing import in_turn
 
 from stage2_prior.priors.products import KVCache, Product
-from tessera.distributed import set_threads
+from tessera.launch.devices import set_threads
 
 LAYERS, WIDTH, HEADS = 8, 256, 8
 SHAPES = ((3 * WIDTH, WIDTH), (WIDTH, WIDTH), (4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH))

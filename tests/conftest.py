@@ -113,7 +113,7 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
     raw_params["stage2_prior"] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
     raw_params["stage2_prior"]["training"] |= quick
     raw_params["stage2_prior"]["pixelsnail"] |= {"residuals": 1}
-    raw_params["runtime"] |= {"threads": 1, "batch_size": 16, "log_every": 1}
+    raw_params["runtime"] |= {"processes": 1, "threads": 1, "batch_size": 16, "log_every": 1}
 
     def write(changes: dict[str, Any] | None = None) -> None:
         for path, value in (changes or {}).items():
