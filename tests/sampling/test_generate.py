@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from sampling import generate as decoding
 from sampling.choose import choose, guide
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
+from stage2_prior.priors import masked
+from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.masked import Masked
@@ -55,19 +56,20 @@ def streams(seed: int, indices: range) -> Streams:
     return Streams(seed, tuple(indices), CPU)
 
 
-class Table:
-    """Two tokens of two values; the second is more likely to repeat the first. Counts its calls."""
+class Table(Autoregressive):
+    """Two tokens of two values; the second is more likely to repeat the first. Notes the sizes of its batches."""
 
-    layout, first, given, own_tokens = CodeLayout((1, 1, 2), (Level(1, 2, 1, 2),)), 0, 0, 2
+    def __init__(self, num_classes: int, constant: float | None = None) -> None:
+        super().__init__(CodeLayout((1, 1, 2), (Level(1, 2, 1, 2),)), num_classes, 0)
+        self.rows, self.constant = [], constant
 
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes, self.rows = num_classes, []
-
-    def start(self, labels, context=None):
+    def begin(self, labels, coarser):
         self.rows.append(len(labels))
         return labels
 
-    def step(self, labels, tokens):
+    def advance(self, labels, position, tokens):
+        if self.constant is not None:
+            return torch.full((len(labels), 2), self.constant)
         p = torch.tensor([0.3, 0.7]).expand(len(labels), 2)
         if tokens is not None:
             p = torch.where(tokens[:, None] == torch.arange(2), 0.9, 0.1)
@@ -130,7 +132,7 @@ def recompute(prior, labels, settings, given=None, seed=1):
             tokens = link.split(tokens)
             forced = torch.where(link.spread(forced) < 0, -1, link.split(forced.clamp_min(0)))
         count = prior.layout.num_tokens - 1  # where the link's own codes stand among all codes, from 0 to 1
-        span = (link.given / count, (link.layout.num_tokens - 1) / count)
+        span = (link.given_tokens / count, (link.layout.num_tokens - 1) / count)
         way = masked_tokens if isinstance(inner, Masked) else tokens_in_order
         tokens = way(inner, tokens, labels, settings, forced, seed, span)
         if isinstance(link, SubTokens):
@@ -144,10 +146,10 @@ def moment_of(span, number, count):
 
 def tokens_in_order(prior, tokens, labels, settings, given, seed, span):
     """Every token by `logits` of the whole sequence, of which it sees what is before it."""
-    own = prior.layout.num_tokens - prior.given
+    own = prior.layout.num_tokens - prior.given_tokens
     uniforms = streams(seed, range(len(labels))).uniforms(own, *([prior.first] if prior.first else []))
     null = torch.full_like(labels, prior.num_classes)
-    for number, place in enumerate(range(prior.given, prior.layout.num_tokens)):
+    for number, place in enumerate(range(prior.given_tokens, prior.layout.num_tokens)):
         whole = torch.cat([tokens, torch.zeros(len(labels), prior.layout.num_tokens - place, dtype=torch.int64)], 1)
         level = prior.layout.places[place, 0].item()
         logits = guided(
@@ -163,18 +165,18 @@ def tokens_in_order(prior, tokens, labels, settings, given, seed, span):
 
 def masked_tokens(prior, tokens, labels, settings, given, seed, span):
     """MaskGIT's rule, an image, a code and a rank at a time, by `predict`."""
-    whole = torch.cat([tokens, given[:, prior.given :]], 1)
+    whole = torch.cat([tokens, given[:, prior.given_tokens :]], 1)
     steps, own = min(settings.decoding_steps, prior.own_tokens), prior.own_tokens
     for i, image in enumerate(whole):
-        at_first = int((image[prior.given :] < 0).sum())
+        at_first = int((image[prior.given_tokens :] < 0).sum())
         for step in range(steps):
-            unknown, known = image[prior.given :] < 0, image.clamp_min(0)[None]
+            unknown, known = image[prior.given_tokens :] < 0, image.clamp_min(0)[None]
             label, null = labels[i : i + 1], torch.tensor([prior.num_classes])
             logits, without = (prior.predict(known, unknown[None], y)[0] for y in (label, null))
             numbers = streams(seed, range(i, i + 1)).uniforms(2 * own, "masked", prior.first, step)[0]
             confidences = {}
             for place in unknown.nonzero()[:, 0].tolist():
-                level = prior.layout.places[prior.given + place, 0].item()
+                level = prior.layout.places[prior.given_tokens + place, 0].item()
                 scale = settings.scale(level, moment_of(span, step, steps))
                 here = guided(logits[place], without[place], scale)
                 code = choose(here[None], numbers[place : place + 1], **settings.filters(level)).item()
@@ -186,7 +188,7 @@ def masked_tokens(prior, tokens, labels, settings, given, seed, span):
             left = min(math.floor(math.cos(math.pi / 2 * (step + 1) / steps) * at_first), len(confidences) - 1)
             surest = sorted(confidences, key=lambda place: -confidences[place][0])
             for place in surest[: len(surest) - max(0, left) if step + 1 < steps else None]:
-                image[prior.given + place] = confidences[place][1]
+                image[prior.given_tokens + place] = confidences[place][1]
     return whole
 
 
@@ -265,9 +267,9 @@ def test_rising_guidance_goes_on_from_link_to_link(name, monkeypatch, random_pri
 def test_a_link_whose_scale_is_one_runs_no_null_rows(monkeypatch, random_prior):
     prior, rows = random_prior("chain"), []
     for link in prior.links:
-        start = link.start
+        begin = link.begin
         monkeypatch.setattr(
-            link, "start", lambda labels, context, start=start: rows.append(len(labels)) or start(labels, context)
+            link, "begin", lambda labels, coarser, begin=begin: rows.append(len(labels)) or begin(labels, coarser)
         )
     labels = torch.arange(4) % 3
     tokens = generate(prior, labels, streams(1, range(4)), Settings(guidance_scale=[2.0, 1.0]))
@@ -341,8 +343,7 @@ def test_uniforms_are_uniform():
 
 
 def test_a_prior_that_breaks_is_reported_not_sampled():
-    prior = Table(0)
-    prior.step = lambda labels, tokens: torch.full((len(labels), 2), torch.nan)
+    prior = Table(0, constant=torch.nan)
     with pytest.raises(UserError, match="NaN"):
         generate(prior, None, streams(0, range(3)), Settings())
 
@@ -360,7 +361,7 @@ def test_weights_that_are_nan_are_reported_where_levels_have_unequal_codebooks(n
 def test_masked_decoding_chooses_alike_however_many_at_once(settings, monkeypatch, random_prior):
     prior, labels = random_prior("masked").double(), torch.arange(5) % 3
     whole = generate(prior, labels, streams(0, range(5)), settings)
-    monkeypatch.setattr(decoding, "CHOSEN_AT_ONCE", 2 * LAYOUT.num_tokens * LAYOUT.vocabulary)
+    monkeypatch.setattr(masked, "CHOSEN_AT_ONCE", 2 * LAYOUT.num_tokens * LAYOUT.vocabulary)
     assert torch.equal(generate(prior, labels, streams(0, range(5)), settings), whole)
 
 

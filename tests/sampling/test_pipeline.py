@@ -231,7 +231,7 @@ def test_labels_summed_out_of_bounds_are_a_bound(tiny_run, prior):
     pipeline = TwoStagePipeline.load("models", "cpu")
     for module in pipeline.prior.modules():
         if isinstance(module, Masked):
-            module.draws = 400
+            module.bound_draws = 400
     for parameter in pipeline.prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # so that classes differ
     pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(None))
@@ -251,7 +251,7 @@ def test_bounds_are_weighed_by_other_estimates_than_those_that_are_summed(tiny_r
     """Or the sum would follow the errors of its own estimates below the bound."""
     tiny_run(prior="masked")
     prior = TwoStagePipeline.load("models", "cpu").prior
-    prior.draws = 2
+    prior.bound_draws = 2
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tokens = open_codes(paths.CODES)["test"].rows(slice(None))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from stage2_prior.priors.base import Autoregressive
+from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.build import build_prior, prior_class
 from tessera.codes.layout import CodeLayout, Level
 from tessera.parameters.parts import options

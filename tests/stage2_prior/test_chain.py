@@ -77,7 +77,7 @@ def test_every_link_answers_to_all_coarser_codes(names, make):
             continue
         whole = tokens[:, : link.layout.num_tokens]
         before = link.nll(whole, None)
-        for place in range(link.given):
+        for place in range(link.given_tokens):
             changed = whole.clone()
             changed[:, place] = 1 - changed[:, place]
             assert (link.nll(changed, None) - before).abs().min() > 1e-9

@@ -68,10 +68,10 @@ def test_decoding_reads_the_rows_above_once_a_row(monkeypatch):
 
     monkeypatch.setattr(CausalConv, "begin_row", counted_row)
     monkeypatch.setattr(CausalConv, "one", counted_one)
-    state = prior.start(torch.zeros(2, dtype=torch.int64))
+    state = prior.start_decoding(torch.zeros(2, dtype=torch.int64))
     token = None
     for _ in range(layout.num_tokens):
-        token = prior.step(state, token).argmax(-1)
+        token = prior.next_logits(state, token).argmax(-1)
     convolutions = 3
     assert calls == {"rows": convolutions * 3, "ones": convolutions * 15}
 

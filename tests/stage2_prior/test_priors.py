@@ -23,9 +23,9 @@ def all_labels(prior: nn.Module) -> range:
 
 
 def decode(prior: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
-    """Logits (B, N, V) by start and step, the tokens given."""
-    state = prior.start(labels)
-    steps = [prior.step(state, tokens[:, i - 1] if i else None) for i in range(tokens.shape[1])]
+    """Logits (B, N, V) by `start_decoding` and `next_logits`, with the tokens given."""
+    state = prior.start_decoding(labels)
+    steps = [prior.next_logits(state, tokens[:, i - 1] if i else None) for i in range(tokens.shape[1])]
     return torch.stack(steps, dim=1)
 
 
@@ -123,10 +123,10 @@ def test_cached_decoding_gives_the_tokens_of_full_recomputation(prior, greedy):
     labels = torch.arange(count) % (prior.num_classes + 1)
     uniforms = None if greedy else torch.rand(length, count, dtype=torch.float64)
     cached, full = torch.zeros(2, count, length, dtype=torch.int64)
-    state, last = prior.start(labels), None
+    state, last = prior.start_decoding(labels), None
     for i in range(length):
         u = None if greedy else uniforms[i]
-        last = cached[:, i] = choose(prior.step(state, last), u)
+        last = cached[:, i] = choose(prior.next_logits(state, last), u)
         full[:, i] = choose(prior.logits(full, labels)[:, i], u)
     assert torch.equal(cached, full)
     assert (cached < prior.layout.codebook_sizes).all()
@@ -167,21 +167,21 @@ def test_a_published_prior_loads_with_the_same_logits(prior, make_tokens, tmp_pa
     assert torch.equal(loaded.logits(tokens, None), prior.logits(tokens, None))
 
 
-def test_a_step_out_of_order_is_refused(prior, make_tokens):
+def test_tokens_out_of_order_are_refused(prior, make_tokens):
     tokens = make_tokens(prior.layout, 1)
     labels = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match="the first step takes no tokens"):
-        prior.step(prior.start(labels), tokens[:, 0])
-    state = prior.start(labels)
-    prior.step(state, None)
+    with pytest.raises(ValueError, match="the first call takes no tokens"):
+        prior.next_logits(prior.start_decoding(labels), tokens[:, 0])
+    state = prior.start_decoding(labels)
+    prior.next_logits(state, None)
     with pytest.raises(ValueError, match="every later one the tokens"):
-        prior.step(state, None)
+        prior.next_logits(state, None)
     for i in range(1, prior.layout.num_tokens):
-        prior.step(state, tokens[:, i - 1])
+        prior.next_logits(state, tokens[:, i - 1])
     with pytest.raises(ValueError, match="complete"):
-        prior.step(state, tokens[:, -1])
+        prior.next_logits(state, tokens[:, -1])
     with pytest.raises(ValueError, match=r"coarser levels, \(1, 0\), got \(1, 2\)"):
-        prior.start(labels, context=torch.zeros(1, 2, dtype=torch.int64))
+        prior.start_decoding(labels, torch.zeros(1, 2, dtype=torch.int64))
 
 
 def test_the_first_loss_is_near_that_of_the_uniform_prior(learned, layout, make_fresh, make_tokens):
