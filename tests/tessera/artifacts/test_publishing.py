@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tessera.artifacts.files import file_hash, json_text, write_text
+from tessera.artifacts.files import json_text, write_text
 from tessera.artifacts.manifests import REMEDY, read_manifest
 from tessera.artifacts.models import load_model, save_model
 from tessera.artifacts.publishing import MANIFEST, clear_unfinished, publishing
@@ -153,8 +153,9 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_one_error(tmp_path):
         damaged = bytearray(whole)
         damaged[position] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="make it anew with"):
+        with pytest.raises(UserError, match="make it anew with") as caught:
             read_manifest(tmp_path / "state", "state")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_missing_folder_name_the_command(tmp_path):
@@ -175,7 +176,7 @@ def test_another_kind_is_refused(tmp_path):
 def test_a_manifest_that_is_none_is_refused(tmp_path, text):
     folder = publish(tmp_path / "vqvae")
     (folder / MANIFEST).write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match=r"manifest\.json: (damaged|not valid JSON).*make it anew with"):
         read_manifest(folder, "vqvae")
 
 
@@ -229,16 +230,6 @@ def test_another_parent_is_refused_with_both_hashes_and_the_command(tmp_path):
     assert all(word in str(caught.value) for word in ("a" * 16, "b" * 16, "prepared", REMEDY["vqvae"]))
     with pytest.raises(UserError, match="another codes"):
         manifest.require_parent("codes", "b" * 64, folder)
-
-
-def test_the_manifest_names_every_file_by_hash_in_subfolders_too(tmp_path):
-    with publishing(tmp_path / "codes", "codes", {"vqvae": "c" * 64}) as staging:
-        (staging / "train").mkdir()
-        (staging / "train" / "codes.npy").write_bytes(b"123")
-    raw = json.loads((tmp_path / "codes" / MANIFEST).read_text(encoding="utf-8"))
-    assert raw["files"] == {
-        "train/codes.npy": {"bytes": 3, "sha256": file_hash(tmp_path / "codes" / "train" / "codes.npy")}
-    }
 
 
 def test_json_text_is_canonical():

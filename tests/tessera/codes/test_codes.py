@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tessera.artifacts.files import json_text
-from tessera.artifacts.publishing import publishing
 from tessera.codes.figures import codebook_figures
 from tessera.codes.layout import CodeLayout, Level
-from tessera.codes.store import open_codes
-from tessera.errors import UserError
 
 ONE = CodeLayout((1, 8, 8), (Level(4, 4, 1, 64),))
 TWO = CodeLayout((3, 16, 24), (Level(2, 3, 1, 10), Level(4, 6, 1, 300)))
@@ -106,56 +100,6 @@ def test_codes_of_another_shape_are_refused():
         TWO.flatten(random_codes(ONE, 2))
     with pytest.raises(ValueError, match=r"\(B, 16\)"):
         ONE.unflatten(torch.zeros(2, 15, dtype=torch.int64))
-
-
-def publish(
-    folder: Path, layout: CodeLayout = TWO, passes: int = 3, highest: int | None = None
-) -> dict[str, np.ndarray]:
-    """Codes as `extract_codes` publishes them: train with `passes` passes, validation and test with one."""
-    written = {}
-    with publishing(folder, "codes", {"vqvae": "a" * 64, "prepared": "b" * 64}) as staging:
-        splits = {"train": [passes, 4], "validation": [1, 2], "test": [1, 2]}
-        for seed, (name, (repeats, images)) in enumerate(splits.items()):
-            tokens = layout.flatten(random_codes(layout, repeats * images, seed)).numpy().astype(layout.dtype)
-            if highest is not None:
-                tokens[-1, 0] = highest
-            (staging / name).mkdir()
-            np.save(staging / name / "codes.npy", tokens)
-            np.save(staging / name / "labels.npy", np.arange(images, dtype=np.int64))
-            written[name] = tokens.reshape(repeats, images, -1)
-        raw = {"layout": asdict(layout), "classes": ["a", "b", "c", "d"], "splits": splits}
-        (staging / "layout.json").write_text(json_text(raw), encoding="utf-8")
-    return written
-
-
-def test_open_codes_gives_splits_passes_and_labels(tmp_path):
-    written = publish(tmp_path / "codes")
-    codes = open_codes(tmp_path / "codes")
-    assert codes.layout == TWO and codes.num_classes == 4 and codes.manifest.parents["vqvae"] == "a" * 64
-    train = codes["train"]
-    assert (len(train), train.passes, len(codes["test"]), codes["test"].passes) == (4, 3, 2, 1)
-    assert torch.equal(train.rows(slice(None)), torch.from_numpy(written["train"][0].astype(np.int64)))
-    picked = train.rows(np.array([3, 0]), np.array([2, 1]))
-    assert torch.equal(picked, torch.from_numpy(written["train"][[2, 1], [3, 0]].astype(np.int64)))
-    assert train.label_tensor(np.array([3, 1])).tolist() == [3, 1]
-
-
-def test_a_code_outside_its_codebook_is_refused(tmp_path):
-    """The coarse level has 10 codes; the fine level's 300 make the type wide enough for more."""
-    publish(tmp_path / "codes", highest=10)
-    with pytest.raises(UserError, match="codebook"):
-        open_codes(tmp_path / "codes")
-
-
-@pytest.mark.parametrize("name", ["train/codes.npy", "test/labels.npy", "layout.json"])
-def test_damaged_codes_are_refused(tmp_path, name):
-    publish(tmp_path / "codes")
-    file = tmp_path / "codes" / name
-    whole = bytearray(file.read_bytes())
-    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
-        file.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"python -m stage1_vqvae\.extract"):
-            open_codes(tmp_path / "codes")
 
 
 def test_codes_are_counted_a_level_and_a_depth() -> None:

@@ -80,7 +80,10 @@ def test_statistics_survive_json():
 
 def test_images_of_another_shape_than_the_statistics_are_refused(tmp_path):
     publish(tmp_path / "prepared", Stats((3, 6, 4), None, STATS.images, 0.0, 1.0))
-    with pytest.raises(UserError, match=r"stats\.json says .*python -m stage0_images\.prepare"):
+    with pytest.raises(
+        UserError,
+        match=r"images\.npy: uint8 of shape \(2, 3, 4, 6\), expected uint8 \(2, 3, 6, 4\); .*python -m stage0_images\.prepare",
+    ):
         open_prepared(tmp_path / "prepared")
 
 
@@ -91,4 +94,26 @@ def test_missing_and_truncated_images_name_the_command(tmp_path):
     file = tmp_path / "prepared" / "train" / "images.npy"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"bytes instead of .*python -m stage0_images\.prepare"):
+        open_prepared(tmp_path / "prepared")
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0, 1, 2], [0, -1, 0, 1, 1]])
+def test_a_label_without_a_class_is_refused_on_opening(tmp_path, labels):
+    """Even if the manifest vouches for it: stages index by label."""
+    publish(tmp_path / "prepared")
+    files = {path: path.read_bytes() for path in (tmp_path / "prepared").rglob("*") if path.is_file()}
+    with publishing(tmp_path / "prepared", "prepared", {}) as staging:
+        for path, data in files.items():
+            target = staging / path.relative_to(tmp_path / "prepared")
+            target.parent.mkdir(exist_ok=True)
+            if path.name != "manifest.json":
+                target.write_bytes(data)
+        np.save(staging / "train" / "labels.npy", np.array(labels))
+    with pytest.raises(UserError, match=r"train/labels\.npy: label (2|-1) in row (4|1), expected 0 to 1; make it anew"):
+        open_prepared(tmp_path / "prepared")
+
+
+def test_labelled_data_without_labels_is_refused(tmp_path):
+    publish(tmp_path / "prepared", labels=False)
+    with pytest.raises(UserError, match=r"labels\.npy: not listed in manifest\.json"):
         open_prepared(tmp_path / "prepared")
