@@ -182,8 +182,8 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
         if edited := [name for name in names if before[kind].get(name) != now[kind].get(name)]:
             what = "params.yaml: " + edited[0] if kind == "parameters" else edited[0]
             raise UserError(
-                f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of older code or "
-                f"parameters; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
+                f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of older "
+                f"code or parameters; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
             )
 
 
