@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from timing import in_turn
 
-from stage2_prior.priors.products import KVCache, Product
+from stage2_prior.priors.decoding.cache import KVCache
+from stage2_prior.priors.decoding.products import Product
 from tessera.launch.devices import set_threads
 
 LAYERS, WIDTH, HEADS = 8, 256, 8

@@ -171,7 +171,7 @@ def expected_stages(leaf: str, raw: dict[str, Any]) -> set[str]:
         part, name = rest.split(".")[0], node["name"]
         if part in options(PACKAGES[choice]):
             found = found if part == name else set()
-        elif part not in ("name", "training"):
+        elif part not in ("name", "training", "shared_by_levels"):  # the last belongs to the choice itself
             found = found if part in parameters_of(PACKAGES[choice], name).model_fields else set()
         elif part == "training":
             found = found if parameters_of(PACKAGES[choice], name).trained else set()

@@ -59,7 +59,7 @@ class Quantizer(nn.Module):
             ValueError: the vectors have another width than `dim`.
         """
         if z.shape[-1] != self.dim:
-            raise ValueError(f"expected vectors of width {self.dim}, got {tuple(z.shape)}")
+            raise ValueError(f"expected vectors of width {self.dim}, got shape {tuple(z.shape)}")
         with torch.autocast(z.device.type, enabled=False):
             return self.quantize(self.to_target(z.float()), seeds)
 
@@ -76,10 +76,12 @@ class Quantizer(nn.Module):
             ValueError: the last dimension is not `depth`, or an index is not in 0 to codebook_size - 1.
         """
         if indices.shape[-1] != self.depth:
-            raise ValueError(f"expected {self.depth} codes a position, got indices {tuple(indices.shape)}")
+            raise ValueError(
+                f"expected {self.depth} codes for each position, got indices of shape {tuple(indices.shape)}"
+            )
         if indices.numel() and not 0 <= indices.min() <= indices.max() < self.codebook_size:
             found = f"{indices.min()} to {indices.max()}"
-            raise ValueError(f"expected indices below {self.codebook_size}, got {found}; are they of another model?")
+            raise ValueError(f"expected indices below {self.codebook_size}, got {found}; are they from another model?")
         with torch.autocast(indices.device.type, enabled=False):
             return self.embed(indices)
 

@@ -15,7 +15,7 @@ class Parameters(BinaryParams):
     """Parameters of `bsq`."""
 
     no_residual: ClassVar[str | None] = (
-        "the residual of a unit vector is no unit vector; lfq has the same signs without the sphere"
+        "the residual of a unit vector is not a unit vector; lfq has the same codes without the sphere"
     )
 
 

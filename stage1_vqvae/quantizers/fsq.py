@@ -31,7 +31,9 @@ class Parameters(QuantizerParams):
     @classmethod
     def countable(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
         if math.prod(levels) > 2**MOST_BITS:
-            raise ValueError(f"{math.prod(levels)} codes are more than 2**{MOST_BITS}; put smaller ones into `grouped`")
+            raise ValueError(
+                f"{math.prod(levels)} codes are more than 2**{MOST_BITS}; put several smaller ones into `grouped`"
+            )
         return levels
 
     @property

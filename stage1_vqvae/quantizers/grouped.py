@@ -18,7 +18,7 @@ from stage1_vqvae.quantizers.sections import WrapperParams, inner
 from tessera.parameters.sections import Positive
 from tessera.randomness import seed_of
 
-REFUSED = {"grouped": "groups of groups are more groups; raise groups"}
+REFUSED = {"grouped": "groups inside groups are the same as more groups; raise groups instead"}
 Inner = inner(REFUSED)
 
 

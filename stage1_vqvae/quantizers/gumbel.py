@@ -27,7 +27,9 @@ class Parameters(TableParams):
     refuses: ClassVar[dict[str, str]] = {
         "gradient_estimator": "the gradient goes through the relaxed weights of the codes themselves",
     }
-    no_residual: ClassVar[str | None] = "its codes approximate no vector, so that nothing is left over"
+    no_residual: ClassVar[str | None] = (
+        "its codes do not approximate vectors, so there is nothing left over to quantize"
+    )
 
     temperature: PositiveFloat
     final_temperature: PositiveFloat

@@ -53,7 +53,7 @@ class Parameters(TableParams):
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "the gradient goes through the softmax over all codes"}
     no_residual: ClassVar[str | None] = (
-        "its code is the one with the largest product, not the nearest, so that what is left over need not be smaller"
+        "its code is the one with the largest product and not the nearest, so what is left over need not be smaller"
     )
 
     codebook_cost: NonNegative

@@ -18,8 +18,8 @@ from tessera.parameters.sections import Misfit, Positive
 from tessera.randomness import seed_of
 
 REFUSED = {
-    "residual": "a residual of residuals is one of more depths; raise depth",
-    "grouped": "put the residual inside the groups: name grouped, and grouped.quantizer.name residual",
+    "residual": "a residual inside a residual is the same as one with more depths; raise depth instead",
+    "grouped": "put the residual inside the groups: set name to grouped, and grouped.quantizer.name to residual",
 }
 Inner = inner(REFUSED)
 
@@ -42,8 +42,8 @@ class ResidualQuantizer(Quantizer):
 
     The loss is the mean over depths of the quantizers' losses. For vector quantizers it is the commitment of the
     source's code: the mean over depths of |z − partial sum|². A quantizer's `residual_scale` below 1 makes the
-    residuals of each depth smaller than those before. Their losses are then multiplied by the square of the scale. Thus a
-    squared error counts in z's own units, and the entropy terms of finer depths pull no harder on z than those of
+    residuals of each depth smaller than those before. Their losses are then multiplied by the square of the scale. Thus
+    a squared error counts in z's own units, and the entropy terms of finer depths pull no harder on z than those of
     coarser depths.
 
     The gradient estimator of the quantizers is applied once, to z and the sum. If each depth applied it, z would

@@ -54,7 +54,7 @@ class Parameters(TableParams):
     def no_residual(self) -> str | None:
         """The reason why a residual quantizer cannot have these values inside; None if it can."""
         if self.distance == "cosine":
-            return "with distance cosine, the residual of a unit vector is no unit vector"
+            return "with distance cosine, the residual of a unit vector is not a unit vector"
         if self.projection_dim is not None:
             return "with projection_dim, the residual would leave the projection; lower codebook_dim instead"
         return None

@@ -15,6 +15,7 @@ from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.build import build_quantizer
 from stage1_vqvae.quantizers.gradients import GRADIENT_ESTIMATORS
 from stage1_vqvae.quantizers.sections import PACKAGE, WrapperParams
+from stage1_vqvae.quantizers.vq import VectorQuantizer
 from tessera.parameters import Params
 from tessera.parameters.parts import options, parameters_of
 
@@ -157,3 +158,13 @@ def build_alone(params: Callable[..., Params], choose_quantizer: Callable[..., N
         return build_quantizer(params().stage1_vqvae.quantizer.values())
 
     return build
+
+
+@pytest.fixture
+def make_vq(params: Callable[..., Params]) -> Callable[..., VectorQuantizer]:
+    """`make_vq(distance="cosine")`: a small vector quantizer with the other values of params.yaml, and no revival."""
+    torch.manual_seed(0)
+    values = params().stage1_vqvae.quantizer.vq.values()
+    values |= {"codebook_size": 8, "codebook_dim": 4, "ema_decay": 0.9, "start": "normal"}
+    values |= {"diveq_variance": 0.0, "revival_threshold": 0.0}
+    return lambda **changes: VectorQuantizer(**values | changes)

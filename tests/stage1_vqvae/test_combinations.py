@@ -1,4 +1,4 @@
-"""Every quantizer with every gradient estimator and network: built from params.yaml, trained, evaluated, loaded again."""
+"""Every quantizer with every estimator and network: built from params.yaml, trained, evaluated and loaded again."""
 
 from __future__ import annotations
 

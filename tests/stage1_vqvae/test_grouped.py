@@ -57,7 +57,7 @@ def test_groups_are_quantized_side_by_side(share: bool) -> None:
 
 
 def test_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"width 12, got \(2, 11\)"):
+    with pytest.raises(ValueError, match=r"width 12, got shape \(2, 11\)"):
         grouped()(torch.randn(2, 11))
 
 

@@ -25,10 +25,10 @@ def test_an_estimator_that_does_not_apply_is_refused_with_the_reason(params, pla
 @pytest.mark.parametrize(
     ("name", "changes", "reason"),
     [
-        ("gumbel", {}, "its codes approximate no vector"),
+        ("gumbel", {}, "its codes do not approximate vectors"),
         ("ibq", {}, "not the nearest"),
-        ("bsq", {}, "the residual of a unit vector is no unit vector"),
-        ("vq", {"distance": "cosine"}, "the residual of a unit vector is no unit vector"),
+        ("bsq", {}, "the residual of a unit vector is not a unit vector"),
+        ("vq", {"distance": "cosine"}, "the residual of a unit vector is not a unit vector"),
         ("vq", {"projection_dim": 2}, "the residual would leave the projection"),
     ],
 )

@@ -31,8 +31,8 @@ def test_one_vector_is_quantized_in_training(build_alone, quantizer_case) -> Non
 
 def test_vectors_and_indices_of_another_model_are_refused(build_alone, quantizer_case) -> None:
     quantizer = build_alone(quantizer_case)
-    for width in (1, quantizer.dim + 1):
-        with pytest.raises(ValueError, match=rf"expected vectors of width {quantizer.dim}, got \(3, {width}\)"):
+    for width in (quantizer.dim + 1, 2 * quantizer.dim):
+        with pytest.raises(ValueError, match=rf"expected vectors of width {quantizer.dim}, got shape \(3, {width}\)"):
             quantizer(torch.randn(3, width))
     indices = torch.zeros(3, quantizer.depth, dtype=torch.int64)
     assert quantizer.lookup(indices).shape == (3, quantizer.dim)
@@ -40,5 +40,5 @@ def test_vectors_and_indices_of_another_model_are_refused(build_alone, quantizer
         indices[1, -1] = wrong
         with pytest.raises(ValueError, match=rf"expected indices below {quantizer.codebook_size}, got .*{wrong}"):
             quantizer.lookup(indices)
-    with pytest.raises(ValueError, match=f"expected {quantizer.depth} codes a position"):
+    with pytest.raises(ValueError, match=f"expected {quantizer.depth} codes for each position"):
         quantizer.lookup(torch.zeros(3, quantizer.depth + 1, dtype=torch.int64))
