@@ -18,8 +18,8 @@ import numpy as np
 from runs import Steps, task_of
 
 from tessera import paths
-from tessera.distributed import set_threads
 from tessera.images.prepared import open_prepared
+from tessera.launch.devices import set_threads
 from tessera.parameters import load
 
 

@@ -22,7 +22,7 @@ from stage1_vqvae.task import VQVAETask
 from tessera import paths
 from tessera.cli.preset import patch, read_changes, read_preset
 from tessera.images.prepared import ImageSplit, PreparedImages, open_prepared
-from tessera.launch import accelerator
+from tessera.launch.devices import accelerator
 from tessera.parameters import Params, read_yaml, validate
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import seed_of

@@ -48,15 +48,15 @@ from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.grid import GridPrior
 from stage2_prior.priors.transformer import Transformer
 from tessera.codes.layout import CodeLayout, Level
-from tessera.distributed import set_threads
+from tessera.launch.devices import set_threads
 
 CODES = 512
-SNAIL = {"kernel_size": 5, "blocks": 4, "residuals": 4, "heads": 8, "conditioning_blocks": 0, "dropout": 0.1}
+SNAIL = {"kernel_size": 5, "layers": 4, "residuals": 4, "heads": 8, "conditioning_blocks": 0, "dropout": 0.1}
 LLM = {"layers": 8, "width": 256, "heads": 8, "dropout": 0.0, "extra": {}}
 PRIORS: dict[str, tuple[str, dict[str, Any], int]] = {  # name, params, depth
     "counts": ("counts", {}, 1),
-    "pixelcnn": ("pixelcnn", {"layers": 15, "channels": 128, "kernel_size": 5, "dropout": 0.1}, 1),
-    "pixelsnail": ("pixelsnail", SNAIL | {"channels": 256, "hidden_channels": 256}, 1),  # rosinality's size
+    "pixelcnn": ("pixelcnn", {"layers": 15, "width": 128, "channels": 1.0, "kernel_size": 5, "dropout": 0.1}, 1),
+    "pixelsnail": ("pixelsnail", SNAIL | {"width": 256, "channels": 1.0, "hidden": 1.0}, 1),  # rosinality's size
     "gpt2": ("transformer", LLM | {"architecture": "gpt2"}, 1),
     "llama": ("transformer", LLM | {"architecture": "llama"}, 1),
     "rq_transformer": (
@@ -173,7 +173,7 @@ def code() -> str:
     """What the code that is measured hashes to."""
     own = [REPOSITORY / "sampling" / f"{name}.py" for name in ("choose", "generate", "settings")]
     own += [REPOSITORY / "benchmarks" / f"{name}.py" for name in ("sampling", "sampling_bounds")]
-    return code_of(*own, *(REPOSITORY / "stage2_prior" / "priors").glob("*.py"))
+    return code_of(*own, *(REPOSITORY / "stage2_prior" / "priors").rglob("*.py"))
 
 
 def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sampling.settings import Settings
 from stage2_prior.priors.base import Prior
+from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.masked import Masked
-from stage2_prior.priors.products import Product
 
 
 def machine(dtype: torch.dtype) -> dict[str, float]:

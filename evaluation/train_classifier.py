@@ -35,16 +35,16 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import torch
 
     from evaluation.task import ClassifierTask
-    from tessera import launch
     from tessera.artifacts.models import save_model
     from tessera.features.classifier import Classifier
     from tessera.images.prepared import open_prepared
+    from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
 
     prepared = open_prepared(paths.PREPARED)
     parents, section = {"prepared": prepared.manifest.identity}, params.classifier
-    accelerator = launch.accelerator(params.runtime)
+    accelerator = devices.accelerator(params.runtime)
     if not prepared.stats.num_classes:
         if accelerator.is_main_process:
             _publish_none(parents)
@@ -68,7 +68,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

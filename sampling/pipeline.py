@@ -17,8 +17,8 @@ from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors.build import load_prior
 from tessera.codes.layout import CodeLayout
-from tessera.distributed import exact_float32
 from tessera.errors import UserError
+from tessera.launch.devices import exact_float32
 
 Labels = Sequence[int] | torch.Tensor | str | None  # see `TwoStagePipeline.check_labels`
 

@@ -46,11 +46,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from sampling.pipeline import TwoStagePipeline
     from sampling.settings import Settings
     from tessera.artifacts.publishing import publishing
-    from tessera.distributed import one_process
     from tessera.images.pixels import to_uint8
     from tessera.images.samples import write_description, write_samples
+    from tessera.launch.devices import configure_torch
 
-    one_process(params.runtime.threads, "sampling.sample")
+    configure_torch(params.runtime.threads)
     pipeline = TwoStagePipeline.load(paths.MODELS, precision=params.sampling.precision)
     section = params.sampling
     run_settings = {"seed": section.seed, "batch_size": section.batch_size}

@@ -108,7 +108,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.artifacts.publishing import publishing
     from tessera.codes.store import CodesWriter
     from tessera.images.prepared import open_prepared
-    from tessera.launch import accelerator
+    from tessera.launch.devices import accelerator
     from tessera.training.tracking import write_results
 
     prepared = open_prepared(paths.PREPARED)
@@ -198,7 +198,7 @@ def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import torch
 
     from stage1_vqvae.model import load_vqvae
-    from tessera.distributed import one_process
     from tessera.images.grids import save_grid, stacked_grid
     from tessera.images.prepared import open_prepared
+    from tessera.launch.devices import configure_torch
 
-    one_process(params.runtime.threads, "stage1_vqvae.reconstruct")
+    configure_torch(params.runtime.threads)
     prepared = open_prepared(paths.PREPARED)
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)

@@ -2,7 +2,8 @@
 
     python -m stage1_vqvae.train
 
-An interrupted training goes on from its last saved state. Curves and a summary are written to results/train_vqvae.
+Uses one CPU, one GPU or all GPUs of the machine. An interrupted training goes on from its last saved state. Curves and
+a summary are written to results/train_vqvae.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from stage1_vqvae.model import VQVAE, model_config
     from stage1_vqvae.task import VQVAETask
-    from tessera import launch
     from tessera.artifacts.models import save_model
     from tessera.images.prepared import open_prepared
+    from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
 
@@ -31,7 +32,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     section = params.stage1_vqvae
     config = model_config(section, prepared.stats)
     parents = {"prepared": prepared.manifest.identity}
-    accelerator = launch.accelerator(params.runtime)
+    accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", section.training.seed))
     task = VQVAETask(VQVAE(config), prepared["train"], prepared["validation"], section.training, section.augmentation)
     whole = {**config, "augmentation": section.augmentation.values(), "training": section.training.values()}
@@ -43,7 +44,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from stage2_prior.priors.build import build_prior, prior_config
     from stage2_prior.task import PriorTask, nats_by_level, nats_by_token
-    from tessera import launch
     from tessera.artifacts.files import write_text
     from tessera.artifacts.models import save_model
     from tessera.codes.store import open_codes
     from tessera.distributed import batch_share
+    from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
     from tessera.training.tracking import csv_text
@@ -83,7 +83,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
     name, training = params.stage2_prior.name, getattr(params.stage2_prior.chosen, "training", None)
     config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
-    accelerator = launch.accelerator(params.runtime)
+    accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", training.seed if training else 0))
     prior = build_prior(config)
     prior.fit(Batches(codes["train"], params.runtime.batch_size))
@@ -106,7 +106,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
     raw_params["stage2_prior"] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
     raw_params["stage2_prior"]["training"] |= quick
     raw_params["stage2_prior"]["pixelsnail"] |= {"residuals": 1}
-    raw_params["runtime"] |= {"threads": 1, "batch_size": 16, "log_every": 1}
+    raw_params["runtime"] |= {"processes": 1, "threads": 1, "batch_size": 16, "log_every": 1}
 
     def write(changes: dict[str, Any] | None = None) -> None:
         for path, value in (changes or {}).items():
@@ -125,6 +126,27 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
         (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
 
     return write
+
+
+@cache
+def _tiny_prior(name: str) -> dict[str, Any]:
+    raw = read_yaml(REPOSITORY / "params.yaml")
+    raw["stage2_prior"] |= {"name": name, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+    return validate(raw).stage2_prior.chosen.arguments()
+
+
+@pytest.fixture(scope="session")
+def prior_arguments() -> Callable[..., dict[str, Any]]:
+    """`prior_arguments("masked", bound_draws=4)`: the arguments of a tiny prior.
+
+    They are the values of params.yaml with small shared sizes, then the changes. So an option's file and its section in
+    params.yaml are all that a test over every prior needs.
+    """
+
+    def make(name: str, **changes: Any) -> dict[str, Any]:
+        return _tiny_prior(name) | changes
+
+    return make
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""A causal language model of `transformers` as a plain function from embeddings to hidden states.
+"""Builds a causal language model of `transformers` as a function from embeddings to hidden states.
 
-`transformers` is imported inside functions: a user of the other priors never waits for it, nor suffers from a broken
+`transformers` is imported inside functions. Users of other priors then neither wait for it nor need a working
 installation of it.
 """
 
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stage2_prior.priors.decoders import decoder, knows
+from stage2_prior.priors.decoding.model import LibraryDecoder, ModelDecoding
 from tessera.errors import UserError
 
-PATH = "transformer"  # of a chain too, so from here on
-PROBE_LENGTH = 12  # tokens; enough for a convolution's or a chunk's look ahead to show
+PATH = "transformer"  # how messages name the section; what stands before it differs in a chain
+PROBE_LENGTH = 12  # tokens; enough to show that a convolution or a chunk looks ahead
 
 
 def _check_architecture(architecture: str) -> None:
+    """Refuses a name that is no causal language model of the installed `transformers`, by a UserError."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
@@ -34,14 +35,14 @@ def _check_architecture(architecture: str) -> None:
 
 
 def _scaled(known: dict[str, Any], width: int) -> dict[str, int]:
-    """Inner widths in the architecture's own proportion to its width, in multiples of 8."""
+    """The widths of the layers' networks, in the architecture's own proportion to its width, as multiples of 8."""
     names = [n for n in known if n.endswith("intermediate_size") or n in ("ffn_dim", "ffn_hidden_size")]
     size = known.get("hidden_size") or known.get("n_embd")
     return {n: -(-known[n] * width // (8 * size)) * 8 for n in names if isinstance(known[n], int) and size}
 
 
 def _dropouts(known: dict[str, Any], dropout: float) -> dict[str, float]:
-    """Every dropout that the architecture has; none on embeddings, which the prior drops itself."""
+    """Sets every dropout of the architecture. Dropout of embeddings is 0, because the prior applies its own."""
     names = [n for n, v in known.items() if ("dropout" in n or n.endswith("pdrop")) and isinstance(v, float | int)]
     return {n: 0.0 if "emb" in n else dropout for n in names if not isinstance(known[n], bool)}
 
@@ -49,15 +50,16 @@ def _dropouts(known: dict[str, Any], dropout: float) -> dict[str, float]:
 def configure(
     architecture: str, *, layers: int, width: int, heads: int, dropout: float, extra: dict[str, Any], length: int
 ) -> dict[str, Any]:
-    """The whole configuration of an architecture at the given size, as JSON values.
+    """The whole configuration of an architecture at a given size, as JSON values.
 
     Args:
         architecture: a causal model type of `transformers`.
-        extra: further keys of its configuration; they win over everything else.
-        length: tokens a sequence.
+        layers, width, heads, dropout: the size. Each is set under the architecture's own name for it.
+        extra: further keys of the configuration. They override all other values.
+        length: number of tokens of a sequence.
 
     Raises:
-        UserError: an unknown architecture, an unknown key in `extra`, or values that the architecture refuses.
+        UserError: the architecture is unknown, a key in `extra` is unknown, or the architecture refuses the values.
     """
     from transformers import AutoConfig
 
@@ -87,16 +89,17 @@ def configure(
         values[names.get(key, key)] = value
     try:
         config = AutoConfig.for_model(architecture, **values)
-    except Exception as error:  # whatever a configuration class raises, the values in params.yaml are what it is about
+    except Exception as error:  # a configuration class may raise anything; the cause is always a value of params.yaml
         raise _unfit(architecture, error) from error
     if config.hidden_size != width:
         raise UserError(f"{PATH}.extra: set the width by {PATH}.width, not by a key of {architecture}'s configuration")
     configuration = json.loads(config.to_json_string(use_diff=False))
-    # Which release wrote it is no part of what it says.
+    # The version of the library does not describe the model, and would differ between installations.
     return {key: value for key, value in configuration.items() if key != "transformers_version"}
 
 
 def _unfit(architecture: str, error: Exception) -> UserError:
+    """The message for an architecture that cannot be built, with the cause in one line."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     return UserError(
         f"{PATH}: {architecture} cannot be built at this size ({type(error).__name__}: {reason}); "
@@ -105,14 +108,15 @@ def _unfit(architecture: str, error: Exception) -> UserError:
 
 
 def build(configuration: dict[str, Any], length: int) -> nn.Module:
-    """The base model (no head) of a configuration from `configure`, newly initialised, tried on random inputs.
+    """The base model (without a head) of a configuration, newly initialised and tried on random inputs.
 
     Args:
-        length: tokens a sequence; 0: it has been tried before, and is not again.
+        configuration: from `configure`.
+        length: number of tokens of a sequence. 0: the model was tried before, and is not tried again.
 
     Raises:
-        UserError: `transformers` cannot build it, it does not work from embeddings, it looks ahead, or its cache
-            changes what it says.
+        UserError: `transformers` cannot build the model, the model does not work from embeddings, it looks at later
+            tokens, or its cache changes its results.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -122,10 +126,10 @@ def build(configuration: dict[str, Any], length: int) -> nn.Module:
     try:
         config = AutoConfig.for_model(architecture, **values)
         model = AutoModel.from_config(config, dtype=torch.float32)
-        # One row that is never read; frozen, or DDP would wait for its gradient.
+        # The token table has one row, which is never read. It is frozen, because DDP would wait for its gradient.
         model.get_input_embeddings().requires_grad_(False)
         fault = length and _probe(model, config.hidden_size, length)
-    except Exception as error:  # as above: about the values in params.yaml, whatever its type
+    except Exception as error:  # as above: a value of params.yaml is the cause
         raise _unfit(architecture, error) from error
     if fault:
         raise UserError(f"{PATH}.architecture: {architecture} {fault}; choose another, such as gpt2 or llama")
@@ -133,17 +137,17 @@ def build(configuration: dict[str, Any], length: int) -> nn.Module:
 
 
 def hidden_states(model: nn.Module, embeddings: Tensor) -> Tensor:
-    """A whole sequence at once: embeddings (B, N, width) -> hidden states (B, N, width)."""
+    """The forward pass of whole sequences: embeddings (B, N, width) -> hidden states (B, N, width)."""
     return model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
 
 def checkpoint_gradients(model: nn.Module) -> None:
-    """Keep no activations inside a model's layers for the backward pass.
+    """Switches gradient checkpointing of a model's layers on.
 
     Raises:
-        UserError: the architecture cannot.
+        UserError: the architecture has none.
     """
-    # The older name warns in the releases that have the newer one.
+    # Releases that have the newer name warn when the older one is used.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try:
         enable({"use_reentrant": False})
@@ -154,30 +158,16 @@ def checkpoint_gradients(model: nn.Module) -> None:
         ) from error
 
 
-class Cache:
-    """Decoding a batch of sequences token by token: by our own decoder where there is one, else by the library's."""
-
-    def __init__(self, model: nn.Module, batch: int, length: int) -> None:
-        from transformers import DynamicCache
-
-        self.model, self.decoder = model, decoder(model, batch, length)
-        self.cache = None if self.decoder else DynamicCache(config=model.config)
-
-    def extend(self, embeddings: Tensor) -> Tensor:
-        """The next n embeddings (B, n, width) to hidden states (B, n, width); n above 1 at the start only."""
-        if self.decoder:
-            return self.decoder.extend(embeddings)
-        return self.model(inputs_embeds=embeddings, past_key_values=self.cache, use_cache=True).last_hidden_state
-
-
 @torch.no_grad()
 def _probe(model: nn.Module, width: int, length: int) -> str | None:
-    """What makes a model unfit as a prior of so many tokens, found by running it, or None. Leaves the global random
-    state alone."""
+    """Runs a model and says what makes it unfit as a prior over `length` tokens, or None.
+
+    The global random state stays as it is.
+    """
     random = torch.Generator().manual_seed(0)
     training = model.training
     model.eval()
-    hidden_states(model, torch.randn(1, length, width, generator=random))  # or it raises
+    hidden_states(model, torch.randn(1, length, width, generator=random))  # raises if the length is not supported
     length = min(PROBE_LENGTH, length)
     one, other = torch.randn(2, 2, length, width, generator=random)
     whole = hidden_states(model, one)
@@ -185,10 +175,10 @@ def _probe(model: nn.Module, width: int, length: int) -> str | None:
         changed = hidden_states(model, torch.cat([one[:, :cut], other[:, cut:]], dim=1))
         if not torch.allclose(changed[:, :cut], whole[:, :cut], atol=1e-4, rtol=1e-3):
             return "looks at later tokens"
-    if not knows(model.config):
-        cache = Cache(model, len(one), length)
-        steps = torch.cat([cache.extend(one[:, i : i + 1]) for i in range(length)], dim=1)
-        if not torch.allclose(steps, whole, atol=1e-3, rtol=1e-2):
-            return "says other things with a cache than without one"
+    if not ModelDecoding(model).restated:
+        decoder = LibraryDecoder(model)
+        parts = torch.cat([decoder.extend(one[:, i : i + 1]) for i in range(length)], dim=1)
+        if not torch.allclose(parts, whole, atol=1e-3, rtol=1e-2):
+            return "gives other results with a cache than without one"
     model.train(training)
     return None

@@ -1,11 +1,9 @@
-"""What every prior is: a distribution over the tokens of a layout, given a label, or over its finer levels given the
-coarser ones too."""
+"""The base class of every prior: a distribution over the codes of an image, given its label."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,82 +12,146 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stage2_prior.priors.drawing import Part, Sampler
 from stage2_prior.priors.heads import LevelHeads
 from tessera.codes.layout import CodeLayout
 
-MEASURED_LOGITS = 2**28  # of one call of `nll`: a GB in float32, and a few of it at the peak
+MEASURED_LOGITS = 2**28  # logits per call of `nll`: 1 GB in float32, and a few GB at the peak
 
 
 def token_nll(logits: Tensor, tokens: Tensor) -> Tensor:
-    """-log p of each token, nats: logits (B, n, V), int64 tokens (B, n) -> (B, n)."""
+    """-log p of each token in nats, (B, n), from logits (B, n, V) and int64 tokens (B, n)."""
     return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
 
 
-class Prior(nn.Module):
-    """p(codes | label) over the levels of a layout from `first` on, given the ones before.
+class Recomputable(nn.Module):
+    """A module whose activations can be computed again in the backward pass instead of being kept."""
 
-    Tokens come as whole sequences (B, N) of the layout, the given levels' included; what is returned for each token is
-    for this prior's own n, the last of them. A family that decodes token by token defines `logits`, `begin` and
-    `advance`; `start` and `step` are the border in front of these two.
+    def recompute_in_backward(self) -> None:
+        """Switches gradient checkpointing on. Results and the names of the weights stay the same."""
+        self.forward = partial(checkpoint, self.forward, use_reentrant=False)
+
+
+class Prior(nn.Module):
+    """p(codes | label). A prior may cover only the finer levels; it is then also conditioned on the coarser levels.
+
+    Every method takes whole token sequences (B, N) of the layout, the coarser levels included. Values per token are
+    returned for the prior's own n tokens only, which are the last n of the N.
+
+    Attributes:
+        layout: the code grids, `num_classes`: the number of classes (0: no labels), `first`: the first own level.
+        given_tokens: number of tokens of the levels before `first`.
+        name, params, null_label: see `describe`.
+        resolved_params: arguments that the constructor worked out itself. They replace those that it was given when a
+            published prior is built again.
     """
 
-    trained = True  # by gradients; otherwise `fit` takes training's place
-    uses_labels = True  # whether labels change anything
-    exact = True  # `nll` is -log p, not a bound of it
-    noise = 0  # random numbers an image that `forward` takes
-    null_label = True  # whether it knows the null label: not where training never showed it
-    name: str  # of its option
-    params: dict[str, Any]  # the arguments by which `build_prior` builds it, and builds it again
+    trained = True  # False: the prior learns by `fit` alone, without gradients
+    uses_labels = True  # False: labels change no probability
+    exact = True  # False: `nll` estimates an upper bound of -log p
+    noise = 0  # number of uniform random numbers per image that `forward` takes
+    null_label = True
+    name: str
+    params: dict[str, Any]
 
     def __init__(self, layout: CodeLayout, num_classes: int, first: int) -> None:
         super().__init__()
         self.layout, self.num_classes, self.first = layout, num_classes, first
-        self.settled: dict[str, Any] = {}  # arguments that it has found out itself, for when it is built again
-        self.given = layout.slices()[first].start  # tokens of the levels before `first`
+        self.resolved_params: dict[str, Any] = {}
+        self.given_tokens = layout.slices()[first].start
+
+    def describe(self, name: str, params: dict[str, Any], null_label: bool = True) -> None:
+        """Records what the prior was built from, so that it can be published and built again.
+
+        Args:
+            name: the option's name.
+            params: its arguments, as JSON values.
+            null_label: False if training never showed the null label, so that its probabilities mean nothing.
+        """
+        self.name, self.params, self.null_label = name, {**params, **self.resolved_params}, null_label
 
     @property
     def own_tokens(self) -> int:
-        """n: the tokens that it is a distribution over."""
-        return self.layout.num_tokens - self.given
+        """n: the number of tokens whose distribution this prior is."""
+        return self.layout.num_tokens - self.given_tokens
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Learn what is learned without gradients, from int64 tokens (B, N) below each one's K and labels (B,) or None.
+        """Learns what is learned without gradients. Most priors learn nothing here and read no batch.
 
-        Nothing, and no batch is read, unless a family says otherwise. A family goes through `batches` once.
+        Args:
+            batches: int64 tokens (B, N), each below its codebook's size, and int64 labels (B,) or None. A prior
+                iterates over them once; a chain does so once for each link.
         """
 
     def fill_labels(self, labels: Tensor | None, tokens: Tensor) -> Tensor:
-        """int64 labels (B,): those that came, or the null label (= num_classes) for every row of `tokens`."""
+        """The labels as they are, int64 (B,); for None the null label (= num_classes) for each row of `tokens`."""
         return tokens.new_full((len(tokens),), self.num_classes) if labels is None else labels
 
-    def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """float32 (B, n, V), teacher-forced: each token's given all before it; -inf beyond its K."""
+    def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """-log p of each own token in nats, (B, n). If `exact` is False, an estimate of an upper bound.
+
+        Args:
+            tokens: int64 (B, N).
+            labels: int64 (B,); None: the null label.
+        """
         raise NotImplementedError
 
-    def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """Nats a token, (B, n); where not `exact`, an estimate of an upper bound."""
-        return token_nll(self.logits(tokens, labels), tokens[:, self.given :])
-
     def estimate(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> tuple[Tensor, Tensor]:
-        """`nll`, and the variance of its sum over each image's tokens, (B,): 0 where `nll` is exact.
+        """Like `nll`, with the variance of its error.
 
-        `again`: which of many independent estimates, where it is one; `nll` is the first.
+        Args:
+            again: the number of the estimate. Different numbers give independent estimates; `nll` gives number 0.
+
+        Returns:
+            nats per token, (B, n), and the variance of each image's sum of nats, (B,), which is 0 if `nll` is exact.
         """
         nats = self.nll(tokens, labels)
         return nats, nats.new_zeros(len(nats))
 
     def measured_at_once(self, batch_size: int) -> int:
-        """Of how many sequences `nll` is computed at a time: `batch_size`, or fewer where their logits are many."""
+        """Number of sequences per call of `nll`: `batch_size`, or fewer if their logits would not fit in memory."""
         return max(1, min(batch_size, MEASURED_LOGITS // (self.layout.num_tokens * self.layout.vocabulary)))
 
     def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
-        """Mean nats a token, a scalar: the training loss. `noise`: uniforms (B, self.noise), where it takes any."""
+        """The training loss: mean nats per token, a scalar.
+
+        Args:
+            noise: random numbers (B, self.noise) in [0, 1), for a prior that takes any.
+        """
         return self.nll(tokens, labels).mean()
 
-    def lowered(self, dtype: torch.dtype) -> Prior:
-        """A copy for decoding, its weights in a lower precision but for the last layers: their logits stay float32.
+    def decode(self, sampler: Sampler, labels: Tensor, coarser: Tensor, forced: Tensor, part: Part) -> Tensor:
+        """Draws codes.
 
-        Its `nll` is not that of the prior: bf16 has 8 bits.
+        Args:
+            sampler: settings and random numbers.
+            labels: int64 (B,); the null label is num_classes.
+            coarser: int64 (B, given_tokens), the tokens of the coarser levels.
+            forced: int64 (B, N). A token of at least 0 is kept as it is; where it is -1, the prior draws one.
+            part: which part of the image's codes this prior draws.
+
+        Returns:
+            int64 tokens (B, N), the coarser levels included.
+
+        Raises:
+            UserError: logits were NaN or infinite.
+        """
+        raise NotImplementedError
+
+    def decoding_bytes(self, device: torch.device, bytes_per_logit: int) -> int:
+        """Bytes of memory that decoding takes for each further sequence of a batch.
+
+        Args:
+            device: where the prior is. It is passed in because a prior without weights has no device of its own.
+            bytes_per_logit: what the sampler needs for each logit of a token while it chooses.
+        """
+        raise NotImplementedError
+
+    def lowered(self, dtype: torch.dtype) -> Prior:
+        """A copy for decoding, whose weights have a lower precision.
+
+        The last layers keep theirs, so that logits stay float32. The copy's `nll` is not that of this prior: bf16
+        keeps 8 significant bits.
         """
         copy = deepcopy(self)
         heads = {id(p) for module in copy.modules() if isinstance(module, LevelHeads) for p in module.parameters()}
@@ -98,66 +160,15 @@ class Prior(nn.Module):
                 tensor.data = tensor.data.to(dtype)
         return copy.requires_grad_(False)
 
-    def blocks(self) -> Iterable[nn.Module]:
-        """What gradient checkpointing computes again, one after another."""
+    def blocks(self) -> Iterable[Recomputable]:
+        """The modules that gradient checkpointing computes again, one after another."""
         return ()
 
     def checkpoint_gradients(self) -> None:
-        """Keep no activations inside `blocks` for the backward pass."""
+        """Switches gradient checkpointing on: less memory in training, for one more forward pass.
+
+        Raises:
+            UserError: the prior cannot do it.
+        """
         for block in self.blocks():
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-
-
-@dataclass
-class Decoding:
-    """Where decoding some sequences stands: the next token's place, and what the family keeps."""
-
-    position: int
-    state: Any
-
-
-class Autoregressive(Prior):
-    """A prior that says one token after another."""
-
-    def begin(self, labels: Tensor, context: Tensor) -> Any:
-        """A state before the first of its own tokens: labels (B,), the given levels' tokens (B, self.given)."""
-        raise NotImplementedError
-
-    def advance(self, state: Any, position: int, tokens: Tensor | None) -> Tensor:
-        """Logits (B, V) of the token at a place of the sequence, given the one just before it, (B,); None at first."""
-        raise NotImplementedError
-
-    def start(self, labels: Tensor, context: Tensor | None = None) -> Decoding:
-        """Begin decoding one sequence for each label.
-
-        Args:
-            labels: int64 (B,); the null label is num_classes.
-            context: int64 (B, given), the tokens of the levels before `first`; None where there are none.
-
-        Raises:
-            ValueError: a context of another shape.
-        """
-        wanted = (len(labels), self.given)
-        if context is None:
-            context = labels.new_empty(len(labels), 0)
-        if tuple(context.shape) != wanted:
-            raise ValueError(f"expected the tokens of the coarser levels, {wanted}, got {tuple(context.shape)}")
-        with torch.no_grad():
-            return Decoding(self.given, self.begin(labels, context))
-
-    @torch.no_grad()
-    def step(self, decoding: Decoding, tokens: Tensor | None) -> Tensor:
-        """Logits (B, V) of the next token, given the tokens (B,) just chosen (None at first).
-
-        Raises:
-            ValueError: the sequence is complete, the first step is given tokens, or a later one is not.
-        """
-        position = decoding.position
-        if position >= self.layout.num_tokens:
-            raise ValueError(f"the sequence is complete: it has {self.layout.num_tokens} tokens")
-        if (tokens is None) != (position == self.given):
-            raise ValueError(
-                f"token {position}: the first step takes no tokens, every later one the tokens just chosen"
-            )
-        decoding.position += 1
-        return self.advance(decoding.state, position, tokens)
+            block.recompute_in_backward()

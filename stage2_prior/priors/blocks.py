@@ -1,4 +1,4 @@
-"""Transformer blocks of our own, for priors that no architecture of `transformers` fits."""
+"""Our own transformer blocks, for priors that no architecture of `transformers` fits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage2_prior.priors.decoders import Decoder, Layer, decoding_dtype, layer_norm, plain_layer
+from stage2_prior.priors.base import Recomputable
+from stage2_prior.priors.decoding.engine import Decoder, Layer, decoding_dtype, layer_norm, plain_layer
+from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.heads import joined
-from stage2_prior.priors.products import Product
 
-CACHED_ROWS = 2048  # positions at a time, in fp32
+CACHED_ROWS = 2048  # positions in fp32 whose layer outputs stay in a CPU's caches
 
 
-class Block(nn.Module):
-    """Norm, attention, norm, a GELU network of four times the width; each half added to its input."""
+class Block(Recomputable):
+    """A transformer block: norm, attention, add; norm, a GELU network of four times the width, add.
+
+    `causal`: whether a position attends only to itself and to those before it.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float, *, causal: bool) -> None:
         super().__init__()
@@ -27,11 +31,12 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A whole sequence: (B, n, width) -> (B, n, width)."""
+        """Whole sequences: (B, n, width) -> (B, n, width)."""
         x = x + self.dropout(self.out(self._attend(self.qkv(self.before_attention(x)))))
         return x + self.dropout(self.mlp(self.before_mlp(x)))
 
     def _attend(self, qkv: Tensor) -> Tensor:
+        """The attention (B, n, width), from queries, keys and values side by side, (B, n, 3 width)."""
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout.p if self.training else 0.0
         return (
@@ -39,7 +44,10 @@ class Block(nn.Module):
         )
 
     def decoding(self, rows: int, dtype: torch.dtype) -> Layer:
-        """The same without dropout and gradients, for `rows` positions at a time in all, in a precision."""
+        """The block as a function in a dtype, without dropout and gradients.
+
+        `rows`: number of positions of all sequences together.
+        """
 
         def product(layer: nn.Linear, gelu: str | None = None) -> Product:
             return Product(layer.weight, layer.bias, rows, gelu, dtype)
@@ -50,7 +58,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Blocks one after another, and a last norm.
+    """Blocks one after another, then a norm.
 
     Source: Vaswani et al. 2017, "Attention Is All You Need"; norms first as in Radford et al. 2019 (GPT-2).
     """
@@ -60,20 +68,20 @@ class Blocks(nn.Module):
         self.width, self.heads = width, heads
         self.layers = nn.ModuleList(Block(width, heads, dropout, causal=causal) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        for layer in self.layers:  # the sum of what the layers add starts no larger for many of them
+        for layer in self.layers:  # smaller for more layers, so that the sum of their outputs starts at the same size
             for last in (layer.out, layer.mlp[-1]):
                 nn.init.normal_(last.weight, std=0.02 / (2 * layers) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, n, width) -> (B, n, width)."""
+        """Whole sequences: (B, n, width) -> (B, n, width)."""
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
 
     def frozen(self, batch: int, length: int) -> Callable[[Tensor], Tensor]:
-        """`forward` without dropout and gradients, for `batch` whole sequences of `length`.
+        """`forward` as a function without dropout and gradients, for `batch` sequences of `length` tokens.
 
-        On a CPU a few sequences after others, so that what a layer gives to the next stays in caches.
+        On a CPU a few sequences go through all layers before the next few, so that layer outputs stay in its caches.
         """
         several, weight = batch, self.norm.weight
         if weight.device.type == "cpu":
@@ -90,7 +98,7 @@ class Blocks(nn.Module):
         return lambda x: joined([run(part) for part in x.split(several)], 0)
 
     def decoder(self, batch: int, length: int) -> Decoder:
-        """Causal blocks, for `batch` sequences of `length`, a token at a time."""
+        """A decoder of causal blocks, for `batch` sequences of `length` tokens."""
         shape = (batch, self.heads, length, self.width // self.heads)
         dtype = decoding_dtype(self, batch)
         layers = [layer.decoding(batch, dtype) for layer in self.layers]

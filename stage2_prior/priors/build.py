@@ -1,4 +1,4 @@
-"""Builds, describes and loads priors by name."""
+"""Builds priors by the names of their options, and loads published ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tessera.parameters.parts import class_of, options
 
 
 def prior_class(name: str) -> type[Prior]:
-    """The class of a prior.
+    """The class of the prior that an option's file defines.
 
     Raises:
-        UserError: no prior has this name; lists those there are.
+        UserError: no option has this name. The message lists those there are.
     """
     names = options(PACKAGE)
     if name not in names:
@@ -30,16 +30,17 @@ def prior_class(name: str) -> type[Prior]:
 
 
 def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
-    """A prior, newly initialised.
+    """Builds a prior with newly initialised weights.
 
     Args:
-        config: {"name": an option of this package, "params": its keyword arguments, "layout": CodeLayout.to_json(),
-            "num_classes"}; and "null_label": False for a prior that does not know the null label. Codes of codebooks
-            larger than the argument `largest_softmax` are modelled as sub-tokens.
-        first: the first level that it is over, given the coarser ones.
+        config: a dictionary with these keys. "name": an option of this package. "params": its arguments; codes of
+            codebooks larger than the argument `largest_softmax` are modelled as sub-tokens. "layout": from
+            `CodeLayout.to_json`. "num_classes". "null_label": False for a prior that was never shown the null label
+            (default True).
+        first: the first level that the prior covers. It is conditioned on the levels before.
 
     Raises:
-        UserError: an unknown name, or parameters that the prior refuses.
+        UserError: the name is unknown, or the prior refuses its arguments.
     """
     family = prior_class(config["name"])
     layout, params = CodeLayout.from_json(config["layout"]), dict(config["params"])
@@ -47,13 +48,12 @@ def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
     inner_layout = split_layout(layout, largest) if largest else layout
     inner = family(inner_layout, config["num_classes"], first=first, **params)
     prior = inner if inner_layout == layout else SubTokens(layout, inner)
-    prior.name, prior.params = config["name"], {**config["params"], **inner.settled}
-    prior.null_label = config.get("null_label", True)
+    prior.describe(config["name"], config["params"], config.get("null_label", True))
     return prior
 
 
 def prior_config(prior: Prior) -> dict[str, Any]:
-    """What `build_prior` rebuilds a prior from, as JSON values."""
+    """The configuration from which `build_prior` builds the same prior again, as JSON values."""
     return {
         "name": prior.name,
         "params": prior.params,
@@ -64,9 +64,9 @@ def prior_config(prior: Prior) -> dict[str, Any]:
 
 
 def load_prior(folder: Path) -> tuple[Prior, Manifest]:
-    """A published prior, on the CPU, in evaluation mode, and its manifest.
+    """A published prior, on the CPU and in evaluation mode, and its manifest.
 
     Raises:
-        UserError: missing or damaged, or its weights do not fit its configuration.
+        UserError: the folder is missing or damaged, or the weights do not fit the configuration.
     """
     return load_module(folder, "prior", build_prior)

@@ -1,4 +1,4 @@
-"""One prior a level, coarse to fine, each of any kind: together they are a prior."""
+"""The prior `chain`: one prior for each level, coarsest first, each of any kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stage2_prior.priors.base import Prior
-from stage2_prior.priors.build import build_prior, prior_config
+from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.drawing import Part, Sampler
 from stage2_prior.priors.sections import PACKAGE, PriorParams
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
@@ -43,12 +44,11 @@ class Chain(Prior):
     """
 
     def __init__(self, layout: CodeLayout, num_classes: int, *, links: list[dict[str, Any]], first: int = 0) -> None:
-        """`links`: {"name", "params"} of each level's prior, coarsest first.
+        """`links`: name and arguments of each level's prior, {"name", "params"}, coarsest first.
 
         Raises:
-            UserError: not as many links as levels.
+            UserError: there are not as many links as levels.
         """
-
         levels = len(layout.levels) - first
         if len(links) != levels:
             raise UserError(
@@ -67,20 +67,21 @@ class Chain(Prior):
             )
             for i, link in enumerate(links)
         )
-        # As the links describe themselves: a transformer by its whole configuration.
-        self.settled["links"] = [{key: prior_config(link)[key] for key in ("name", "params")} for link in self.links]
+        # Links work some arguments out themselves: a transformer, for example, its whole configuration.
+        self.resolved_params["links"] = [{"name": link.name, "params": link.params} for link in self.links]
         self.trained = any(link.trained for link in self.links)
         self.exact = all(link.exact for link in self.links)
         self.uses_labels = any(link.uses_labels for link in self.links)
         self.noise = max(link.noise for link in self.links)
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """As the base's; `batches` are gone through once a link."""
+        """Fits every link, see `Prior.fit`. The batches are iterated over once for each link."""
         for link in self.links:
             end = link.layout.num_tokens
             link.fit((tokens[:, :end], labels) for tokens, labels in batches)
 
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """See `Prior.nll`."""
         return torch.cat([link.nll(tokens[:, : link.layout.num_tokens], labels) for link in self.links], dim=1)
 
     def forward(
@@ -107,12 +108,28 @@ class Chain(Prior):
                 link.compile(*arguments, **options)
 
     def estimate(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> tuple[Tensor, Tensor]:
+        """See `Prior.estimate`. The links' errors are independent, so their variances add."""
         found = [link.estimate(tokens[:, : link.layout.num_tokens], labels, again) for link in self.links]
         return torch.cat([nats for nats, _ in found], dim=1), sum(variance for _, variance in found)
 
+    def decode(self, sampler: Sampler, labels: Tensor, coarser: Tensor, forced: Tensor, part: Part) -> Tensor:
+        """Draws the codes link by link, see `Prior.decode`. Each link is given the tokens of those before it."""
+        count, tokens = self.layout.num_tokens, coarser
+        for link in self.links:
+            end = link.layout.num_tokens
+            own = part.of_link(link.given_tokens, end, count)
+            tokens = link.decode(sampler, labels, tokens, forced[:, :end], own)
+        return tokens
+
+    def decoding_bytes(self, device: torch.device, bytes_per_logit: int) -> int:
+        """Bytes of memory for each further sequence, see `Prior.decoding_bytes`: those of the costliest link."""
+        return max(link.decoding_bytes(device, bytes_per_logit) for link in self.links)
+
     def measured_at_once(self, batch_size: int) -> int:
+        """See `Prior.measured_at_once`."""
         return min(link.measured_at_once(batch_size) for link in self.links)
 
     def checkpoint_gradients(self) -> None:
+        """See `Prior.checkpoint_gradients`."""
         for link in self.links:
             link.checkpoint_gradients()

@@ -1,4 +1,4 @@
-"""Counted frequencies of the codes: the baseline that a learned prior must beat."""
+"""The prior `counts`: counted frequencies of the codes, the baseline that a learned prior must beat."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stage2_prior.priors.smoothing import smooth
 from stage2_prior.priors.tables import Table, uniform_table
 from tessera.codes.layout import CodeLayout
 
-LARGEST_TABLE = 2**27  # entries; fitted, each takes some 40 bytes
+LARGEST_TABLE = 2**27  # entries; each takes about 40 bytes while the table is fitted
 
 
 class Parameters(PriorParams):
-    """Parameters of `counts`. Its smoothing is no parameter: it is fitted on the training codes."""
+    """Parameters of `counts`. The smoothing is no parameter, because it is fitted on the training codes."""
 
     trained: ClassVar[bool] = False
 
@@ -25,30 +25,33 @@ class Parameters(PriorParams):
 class Counts(Table):
     """A histogram of the training codes for each class and position, smoothed towards coarser histograms.
 
-    It knows everything that a token's class and place say, and nothing that other tokens say: what a learned prior
-    adds is the difference. Its table is (num_classes + 1, n, V), and so are its counts while it is fitted; where that
-    would be above `LARGEST_TABLE`, it leaves classes out and is (1, n, V).
+    Its probabilities depend on everything about a token but the other tokens. So the difference to a learned prior is
+    what that prior has learned about how codes go together.
+
+    The table is (num_classes + 1, n, V). If this would have more than `LARGEST_TABLE` entries, classes are left out,
+    and the table is (1, n, V).
     """
 
     def __init__(self, layout: CodeLayout, num_classes: int, *, first: int = 0) -> None:
         super().__init__(layout, num_classes, first)
-        table = uniform_table(layout)[self.given :]
+        table = uniform_table(layout)[self.given_tokens :]
         self.uses_labels = (num_classes + 1) * table.numel() <= LARGEST_TABLE
         self.register_buffer("table", table.repeat(num_classes + 1 if self.uses_labels else 1, 1, 1))
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Count the training codes and smooth them; a row with the null label, or without labels, counts for places
-        only.
+        """Counts the training codes and smooths the counts, see `Prior.fit`.
+
+        A row without a class (the null label, or no labels) counts in the histograms of positions only.
 
         Raises:
-            ValueError: a token beyond its codebook.
+            ValueError: a token lies outside its codebook.
         """
-        shape, sizes = self.table.shape, self.layout.codebook_sizes[self.given :]
+        shape, sizes = self.table.shape, self.layout.codebook_sizes[self.given_tokens :]
         null = shape[0] - 1
         counts = torch.zeros(shape, dtype=torch.int64)
         flat, place = counts.view(-1), torch.arange(shape[1]) * shape[2]
         for tokens, labels in batches:
-            tokens, labels = tokens.cpu()[:, self.given :], self.fill_labels(labels, tokens).cpu() % shape[0]
+            tokens, labels = tokens.cpu()[:, self.given_tokens :], self.fill_labels(labels, tokens).cpu() % shape[0]
             if ((tokens < 0) | (tokens >= sizes)).any():
                 raise ValueError("a training code lies outside its codebook")
             index = place + tokens
@@ -56,4 +59,4 @@ class Counts(Table):
             known = labels != null
             index = index[known] + labels[known, None] * shape[1] * shape[2]
             flat.index_add_(0, index.flatten(), torch.ones_like(index).flatten())
-        self.table.copy_(smooth(counts, self.layout.places[self.given :], sizes))
+        self.table.copy_(smooth(counts, self.layout.places[self.given_tokens :], sizes))

@@ -1,10 +1,13 @@
 """The gated layers of a PixelCNN over one grid of codes, for a whole grid at once or token by token.
 
-Embeddings enter shifted, the vertical stack's by a row and the horizontal stack's by a column, so that no layer needs a
-mask: a vertical kernel covers rows r-p..r and columns c-p..c+p, a horizontal one columns c-p..c. Each layer's functions
-take rows (columns) that already hold their p predecessors; a whole grid is padded with zeros, decoding keeps buffers
-that start as zeros, and asks the horizontal stack for one position, by `products`. Nothing is computed twice, and both
-ways compute the same.
+Two stacks of convolutions see what stands before a position: the vertical stack the rows above, the horizontal stack
+the row's earlier columns. Embeddings enter the vertical stack shifted down by a row and the horizontal stack shifted
+right by a column. So no layer needs a mask: at row r and column c, a vertical kernel with margin p covers rows r-p..r
+and columns c-p..c+p, and a horizontal one covers columns c-p..c.
+
+The functions of a layer take rows or columns that are preceded by p earlier ones. For a whole grid these are zeros at
+the boundary. Decoding keeps them in buffers that start as zeros. So both ways compute the same, and decoding computes
+nothing twice: the vertical stack once for each row, the horizontal stack once for each position.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage2_prior.priors.base import Recomputable
+from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.grid import Grid
-from stage2_prior.priors.products import Product
 from tessera.codes.layout import Level
 
 
-class GatedLayer(nn.Module):
-    """One layer of both stacks; both are residual.
+class GatedLayer(Recomputable):
+    """One layer of both stacks, each with a residual connection.
 
     Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", section 2 and figure 2;
     the vertical stack's residual as in Salimans et al. 2017, "PixelCNN++", section 2.4.
@@ -40,36 +44,40 @@ class GatedLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def bias(self, place: Tensor, label: Tensor) -> Tensor:
-        """What place (1 or B, channels, h, w) and label (B, channels) add to the gates: (B, 4 channels, h, w)."""
+        """What place (1 or B, channels, h, w) and label (B, channels) add to the gates, (B, 4 channels, h, w)."""
         return self.place_bias(place) + self.label_bias(label)[:, :, None, None]
 
     def gate(self, gates: Tensor) -> Tensor:
-        """(B, 2 channels, ...) -> (B, channels, ...): tanh x sigmoid (equation 2)."""
+        """The gated unit tanh(a) · sigmoid(b), equation 2: (B, 2 channels, ...) -> (B, channels, ...)."""
         signal, opening = gates.chunk(2, dim=1)
         return self.dropout(torch.tanh(signal) * torch.sigmoid(opening))
 
     def forward(self, v: Tensor, h: Tensor, place: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Both stacks of a whole grid, (B, channels, h, w) each."""
+        """Both stacks for a whole grid: vertical v and horizontal h, (B, channels, h, w) each."""
         v, from_vertical = self.vertical(F.pad(v, (0, 0, self.reach, 0)), self.bias(place, label))
         return v, self.horizontal(F.pad(h, (self.reach, 0)), from_vertical)
 
     def vertical(self, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Vertical stack: rows (B, channels, p + n, w), bias (B, 4 channels, n, w) of the last n.
+        """The vertical stack for n rows.
+
+        Args:
+            rows: (B, channels, p + n, w), the n rows after p earlier ones.
+            bias: (B, 4 channels, n, w), from `bias`.
 
         Returns:
-            the last n rows, (B, channels, n, w), and what they add to the horizontal gates, (B, 2 channels, n, w).
+            the n rows, (B, channels, n, w), and what they add to the horizontal gates, (B, 2 channels, n, w).
         """
         own, across = bias.chunk(2, dim=1)
         v = rows[:, :, self.reach :] + self.vertical_out(self.gate(self.vertical_conv(rows) + own))
         return v, self.vertical_to_horizontal(v) + across
 
     def horizontal(self, columns: Tensor, from_vertical: Tensor) -> Tensor:
-        """Horizontal stack: columns (B, channels, h, p + n) -> the last n, (B, channels, h, n)."""
+        """The horizontal stack for n columns after p earlier ones: (B, channels, h, p + n) -> (B, channels, h, n)."""
         gates = self.horizontal_conv(columns) + from_vertical
         return columns[..., self.reach :] + self.horizontal_out(self.gate(gates))
 
     def products(self, rows: int) -> tuple[Product, Product]:
-        """The horizontal stack's two for one position at a time: of its columns (p + 1, channels), and the last."""
+        """The horizontal stack's two convolutions as products for `rows` positions: over p + 1 columns, and 1x1."""
         conv, out = self.horizontal_conv, self.horizontal_out
         weight = conv.weight[:, :, 0].permute(0, 2, 1).flatten(1)
         return Product(weight, conv.bias, rows), Product(out.weight.flatten(1), out.bias, rows)
@@ -77,9 +85,16 @@ class GatedLayer(nn.Module):
 
 @dataclass
 class GatedState:
-    """Where decoding one grid stands: place and label; for each layer the last p rows (B, channels, p, w) and columns
-    (B, p, channels) that went in, what the vertical stack says to the current row, (w, B, 2 channels), and the
-    horizontal stack's products; the current row's embeddings."""
+    """How far a grid has been decoded. Lists have an entry for each layer.
+
+    Attributes:
+        place, label: see `Grid.features`.
+        rows: the last p rows that entered the vertical stack, (B, channels, p, w).
+        columns: the last p columns of the current row that entered the horizontal stack, (B, p, channels).
+        from_vertical: what the vertical stack adds to the horizontal gates in the current row, (w, B, 2 channels).
+        products: see `GatedLayer.products`.
+        line: embeddings of the current row, or of the row above before any is known, (B, channels, 1, w).
+    """
 
     place: Tensor
     label: Tensor
@@ -91,13 +106,14 @@ class GatedState:
 
 
 class GatedGrid(Grid):
-    """A gated PixelCNN over one grid."""
+    """A gated PixelCNN over one grid of codes."""
 
     def __init__(self, level: Level, *, layers: int, channels: int, kernel_size: int, dropout: float) -> None:
         super().__init__(level, channels, dropout)
         self.blocks = nn.ModuleList(GatedLayer(channels, kernel_size, dropout) for _ in range(layers))
 
     def features(self, grid: Tensor, place: Tensor, label: Tensor) -> Tensor:
+        """See `Grid.features`."""
         v = F.pad(grid[:, :, :-1], (0, 0, 1, 0))
         h = F.pad(grid[..., :-1], (1, 0))
         for layer in self.blocks:
@@ -105,6 +121,7 @@ class GatedGrid(Grid):
         return h
 
     def begin(self, place: Tensor, label: Tensor) -> GatedState:
+        """See `Grid.begin`."""
         zeros = label.new_zeros(*label.shape, 1, 1)
         p, width = self.blocks[0].reach, self.level.width
         return GatedState(
@@ -118,10 +135,10 @@ class GatedGrid(Grid):
         )
 
     def follow(self, state: GatedState, row: int, column: int, previous: Tensor | None) -> Tensor:
-        """As the base's; what was just completed goes into the buffers."""
+        """See `Grid.follow`. What was just completed moves into the buffers."""
         if previous is not None:
             done = torch.cat([state.line, previous[:, :, None, None]], dim=-1)
-            state.line = done[..., 1:]  # after the last column, exactly the completed row
+            state.line = done[..., 1:]  # after the last column this is the completed row
         if column == 0:
             self._begin_row(state, row)
             previous = torch.zeros_like(state.line[:, :, 0, 0])
@@ -133,12 +150,12 @@ class GatedGrid(Grid):
         return h
 
     def _begin_row(self, state: GatedState, row: int) -> None:
-        """Run the vertical stack over one new row, whose input is the row above (zeros above the first)."""
+        """Runs the vertical stack for a new row. Its input is the row above, or zeros for the first row."""
         v, state.from_vertical = state.line, []
         for i, layer in enumerate(self.blocks):
             joined = torch.cat([state.rows[i], v], dim=2)
             state.rows[i] = joined[:, :, 1:]
-            # A row's, since all rows' of all layers would be the largest of what is kept.
+            # The bias of a single row: those of all rows and layers would be the largest part of the state.
             bias = layer.bias(state.place[:, :, row : row + 1], state.label)
             v, from_vertical = layer.vertical(joined, bias)
             state.from_vertical.append(from_vertical[:, :, 0].permute(2, 0, 1).contiguous())

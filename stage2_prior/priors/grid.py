@@ -1,4 +1,4 @@
-"""Priors that are one convolutional network a level: what they share around the network itself."""
+"""What the convolutional priors share: embeddings, conditioning on coarser levels, last layers, and decoding."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage2_prior.priors.base import Autoregressive, Decoding
+from stage2_prior.priors.autoregressive import Autoregressive, DecodingState
+from stage2_prior.priors.base import Recomputable
+from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.heads import LevelHeads, joined, project, widen
-from stage2_prior.priors.products import Product
 from tessera.codes.layout import CodeLayout, Level
 
 
 class Embedding(nn.Module):
-    """Embeddings of a level's tokens, a table of its own for each depth."""
+    """Embeddings of a level's tokens. Each depth has a table of its own."""
 
     def __init__(self, level: Level, channels: int) -> None:
         super().__init__()
@@ -26,27 +27,32 @@ class Embedding(nn.Module):
         self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w, depth) -> (B, h, w, depth, channels)."""
+        """Codes, int64 (B, h, w, depth) -> (B, h, w, depth, channels)."""
         return self.table(codes + self.offsets)
 
     def one(self, tokens: Tensor, depth: int) -> Tensor:
-        """Tokens (B,) of one depth -> (B, channels)."""
+        """Tokens of one depth, int64 (B,) -> (B, channels)."""
         return self.table(tokens + self.offsets[depth])
 
 
 class Residual(nn.Module):
-    """GELU, 3x3, GELU, 3x3, added to the input."""
+    """A residual block: GELU, 3x3 convolution, GELU, 3x3 convolution, added to the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, channels, h, w)."""
         return x + self.second(F.gelu(self.first(F.gelu(x))))
 
 
 class Surroundings(nn.Module):
-    """What a level knows before its first token: its places, and the codes of all coarser levels."""
+    """What a level is conditioned on before its first token: learned features of its places, and all coarser codes.
+
+    Args:
+        index: the level. blocks: residual blocks over the coarser codes.
+    """
 
     def __init__(self, layout: CodeLayout, index: int, channels: int, blocks: int) -> None:
         super().__init__()
@@ -61,7 +67,7 @@ class Surroundings(nn.Module):
             self.conditioning.extend(Residual(channels) for _ in range(blocks))
 
     def forward(self, grids: list[Tensor]) -> Tensor:
-        """Coarser code grids [(B, h, w, depth), ...] -> (1 or B, channels, h, w), resized to this level's grid."""
+        """All coarser code grids [(B, h, w, depth), ...] -> features (1 or B, channels, h, w) of this level's grid."""
         if not len(self.coarser):
             return self.place
         maps = [embed(codes).sum(3).movedim(-1, 1) for embed, codes in zip(self.coarser, grids, strict=True)]
@@ -69,7 +75,7 @@ class Surroundings(nn.Module):
 
 
 class Readout(nn.Module):
-    """Features of a position to the logits of its tokens, each given the position's earlier depths."""
+    """The last layers: from features of a position to the logits of its tokens, one depth after another."""
 
     def __init__(self, level: Level, channels: int, dropout: float) -> None:
         super().__init__()
@@ -78,11 +84,15 @@ class Readout(nn.Module):
         self.heads = LevelHeads(level, 2 * channels)
 
     def forward(self, features: Tensor, depth: int) -> Tensor:
-        """Features (..., channels), the embeddings of the earlier depths added, to logits (..., K) of one depth."""
+        """Logits (..., K) of one depth.
+
+        Args:
+            features: (..., channels), to which the embeddings of the position's earlier depths have been added.
+        """
         return widen(project(self.heads[depth], self.mix(features)), self.vocabulary)
 
     def decoding(self, rows: int) -> Callable[[Tensor, int], Tensor]:
-        """The same without dropout for `rows` positions at a time: features (rows, channels) and depth to (rows, K)."""
+        """`forward` as a function without dropout, for features of `rows` positions: (rows, channels) -> (rows, K)."""
         into, gelu, _ = self.mix
         mix = Product(into.weight, into.bias, rows, gelu.approximate)
         heads = [Product(head.weight, head.bias, rows) for head in self.heads]
@@ -92,8 +102,15 @@ class Readout(nn.Module):
 
 @dataclass
 class GridState:
-    """Where decoding one grid stands: the network's own state, the last layers, the current position and its features
-    with the embeddings of its earlier depths, and these."""
+    """How far a grid has been decoded.
+
+    Attributes:
+        network: the network's own state.
+        readout: the last layers, prepared for single positions.
+        features: of the current position, (B, channels), plus the embeddings of its earlier depths.
+        position: number of positions that have been begun.
+        earlier: the embeddings of the current position's earlier depths, (B, channels) each.
+    """
 
     network: Any
     readout: Callable[[Tensor, int], Tensor]
@@ -103,10 +120,10 @@ class GridState:
 
 
 class Grid(nn.Module):
-    """An autoregressive network over one grid (h, w) with `depth` codes a position, given a place map and a label.
+    """An autoregressive network over one grid (h, w) with `depth` codes at each position.
 
-    A family defines `features` for a whole grid, and `begin` and `follow` for a position at a time; its `blocks` are
-    what gradient checkpointing computes again.
+    It is conditioned on a map of features and on the label. A subclass defines `features` for a whole grid, and `begin`
+    and `follow` for one position after another. Gradient checkpointing computes its `blocks` again.
     """
 
     blocks: nn.ModuleList
@@ -117,24 +134,30 @@ class Grid(nn.Module):
         self.readout = Readout(level, channels, dropout)
 
     def features(self, grid: Tensor, place: Tensor, label: Tensor) -> Tensor:
-        """Features (B, channels, h, w), each of what stands before its position.
+        """Features (B, channels, h, w). Those of a position depend only on the positions before it.
 
         Args:
-            grid: (B, channels, h, w), each position's embeddings, summed over depth.
-            place: (1 or B, channels, h, w); label: (B, channels).
+            grid: (B, channels, h, w), the sum over depth of each position's embeddings.
+            place: (1 or B, channels, h, w), from `Surroundings`.
+            label: (B, channels), the label's embedding.
         """
         raise NotImplementedError
 
     def begin(self, place: Tensor, label: Tensor) -> Any:
-        """The network's state before the first position; arguments as in `features`."""
+        """The network's state before the first position. Arguments: see `features`."""
         raise NotImplementedError
 
     def follow(self, state: Any, row: int, column: int, previous: Tensor | None) -> Tensor:
-        """Features (B, channels) of a position, given the embedding of the one before it (None at first)."""
+        """Features (B, channels) of a position.
+
+        Args:
+            state: from `begin`; it is changed.
+            previous: (B, channels), the sum of the embeddings of the position before; None at the first position.
+        """
         raise NotImplementedError
 
     def forward(self, embeddings: Tensor, place: Tensor, label: Tensor) -> Tensor:
-        """Logits (B, h·w·depth, K) of a whole grid, from the embeddings (B, h, w, depth, channels) of its tokens."""
+        """Logits (B, h·w·depth, K) of a whole grid, from its tokens' embeddings (B, h, w, depth, channels)."""
         features = self.features(embeddings.sum(3).movedim(-1, 1), place, label).movedim(1, -1)
         logits = []
         for depth in range(self.level.depth):
@@ -142,12 +165,16 @@ class Grid(nn.Module):
             features = features + embeddings[:, :, :, depth]
         return joined(logits, 3).flatten(1, 3)
 
-    def start(self, place: Tensor, label: Tensor) -> GridState:
-        """Begin decoding; arguments as in `features`."""
+    def start_decoding(self, place: Tensor, label: Tensor) -> GridState:
+        """Begins to decode a grid. Arguments: see `features`."""
         return GridState(self.begin(place, label), self.readout.decoding(len(label)), label)
 
-    def step(self, state: GridState, embedding: Tensor | None) -> Tensor:
-        """Logits (B, K) of the next token, given the embedding (B, channels) of the one just chosen (None at first)."""
+    def next_logits(self, state: GridState, embedding: Tensor | None) -> Tensor:
+        """Logits (B, K) of the next token.
+
+        Args:
+            embedding: (B, channels), of the token just chosen; None at the first token.
+        """
         if embedding is not None:
             state.earlier.append(embedding)
         depth = len(state.earlier) % self.level.depth
@@ -162,7 +189,13 @@ class Grid(nn.Module):
 
 @dataclass
 class GridsState:
-    """A decoding state: labels (B,), the tokens so far, and where the current level's grid stands."""
+    """What decoding keeps between tokens.
+
+    Attributes:
+        labels: int64 (B,).
+        tokens: all tokens so far, int64 (B,) each.
+        grid: how far the current level's grid has been decoded.
+    """
 
     labels: Tensor
     tokens: list[Tensor]
@@ -170,7 +203,7 @@ class GridsState:
 
 
 class GridPrior(Autoregressive):
-    """p(codes | label), level by level in raster order, a finer level conditioned on all coarser ones."""
+    """p(codes | label), level by level in raster order. A finer level is conditioned on all coarser ones."""
 
     def __init__(
         self,
@@ -181,7 +214,7 @@ class GridPrior(Autoregressive):
         grids: list[Grid],
         conditioning_blocks: int,
     ) -> None:
-        """`grids`: of the levels of its own."""
+        """`grids`: the networks of this prior's own levels. `conditioning_blocks`: see `Surroundings`."""
         super().__init__(layout, num_classes, first)
         own = range(first, len(layout.levels))
         self.embeddings = nn.ModuleList(Embedding(layout.levels[i], channels) for i in own)
@@ -190,6 +223,7 @@ class GridPrior(Autoregressive):
         self.grids = nn.ModuleList(grids)
 
     def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """See `Autoregressive.logits`."""
         labels = self.fill_labels(labels, tokens)
         codes = self.layout.unflatten(tokens)
         logits = []
@@ -198,34 +232,38 @@ class GridPrior(Autoregressive):
             logits.append(grid(self.embeddings[i](codes[self.first + i]), place, self.labels[i](labels)))
         return joined([widen(part, self.layout.vocabulary) for part in logits], 1)
 
-    def begin(self, labels: Tensor, context: Tensor) -> GridsState:
-        return GridsState(labels, list(context.unbind(1)))
+    def begin(self, labels: Tensor, coarser: Tensor) -> GridsState:
+        """See `Autoregressive.begin`."""
+        return GridsState(labels, list(coarser.unbind(1)))
 
-    def start_at(self, level: int, labels: Tensor, coarser: Tensor) -> Decoding:
-        """As `start`, from one of its later levels on, given the tokens (B, n) of all levels before that; the first
-        step takes the last of these."""
-        return Decoding(coarser.shape[1], GridsState(labels, list(coarser[:, :-1].unbind(1))))
+    def measured_starts(self, labels: Tensor) -> Iterable[tuple[DecodingState, Tensor | None]]:
+        """The beginnings of all own levels, because each level has a network and a state of its own."""
+        yield from super().measured_starts(labels)
+        for part in self.layout.slices()[self.first + 1 :]:
+            coarser = labels.new_zeros(len(labels), part.start)
+            # The first call takes the last of the coarser tokens.
+            yield DecodingState(part.start, GridsState(labels, list(coarser[:, :-1].unbind(1)))), coarser[:, -1]
 
     def advance(self, state: GridsState, position: int, tokens: Tensor | None) -> Tensor:
-        """As the base's. A token costs the same wherever it stands: what was seen is kept, not computed again."""
+        """See `Autoregressive.advance`. Every token of a level costs the same, because earlier results are kept."""
         if tokens is not None:
             state.tokens.append(tokens)
         level, row, column, depth = self.layout.places[position].tolist()
         i, embedding = level - self.first, None
         if row == column == depth == 0:
             place = self.surroundings[i](self._coarser(state, level))
-            state.grid = self.grids[i].start(place, self.labels[i](state.labels))
+            state.grid = self.grids[i].start_decoding(place, self.labels[i](state.labels))
         else:
             embedding = self.embeddings[i].one(tokens, (depth - 1) % self.layout.levels[level].depth)
-        return widen(self.grids[i].step(state.grid, embedding), self.layout.vocabulary)
+        return widen(self.grids[i].next_logits(state.grid, embedding), self.layout.vocabulary)
 
     def _coarser(self, state: GridsState, index: int) -> list[Tensor]:
-        """The finished levels' codes, as grids."""
+        """The codes of the levels before `index`, which are finished, as grids [(B, h, w, depth), ...]."""
         grids = []
         for level, part in zip(self.layout.levels[:index], self.layout.slices(), strict=False):
             flat = torch.stack(state.tokens[part], dim=1)
             grids.append(flat.view(-1, level.height, level.width, level.depth))
         return grids
 
-    def blocks(self) -> Iterable[nn.Module]:
+    def blocks(self) -> Iterable[Recomputable]:
         return [block for grid in self.grids for block in grid.blocks]

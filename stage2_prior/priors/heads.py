@@ -1,4 +1,4 @@
-"""Tables and last layers that several priors have alike."""
+"""Last layers and embedding offsets that several priors share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from tessera.codes.layout import CodeLayout, Level
 
 
 def project(head: nn.Linear, features: Tensor) -> Tensor:
-    """A last linear layer in its own precision, outside any autocast: (..., width) -> (..., K) logits.
+    """Logits (..., K) by a last linear layer from features (..., width), in the layer's own precision.
 
-    bf16 has 8 bits: logits rounded to it would change probabilities by percents.
+    Autocast is switched off here: bf16 keeps 8 significant bits, and logits rounded to it would change probabilities by
+    percents.
     """
     with torch.autocast(features.device.type, enabled=False):
         return head(features.to(head.weight.dtype))
 
 
 class LevelHeads(nn.ModuleList):
-    """A last linear layer for each depth of a level, started so that the first loss is near log K."""
+    """A last linear layer for each depth of a level. Its weights start small, so that the first loss is near log K."""
 
     def __init__(self, level: Level, width: int) -> None:
         super().__init__(nn.Linear(width, size) for size in level.depth_sizes)
@@ -29,20 +30,21 @@ class LevelHeads(nn.ModuleList):
 
 
 def widen(logits: Tensor, vocabulary: int) -> Tensor:
-    """Logits (..., K) to (..., V), -inf beyond K."""
+    """Pads logits (..., K) to (..., V) with -inf."""
     missing = vocabulary - logits.shape[-1]
     return F.pad(logits, (0, missing), value=float("-inf")) if missing else logits
 
 
 def joined(parts: list[Tensor], dim: int) -> Tensor:
-    """`torch.cat`, without a copy of a single part: logits are the largest tensors there are."""
+    """Like `torch.cat`, but does not copy a single part. Logits are the largest tensors, so a copy would be costly."""
     return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def group_offsets(layout: CodeLayout) -> Tensor:
-    """int64 (N + 1,): where each token's embeddings begin in one table for all; the last entry is the table's length.
+    """Where each token's embeddings begin in one table for all tokens, int64 (N + 1,).
 
-    Each depth of each level has a part of its own, as code 3 of one codebook has nothing to do with code 3 of another.
+    The last entry is the length of the table. Each depth of each level has a part of the table of its own, because
+    codebooks have nothing to do with one another.
     """
     starts, total = {}, 0
     for index, level in enumerate(layout.levels):

@@ -1,4 +1,4 @@
-"""What the priors' parameters have in common. No torch: parameters are checked without it."""
+"""What the parameters of priors have in common. Imports no torch, because parameters are checked without it."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Odd = Annotated[int, Field(ge=3), AfterValidator(_odd)]
 
 
 class PriorParams(Section):
-    """Parameters of one prior, without its training's.
+    """Parameters of every prior, without those of its training.
 
-    `largest_softmax`: codes of larger codebooks are modelled as several sub-tokens of at most so many values.
+    `largest_softmax`: codes of larger codebooks are modelled as several sub-tokens with at most so many values each.
     """
 
-    trained: ClassVar[bool] = True  # whether it is trained by gradients, and so has a section `training`
+    trained: ClassVar[bool] = True  # trained by gradients, so that its section has the parameters `training`
 
     largest_softmax: Annotated[int, Field(ge=2)]
 
     def arguments(self) -> dict[str, Any]:
-        """What the prior is built from, as JSON values: everything but its training."""
+        """The arguments of the prior's constructor, as JSON values: all parameters but those of its training."""
         return {name: value for name, value in self.values().items() if name != "training"}
 
 
 class NetworkParams(PriorParams):
-    """The size of a prior's network. What a layer is, each prior says."""
+    """The size of a prior's network. Each prior says what one of its layers is."""
 
     layers: Positive
     width: Positive

@@ -1,20 +1,22 @@
-"""What the priors over one sequence of tokens share: embeddings of tokens, places and labels, and the last layers."""
+"""What the transformer priors share: embeddings of tokens, places and labels, and the last layers."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.heads import LevelHeads, group_offsets, joined, project, widen
-from stage2_prior.priors.products import Product
 from tessera.codes.layout import CodeLayout
 
 
 class SequenceEnds(nn.Module):
-    """Token indices to inputs (B, n, width), and hidden states (B, n, width) to logits (B, n, V).
+    """Both ends of a transformer: from tokens to inputs (B, n, width), and from hidden states (B, n, width) to logits.
 
-    An input is the sum of the embeddings of a token, of a place's level, row, column and depth, and of the label. The
-    token table has one row more than there are codes: `special` stands for what is not known.
+    An input is the sum of the embeddings of a token, of a place's level, row, column and depth, and of the label.
+
+    Attributes:
+        special: the row of the token table that stands for an unknown token, or for what precedes the first one.
     """
 
     def __init__(self, layout: CodeLayout, num_classes: int, first: int, width: int, dropout: float) -> None:
@@ -34,19 +36,19 @@ class SequenceEnds(nn.Module):
         self.register_buffer("coordinates", layout.places + shifts, persistent=False)
 
     def embed(self, rows: Tensor, places: slice | Tensor, labels: Tensor) -> Tensor:
-        """Rows of the token table (B, n) at places of the sequence, labels (B,) -> (B, n, width)."""
+        """Inputs (B, n, width), from rows of the token table (B, n), n places of the sequence, and labels (B,)."""
         return self.at(self.token(rows), places, labels)
 
     def at(self, x: Tensor, places: slice | Tensor, labels: Tensor) -> Tensor:
-        """As `embed`, from embeddings of tokens (B, n, width)."""
+        """Like `embed`, from embeddings of tokens (B, n, width)."""
         return self.dropout(x + self.place(self.coordinates[places]).sum(-2) + self.label(labels)[:, None])
 
     def rows(self, tokens: Tensor, start: int = 0) -> Tensor:
-        """Tokens (B, n) from a place of the sequence on, to rows of the token table."""
+        """The rows of the token table for tokens (B, n), of which the first stands at place `start` of the sequence."""
         return tokens + self.offsets[start : start + tokens.shape[1]]
 
     def read(self, hidden: Tensor) -> Tensor:
-        """Hidden states of all predicted tokens (B, n, width) to float32 logits (B, n, V), -inf beyond each K."""
+        """Logits, float32 (B, n, V), from hidden states of all own tokens (B, n, width); -inf beyond a codebook."""
         hidden, parts = self.dropout(hidden), []
         counts = [level.tokens for level in self.layout.levels[self.first :]]
         for heads, part in zip(self.heads, hidden.split(counts, dim=1), strict=True):
@@ -57,11 +59,13 @@ class SequenceEnds(nn.Module):
 
 
 class DecodingEnds:
-    """The same ends while a batch is decoded, for one token at a time and without dropout: what does not depend on
-    tokens is computed once.
+    """The ends of a transformer for decoding, one token at a time and without dropout.
+
+    What does not depend on tokens is computed once, in the constructor.
 
     Args:
-        labels: int64 (B,).
+        ends: the trained ends.
+        labels: int64 (B,), of the batch.
     """
 
     def __init__(self, ends: SequenceEnds, labels: Tensor) -> None:
@@ -72,16 +76,16 @@ class DecodingEnds:
         self.heads = [[Product(head.weight, head.bias, len(labels)) for head in level] for level in ends.heads]
 
     def token(self, tokens: Tensor | None, place: int) -> Tensor:
-        """Embeddings (B, width) of the tokens (B,) at a place; of `special` for None."""
+        """Embeddings (B, width) of the tokens (B,) at a place. None stands for the row `special`."""
         if tokens is None:
             return self.table.weight[self.special].expand(len(self.label), -1)
         return self.table(tokens + self.offsets[place])
 
     def enter(self, x: Tensor, place: int) -> Tensor:
-        """The input (B, width) that predicts the token at a place, from embeddings (B, width)."""
+        """The input (B, width) that predicts the token at a place, from the embedding of a token (B, width)."""
         return x + self.places[place] + self.label
 
     def read(self, hidden: Tensor, place: int) -> Tensor:
-        """The hidden state (B, width) at a place to logits (B, V) of its token, in the last layers' own precision."""
+        """Logits (B, V) of the token at a place from its hidden state (B, width), in the last layers' own precision."""
         level, _, _, depth = self.coordinates[place]
         return widen(self.heads[level - self.first][depth](hidden.to(self.precision)), self.vocabulary)

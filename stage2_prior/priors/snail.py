@@ -1,200 +1,28 @@
-"""The causal gated residual blocks and attention of a PixelSNAIL over one grid of codes, whole or token by token.
+"""The network of a PixelSNAIL over one grid of codes: gated residual blocks and attention, all causal.
 
-A causal convolution is two: one over the rows above, one over what lies beside in the same row. While a grid is
-decoded, what the rows above say to a row is computed for all its columns at once, when the row begins; a token then
-costs what lies beside it. So large kernels' weights are read once a row, by products as large as in training.
-
-Source: Chen et al. 2017, "PixelSNAIL: An Improved Autoregressive Generative Model", section 3; the sizes and the order
-of layers as in rosinality/vq-vae-2-pytorch, whose kernels leave out a position's own features: here they are in.
+Source: Chen et al. 2017, "PixelSNAIL: An Improved Autoregressive Generative Model", section 3.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage2_prior.priors.base import Recomputable
+from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.grid import Grid
-from stage2_prior.priors.products import KVCache, Product
+from stage2_prior.priors.snail_layers import CausalAttention, CausalConv, GatedResidual, Pointwise, SnailState
 from tessera.codes.layout import Level
 
 
-@dataclass
-class SnailState:
-    """Where decoding one grid stands: what each causal convolution and each attention keeps, by the module itself."""
-
-    batch: int
-    level: Level
-    row: int = 0
-    column: int = 0
-    inputs: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # rows + 1 of (width + margins, B, channels)
-    above: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # for each column (B, channels)
-    caches: dict[nn.Module, KVCache] = field(default_factory=dict)
-    products: dict[nn.Module, Product] = field(default_factory=dict)  # of one position; of convolutions, what is beside
-    row_products: dict[nn.Module, Product] = field(default_factory=dict)  # of a whole row
-    covered: dict[tuple[int, ...], Tensor] = field(default_factory=dict)  # room for the input of one of these
-
-
-class CausalConv(nn.Module):
-    """A k x k convolution that sees k - 1 rows above, k // 2 columns either side, and in its own row what lies left.
-
-    With `strict` a position's own features are left out too: for the first layer, whose input is what is predicted.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel_size: int, *, strict: bool = False) -> None:
-        super().__init__()
-        self.reach, self.rows, self.strict = kernel_size // 2, kernel_size - 1, strict
-        self.above = nn.Conv2d(inputs, outputs, (self.rows, kernel_size))
-        self.beside = nn.Conv2d(inputs, outputs, (1, self.reach + (not strict)), bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h, w)."""
-        p = self.reach
-        above = self.above(F.pad(x[:, :, :-1], (p, p, self.rows, 0)))
-        left = x[..., :-1] if self.strict else x
-        return above + self.beside(F.pad(left, (p, 0)))
-
-    def begin_row(self, state: SnailState, onto: Tensor | None = None) -> None:
-        """What the rows above say to every column of the row that begins, added to `onto` (width · B, outputs).
-
-        A product with what each column's kernel covers: a convolution lays its weights out anew for every row.
-        """
-        p, width, bias = self.reach, state.level.width, self.above.bias
-        if state.row == 0:
-            # In the order in which inputs are kept; once a grid, since a copy of all weights costs as much as a token.
-            beside, above = self.beside.weight[:, :, 0].permute(0, 2, 1), self.above.weight.permute(0, 2, 3, 1)
-            state.products[self] = Product(beside.flatten(1), None, state.batch)
-            state.row_products[self] = Product(above.flatten(1), bias, state.batch * width)
-            row = bias.new_zeros(width + 2 * p, state.batch, beside.shape[-1])
-            state.inputs[self] = [torch.zeros_like(row) for _ in range(self.rows)] + [row]
-            said = bias.expand(width * state.batch, -1) if onto is None else bias + onto
-        else:
-            above = state.inputs[self][1:]
-            state.inputs[self] = [*above, torch.zeros_like(above[0])]
-            columns = [row.unfold(0, 2 * p + 1, 1).mT for row in above]  # (width, B, kernel, channels)
-            shape = (*columns[0].shape[:2], len(columns), *columns[0].shape[2:])
-            if shape not in state.covered:  # once: the first touch of new pages costs more than what is written
-                state.covered[shape] = columns[0].new_empty(shape)
-            covered = torch.stack(columns, 2, out=state.covered[shape]).flatten(2).flatten(0, 1)
-            product = state.row_products[self]
-            said = product(covered) if onto is None else product.onto(covered, onto)
-        state.above[self] = said.unflatten(0, (width, -1)).unbind()
-
-    def one(self, x: Tensor | None, state: SnailState) -> Tensor:
-        """The current position's output (B, outputs), from its input (B, inputs); `strict`: from what was kept.
-
-        Of a strict convolution the position's own input comes later, by `keep`.
-        """
-        if x is not None:
-            self.keep(x, state)
-        beside = state.inputs[self][-1].narrow(0, state.column, self.beside.weight.shape[-1])
-        return state.products[self].onto(beside.transpose(0, 1).flatten(1), state.above[self][state.column])
-
-    def keep(self, x: Tensor, state: SnailState) -> None:
-        state.inputs[self][-1].select(0, self.reach + state.column).copy_(x)
-
-
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution, which is the same for a grid and for one position."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, 1, bias=bias)
-
-    def one(self, x: Tensor, state: SnailState) -> Tensor:
-        return self.product(state)(x)
-
-    def product(self, state: SnailState) -> Product:
-        if self not in state.products:
-            state.products[self] = Product(self.weight.flatten(1), self.bias, state.batch)
-        return state.products[self]
-
-
-class GatedResidual(nn.Module):
-    """ELU, convolution, ELU, dropout, convolution, gated linear unit, added to the input.
-
-    `auxiliary` features join after the first convolution, a `condition` before the gate.
-    """
-
-    def __init__(
-        self, channels: int, hidden: int, kernel_size: int, dropout: float, *, auxiliary: int = 0, condition: int = 0
-    ) -> None:
-        super().__init__()
-        if kernel_size == 1:
-            self.first, self.second = Pointwise(channels, hidden), Pointwise(hidden, 2 * channels)
-        else:
-            self.first = CausalConv(channels, hidden, kernel_size)
-            self.second = CausalConv(hidden, 2 * channels, kernel_size)
-        self.auxiliary = Pointwise(auxiliary, hidden) if auxiliary else None
-        self.condition = Pointwise(condition, 2 * channels, bias=False) if condition else None
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, condition: Tensor | None = None, auxiliary: Tensor | None = None) -> Tensor:
-        hidden = self.first(F.elu(x))
-        if auxiliary is not None:
-            hidden = hidden + self.auxiliary(F.elu(auxiliary))
-        gates = self.second(self.dropout(F.elu(hidden)))
-        if condition is not None:
-            gates = gates + self.condition(condition)
-        return x + F.glu(gates, 1)
-
-    def begin_row(self, state: SnailState, condition: Tensor) -> None:
-        """Prepare a row of one with causal convolutions: condition (width · B, condition's channels) of it."""
-        if state.row == 0:
-            state.row_products[self] = Product(self.condition.weight.flatten(1), None, len(condition))
-        self.first.begin_row(state)
-        self.second.begin_row(state, state.row_products[self](condition))
-
-    def one(self, x: Tensor, state: SnailState) -> Tensor:
-        """One position: (B, channels) -> (B, channels)."""
-        return self.close(x, self.first.one(F.elu(x), state), state)
-
-    def close(self, x: Tensor, hidden: Tensor, state: SnailState) -> Tensor:
-        """As `one`, from what the first convolution and the auxiliary features gave, (B, hidden)."""
-        return x + F.glu(self.second.one(F.elu(hidden), state), 1)
-
-
-class CausalAttention(nn.Module):
-    """Every position asks all positions up to its own."""
-
-    def __init__(self, queries: int, keys: int, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.query, self.key, self.value = Pointwise(queries, width), Pointwise(keys, width), Pointwise(keys, width)
-        self.heads, self.dropout = heads, dropout
-
-    def forward(self, asking: Tensor, asked: Tensor) -> Tensor:
-        """(B, queries, h, w), (B, keys, h, w) -> (B, width, h, w)."""
-        q, k, v = (
-            layer(x).flatten(2).unflatten(1, (self.heads, -1)).mT
-            for layer, x in ((self.query, asking), (self.key, asked), (self.value, asked))
-        )
-        dropout = self.dropout if self.training else 0.0
-        found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        return found.mT.flatten(1, 2).unflatten(2, asking.shape[2:])
-
-    def one(self, asking: Tensor, asked: Tensor, state: SnailState) -> Tensor:
-        """One position: (B, queries), (B, keys) -> (B, width)."""
-        if self not in state.caches:
-            first, size = self.query.weight, state.level.height * state.level.width
-            shape = (state.batch, self.heads, size, first.shape[0] // self.heads)
-            state.caches[self] = KVCache(1, shape, first)
-            both = [torch.cat([getattr(part, name) for part in (self.key, self.value)]) for name in ("weight", "bias")]
-            state.products[self] = Product(both[0].flatten(1), both[1], state.batch)
-        k, v = state.products[self](asked).unflatten(1, (2, self.heads, 1, -1)).unbind(1)
-        cache = state.caches[self]
-        cache.open(1)
-        cache.put(0, k, v)
-        return cache.ask(0, self.query.one(asking, state).unflatten(1, (self.heads, 1, -1)))
-
-
-class SnailBlock(nn.Module):
-    """Causal gated residual blocks, then attention over all that was seen."""
+class SnailBlock(Recomputable):
+    """Causal gated residual blocks, then causal attention over the whole grid."""
 
     def __init__(
         self, channels: int, hidden: int, kernel_size: int, residuals: int, heads: int, dropout: float
     ) -> None:
-        """`heads`: 0 for no attention."""
+        """`residuals`: number of residual blocks. `heads`: of the attention; 0: there is none."""
         super().__init__()
         self.residuals = nn.ModuleList(
             GatedResidual(channels, hidden, kernel_size, dropout, condition=channels) for _ in range(residuals)
@@ -207,6 +35,7 @@ class SnailBlock(nn.Module):
             self.out = GatedResidual(channels, channels, 1, dropout, auxiliary=channels // 2)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """A whole grid: (B, channels, h, w), with a condition of that shape, -> (B, channels, h, w)."""
         out = x
         for residual in self.residuals:
             out = residual(out, condition)
@@ -216,10 +45,12 @@ class SnailBlock(nn.Module):
         return self.out(out, auxiliary=found)
 
     def begin_row(self, state: SnailState, condition: Tensor) -> None:
+        """Begins a row, with its conditioning (width · B, channels)."""
         for residual in self.residuals:
             residual.begin_row(state, condition)
 
     def one(self, x: Tensor, state: SnailState) -> Tensor:
+        """The output at one position: (B, channels) -> (B, channels)."""
         out = x
         for residual in self.residuals:
             out = residual.one(out, state)
@@ -232,8 +63,11 @@ class SnailBlock(nn.Module):
         return self.out.close(out, self.out.auxiliary.product(state).onto(F.elu(found), last), state)
 
     def _firsts(self, state: SnailState) -> Product:
-        """The first layers of what is around attention, of which two see the later half of the input alone: a product
-        costs more than its zeros."""
+        """The first layers of the three residual blocks around the attention, as one product.
+
+        Two of them see only the second half of its input. Their weights are padded with zeros, because another product
+        would cost more than multiplying by zeros.
+        """
         if self not in state.products:
             layers = [part.first for part in (self.keys, self.queries, self.out)]
             weights = [layer.weight.flatten(1) for layer in layers]
@@ -243,11 +77,13 @@ class SnailBlock(nn.Module):
 
 
 class SnailGrid(Grid):
-    """A PixelSNAIL over one grid.
+    """A PixelSNAIL over one grid of codes.
 
-    Place and label condition every gate, so no coordinates are mixed into features. The code just before a position
-    enters by a layer of its own: kernels do not reach from the left edge to the end of the row above, and attention,
-    whose keys are features of what stands before each position, would never see that code either.
+    Place and label condition every gate, so that features need no coordinates.
+
+    The code just before a position enters by a layer of its own. At the left edge that code is the last one of the row
+    above, which no kernel reaches. Attention would not see it either: its keys are features of what stands before each
+    position.
     """
 
     def __init__(
@@ -270,6 +106,7 @@ class SnailGrid(Grid):
         )
 
     def features(self, grid: Tensor, place: Tensor, label: Tensor) -> Tensor:
+        """See `Grid.features`."""
         condition = place + label[:, :, None, None]
         previous = F.pad(grid.flatten(2), (1, 0))[..., :-1].unflatten(2, grid.shape[2:])
         x = self.entry(grid) + self.previous(previous)
@@ -278,9 +115,11 @@ class SnailGrid(Grid):
         return F.elu(x)
 
     def begin(self, place: Tensor, label: Tensor) -> tuple[SnailState, Tensor]:
+        """See `Grid.begin`. The state is what the layers keep, and the conditioning (B, channels, h, w)."""
         return SnailState(len(label), self.level), place + label[:, :, None, None]
 
     def follow(self, state: tuple[SnailState, Tensor], row: int, column: int, previous: Tensor | None) -> Tensor:
+        """See `Grid.follow`."""
         decoding, condition = state
         if previous is not None:
             self.entry.keep(previous, decoding)

@@ -1,38 +1,44 @@
-"""A prior that is a table of log-probabilities by class and place."""
+"""Priors that are a table of log-probabilities for each class and place."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from stage2_prior.priors.base import Autoregressive
+from stage2_prior.priors.autoregressive import Autoregressive
 from tessera.codes.layout import CodeLayout
 
 
 def uniform_table(layout: CodeLayout) -> Tensor:
-    """float32 (N, V): -log K, and -inf beyond K."""
+    """Log-probabilities of the uniform prior, float32 (N, V): -log K, and -inf beyond a token's codebook."""
     sizes = layout.codebook_sizes[:, None]
     return torch.where(layout.allowed, -sizes.float().log(), torch.tensor(float("-inf")))
 
 
 class Table(Autoregressive):
-    """Tokens that know their class and place only: `table` (1 or num_classes + 1, n, V) of log-probabilities."""
+    """A prior whose probabilities depend on a token's class and place, not on other tokens.
+
+    Attributes:
+        table: log-probabilities, (num_classes + 1, n, V). The first dimension is 1 if the class does not matter.
+    """
 
     trained = False
     table: Tensor
 
     def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """float32 (B, n, V): log-probabilities by class and place; tokens (B, N) change nothing."""
+        """Log-probabilities, (B, n, V). The tokens (B, N) change nothing."""
         return self.table[self.fill_labels(labels, tokens) % len(self.table)]
 
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """As the base's; by single entries, since log-probabilities need no softmax."""
+        """See `Prior.nll`. Single entries are read, because log-probabilities need no softmax."""
         rows = self.fill_labels(labels, tokens) % len(self.table)
-        own = tokens[:, self.given :]
+        own = tokens[:, self.given_tokens :]
         return -self.table[rows[:, None], torch.arange(own.shape[1], device=own.device), own]
 
-    def begin(self, labels: Tensor, context: Tensor) -> Tensor:
+    def begin(self, labels: Tensor, coarser: Tensor) -> Tensor:
+        """See `Autoregressive.begin`. The state is the labels."""
         return labels
 
     def advance(self, state: Tensor, position: int, tokens: Tensor | None) -> Tensor:
-        return self.table[state % len(self.table), position - self.given]
+        """See `Autoregressive.advance`."""
+        return self.table[state % len(self.table), position - self.given_tokens]

@@ -1,4 +1,4 @@
-"""A causal transformer over the sequence of codes: any causal language model of `transformers`, by name."""
+"""The prior `transformer`: any causal language model of `transformers`, by name, over the sequence of codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from stage2_prior.priors import backbone
-from stage2_prior.priors.base import Autoregressive
+from stage2_prior.priors.autoregressive import Autoregressive
+from stage2_prior.priors.decoding.engine import Decoder
+from stage2_prior.priors.decoding.model import LibraryDecoder, ModelDecoding
 from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
 from tessera.codes.layout import CodeLayout
@@ -18,7 +20,8 @@ from tessera.codes.layout import CodeLayout
 class Parameters(AttentionParams):
     """Parameters of `transformer`.
 
-    `architecture`: a causal model type of `transformers`. `extra`: further keys of its configuration.
+    `architecture`: a causal model type of `transformers`. `extra`: further keys of its configuration, which override
+    all other values.
     """
 
     architecture: str
@@ -27,18 +30,24 @@ class Parameters(AttentionParams):
 
 @dataclass
 class TransformerState:
-    """A decoding state: the ends, the keys and values so far, the last of the given levels' tokens."""
+    """What decoding keeps between tokens.
+
+    Attributes:
+        ends: the embeddings and the last layers, prepared for single tokens.
+        decoder: the model's layers with the keys and values so far.
+        last: the last token of the coarser levels, (B,), which predicts the first own token. None: there is none.
+    """
 
     ends: DecodingEnds
-    cache: backbone.Cache
+    decoder: Decoder | LibraryDecoder
     last: Tensor | None
 
 
 class Transformer(Autoregressive):
-    """p(codes | label) in the layout's order: all levels in one sequence, so a fine token sees every coarse one.
+    """p(codes | label) by one causal transformer over all levels in one sequence. A fine code sees all coarse ones.
 
-    The input that predicts a token is the embedding of the token before it, plus embeddings of the level, row, column
-    and depth of the token to be predicted, plus the label's, at every position.
+    The input that predicts a token is a sum of embeddings: of the token before it, of the level, row, column and depth
+    of the token to be predicted, and of the label.
 
     Source: Esser, Rombach and Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis", section 3.2 (a
     transformer over a VQ model's codes).
@@ -58,51 +67,56 @@ class Transformer(Autoregressive):
         configuration: dict[str, Any] | None = None,
         first: int = 0,
     ) -> None:
-        """`configuration` is the whole configuration of a published prior, so that it is rebuilt from its own file and
-        not from the defaults of the `transformers` installed; None: from the other arguments.
+        """Arguments that are not named here: see `Parameters`.
+
+        Args:
+            configuration: the whole configuration of a published prior. The prior is then built again from its own
+                file, not from the defaults of the installed `transformers`. None: the other arguments say it.
 
         Raises:
-            UserError: an architecture that is unknown or cannot serve, or an unknown key in `extra`.
+            UserError: the architecture is unknown or unfit, or a key in `extra` is unknown.
         """
         super().__init__(layout, num_classes, first)
         new = configuration is None
         if new:
             size = {"layers": layers, "width": width, "heads": heads, "dropout": dropout, "extra": extra}
             configuration = backbone.configure(architecture, **size, length=layout.num_tokens)
-        self.settled["configuration"] = configuration
+        self.resolved_params["configuration"] = configuration
         self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
         self.backbone = backbone.build(configuration, layout.num_tokens if new else 0)
+        self.decoding = ModelDecoding(self.backbone)
 
     def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """See `Autoregressive.logits`."""
         labels = self.fill_labels(labels, tokens)
         hidden = backbone.hidden_states(self.backbone, self._inputs(tokens, labels))
-        return self.ends.read(hidden[:, self.given :])
+        return self.ends.read(hidden[:, self.given_tokens :])
 
     def _inputs(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Inputs (B, n, width) of the first n places: what stands before each of the tokens (B, n)."""
+        """The inputs (B, n, width) that predict the first n tokens (B, n), each from the token before it."""
         rows = self.ends.rows(tokens)
         start = torch.full_like(rows[:, :1], self.ends.special)
         return self.ends.embed(torch.cat([start, rows[:, :-1]], dim=1), slice(rows.shape[1]), labels)
 
-    def begin(self, labels: Tensor, context: Tensor) -> TransformerState:
-        ends, cache = (
-            DecodingEnds(self.ends, labels),
-            backbone.Cache(self.backbone, len(labels), self.layout.num_tokens),
-        )
-        if not self.given:
-            return TransformerState(ends, cache, None)
-        cache.extend(self._inputs(context, labels))
-        return TransformerState(ends, cache, context[:, -1])
+    def begin(self, labels: Tensor, coarser: Tensor) -> TransformerState:
+        """See `Autoregressive.begin`. The coarser levels' tokens go through the model at once."""
+        ends = DecodingEnds(self.ends, labels)
+        decoder = self.decoding.decoder(len(labels), self.layout.num_tokens)
+        if not self.given_tokens:
+            return TransformerState(ends, decoder, None)
+        decoder.extend(self._inputs(coarser, labels))
+        return TransformerState(ends, decoder, coarser[:, -1])
 
     def advance(self, state: TransformerState, position: int, tokens: Tensor | None) -> Tensor:
+        """See `Autoregressive.advance`."""
         tokens = state.last if tokens is None else tokens
         inputs = state.ends.enter(state.ends.token(tokens, position - 1), position)
-        return state.ends.read(state.cache.extend(inputs[:, None])[:, 0], position)
+        return state.ends.read(state.decoder.extend(inputs[:, None])[:, 0], position)
 
     def checkpoint_gradients(self) -> None:
-        """As the base's.
+        """Switches the library's own gradient checkpointing on.
 
         Raises:
-            UserError: the architecture cannot.
+            UserError: the architecture has none.
         """
         backbone.checkpoint_gradients(self.backbone)

@@ -1,4 +1,4 @@
-"""The uniform prior, which training the VQ-VAE assumes."""
+"""The prior `uniform`, under which the VQ-VAE was trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Parameters(PriorParams):
 
 
 class Uniform(Table):
-    """Every code equally likely, log K nats a token: the prior that the VQ-VAE was trained under.
+    """Every code is equally likely: log K nats per token. The VQ-VAE was trained under this prior.
 
     Source: van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", section 3.1.
     """
@@ -27,9 +27,9 @@ class Uniform(Table):
 
     def __init__(self, layout: CodeLayout, num_classes: int, *, first: int = 0) -> None:
         super().__init__(layout, num_classes, first)
-        self.register_buffer("table", uniform_table(layout)[None, self.given :], persistent=False)
+        self.register_buffer("table", uniform_table(layout)[None, self.given_tokens :], persistent=False)
 
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """As the base's."""
-        sizes = self.layout.codebook_sizes[self.given :].to(self.table)
+        """log K of each token, see `Prior.nll`."""
+        sizes = self.layout.codebook_sizes[self.given_tokens :].to(self.table)
         return sizes.log().expand(len(tokens), -1)

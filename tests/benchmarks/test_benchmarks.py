@@ -77,8 +77,8 @@ def sampling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_rows_so_far_are_enough_for_the_logits_of_the_whole_grid(
     name: str, sampling: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = {"channels": 16, "kernel_size": 3, "dropout": 0.0}
-    small = {"layers": 2} if name == "pixelcnn" else sampling.SNAIL | {"hidden_channels": 16, "blocks": 1, "heads": 2}
+    size = {"width": 16, "channels": 1.0, "kernel_size": 3, "dropout": 0.0}
+    small = {"layers": 2} if name == "pixelcnn" else sampling.SNAIL | {"hidden": 1.0, "layers": 1, "heads": 2}
     monkeypatch.setitem(sampling.PRIORS, name, (name, small | size, 1))
     prior = sampling.make(name, "fp32", 4)
     codes = torch.randint(sampling.CODES, (3, 4, 4, 1))

@@ -23,22 +23,15 @@ from tessera.artifacts.publishing import publishing
 from tessera.images.pixels import to_float
 from tessera.images.prepared import Stats, open_prepared
 
-CNN = {"largest_softmax": 16384, "layers": 2, "channels": 8, "kernel_size": 3, "dropout": 0.0}
-WIDTH = {"largest_softmax": 16384, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
-SNAIL = CNN | {"hidden_channels": 8, "blocks": 1, "residuals": 1, "heads": 2, "conditioning_blocks": 1}
-SNAIL.pop("layers")
-PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "counts": ("counts", {}),
-    "pixelcnn": ("pixelcnn", CNN),
-    "sub-tokens": ("pixelcnn", CNN | {"largest_softmax": 3}),
-    "pixelsnail": ("pixelsnail", SNAIL),
-    "transformer": ("transformer", WIDTH | {"architecture": "llama", "extra": {}}),
-    "rq_transformer": ("rq_transformer", WIDTH | {"depth_layers": 1}),
-    "masked": ("masked", WIDTH | {"bound_draws": 4}),
-    "chain": (
-        "chain",
-        {"links": [{"name": "pixelcnn", "pixelcnn": CNN}, {"name": "masked", "masked": WIDTH | {"bound_draws": 4}}]},
-    ),
+SIZE = {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
+TRAINING = {"steps": 4, "warmup_steps": 1, "batch_size": 16, "validate_every": 2}
+TRAINING |= {"learning_rate": 0.03, "extra_pass_fraction": 0.0}
+# A test case's option and the changes of its section; every other option is a case by its own name, without changes.
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sub-tokens": ("pixelcnn", {"largest_softmax": 3}),
+    "transformer": ("transformer", {"architecture": "llama"}),
+    "masked": ("masked", {"bound_draws": 4}),
+    "chain": ("chain", {"links": [{"name": "pixelcnn"}, {"name": "masked"}]}),
 }
 IMAGES = {"train": 48, "validation": 12, "test": 20}
 
@@ -86,6 +79,7 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
     config = {
         "image_shape": list(stats.image_shape),
         "data_variance": stats.variance,
+        "preparation": stats.preparation,
         "network": {"name": "conv", "conv": conv},
         "quantizer": {"name": "vq", "vq": vq},
         "likelihood": {"name": "gaussian", "gaussian": {"fit_images": 8}},
@@ -103,7 +97,7 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
 def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
     """`tiny_run(shape, classes, strides, sizes, prior, guidance_scale)`: publish all up to the prior; its folder.
 
-    `prior` is a name of PRIORS below; one that learns takes a few steps.
+    `prior` is an option of stage2_prior or a label of CHANGES; one that learns takes a few steps.
     """
     from tessera.artifacts.manifests import read_manifest
 
@@ -119,20 +113,18 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         stats = publish_prepared(shape, classes)
         raw_params["data"] |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
         raw_params["stage1_vqvae"]["network"]["conv"]["strides"] = strides
-        raw_params["stage1_vqvae"]["quantizer"]["vq"]["codebook_size"] = sizes
+        raw_params["stage1_vqvae"]["quantizer"]["codebook_size"] = sizes
         raw_params["extract_codes"]["shift"] = 0
-        name, changes = PRIORS[prior]
-        raw_params["stage2_prior"]["name"] = name
-        section = raw_params["stage2_prior"][name]
-        section |= changes
-        if "training" in section:
-            section["training"] |= {"steps": 4, "warmup_steps": 1, "batch_size": 16, "validate_every": 2}
-            section["training"] |= {"learning_rate": 0.03, "extra_pass_fraction": 0.0}
+        name, changes = CHANGES.get(prior, (prior, {}))
+        raw_params["stage2_prior"] |= SIZE | {"name": name}
+        raw_params["stage2_prior"][name] |= changes
+        raw_params["stage2_prior"]["masked"]["bound_draws"] = 4
+        raw_params["stage2_prior"]["training"] |= TRAINING
         raw_params["sampling"] |= {"images": 14, "grid_columns": 3, "temperature": 0.9}
         raw_params["sampling"]["guidance_scale"] = guidance_scale
         raw_params["classifier"]["channels"] = 8
         raw_params["classifier"]["training"] |= {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
-        raw_params["runtime"] |= {"threads": 1, "batch_size": 8, "log_every": 10}
+        raw_params["runtime"] |= {"processes": 1, "threads": 1, "batch_size": 8, "log_every": 10}
         (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
         publish_vqvae(stats, strides, sizes, read_manifest(paths.PREPARED, "prepared").identity)
         assert extract.main([]) == 0

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from sampling import generate as decoding
 from sampling.choose import choose, guide
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
+from stage2_prior.priors import masked
+from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.masked import Masked
 from stage2_prior.priors.subtokens import SubTokens
 from tessera.codes.layout import CodeLayout, Level
 from tessera.errors import UserError
+from tessera.parameters.parts import options
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(1, 2, 1, 3), Level(2, 2, 2, 6)))
 LAYOUTS = {
@@ -25,42 +28,27 @@ LAYOUTS = {
     "residual depth 4": CodeLayout((1, 4, 8), (Level(1, 2, 4, 4, (4, 3, 4, 2)),)),
     "rectangle": CodeLayout((1, 8, 12), (Level(2, 3, 1, 4),)),
 }
-CNN = {"layers": 2, "channels": 8, "kernel_size": 3, "dropout": 0.0}
-SNAIL = {"channels": 8, "hidden_channels": 8, "kernel_size": 3, "blocks": 1, "residuals": 1, "heads": 2}
-SNAIL |= {"conditioning_blocks": 1, "dropout": 0.0}
-GPT2 = {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}
-RQ = {"layers": 1, "depth_layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
-MASKED = {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "bound_draws": 4}
-PRIORS: dict[str, tuple[str, dict]] = {
-    "uniform": ("uniform", {}),
-    "counts": ("counts", {}),
-    "pixelcnn": ("pixelcnn", CNN),
-    "pixelsnail": ("pixelsnail", SNAIL),
-    "gpt2": ("transformer", GPT2),
-    "llama": ("transformer", GPT2 | {"architecture": "llama"}),
-    "rq_transformer": ("rq_transformer", RQ),
-    "sub-tokens": ("pixelsnail", SNAIL | {"largest_softmax": 3}),
-    "sub-tokens of gpt2": ("transformer", GPT2 | {"largest_softmax": 3}),
-    "sub-tokens of rq_transformer": ("rq_transformer", RQ | {"largest_softmax": 3}),
-    "chain": ("chain", {"links": [{"name": "transformer", "params": GPT2}, {"name": "pixelsnail", "params": SNAIL}]}),
+PACKAGE = "stage2_prior.priors"
+Case = tuple[str, dict[str, Any]]  # an option, and the changes of its arguments
+LLAMA: Case = ("transformer", {"architecture": "llama"})
+PRIORS: dict[str, Case] = {name: (name, {}) for name in options(PACKAGE) if name != "chain"} | {
+    "llama": LLAMA,
+    "sub-tokens": ("pixelsnail", {"largest_softmax": 3}),
+    "sub-tokens of a transformer": ("transformer", {"largest_softmax": 3}),
+    "sub-tokens of rq_transformer": ("rq_transformer", {"largest_softmax": 3}),
+    "masked sub-tokens": ("masked", {"largest_softmax": 3}),
 }
-# Each way to begin from a context: the finer link of each family that has not been one above.
-CHAINS = {
-    "uniform, then rq_transformer": [("uniform", {}), ("rq_transformer", RQ)],
-    "pixelsnail, then gpt2": [("pixelsnail", SNAIL), ("transformer", GPT2)],
-    "counts, then llama": [("counts", {}), ("transformer", GPT2 | {"architecture": "llama"})],
-    "rq_transformer, then sub-tokens": [("rq_transformer", RQ), ("pixelcnn", CNN | {"largest_softmax": 3})],
-    "gpt2, then counts": [("transformer", GPT2), ("counts", {})],
+# Each way to begin from the tokens of a coarser level: every kind of prior is the finer link of a chain once.
+CHAINS: dict[str, tuple[Case, Case]] = {
+    "chain": (PRIORS["transformer"], PRIORS["pixelsnail"]),
+    "uniform, then rq_transformer": (PRIORS["uniform"], PRIORS["rq_transformer"]),
+    "pixelsnail, then transformer": (PRIORS["pixelsnail"], PRIORS["transformer"]),
+    "counts, then llama": (PRIORS["counts"], LLAMA),
+    "rq_transformer, then sub-tokens": (PRIORS["rq_transformer"], ("pixelcnn", {"largest_softmax": 3})),
+    "transformer, then counts": (PRIORS["transformer"], PRIORS["counts"]),
+    "masked last": (PRIORS["pixelcnn"], PRIORS["masked"]),
 }
-PRIORS |= {
-    label: ("chain", {"links": [{"name": name, "params": params} for name, params in links]})
-    for label, links in CHAINS.items()
-}
-MASKED_PRIORS: dict[str, tuple[str, dict]] = {
-    "masked": ("masked", MASKED),
-    "masked sub-tokens": ("masked", MASKED | {"largest_softmax": 3}),
-    "masked last": ("chain", {"links": [{"name": "pixelcnn", "params": CNN}, {"name": "masked", "params": MASKED}]}),
-}
+ALL = [*PRIORS, *CHAINS]
 CPU = torch.device("cpu")
 
 
@@ -68,40 +56,46 @@ def streams(seed: int, indices: range) -> Streams:
     return Streams(seed, tuple(indices), CPU)
 
 
-class Table:
-    """Two tokens of two values; the second is more likely to repeat the first. Counts its calls."""
+class Table(Autoregressive):
+    """Two tokens of two values; the second is more likely to repeat the first. Notes the sizes of its batches."""
 
-    layout, first, given, own_tokens = CodeLayout((1, 1, 2), (Level(1, 2, 1, 2),)), 0, 0, 2
+    def __init__(self, num_classes: int, constant: float | None = None) -> None:
+        super().__init__(CodeLayout((1, 1, 2), (Level(1, 2, 1, 2),)), num_classes, 0)
+        self.rows, self.constant = [], constant
 
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes, self.rows = num_classes, []
-
-    def start(self, labels, context=None):
+    def begin(self, labels, coarser):
         self.rows.append(len(labels))
         return labels
 
-    def step(self, labels, tokens):
+    def advance(self, labels, position, tokens):
+        if self.constant is not None:
+            return torch.full((len(labels), 2), self.constant)
         p = torch.tensor([0.3, 0.7]).expand(len(labels), 2)
         if tokens is not None:
             p = torch.where(tokens[:, None] == torch.arange(2), 0.9, 0.1)
         return p.double().log() + labels[:, None] * torch.tensor([0.0, 0.5])
 
 
-def random_prior(name: str, layout: CodeLayout = LAYOUT, num_classes: int = 3):
-    """A prior of random weights in float64, where cached and full decoding cannot part at a rounding.
+@pytest.fixture
+def random_prior(prior_arguments):
+    """`random_prior("masked")`: random weights in float64, where cached and full decoding cannot part at a rounding.
 
     Of a chain for two levels, the last link serves a single one.
     """
-    torch.manual_seed(0)
-    family, params = (PRIORS | MASKED_PRIORS)[name]
-    if family == "chain":
-        params = {"links": params["links"][-len(layout.levels) :]}
-    prior = build_prior({"name": family, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
-    for parameter in prior.parameters():
-        parameter.data.normal_(0, 0.5)
-    tokens = (torch.rand(40, layout.num_tokens) ** 2 * layout.codebook_sizes).long()
-    prior.fit([(tokens, torch.arange(40) % num_classes if num_classes else None)])
-    return prior.double().eval()
+
+    def make(label: str, layout: CodeLayout = LAYOUT, num_classes: int = 3):
+        torch.manual_seed(0)
+        cases = [PRIORS[label]] if label in PRIORS else CHAINS[label][-len(layout.levels) :]
+        links = [{"name": name, "params": prior_arguments(name, **changes)} for name, changes in cases]
+        chosen = links[0] if label in PRIORS else {"name": "chain", "params": {"links": links}}
+        prior = build_prior(chosen | {"layout": layout.to_json(), "num_classes": num_classes})
+        for parameter in prior.parameters():
+            parameter.data.normal_(0, 0.5)
+        tokens = (torch.rand(40, layout.num_tokens) ** 2 * layout.codebook_sizes).long()
+        prior.fit([(tokens, torch.arange(40) % num_classes if num_classes else None)])
+        return prior.double().eval()
+
+    return make
 
 
 def classes_of(count: int, num_classes: int) -> torch.Tensor:
@@ -138,7 +132,7 @@ def recompute(prior, labels, settings, given=None, seed=1):
             tokens = link.split(tokens)
             forced = torch.where(link.spread(forced) < 0, -1, link.split(forced.clamp_min(0)))
         count = prior.layout.num_tokens - 1  # where the link's own codes stand among all codes, from 0 to 1
-        span = (link.given / count, (link.layout.num_tokens - 1) / count)
+        span = (link.given_tokens / count, (link.layout.num_tokens - 1) / count)
         way = masked_tokens if isinstance(inner, Masked) else tokens_in_order
         tokens = way(inner, tokens, labels, settings, forced, seed, span)
         if isinstance(link, SubTokens):
@@ -152,10 +146,10 @@ def moment_of(span, number, count):
 
 def tokens_in_order(prior, tokens, labels, settings, given, seed, span):
     """Every token by `logits` of the whole sequence, of which it sees what is before it."""
-    own = prior.layout.num_tokens - prior.given
+    own = prior.layout.num_tokens - prior.given_tokens
     uniforms = streams(seed, range(len(labels))).uniforms(own, *([prior.first] if prior.first else []))
     null = torch.full_like(labels, prior.num_classes)
-    for number, place in enumerate(range(prior.given, prior.layout.num_tokens)):
+    for number, place in enumerate(range(prior.given_tokens, prior.layout.num_tokens)):
         whole = torch.cat([tokens, torch.zeros(len(labels), prior.layout.num_tokens - place, dtype=torch.int64)], 1)
         level = prior.layout.places[place, 0].item()
         logits = guided(
@@ -171,18 +165,18 @@ def tokens_in_order(prior, tokens, labels, settings, given, seed, span):
 
 def masked_tokens(prior, tokens, labels, settings, given, seed, span):
     """MaskGIT's rule, an image, a code and a rank at a time, by `predict`."""
-    whole = torch.cat([tokens, given[:, prior.given :]], 1)
+    whole = torch.cat([tokens, given[:, prior.given_tokens :]], 1)
     steps, own = min(settings.decoding_steps, prior.own_tokens), prior.own_tokens
     for i, image in enumerate(whole):
-        at_first = int((image[prior.given :] < 0).sum())
+        at_first = int((image[prior.given_tokens :] < 0).sum())
         for step in range(steps):
-            unknown, known = image[prior.given :] < 0, image.clamp_min(0)[None]
+            unknown, known = image[prior.given_tokens :] < 0, image.clamp_min(0)[None]
             label, null = labels[i : i + 1], torch.tensor([prior.num_classes])
             logits, without = (prior.predict(known, unknown[None], y)[0] for y in (label, null))
             numbers = streams(seed, range(i, i + 1)).uniforms(2 * own, "masked", prior.first, step)[0]
             confidences = {}
             for place in unknown.nonzero()[:, 0].tolist():
-                level = prior.layout.places[prior.given + place, 0].item()
+                level = prior.layout.places[prior.given_tokens + place, 0].item()
                 scale = settings.scale(level, moment_of(span, step, steps))
                 here = guided(logits[place], without[place], scale)
                 code = choose(here[None], numbers[place : place + 1], **settings.filters(level)).item()
@@ -194,23 +188,23 @@ def masked_tokens(prior, tokens, labels, settings, given, seed, span):
             left = min(math.floor(math.cos(math.pi / 2 * (step + 1) / steps) * at_first), len(confidences) - 1)
             surest = sorted(confidences, key=lambda place: -confidences[place][0])
             for place in surest[: len(surest) - max(0, left) if step + 1 < steps else None]:
-                image[prior.given + place] = confidences[place][1]
+                image[prior.given_tokens + place] = confidences[place][1]
     return whole
 
 
-@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("settings", [Settings(), Settings(guidance_scale=2.5, top_p=0.95)], ids=["plain", "guided"])
 @every_kind
-def test_decoding_gives_the_tokens_of_recomputation(name, settings, layout, num_classes):
+def test_decoding_gives_the_tokens_of_recomputation(name, settings, layout, num_classes, random_prior):
     prior, labels = random_prior(name, layout, num_classes), classes_of(12, num_classes)
     tokens = generate(prior, labels, streams(1, range(12)), settings)
     assert torch.equal(tokens, recompute(prior, labels, settings))
     assert (tokens < layout.codebook_sizes).all()
 
 
-@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+@pytest.mark.parametrize("name", ALL)
 @every_kind
-def test_an_image_is_the_same_in_any_batch(name, layout, num_classes):
+def test_an_image_is_the_same_in_any_batch(name, layout, num_classes, random_prior):
     prior, labels = random_prior(name, layout, num_classes), classes_of(64, num_classes)
     settings = Settings(guidance_scale=2.0, temperature=0.8, decoding_steps=4)
     together = generate(prior, labels, streams(7, range(64)), settings)
@@ -219,10 +213,10 @@ def test_an_image_is_the_same_in_any_batch(name, layout, num_classes):
         assert torch.equal(alone[0], together[i])
 
 
-@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 @every_kind
-def test_given_tokens_are_kept_and_the_others_answer_to_them(name, scale, layout, num_classes):
+def test_given_tokens_are_kept_and_the_others_answer_to_them(name, scale, layout, num_classes, random_prior):
     prior, labels = random_prior(name, layout, num_classes), classes_of(8, num_classes)
     whole, settings = generate(prior, labels, streams(2, range(8)), Settings()), Settings(guidance_scale=scale)
     given = torch.where(torch.rand(whole.shape) < 0.5, (whole + 1) % layout.codebook_sizes, -1)
@@ -232,12 +226,12 @@ def test_given_tokens_are_kept_and_the_others_answer_to_them(name, scale, layout
     assert torch.equal(tokens, recompute(prior, labels, settings, given))
 
 
-@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
-def test_each_level_has_its_own_settings(name):
+@pytest.mark.parametrize("name", ALL)
+def test_each_level_has_its_own_settings(name, random_prior):
     prior, labels = random_prior(name), torch.zeros(16, dtype=torch.int64)
     coarse = LAYOUT.slices()[0]
     for settings in (
-        Settings(temperature=[0.0, 4.0], choice_temperature=0.0),
+        Settings(temperature=[0.0, 40.0], choice_temperature=0.0),
         Settings(temperature=[0.7, 1.3], top_k=[2, None], top_p=[None, 0.9], min_p=[0.1, None], decoding_steps=3),
     ):
         tokens = generate(prior, labels, streams(1, range(16)), settings)
@@ -247,8 +241,8 @@ def test_each_level_has_its_own_settings(name):
             assert (tokens != tokens[:1]).any()
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "chain", "sub-tokens", "masked", "masked last", *CHAINS])
-def test_rising_guidance_starts_at_none_and_ends_at_the_scale(name):
+@pytest.mark.parametrize("name", ["pixelcnn", "sub-tokens", "masked", *CHAINS])
+def test_rising_guidance_starts_at_none_and_ends_at_the_scale(name, random_prior):
     settings = Settings(guidance_scale=[3.0, 2.0], guidance_schedule="linear")
     assert [settings.scale(level, progress) for level, progress in ((0, 0.0), (0, 1.0), (1, 0.5))] == [1.0, 3.0, 1.5]
     prior, labels = random_prior(name), torch.arange(12) % 3
@@ -259,7 +253,7 @@ def test_rising_guidance_starts_at_none_and_ends_at_the_scale(name):
 
 
 @pytest.mark.parametrize("name", ["chain", "masked last"])
-def test_rising_guidance_goes_on_from_link_to_link(name, monkeypatch):
+def test_rising_guidance_goes_on_from_link_to_link(name, monkeypatch, random_prior):
     asked, scale = [], Settings.scale
     monkeypatch.setattr(
         Settings, "scale", lambda self, level, moment: asked.append(moment) or scale(self, level, moment)
@@ -270,12 +264,12 @@ def test_rising_guidance_goes_on_from_link_to_link(name, monkeypatch):
     assert asked[LAYOUT.slices()[0].stop] == pytest.approx(LAYOUT.slices()[1].start / (LAYOUT.num_tokens - 1))
 
 
-def test_a_link_whose_scale_is_one_runs_no_null_rows(monkeypatch):
+def test_a_link_whose_scale_is_one_runs_no_null_rows(monkeypatch, random_prior):
     prior, rows = random_prior("chain"), []
     for link in prior.links:
-        start = link.start
+        begin = link.begin
         monkeypatch.setattr(
-            link, "start", lambda labels, context, start=start: rows.append(len(labels)) or start(labels, context)
+            link, "begin", lambda labels, coarser, begin=begin: rows.append(len(labels)) or begin(labels, coarser)
         )
     labels = torch.arange(4) % 3
     tokens = generate(prior, labels, streams(1, range(4)), Settings(guidance_scale=[2.0, 1.0]))
@@ -284,17 +278,17 @@ def test_a_link_whose_scale_is_one_runs_no_null_rows(monkeypatch):
     assert torch.equal(tokens, recompute(prior, labels, Settings(guidance_scale=[2.0, 1.0])))
 
 
-@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+@pytest.mark.parametrize("name", ALL)
 @every_kind
-def test_guidance_by_one_is_no_guidance(name, layout, num_classes):
+def test_guidance_by_one_is_no_guidance(name, layout, num_classes, random_prior):
     prior, labels = random_prior(name, layout, num_classes), classes_of(12, num_classes)
     settings = [Settings(guidance_scale=s, guidance_schedule="linear") for s in (1.0, 1.0 + 1e-9)]
     one, through_null_rows = (generate(prior, labels, streams(1, range(12)), s) for s in settings)
     assert torch.equal(one, through_null_rows)
 
 
-@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
-def test_what_is_told_of_the_way_sums_to_one(name):
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_told_of_the_way_sums_to_one(name, random_prior):
     parts = []
     generate(random_prior(name), None, streams(0, range(2)), Settings(), tick=parts.append)
     assert sum(parts) == pytest.approx(1) and min(parts) > 0
@@ -324,9 +318,9 @@ def test_guidance_without_classes_is_skipped():
     assert prior.rows == [5]
 
 
-@pytest.mark.parametrize("name", PRIORS | MASKED_PRIORS)
+@pytest.mark.parametrize("name", ALL)
 @every_kind
-def test_temperature_zero_is_the_same_for_every_seed(name, layout, num_classes):
+def test_temperature_zero_is_the_same_for_every_seed(name, layout, num_classes, random_prior):
     prior = random_prior(name, layout, num_classes)
     labels = torch.full((2,), max(0, num_classes - 1))
     found = [generate(prior, labels, streams(s, range(2)), Settings(temperature=0.0)) for s in (0, 1)]
@@ -349,14 +343,13 @@ def test_uniforms_are_uniform():
 
 
 def test_a_prior_that_breaks_is_reported_not_sampled():
-    prior = Table(0)
-    prior.step = lambda labels, tokens: torch.full((len(labels), 2), torch.nan)
+    prior = Table(0, constant=torch.nan)
     with pytest.raises(UserError, match="NaN"):
         generate(prior, None, streams(0, range(3)), Settings())
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "gpt2", "chain", "masked"])
-def test_weights_that_are_nan_are_reported_where_levels_have_unequal_codebooks(name):
+@pytest.mark.parametrize("name", ["pixelcnn", "transformer", "chain", "masked"])
+def test_weights_that_are_nan_are_reported_where_levels_have_unequal_codebooks(name, random_prior):
     prior = random_prior(name)
     for parameter in prior.parameters():
         parameter.data.fill_(torch.nan)
@@ -365,15 +358,15 @@ def test_weights_that_are_nan_are_reported_where_levels_have_unequal_codebooks(n
 
 
 @pytest.mark.parametrize("settings", [Settings(), Settings(top_p=0.9, temperature=[1.0, 0.5])], ids=["plain", "set"])
-def test_masked_decoding_chooses_alike_however_many_at_once(settings, monkeypatch):
+def test_masked_decoding_chooses_alike_however_many_at_once(settings, monkeypatch, random_prior):
     prior, labels = random_prior("masked").double(), torch.arange(5) % 3
     whole = generate(prior, labels, streams(0, range(5)), settings)
-    monkeypatch.setattr(decoding, "CHOSEN_AT_ONCE", 2 * LAYOUT.num_tokens * LAYOUT.vocabulary)
+    monkeypatch.setattr(masked, "CHOSEN_AT_ONCE", 2 * LAYOUT.num_tokens * LAYOUT.vocabulary)
     assert torch.equal(generate(prior, labels, streams(0, range(5)), settings), whole)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 100])
-def test_masked_decoding_knows_a_cosine_of_its_codes_after_each_step(steps, monkeypatch):
+def test_masked_decoding_knows_a_cosine_of_its_codes_after_each_step(steps, monkeypatch, random_prior):
     prior, unknown = random_prior("masked"), []
     original = type(prior).predict
 

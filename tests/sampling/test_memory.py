@@ -8,53 +8,60 @@ import torch
 from sampling import memory
 from sampling.pipeline import TwoStagePipeline
 from stage2_prior.priors.build import build_prior
-from stage2_prior.priors.products import Product
+from stage2_prior.priors.decoding.products import Product
 from tessera.codes.layout import CodeLayout, Level
+from tessera.footprint import state_bytes
 
 LAYOUT = CodeLayout((1, 16, 16), (Level(4, 4, 1, 11),))
-GPT2 = {"architecture": "gpt2", "layers": 3, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}
-SNAIL = {"hidden_channels": 8, "blocks": 1, "residuals": 1, "heads": 2, "conditioning_blocks": 1}
 CPU = torch.device("cpu")
 
 
-def make(name: str, params: dict):
-    return build_prior({"name": name, "params": params, "layout": LAYOUT.to_json(), "num_classes": 0}).eval()
+@pytest.fixture
+def make(prior_arguments):
+    """`make("transformer", layers=3)`: a prior without classes, over LAYOUT if no other is given."""
+
+    def prior_of(name: str, layout: CodeLayout = LAYOUT, **changes):
+        params = prior_arguments(name, **changes)
+        return build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": 0}).eval()
+
+    return prior_of
 
 
-def test_a_transformers_keys_and_values_are_counted():
+def decoding_bytes(prior) -> int:
+    return prior.decoding_bytes(CPU, memory.BYTES_PER_LOGIT)
+
+
+def test_a_transformers_keys_and_values_are_counted(make):
     keys_and_values = 3 * 2 * 16 * 16 * 4  # layers, both, tokens, width, bytes
-    needed = memory.decoding_bytes(make("transformer", GPT2), CPU)
+    needed = decoding_bytes(make("transformer", layers=3))
     assert keys_and_values <= needed < 1.5 * keys_and_values
 
 
-def test_what_serves_all_sequences_is_no_part_of_one_more():
+def test_what_serves_all_sequences_is_no_part_of_one_more(make):
     """Not embeddings of places, rotary angles or weights; and bf16 takes half, though few sequences are in fp32."""
-    prior = make("transformer", GPT2 | {"architecture": "llama"})
-    whole, lower = (memory.decoding_bytes(p, CPU) for p in (prior, prior.lowered(torch.bfloat16)))
+    prior = make("transformer", layers=3, architecture="llama")
+    whole, lower = (decoding_bytes(p) for p in (prior, prior.lowered(torch.bfloat16)))
     assert whole < 1.5 * 3 * 2 * 16 * 16 * 4
     assert lower < 0.75 * whole
 
 
 def test_products_are_weights():
-    assert memory.state_bytes([Product(torch.randn(8, 8), None, rows) for rows in (1, 4)]) == 0
+    assert state_bytes([Product(torch.randn(8, 8), None, rows) for rows in (1, 4)]) == 0
 
 
-def test_a_cache_that_grows_is_counted_for_every_token():
-    neox = make("transformer", GPT2 | {"architecture": "gpt_neox"})
-    ours = memory.decoding_bytes(make("transformer", GPT2), CPU)
-    assert memory.decoding_bytes(neox, CPU) == pytest.approx(ours, rel=0.5)
+def test_a_cache_that_grows_is_counted_for_every_token(make):
+    neox = make("transformer", layers=3, architecture="gpt_neox")
+    ours = decoding_bytes(make("transformer", layers=3))
+    assert decoding_bytes(neox) == pytest.approx(ours, rel=0.5)
 
 
 @pytest.mark.parametrize("name", ["pixelcnn", "pixelsnail"])
-def test_the_finest_level_is_what_counts(name):
-    params = {"channels": 8, "kernel_size": 3, "dropout": 0.0}
-    params |= {"layers": 2} if name == "pixelcnn" else SNAIL
+def test_the_finest_level_is_what_counts(name, make):
     coarse, fine = Level(2, 2, 1, 11), Level(16, 16, 1, 11)
     needed = []
     for levels in ((coarse, fine), (coarse, coarse), (fine,)):
-        layout = CodeLayout((1, 16, 16), levels).to_json()
-        prior = build_prior({"name": name, "params": params, "layout": layout, "num_classes": 0}).eval()
-        needed.append(memory.decoding_bytes(prior, CPU))
+        prior = make(name, CodeLayout((1, 16, 16), levels))
+        needed.append(decoding_bytes(prior))
     assert needed[0] > 4 * needed[1] and needed[0] >= needed[2]
 
 
@@ -80,7 +87,7 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path):
 
 def test_a_tensor_is_counted_once():
     one = torch.zeros(100)
-    assert memory.state_bytes({"a": one, "b": [one[:50], (one.view(10, 10),)], "weights": torch.nn.Linear(9, 9)}) == 400
+    assert state_bytes({"a": one, "b": [one[:50], (one.view(10, 10),)], "weights": torch.nn.Linear(9, 9)}) == 400
 
 
 @pytest.mark.parametrize(("free", "expected"), [(0, 1), (10**15, memory.MOST)])

@@ -11,12 +11,14 @@ from sampling.generate import generate
 from sampling.likelihood import summed_rates
 from sampling.pipeline import TwoStagePipeline
 from sampling.settings import Settings
+from stage2_prior.priors.build import prior_class
 from stage2_prior.priors.masked import Masked
 from tessera import paths
 from tessera.codes.store import open_codes
 from tessera.errors import UserError
 from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import open_prepared
+from tessera.parameters.parts import options
 
 
 @pytest.fixture
@@ -180,15 +182,11 @@ def test_settings_that_are_left_out_are_those_of_the_learned_distribution(pipeli
     assert Settings(temperature=0.5, top_k=3, guidance_scale=2.0).unguided() == Settings()
 
 
-LEARNED = {  # prior: strides and codebook sizes of a run that it fits
-    "pixelcnn": ([4], 8),
-    "pixelsnail": ([4, 2], [5, 9]),
-    "transformer": ([4, 2], [5, 9]),
-    "rq_transformer": ([4], 8),
-    "sub-tokens": ([4], 9),
-    "masked": ([4, 2], [5, 9]),
-    "chain": ([4, 2], [5, 9]),
-}
+# Strides and codebook sizes of a run, by the label of a prior.
+ONE_LEVEL, TWO_LEVELS = ([4], 8), ([4, 2], [5, 9])
+PACKAGE = "stage2_prior.priors"
+LEARNED = {name: TWO_LEVELS for name in options(PACKAGE) if prior_class(name).trained}
+LEARNED |= {"pixelcnn": ONE_LEVEL, "rq_transformer": ONE_LEVEL, "sub-tokens": ([4], 9)}
 
 
 @pytest.mark.parametrize("prior", LEARNED)
@@ -233,7 +231,7 @@ def test_labels_summed_out_of_bounds_are_a_bound(tiny_run, prior):
     pipeline = TwoStagePipeline.load("models", "cpu")
     for module in pipeline.prior.modules():
         if isinstance(module, Masked):
-            module.draws = 400
+            module.bound_draws = 400
     for parameter in pipeline.prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # so that classes differ
     pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(None))
@@ -253,7 +251,7 @@ def test_bounds_are_weighed_by_other_estimates_than_those_that_are_summed(tiny_r
     """Or the sum would follow the errors of its own estimates below the bound."""
     tiny_run(prior="masked")
     prior = TwoStagePipeline.load("models", "cpu").prior
-    prior.draws = 2
+    prior.bound_draws = 2
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tokens = open_codes(paths.CODES)["test"].rows(slice(None))
@@ -306,7 +304,7 @@ def test_images_out_of_range_are_refused(pipeline, pixels, bad):
 
 def test_a_null_label_that_was_never_shown_is_not_used(tiny_run, raw_params):
     raw_params["sampling"]["guidance_scale"] = 1.0
-    raw_params["stage2_prior"]["pixelcnn"]["training"]["label_dropout"] = 0.0
+    raw_params["stage2_prior"]["training"]["label_dropout"] = 0.0
     tiny_run(prior="pixelcnn", guidance_scale=1.0)
     pipeline = TwoStagePipeline.load("models", "cpu")
     pixels = open_prepared(paths.PREPARED)["test"].pixels(slice(None))

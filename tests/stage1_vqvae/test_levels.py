@@ -86,7 +86,7 @@ def images(count: int = 16) -> torch.Tensor:
 
 def trained(model: VQVAE, params: Any, steps: int = 30) -> list[float]:
     """Trains a model and returns the distortion of each step."""
-    optimizer = build_optimizer(model, params, model.re_estimated_parameters)
+    optimizer = build_optimizer(dict(model.named_parameters()), params, model.re_estimated_parameters)
     batch, distortions = images(), []
     initialise_codebooks(model, lambda: batch.split(8), seed=0)
     for step in range(steps):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.autoregressive import Autoregressive
+from stage2_prior.priors.build import build_prior, prior_class
 from tessera.codes.layout import CodeLayout, Level
+from tessera.parameters.parts import options
 
 LAYOUTS = {
     "one_level": CodeLayout((1, 8, 8), (Level(2, 2, 1, 4),)),
@@ -19,42 +22,22 @@ LAYOUTS = {
     "depth_4": CodeLayout((1, 4, 8), (Level(1, 2, 4, 2),)),
     "rectangle": CodeLayout((1, 8, 12), (Level(2, 3, 1, 2),)),
 }
-FAMILIES = {
-    "uniform": ("uniform", {}),
-    "counts": ("counts", {}),
-    "pixelcnn": ("pixelcnn", {"layers": 2, "channels": 6, "kernel_size": 3, "dropout": 0.1}),
-    "pixelsnail": (
-        "pixelsnail",
-        {
-            "channels": 8,
-            "hidden_channels": 6,
-            "kernel_size": 3,
-            "blocks": 2,
-            "residuals": 2,
-            "heads": 2,
-            "conditioning_blocks": 1,
-            "dropout": 0.1,
-        },
-    ),
-    "rq_transformer": (
-        "rq_transformer",
-        {"layers": 2, "depth_layers": 2, "width": 8, "heads": 2, "dropout": 0.1},
-    ),
-    "gpt2": ("transformer", {"architecture": "gpt2", "layers": 2, "width": 8, "heads": 2, "dropout": 0.1, "extra": {}}),
-    "llama": (
-        "transformer",
-        {"architecture": "llama", "layers": 2, "width": 8, "heads": 2, "dropout": 0.1, "extra": {}},
-    ),
+PACKAGE = "stage2_prior.priors"
+SIZE = {"layers": 2, "width": 8, "heads": 2, "dropout": 0.1}
+# Changes of an option's arguments, by the label of a test case. Every other option has one case, without changes.
+CASES_OF: dict[str, dict[str, dict]] = {
+    "pixelsnail": {"pixelsnail": {"channels": 1.0, "hidden": 0.75, "residuals": 2, "conditioning_blocks": 1}},
+    "rq_transformer": {"rq_transformer": {"depth_layers": 2}},
+    "transformer": {name: {"architecture": name} for name in ("gpt2", "llama")},
+    "masked": {"masked": {"layers": 1, "width": 16, "bound_draws": 2}},
 }
-OTHERS: dict[str, tuple[str, dict]] = {
-    "masked": ("masked", {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "bound_draws": 2}),
-    "sub-tokens": (
-        "pixelcnn",
-        {"layers": 1, "channels": 8, "kernel_size": 3, "dropout": 0.0, "largest_softmax": 2},
-    ),
-    "chain": ("chain", {}),
+EVERY = {
+    label: (name, changes) for name in options(PACKAGE) for label, changes in CASES_OF.get(name, {name: {}}).items()
 }
-LEARNED = [name for name in FAMILIES if name not in ("uniform", "counts")]
+FAMILIES = {label: case for label, case in EVERY.items() if issubclass(prior_class(case[0]), Autoregressive)}
+OTHERS: dict[str, tuple[str, dict]] = {label: case for label, case in EVERY.items() if label not in FAMILIES}
+OTHERS["sub-tokens"] = ("pixelcnn", {"layers": 1, "largest_softmax": 2})
+LEARNED = [label for label, (name, _) in FAMILIES.items() if prior_class(name).trained]
 
 
 @pytest.fixture(autouse=True)
@@ -66,35 +49,46 @@ def random_tokens(layout: CodeLayout, count: int) -> torch.Tensor:
     return (torch.rand(count, layout.num_tokens) * layout.codebook_sizes).long()
 
 
-def fresh(family: str, layout: CodeLayout, num_classes: int, **changes: object) -> nn.Module:
-    name, params = FAMILIES[family]
-    return build_prior(
-        {"name": name, "params": {**params, **changes}, "layout": layout.to_json(), "num_classes": num_classes}
-    )
+class Priors:
+    """Builds the priors of the cases above, newly initialised."""
+
+    def __init__(self, prior_arguments: Callable[..., dict[str, Any]]) -> None:
+        self.prior_arguments = prior_arguments
+
+    def arguments(self, label: str, **changes: object) -> dict[str, Any]:
+        """The arguments of a case's prior. Only arguments that the prior has are changed by SIZE."""
+        name, own = EVERY.get(label) or OTHERS[label]
+        shared = {key: value for key, value in SIZE.items() if key in self.prior_arguments(name)}
+        return self.prior_arguments(name, **{**shared, **own, **changes})
+
+    def fresh(self, label: str, layout: CodeLayout, num_classes: int, **changes: object) -> nn.Module:
+        name = (EVERY.get(label) or OTHERS[label])[0]
+        params = self.arguments(label, **changes)
+        return build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
+
+    def trainable(self, label: str, layout: CodeLayout, num_classes: int) -> nn.Module:
+        """A prior that learns, without dropout. A chain has a convolutional link, then a transformer, in turn."""
+        if label != "chain":
+            return self.fresh(label, layout, num_classes, dropout=0.0)
+        kinds = itertools.islice(itertools.cycle(["pixelsnail", "gpt2"]), len(layout.levels))
+        links = [{"name": EVERY[kind][0], "params": self.arguments(kind, dropout=0.0)} for kind in kinds]
+        return self.fresh("chain", layout, num_classes, links=links)
+
+    def stirred(self, label: str, layout: CodeLayout, num_classes: int) -> nn.Module:
+        """A prior in evaluation mode whose weights (or counts) are random and large."""
+        prior = self.fresh(label, layout, num_classes).eval()
+        if not prior.trained:
+            labels = torch.randint(num_classes, (40,)) if num_classes else None
+            prior.fit([(random_tokens(layout, 40), labels)])
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.normal_(0, 0.5)
+        return prior
 
 
-def trainable(family: str, layout: CodeLayout, num_classes: int) -> nn.Module:
-    """A family that learns, or one of those that are made of others, without dropout."""
-    if family in FAMILIES:
-        return fresh(family, layout, num_classes, dropout=0.0)
-    name, params = OTHERS[family]
-    if name == "chain":
-        kinds = itertools.cycle([FAMILIES["pixelsnail"], FAMILIES["gpt2"]])
-        kinds = [next(kinds) for _ in layout.levels]
-        params = {"links": [{"name": name, "params": params | {"dropout": 0.0}} for name, params in kinds]}
-    return build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
-
-
-def stirred(family: str, layout: CodeLayout, num_classes: int) -> nn.Module:
-    """A prior in evaluation mode whose weights (or counts) are random and large."""
-    prior = fresh(family, layout, num_classes).eval()
-    if not prior.trained:
-        labels = torch.randint(num_classes, (40,)) if num_classes else None
-        prior.fit([(random_tokens(layout, 40), labels)])
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.normal_(0, 0.5)
-    return prior
+@pytest.fixture
+def priors(prior_arguments: Callable[..., dict[str, Any]]) -> Priors:
+    return Priors(prior_arguments)
 
 
 @pytest.fixture
@@ -103,18 +97,18 @@ def make_tokens() -> Callable[[CodeLayout, int], torch.Tensor]:
 
 
 @pytest.fixture
-def make_fresh() -> Callable[..., nn.Module]:
-    return fresh
+def make_fresh(priors: Priors) -> Callable[..., nn.Module]:
+    return priors.fresh
 
 
 @pytest.fixture
-def make_stirred() -> Callable[..., nn.Module]:
-    return stirred
+def make_stirred(priors: Priors) -> Callable[..., nn.Module]:
+    return priors.stirred
 
 
 @pytest.fixture
-def make_trainable() -> Callable[..., nn.Module]:
-    return trainable
+def make_trainable(priors: Priors) -> Callable[..., nn.Module]:
+    return priors.trainable
 
 
 @pytest.fixture(name="trainable", params=[*LEARNED, *OTHERS])
@@ -136,9 +130,9 @@ CASES = list(itertools.product(FAMILIES, LAYOUTS, (0, 2)))
 
 
 @pytest.fixture(params=CASES, ids=[f"{f}-{name}-{c or 'no'}_classes" for f, name, c in CASES])
-def prior(request: pytest.FixtureRequest) -> nn.Module:
-    family, name, num_classes = request.param
-    return stirred(family, LAYOUTS[name], num_classes)
+def prior(request: pytest.FixtureRequest, priors: Priors) -> nn.Module:
+    label, name, num_classes = request.param
+    return priors.stirred(label, LAYOUTS[name], num_classes)
 
 
 def positions_seen_from(grid: nn.Module, row: int, column: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stage2_prior.priors import tables as product
+from stage2_prior.priors import counts as product
 from stage2_prior.priors.smoothing import best_strength, left_out, smooth_group
 from tessera.codes.layout import CodeLayout, Level
 

@@ -40,14 +40,14 @@ def every_sequence(layout: CodeLayout = LAYOUT) -> torch.Tensor:
 @torch.no_grad()
 def by_order(prior, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Nats (orders, B, n) when the prior's own tokens are said one by one, in every order."""
-    own = list(range(prior.given, prior.layout.num_tokens))
+    own = list(range(prior.given_tokens, prior.layout.num_tokens))
     orders = list(itertools.permutations(range(len(own))))
     nats = torch.zeros(len(orders), len(tokens), len(own), dtype=torch.float64)
     for i, order in enumerate(orders):
         unknown = torch.ones(len(tokens), len(own), dtype=torch.bool)
         for place in order:
             log_p = prior.predict(tokens, unknown, labels).log_softmax(-1)[:, place]
-            nats[i, :, place] = -log_p.gather(-1, tokens[:, prior.given + place, None])[:, 0]
+            nats[i, :, place] = -log_p.gather(-1, tokens[:, prior.given_tokens + place, None])[:, 0]
             unknown[:, place] = False
     return nats
 
@@ -69,7 +69,7 @@ def test_the_bound_is_the_mean_over_orders_and_above_minus_log_p(layout, first, 
     assert (found.sum(1) > mixture - 4 * variance.sqrt()).all()
     for label in range(num_classes + 1):
         p = (-by_order(prior, tokens, torch.full((len(tokens),), label)).sum(-1)).exp().mean(0)
-        sums = dict.fromkeys(contexts := [tuple(row) for row in tokens[:, : prior.given].tolist()], 0.0)
+        sums = dict.fromkeys(contexts := [tuple(row) for row in tokens[:, : prior.given_tokens].tolist()], 0.0)
         for context, probability in zip(contexts, p.tolist(), strict=True):
             sums[context] += probability
         assert list(sums.values()) == pytest.approx([1] * len(sums), abs=1e-9)

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
+from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.gated import GatedGrid, GatedLayer
-from stage2_prior.priors.products import Product
 from tessera.codes.layout import CodeLayout, Level
 
 
@@ -48,10 +48,10 @@ def test_decoding_runs_each_layer_once_a_token_and_once_a_row(make_stirred, monk
             return original(self, first, second)
 
         monkeypatch.setattr(owner, name, counted)
-    state = prior.start(torch.zeros(2, dtype=torch.int64))
+    state = prior.start_decoding(torch.zeros(2, dtype=torch.int64))
     last = None
     for _ in range(layout.num_tokens):
-        last = prior.step(state, last).argmax(-1)
+        last = prior.next_logits(state, last).argmax(-1)
     layers = 2
     assert calls == {"vertical": layers * (2 + 4), "onto": 2 * layers * (6 + 20)}
     assert sizes == {

@@ -53,8 +53,8 @@ def test_without_attention_a_network_sees_its_kernels(seen_from):
 
 def test_decoding_reads_the_rows_above_once_a_row(monkeypatch):
     layout = CodeLayout((1, 8, 8), (Level(3, 5, 2, 4),))
-    sizes = {key: value for key, value in SIZE.items() if key != "hidden"}
-    prior = PixelSNAIL(layout, 0, **sizes, hidden_channels=4, conditioning_blocks=0).eval()
+    size = {"layers": 1, "width": 4, "channels": 1.0, "hidden": 1.0, "kernel_size": 3, "residuals": 1, "heads": 0}
+    prior = PixelSNAIL(layout, 0, **size, dropout=0.0, conditioning_blocks=0).eval()
     calls = Counter()
     begin_row, one = CausalConv.begin_row, CausalConv.one
 
@@ -68,10 +68,10 @@ def test_decoding_reads_the_rows_above_once_a_row(monkeypatch):
 
     monkeypatch.setattr(CausalConv, "begin_row", counted_row)
     monkeypatch.setattr(CausalConv, "one", counted_one)
-    state = prior.start(torch.zeros(2, dtype=torch.int64))
+    state = prior.start_decoding(torch.zeros(2, dtype=torch.int64))
     token = None
     for _ in range(layout.num_tokens):
-        token = prior.step(state, token).argmax(-1)
+        token = prior.next_logits(state, token).argmax(-1)
     convolutions = 3
     assert calls == {"rows": convolutions * 3, "ones": convolutions * 15}
 
@@ -83,10 +83,11 @@ def test_rosinalitys_size_has_its_parameters():
         prior = PixelSNAIL(
             layout,
             0,
-            channels=256,
-            hidden_channels=256,
+            layers=4,
+            width=256,
+            channels=1.0,
+            hidden=1.0,
             kernel_size=5,
-            blocks=4,
             residuals=4,
             heads=8,
             conditioning_blocks=0,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stage2_prior.priors import rq_transformer
 from stage2_prior.priors.build import build_prior, load_prior, prior_config
-from tessera.artifacts import publishing as artifacts
+from tessera.artifacts.models import save_model
 from tessera.codes.layout import CodeLayout, Level
 from tessera.errors import UserError
 
@@ -22,14 +22,10 @@ def all_labels(prior: nn.Module) -> range:
     return range(prior.num_classes + 1)  # the null label too
 
 
-def wide(family: str, width: int) -> dict[str, int]:
-    return {"channels" if family.startswith("pixel") else "width": width}
-
-
 def decode(prior: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
-    """Logits (B, N, V) by start and step, the tokens given."""
-    state = prior.start(labels)
-    steps = [prior.step(state, tokens[:, i - 1] if i else None) for i in range(tokens.shape[1])]
+    """Logits (B, N, V) by `start_decoding` and `next_logits`, with the tokens given."""
+    state = prior.start_decoding(labels)
+    steps = [prior.next_logits(state, tokens[:, i - 1] if i else None) for i in range(tokens.shape[1])]
     return torch.stack(steps, dim=1)
 
 
@@ -99,7 +95,7 @@ def test_decoding_gives_the_teacher_forced_logits(prior, make_tokens):
         ("pixelcnn", {"layers": 3, "kernel_size": 5}),
         ("pixelsnail", {"kernel_size": 3, "heads": 0}),
         ("pixelsnail", {"kernel_size": 5, "conditioning_blocks": 0}),
-        ("pixelsnail", {"blocks": 1, "hidden_channels": 10, "kernel_size": 5}),
+        ("pixelsnail", {"layers": 1, "hidden": 1.25, "kernel_size": 5}),
         ("gpt2", {}),
         ("llama", {}),
         ("rq_transformer", {}),
@@ -127,10 +123,10 @@ def test_cached_decoding_gives_the_tokens_of_full_recomputation(prior, greedy):
     labels = torch.arange(count) % (prior.num_classes + 1)
     uniforms = None if greedy else torch.rand(length, count, dtype=torch.float64)
     cached, full = torch.zeros(2, count, length, dtype=torch.int64)
-    state, last = prior.start(labels), None
+    state, last = prior.start_decoding(labels), None
     for i in range(length):
         u = None if greedy else uniforms[i]
-        last = cached[:, i] = choose(prior.step(state, last), u)
+        last = cached[:, i] = choose(prior.next_logits(state, last), u)
         full[:, i] = choose(prior.logits(full, labels)[:, i], u)
     assert torch.equal(cached, full)
     assert (cached < prior.layout.codebook_sizes).all()
@@ -162,7 +158,7 @@ def test_logits_are_float32_under_autocast_and_minus_infinity_beyond_a_codebook(
 
 def test_a_published_prior_loads_with_the_same_logits(prior, make_tokens, tmp_path):
     parents = {"codes": "c", "vqvae": "v"}
-    artifacts.save_model(tmp_path / "prior", "prior", prior_config(prior), prior.state_dict(), parents)
+    save_model(tmp_path / "prior", "prior", prior_config(prior), prior.state_dict(), parents)
     loaded, manifest = load_prior(tmp_path / "prior")
     tokens = make_tokens(prior.layout, 3)
     assert manifest.parents == parents
@@ -171,25 +167,25 @@ def test_a_published_prior_loads_with_the_same_logits(prior, make_tokens, tmp_pa
     assert torch.equal(loaded.logits(tokens, None), prior.logits(tokens, None))
 
 
-def test_a_step_out_of_order_is_refused(prior, make_tokens):
+def test_tokens_out_of_order_are_refused(prior, make_tokens):
     tokens = make_tokens(prior.layout, 1)
     labels = torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(ValueError, match="the first step takes no tokens"):
-        prior.step(prior.start(labels), tokens[:, 0])
-    state = prior.start(labels)
-    prior.step(state, None)
+    with pytest.raises(ValueError, match="the first call takes no tokens"):
+        prior.next_logits(prior.start_decoding(labels), tokens[:, 0])
+    state = prior.start_decoding(labels)
+    prior.next_logits(state, None)
     with pytest.raises(ValueError, match="every later one the tokens"):
-        prior.step(state, None)
+        prior.next_logits(state, None)
     for i in range(1, prior.layout.num_tokens):
-        prior.step(state, tokens[:, i - 1])
+        prior.next_logits(state, tokens[:, i - 1])
     with pytest.raises(ValueError, match="complete"):
-        prior.step(state, tokens[:, -1])
+        prior.next_logits(state, tokens[:, -1])
     with pytest.raises(ValueError, match=r"coarser levels, \(1, 0\), got \(1, 2\)"):
-        prior.start(labels, context=torch.zeros(1, 2, dtype=torch.int64))
+        prior.start_decoding(labels, torch.zeros(1, 2, dtype=torch.int64))
 
 
 def test_the_first_loss_is_near_that_of_the_uniform_prior(learned, layout, make_fresh, make_tokens):
-    prior = make_fresh(learned, layout, 2, **wide(learned, 64))
+    prior = make_fresh(learned, layout, 2, width=64)
     tokens = make_tokens(layout, 64)
     assert prior(tokens, torch.arange(64) % 3).item() == pytest.approx(layout.uniform_nats / layout.num_tokens, abs=0.1)
 
@@ -201,7 +197,7 @@ def test_every_trained_parameter_gets_a_gradient(learned, layout, make_fresh, ma
 
 
 def test_a_batch_can_be_learned_by_heart(learned, make_fresh, make_tokens, layout):
-    prior = make_fresh(learned, layout, 4, dropout=0.0, **wide(learned, 32))
+    prior = make_fresh(learned, layout, 4, dropout=0.0, width=32)
     tokens, labels = make_tokens(layout, 4), torch.arange(4)
     optimizer = torch.optim.Adam(prior.parameters(), 3e-3)
     for _ in range(600):  # a few dozen are enough for most; rounding decides when one leaves a plateau
@@ -250,7 +246,7 @@ def test_checkpointed_gradients_are_the_same_and_so_are_the_names(trainable, lay
 def test_no_more_sequences_are_measured_at_once_than_their_logits_allow(learned, make_fresh):
     small, large = (CodeLayout((1, 64, 64), (Level(8, 8, 1, size),)) for size in (4, 2**15))
     assert make_fresh(learned, small, 0).measured_at_once(256) == 256
-    assert make_fresh(learned, large, 0).measured_at_once(256) == 128
+    assert make_fresh(learned, large, 0, largest_softmax=2**15).measured_at_once(256) == 128
     assert make_fresh(learned, large, 0, largest_softmax=256).measured_at_once(256) == 256
 
 
@@ -317,7 +313,7 @@ def test_an_unknown_prior_is_refused_with_the_nearest_name(layout):
 def test_weights_of_another_shape_are_refused(layout, make_fresh, tmp_path):
     config = prior_config(make_fresh("pixelcnn", layout, 2))
     weights = make_fresh("pixelcnn", layout, 3).state_dict()
-    artifacts.save_model(tmp_path / "prior", "prior", config, weights, {})
+    save_model(tmp_path / "prior", "prior", config, weights, {})
     with pytest.raises(UserError, match="not a prior that this version can build"):
         load_prior(tmp_path / "prior")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from stage2_prior.priors.products import BLOCK, KVCache, Product
+from stage2_prior.priors.decoding import products
+from stage2_prior.priors.decoding.cache import BLOCK, KVCache
+from stage2_prior.priors.decoding.products import Product
 
 # What bf16 keeps of sums of tens: 8 bits.
 TOLERANCES = {
@@ -65,6 +69,40 @@ def test_products_are_laid_out_where_the_machine_can(monkeypatch):
         expected = F.linear(x, weight.to(dtype))
         torch.testing.assert_close(plain(x), expected)
         torch.testing.assert_close(plain.onto(x, other), expected + other)
+
+
+@pytest.fixture
+def untried():
+    """Private operators are tried anew in the test, and again after it."""
+    products.works.cache_clear()
+    yield
+    products.works.cache_clear()
+
+
+LAID_OUT = {"mkl": torch.float32, "onednn": torch.bfloat16}
+
+
+@pytest.mark.parametrize("layout", LAID_OUT)
+@pytest.mark.parametrize("fault", ["missing", "wrong"])
+@torch.inference_mode()
+def test_private_operators_that_are_missing_or_wrong_are_replaced_with_one_line(
+    layout, fault, untried, monkeypatch, capsys
+):
+    weight, x = torch.randn(24, 40).to(LAID_OUT[layout]), torch.randn(3, 40).to(LAID_OUT[layout])
+    if Product(weight, None, 3).layout != layout:
+        pytest.skip("this machine has no such operators")
+    products.works.cache_clear()
+    if fault == "missing":
+        left = {"_is_mkldnn_bf16_supported": lambda: True}
+        monkeypatch.setattr(torch.ops, {"mkl": "mkl", "onednn": "mkldnn"}[layout], types.SimpleNamespace(**left))
+    else:
+        monkeypatch.setattr(Product, "onto", lambda self, x, other: other)
+    for _ in range(2):
+        product = Product(weight, None, 3)
+        assert product.layout == "plain"
+        torch.testing.assert_close(product(x), F.linear(x, weight))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{layout} fails" in said
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

@@ -8,26 +8,14 @@ import math
 import pytest
 import torch
 
-from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.build import build_prior, prior_class
 from stage2_prior.priors.subtokens import SubTokens, factors, split_layout
 from tessera.codes.layout import CodeLayout, Level
 from tessera.errors import UserError
+from tessera.parameters.parts import options
 
-SNAIL = {"channels": 8, "hidden_channels": 8, "kernel_size": 3, "blocks": 1, "residuals": 1, "heads": 2}
-SNAIL |= {"conditioning_blocks": 1, "dropout": 0.0}
-GPT2 = {"architecture": "gpt2", "layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "extra": {}}
-RQ = {"layers": 1, "depth_layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
-FAMILIES = {
-    "uniform": {},
-    "counts": {},
-    "pixelcnn": {"layers": 1, "channels": 8, "kernel_size": 3, "dropout": 0.0},
-    "pixelsnail": SNAIL,
-    "transformer": GPT2,
-    "rq_transformer": RQ,
-}
-
-
-MASKED = {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "bound_draws": 3000}
+PACKAGE = "stage2_prior.priors"
+EXACT = [name for name in options(PACKAGE) if name != "chain" and prior_class(name).exact]
 LAYOUTS = {
     "two levels": CodeLayout((1, 8, 8), (Level(1, 1, 2, 2), Level(1, 1, 1, 12))),
     "one level": CodeLayout((1, 8, 8), (Level(2, 2, 1, 4),)),
@@ -37,14 +25,21 @@ LAYOUTS = {
 LAYOUT = LAYOUTS["two levels"]
 
 
-def make(name: str, layout: CodeLayout, largest: int, num_classes: int = 2):
-    torch.manual_seed(0)
-    params = (MASKED if name == "masked" else FAMILIES[name]) | {"largest_softmax": largest}
-    prior = build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.normal_(0, 0.3)
-    return prior.eval()
+@pytest.fixture
+def make(prior_arguments):
+    """`make("masked", layout, 3)`: a prior with softmaxes of at most 3 values; its weights are random."""
+
+    def prior_of(name: str, layout: CodeLayout, largest: int, num_classes: int = 2):
+        torch.manual_seed(0)
+        changes = {"bound_draws": 3000} if name == "masked" else {}
+        params = prior_arguments(name, largest_softmax=largest, **changes)
+        prior = build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.normal_(0, 0.3)
+        return prior.eval()
+
+    return prior_of
 
 
 def every_sequence(layout: CodeLayout) -> torch.Tensor:
@@ -72,10 +67,10 @@ def test_a_codebook_size_with_a_large_prime_is_refused():
         factors(8209, 8000)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("num_classes", [0, 2])
-def test_probabilities_of_all_codes_sum_to_one_and_none_knows_a_later_one(name, layout, num_classes):
+def test_probabilities_of_all_codes_sum_to_one_and_none_knows_a_later_one(name, layout, num_classes, make):
     prior, tokens = make(name, layout, 3, num_classes).double(), every_sequence(layout)
     assert isinstance(prior, SubTokens)
     prior.fit([(tokens[:30], torch.arange(30) % num_classes if num_classes else None)])
@@ -89,7 +84,7 @@ def test_probabilities_of_all_codes_sum_to_one_and_none_knows_a_later_one(name, 
 
 
 @pytest.mark.parametrize("num_classes", [0, 2])
-def test_the_bound_of_a_masked_prior_of_sub_tokens_is_the_mean_over_their_orders(num_classes):
+def test_the_bound_of_a_masked_prior_of_sub_tokens_is_the_mean_over_their_orders(num_classes, make):
     layout = CodeLayout((1, 4, 8), (Level(1, 2, 1, 4),))
     prior, tokens = make("masked", layout, 3, num_classes).double(), every_sequence(layout)
     labels, parts = torch.arange(len(tokens)) % (num_classes + 1), prior.split(tokens)
@@ -107,7 +102,7 @@ def test_the_bound_of_a_masked_prior_of_sub_tokens_is_the_mean_over_their_orders
     assert ((found.sum(1) - total / len(orders)) / variance.sqrt()).abs().max() < 4
 
 
-def test_every_code_splits_into_sub_tokens_and_back():
+def test_every_code_splits_into_sub_tokens_and_back(make):
     layout = CodeLayout((1, 8, 8), (Level(1, 2, 1, 5), Level(2, 2, 2, 30), Level(1, 3, 1, 12)))
     prior = make("counts", layout, 5)
     tokens = (torch.rand(500, layout.num_tokens) * layout.codebook_sizes).long()
@@ -128,9 +123,9 @@ def test_the_layout_keeps_its_positions_and_its_uniform_nats():
     assert CodeLayout.from_json(LAYOUT.to_json()) == LAYOUT
 
 
-def test_a_codebook_of_262144_codes_has_no_parameter_or_logit_of_its_size():
+def test_a_codebook_of_262144_codes_has_no_parameter_or_logit_of_its_size(make):
     layout = CodeLayout((3, 8, 8), (Level(2, 2, 1, 2**18),))
-    for name in FAMILIES:
+    for name in EXACT:
         prior = make(name, layout, 16384)
         assert isinstance(prior, SubTokens)
         assert max((max(t.shape) for t in prior.state_dict().values() if t.ndim), default=0) <= 2 * 512 + 1
@@ -139,5 +134,5 @@ def test_a_codebook_of_262144_codes_has_no_parameter_or_logit_of_its_size():
         assert prior.nll(tokens, None).shape == (3, 4)
 
 
-def test_a_codebook_within_the_limit_is_left_alone():
+def test_a_codebook_within_the_limit_is_left_alone(make):
     assert not isinstance(make("pixelcnn", LAYOUT, 12), SubTokens)

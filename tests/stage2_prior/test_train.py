@@ -254,9 +254,9 @@ def make_task(classes: int, **training: Any) -> PriorTask:
 
     codes = open_codes(paths.CODES)
     section = load(Path("params.yaml")).stage2_prior.pixelcnn
-    params = {"layers": 1, "width": 4, "kernel_size": 3, "dropout": 0.0}
     torch.manual_seed(0)
-    prior = build_prior({"name": "pixelcnn", "params": params, "layout": LAYOUT.to_json(), "num_classes": classes})
+    config = {"name": "pixelcnn", "params": section.arguments(), "layout": LAYOUT.to_json(), "num_classes": classes}
+    prior = build_prior(config)
     return PriorTask(prior, codes, section.training.model_copy(update=training))
 
 

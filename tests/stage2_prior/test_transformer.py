@@ -108,8 +108,8 @@ def test_the_same_seed_builds_the_same_weights(architecture, make_fresh):
 def test_other_architectures_serve_too(architecture, make_fresh, make_tokens):
     prior = make_fresh("llama", LAYOUT, 2, architecture=architecture).eval()
     tokens, labels = make_tokens(LAYOUT, 3), torch.tensor([0, 1, 2])
-    state = prior.start(labels)
-    steps = [prior.step(state, tokens[:, i - 1] if i else None) for i in range(12)]
+    state = prior.start_decoding(labels)
+    steps = [prior.next_logits(state, tokens[:, i - 1] if i else None) for i in range(12)]
     torch.testing.assert_close(torch.stack(steps, dim=1), prior.logits(tokens, labels), rtol=1e-4, atol=1e-5)
 
 
@@ -122,6 +122,6 @@ def test_a_finer_level_is_decoded_from_the_coarser_ones(architecture, make_token
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     tokens, labels = make_tokens(layout, 3), torch.tensor([0, 1, 2])
-    state = prior.start(labels, tokens[:, :3])
-    steps = [prior.step(state, tokens[:, i - 1] if i > 3 else None) for i in range(3, 7)]
+    state = prior.start_decoding(labels, tokens[:, :3])
+    steps = [prior.next_logits(state, tokens[:, i - 1] if i > 3 else None) for i in range(3, 7)]
     torch.testing.assert_close(torch.stack(steps, dim=1), prior.logits(tokens, labels), rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tessera.launch import accelerator
+from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.training.checkpoint import StateFolder
 from tessera.training.loop import Trainer
@@ -33,7 +33,7 @@ TRAINING = {
     "validate_every": 4,
     "patience": None,
 }
-RUNTIME = {"threads": 1, "log_every": 1, "save_every": 1000, "batch_size": 8}
+RUNTIME = {"processes": None, "threads": 1, "log_every": 1, "save_every": 1000, "batch_size": 8}
 
 
 @pytest.fixture

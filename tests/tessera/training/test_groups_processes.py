@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 from tessera.distributed import world
-from tessera.launch import accelerator
+from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import generator
 from tessera.training.checkpoint import StateFolder
@@ -69,7 +69,7 @@ params = TrainingParams(
     warmup_steps=2, final_learning_rate_fraction=0.1, gradient_clip=1.0, weight_ema_decay=0.0, precision="fp32",
     channels_last=False, compile=False, validate_every=2, patience=3,
 )
-runtime = RuntimeParams(threads=1, log_every=1, save_every=1000, batch_size=8)
+runtime = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8)
 accelerator = accelerator(runtime)
 with StateFolder("toy", "run", accelerator.is_main_process) as state:
     trainer = Trainer(Toy(), params, runtime, accelerator, state)

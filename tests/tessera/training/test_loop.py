@@ -16,9 +16,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
 
-from tessera import launch
 from tessera.errors import UserError
-from tessera.launch import accelerator
+from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import SampleOrder, generator
 from tessera.training.loop import Trainer
@@ -26,7 +25,7 @@ from tessera.training.optimizer import learning_rate
 from tessera.training.progress import Choice, Progress
 from tessera.training.task import Task
 
-RUNTIME = RuntimeParams(threads=1, log_every=1, save_every=1000, batch_size=8)
+RUNTIME = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8)
 
 
 class Network(nn.Module):
@@ -344,7 +343,7 @@ def test_apples_gpu_which_has_no_float64_is_not_used(monkeypatch: pytest.MonkeyP
 
 def test_another_way_of_sharing_the_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     sharded = SimpleNamespace(distributed_type=DistributedType.FSDP, num_processes=1)
-    monkeypatch.setattr(launch, "Accelerator", lambda **arguments: sharded)
+    monkeypatch.setattr("accelerate.Accelerator", lambda **arguments: sharded)
     with pytest.raises(UserError, match="the launcher asks for FSDP, which is not supported"):
         accelerator(RUNTIME)
 

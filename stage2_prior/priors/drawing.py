@@ -1,0 +1,92 @@
+"""What a prior is given to draw codes with. The package `sampling` implements it and passes it to `Prior.decode`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from tessera.errors import UserError
+
+
+class Sampler(Protocol):
+    """The settings, the random numbers and the progress report of one batch of images.
+
+    Attributes:
+        decoding_steps: number of forward passes in which a masked prior fills in all codes.
+        choice_temperature: scale of the Gumbel noise that a masked prior adds to each code's confidence.
+    """
+
+    decoding_steps: int
+    choice_temperature: float
+
+    def guided(self, levels: Iterable[int]) -> bool:
+        """Whether guidance acts on any of these levels. If so, the prior also computes logits for the null label."""
+        ...
+
+    def guide(self, logits: Tensor, level: int, moment: float) -> Tensor:
+        """Combines logits (2B, ...), the labels' rows first and the null label's after them, to (B, ...).
+
+        Args:
+            moment: how far the codes of the image have come, from 0 for the first to 1 for the last.
+        """
+        ...
+
+    def uniforms(self, count: int, *purpose: int | str) -> Tensor:
+        """Random numbers, float64 (B, count) in [0, 1). Each image and each purpose has a random stream of its own."""
+        ...
+
+    def choose(self, logits: Tensor, uniforms: Tensor, level: int) -> Tensor:
+        """One token for each row, int64 (B,), from logits (B, V) and random numbers (B,)."""
+        ...
+
+    def greedy(self, level: int) -> bool:
+        """Whether `choose` takes the likeliest token of this level, whatever the random numbers."""
+        ...
+
+    def advance(self, share: float) -> None:
+        """Reports that this share of the work on the batch has been done. All shares sum to 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part that one prior draws of all the codes of an image.
+
+    Attributes:
+        first: the moment of the prior's first code: 0 is the first code of the image, 1 the last.
+        last: the moment of its last code.
+        share: the prior's share of the work, from 0 to 1.
+    """
+
+    first: float = 0.0
+    last: float = 1.0
+    share: float = 1.0
+
+    def moment(self, number: int, count: int) -> float:
+        """The moment of the n-th of `count` evenly spaced events, from 0. A single event stands at the end."""
+        return self.first + (self.last - self.first) * number / (count - 1) if count > 1 else self.last
+
+    def of_link(self, begin: int, end: int, count: int) -> Part:
+        """The part of a chain's link that draws the tokens `begin` to `end` - 1 of `count`."""
+        return Part(self.moment(begin, count), self.moment(end - 1, count), self.share * (end - begin) / count)
+
+
+def require_finite(finite: Tensor) -> None:
+    """Refuses a batch in which logits were not numbers.
+
+    Priors call it once, after all codes of a batch are drawn: on a GPU, a check of every token would wait for the
+    device each time.
+
+    Args:
+        finite: bool, a scalar: whether the largest logit of every token was a finite number.
+
+    Raises:
+        UserError: it was not.
+    """
+    if not finite:
+        raise UserError(
+            "the prior gave logits that are NaN or infinite; with precision bf16 try fp32, else train it again"
+        )

@@ -1,0 +1,63 @@
+"""Measures how much memory tensors take: those that an object holds, and those that a module computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+LIVE_OUTPUTS = 4  # outputs of the largest layer that are in memory at once while a network runs
+
+
+def tensors_in(value: Any) -> Iterable[torch.Tensor]:
+    """Every tensor inside a nest of containers and plain objects.
+
+    Modules and callable objects are left out: what they hold are weights, which all sequences share.
+    """
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, nn.Module | str | int | float | None) or callable(value):
+        return
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+    elif is_dataclass(value):
+        for f in fields(value):
+            yield from tensors_in(getattr(value, f.name))
+    elif hasattr(value, "__dict__"):
+        yield from tensors_in(vars(value))
+
+
+def state_bytes(state: Any) -> int:
+    """Bytes of the tensors inside an object; memory that several tensors share counts once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_in(state)}
+    return sum(storages.values())
+
+
+class LargestOutput:
+    """Records the size of the largest tensor that a module, or any module inside it, returns within a `with` block.
+
+    Attributes:
+        bytes: the size so far; 0 before the first call.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.bytes = module, 0
+
+    def __enter__(self) -> LargestOutput:
+        self.handles = [m.register_forward_hook(self._note) for m in self.module.modules()]
+        return self
+
+    def _note(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            self.bytes = max(self.bytes, output.nbytes)
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self.handles:
+            handle.remove()
