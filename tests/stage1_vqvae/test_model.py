@@ -1,4 +1,4 @@
-"""VQVAE: encode, decode, its loss, its codebooks' care, and a published one read back."""
+"""The VQVAE: encoding, decoding, the loss, computing codebooks from images, and reading a published model."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_bf16_autocast_trains_with_a_float32_loss(likelihood: str) -> None:
 def test_every_likelihood_trains_and_brings_the_image_nearer(params, likelihood: str, shape: tuple) -> None:
     chosen = params({"stage1_vqvae.likelihood.name": likelihood}).stage1_vqvae.likelihood.values()
     model = VQVAE(config(shape) | {"likelihood": chosen})
-    images = torch.full((4, *shape), 0.4)  # plain grey ones: three steps show in the loss
+    images = torch.full((4, *shape), 0.4)  # images of one grey: three steps are enough to lower the loss
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     distortions = []
     for step in range(3):

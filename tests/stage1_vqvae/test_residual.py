@@ -1,4 +1,4 @@
-"""Residual quantization: sums of codes, one gradient, and the start and re-estimation of every depth."""
+"""Residual quantization: sums of codes, one gradient, and computing each depth's codebook from data."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_lfq_is_successive_approximation_by_halves() -> None:
 
 
 def test_the_commitment_to_each_bit_is_as_large_as_the_error_it_leaves() -> None:
-    """The squared error that each depth leaves, in z's own units: a finer bit does not pull harder."""
+    """The loss of each depth is the squared error that it leaves, in z's units. Finer bits do not pull harder."""
     lfq = {"bits": 3, "commitment_cost": 0.5, "entropy_cost": 0.0, "entropy_temperature": 1.0, "diversity": 1.0}
     quantizer = residual(4, inner={"name": "lfq", "lfq": {**lfq, "entropy_group_bits": 3}})
     z = torch.rand(100, 3) * 4 - 2

@@ -1,4 +1,4 @@
-"""Soft EM: what is drawn, what it moves, and that evaluation is hard."""
+"""Soft EM: which codes are drawn and how they move; evaluation takes the nearest code."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def brute_force(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """The first of the nearest codes, from the full table of differences in float64."""
+    """The first of the nearest codes, found in the full table of distances in float64."""
     table = (vectors.double()[:, None] - codebook.double()[None]).square().sum(-1)
     return torch.tensor([min(range(len(codebook)), key=row.__getitem__) for row in table.tolist()])
 
@@ -211,7 +211,7 @@ def test_a_code_that_starts_without_vectors_stays_at_its_place() -> None:
     vq = quantizer(start="kmeans")
     vq.initialise_from_data(lambda: torch.randn(3, 4) + 50, torch.Generator().manual_seed(0))
     started = vq.codebook.clone()
-    vq(torch.zeros(20, 4))  # none of them is near
+    vq(torch.zeros(20, 4))  # all codes are far from these vectors
     vq.update(0, seed=0)
     assert (vq.codebook.norm(dim=1) > 1).sum() >= 7
     unused = vq.codebook.norm(dim=1) > 90
