@@ -10,12 +10,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-repro: $(BIN)/.installed ## install, check params.yaml, run the whole pipeline
-	$(BIN)/python -m tessera check
+repro: $(BIN)/.installed ## install, run the whole pipeline, which begins by checking params.yaml
 	$(BIN)/dvc repro
 
 test: $(BIN)/.installed-dev ## install, run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(BIN)/.installed-dev ## the slow tests: kills, two processes, whole pipelines
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope

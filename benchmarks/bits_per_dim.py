@@ -27,7 +27,7 @@ from safetensors.torch import load_model, save_model
 from stage1_vqvae.model import VQVAE, planes
 from tessera.images.pixels import to_float
 from tessera.images.prepared import ImageSplit, PreparedImages
-from tessera.launch import accelerator
+from tessera.launch.devices import accelerator
 from tessera.training.tracking import Row
 
 MEASURED_STEPS = 30

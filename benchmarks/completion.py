@@ -17,7 +17,7 @@ import torch
 
 from sampling.pipeline import TwoStagePipeline
 from tessera import paths
-from tessera.features.classifier import Judge, load_classifier, predict
+from tessera.features.classifier import Classifier, load_classifier, predict
 from tessera.images.grids import save_grid, stacked_grid
 from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import open_prepared
@@ -35,11 +35,13 @@ def completions(
     return pixels.masked_fill(~known, 128), to_uint8(completed)
 
 
-def agreement(judge: Judge, pixels: torch.Tensor, labels: torch.Tensor) -> float:
-    return (predict(judge, pixels) == labels).float().mean().item()
+def agreement(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor) -> float:
+    return (predict(classifier, pixels) == labels).float().mean().item()
 
 
-def measure(pipeline: TwoStagePipeline, judge: Judge, count: int, temperature: float) -> tuple[dict, torch.Tensor]:
+def measure(
+    pipeline: TwoStagePipeline, classifier: Classifier, count: int, temperature: float
+) -> tuple[dict, torch.Tensor]:
     """The three agreements, and the first images of each kind as one picture."""
     split = open_prepared(paths.PREPARED)["test"]
     rows = slice(0, min(count, len(split)))
@@ -47,7 +49,7 @@ def measure(pipeline: TwoStagePipeline, judge: Judge, count: int, temperature: f
     kinds = dict(
         zip(("whole", "blank", "completed"), (pixels, *completions(pipeline, pixels, temperature)), strict=True)
     )
-    found = {kind: agreement(judge, images, labels) for kind, images in kinds.items()}
+    found = {kind: agreement(classifier, images, labels) for kind, images in kinds.items()}
     return found | {"images": len(pixels)}, stacked_grid([images[:SHOWN] for images in kinds.values()])
 
 
@@ -58,10 +60,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--grid", type=Path, help="also the first images: whole, half, completed")
     options = parser.parse_args()
-    judge, _ = load_classifier(paths.CLASSIFIER)
-    if judge is None:
+    classifier, _ = load_classifier(paths.CLASSIFIER)
+    if classifier is None:
         raise SystemExit("the data has no labels: nothing to agree with")
-    found, picture = measure(TwoStagePipeline.load(paths.MODELS), judge, options.images, options.temperature)
+    found, picture = measure(TwoStagePipeline.load(paths.MODELS), classifier, options.images, options.temperature)
     print("  ".join(f"{kind} {value:.1%}" for kind, value in found.items() if kind != "images"))
     if options.grid:
         save_grid(picture, options.grid)

@@ -22,7 +22,7 @@ from timing import in_turn
 
 from stage2_prior.priors.decoding.cache import KVCache
 from stage2_prior.priors.decoding.products import Product
-from tessera.distributed import set_threads
+from tessera.launch.devices import set_threads
 
 LAYERS, WIDTH, HEADS = 8, 256, 8
 SHAPES = ((3 * WIDTH, WIDTH), (WIDTH, WIDTH), (4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH))

@@ -19,14 +19,11 @@ run() { # NAME [DATA_FOLDER]: every stage in a folder of its own, timed
   local folder="$out/$1"
   mkdir -p "$folder/data" && cd "$folder"
   cp "$root/params.yaml" . && cp "$root/data/embedded.txt" data/
-  [ $# -lt 2 ] || python3 -m common.preset "$1" -S "data.source=$2"
-  for stage in stage1_vqvae.prepare "accelerate stage1_vqvae.train" stage1_vqvae.reconstruct "accelerate stage1_vqvae.extract" \
-    "accelerate stage2_prior.train" "accelerate sampling.classifier" sampling.sample sampling.evaluate; do
+  [ $# -lt 2 ] || python3 -m tessera preset "$1" -S "data.source=$2"
+  for stage in stage0_images.prepare stage1_vqvae.train stage1_vqvae.reconstruct stage1_vqvae.extract \
+    stage2_prior.train evaluation.train_classifier sampling.sample evaluation.evaluate; do
     local began=$SECONDS
-    case $stage in
-      accelerate*) accelerate launch --quiet -m "${stage#accelerate }" ;;
-      *) python3 -m "$stage" ;;
-    esac
+    python3 -m "$stage"
     echo "$1 $stage: $((SECONDS - began)) s" | tee -a "$out/times.log"
   done
   cp results/evaluate/metrics.json "$out/$1.json" && cp results/sample/grid.png "$out/$1.png"

@@ -143,9 +143,9 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
     evaluate.run(params, NOTHING)
     figures = json.loads((evaluate.RESULTS / "metrics.json").read_text(encoding="utf-8"))
     training = json.loads((train_prior.RESULTS / "metrics.json").read_text(encoding="utf-8"))["validation"]
-    judge, _ = load_classifier(paths.CLASSIFIER)
+    classifier, _ = load_classifier(paths.CLASSIFIER)
     pipeline = TwoStagePipeline.load(paths.MODELS)
-    completed, picture = completion.measure(pipeline, judge, 1000, temperature=1.0)
+    completed, picture = completion.measure(pipeline, classifier, 1000, temperature=1.0)
     rates = {name: images_per_second(pipeline, scale) for name, scale in (("unguided", 1.0), ("guided", 2.0))}
     if options.grids:
         options.grids.mkdir(parents=True, exist_ok=True)

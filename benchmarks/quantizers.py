@@ -45,7 +45,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "vq, D = 8": quantizer("vq", codebook_size=512, codebook_dim=8),
     "vq, entropy bonus": quantizer("vq", **TABLE, entropy_bonus=0.02),
     "residual, 3 x 8": quantizer("residual", depth=3, **INNER),
-    "grouped, 3 x 8": quantizer("grouped", groups=3, **INNER),
+    "grouped, 3 x 8": quantizer("grouped", groups=3, **INNER, quantizer__vq__codebook_dim=16),
     "soft_em": quantizer("soft_em", **TABLE),
     "gumbel": quantizer("gumbel", **TABLE),
     "simvq": quantizer("simvq", **TABLE),

@@ -18,8 +18,8 @@ import numpy as np
 from runs import Steps, task_of
 
 from tessera import paths
-from tessera.distributed import set_threads
 from tessera.images.prepared import open_prepared
+from tessera.launch.devices import set_threads
 from tessera.parameters import load
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"log_every": 1})})
     set_threads(params.runtime.threads)
     task = task_of(params, prepared)
-    task.start()
+    task.initialise()
     take_step = Steps(task, params.stage1_vqvae.training, params.runtime)
     times = {"read": [], "step": []}
     for step in range(arguments.repeats + 3):

@@ -21,8 +21,8 @@ import torch
 from plain import BATCH_SIZE, LEARNING_RATE, PlainVQVAE, plain_step, to_notebook
 from runs import STAGE1, add_row, arguments, images, parameters, read_rows, schedule, train
 
-from tessera.distributed import set_threads
 from tessera.images.prepared import ImageSplit, PreparedImages
+from tessera.launch.devices import set_threads
 from tessera.parameters import Params
 from tessera.training.tracking import Row
 

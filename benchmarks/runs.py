@@ -22,11 +22,13 @@ from stage1_vqvae.task import VQVAETask
 from tessera import paths
 from tessera.cli.preset import patch, read_changes, read_preset
 from tessera.images.prepared import ImageSplit, PreparedImages, open_prepared
-from tessera.launch import accelerator
+from tessera.launch.devices import accelerator
 from tessera.parameters import Params, read_yaml, validate
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import seed_of
-from tessera.training.loop import Progress, Task, Trainer
+from tessera.training.loop import Trainer
+from tessera.training.progress import Progress
+from tessera.training.task import Task
 from tessera.training.tracking import Row
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -172,7 +174,7 @@ class Steps:
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> float:
         """One step on a batch of the task's; returns its loss (`runtime.log_every` must be 1)."""
-        self.trainer._step(self.task.model, self.count, batch)
+        self.trainer.stepper.take(self.count, batch, self.trainer.progress)
         self.count += 1
         return self.trainer.progress.train[-1]["loss"]
 

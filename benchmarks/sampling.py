@@ -48,7 +48,7 @@ from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.grid import GridPrior
 from stage2_prior.priors.transformer import Transformer
 from tessera.codes.layout import CodeLayout, Level
-from tessera.distributed import set_threads
+from tessera.launch.devices import set_threads
 
 CODES = 512
 SNAIL = {"kernel_size": 5, "layers": 4, "residuals": 4, "heads": 8, "conditioning_blocks": 0, "dropout": 0.1}

@@ -21,7 +21,7 @@ import torch
 
 from sampling.pipeline import TwoStagePipeline
 from tessera import paths
-from tessera.features.classifier import Judge, load_classifier, predict
+from tessera.features.classifier import Classifier, load_classifier, predict
 from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import open_prepared
 
@@ -29,9 +29,9 @@ SEED = 1_000_003  # unlike sampling.seed: the pair is not chosen on the images t
 
 
 @torch.no_grad()
-def features(judge: Judge, pixels: torch.Tensor) -> np.ndarray:
-    """The judge's last features (n, width), float64."""
-    return judge.blocks(to_float(pixels)).mean((2, 3)).double().numpy()
+def features(classifier: Classifier, pixels: torch.Tensor) -> np.ndarray:
+    """The classifier's last features (n, width), float64."""
+    return classifier.blocks(to_float(pixels)).mean((2, 3)).double().numpy()
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -49,20 +49,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     pipeline = TwoStagePipeline.load(paths.MODELS)
-    judge, _ = load_classifier(paths.CLASSIFIER)
-    if judge is None:
+    classifier, _ = load_classifier(paths.CLASSIFIER)
+    if classifier is None:
         raise SystemExit("the data has no labels: nothing to choose by")
     validation = open_prepared(paths.PREPARED)["validation"]
-    real = features(judge, validation.pixels(slice(None)))
-    labels = pipeline.check_labels(None, arguments.images)
+    real = features(classifier, validation.pixels(slice(None)))
+    labels = pipeline.check_labels("each", arguments.images)
     rows = []
     print(f"{'guidance':>8} {'temperature':>11} {'agreement':>9} {'distance':>8}")
     for guidance in arguments.guidance:
         for temperature in arguments.temperature:
             settings = {"guidance_scale": guidance, "temperature": temperature, "seed": SEED, "batch_size": 256}
             pixels = to_uint8(pipeline.generate(arguments.images, **settings))
-            agreement = (predict(judge, pixels) == labels).float().mean().item()
-            distance = frechet(features(judge, pixels), real)
+            agreement = (predict(classifier, pixels) == labels).float().mean().item()
+            distance = frechet(features(classifier, pixels), real)
             rows.append(
                 {"guidance": guidance, "temperature": temperature, "agreement": agreement, "distance": distance}
             )

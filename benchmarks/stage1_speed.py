@@ -26,10 +26,9 @@ from runs import STAGE1, Steps, parameters, task_of
 from timing import in_turn, show
 
 from stage1_vqvae.extract import TOGETHER, Pass, encode_split
-from tessera.distributed import set_threads
 from tessera.images.pixels import to_float
 from tessera.images.prepared import ImageSplit, PreparedImages, Stats
-from tessera.launch import accelerator
+from tessera.launch.devices import accelerator, set_threads
 
 
 def smooth_images(count: int) -> PreparedImages:
@@ -64,7 +63,7 @@ class OurStep:
             for mine, other in pairs:
                 for a, b in zip(mine.parameters(), other.parameters(), strict=True):
                     a.copy_(b)
-            self.task.start()
+            self.task.initialise()
             for name in ("codebook", "ema_count", "ema_sum"):
                 getattr(plain.quantizer, name).copy_(getattr(quantizer, name))
 

@@ -33,10 +33,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     """Check that everything belongs together, measure, write."""
     from evaluation.measurements import Evaluation
     from tessera.artifacts.files import json_text, write_text
-    from tessera.distributed import one_process
     from tessera.images.grids import save_grid
+    from tessera.launch.devices import configure_torch
 
-    one_process(params.runtime.threads, "evaluation.evaluate")
+    configure_torch(params.runtime.threads)
     evaluation = Evaluation(params.stage2_prior.counts.arguments(), params.runtime.batch_size)
     metrics = evaluation.metrics()
     save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")

@@ -22,7 +22,8 @@ from tessera.codes.store import Codes, open_codes
 from tessera.features.classifier import load_classifier, predict
 from tessera.images.grids import stacked_grid
 from tessera.images.pixels import to_float, to_uint8
-from tessera.images.prepared import ImageSplit, open_prepared, open_split
+from tessera.images.prepared import ImageSplit, open_prepared
+from tessera.images.samples import open_samples
 
 GRID_IMAGES = 32
 UNAVAILABLE = "unavailable"  # what a figure that needs labels says where there are none
@@ -88,11 +89,10 @@ class Evaluation:
         self.counts, self.batch_size = counts, batch_size
         self.prepared, self.codes = open_prepared(paths.PREPARED), open_codes(paths.CODES)
         self.pipeline = TwoStagePipeline.load(paths.MODELS)
-        self.judge, _ = load_classifier(paths.CLASSIFIER)
-        if self.judge is not None:
-            self.judge.to(self.pipeline.device)
-        read_manifest(paths.SAMPLES, "samples")  # every byte
-        self.samples = {kind: open_split(paths.SAMPLES / kind) for kind in ("default", "unguided")}
+        self.classifier, _ = load_classifier(paths.CLASSIFIER)
+        if self.classifier is not None:
+            self.classifier.to(self.pipeline.device)
+        self.samples = open_samples(paths.SAMPLES)
         self.layout = self.codes.layout
 
     def metrics(self) -> dict[str, Any]:
@@ -128,10 +128,10 @@ class Evaluation:
             sums["psnr"] += psnr(rebuilt, images).sum().item()
             sums["ssim"] += ssim(rebuilt, images).sum().item()
             sums["error"] += squared_error(rebuilt, images).sum().item()
-            if self.judge is not None:
+            if self.classifier is not None:
                 labels = split.label_tensor(rows)
-                sums["real"] += (predict(self.judge, pixels) == labels).sum().item()
-                sums["rebuilt"] += (predict(self.judge, to_uint8(rebuilt)) == labels).sum().item()
+                sums["real"] += (predict(self.classifier, pixels) == labels).sum().item()
+                sums["rebuilt"] += (predict(self.classifier, to_uint8(rebuilt)) == labels).sum().item()
         mean = {name: value / len(split) for name, value in sums.items()}
         reconstruction = {
             "psnr": mean["psnr"],
@@ -140,7 +140,7 @@ class Evaluation:
         }
         agreement = {"real_accuracy": mean["real"], "reconstruction_agreement": mean["rebuilt"]}
         distortion = self.layout.bits_per_dim(mean["nats"])
-        return distortion, reconstruction, agreement if self.judge is not None else {}
+        return distortion, reconstruction, agreement if self.classifier is not None else {}
 
     @torch.no_grad()
     def _rates(self) -> dict[str, dict[str, float]]:
@@ -192,11 +192,11 @@ class Evaluation:
         return {name: self._agreement(self.samples[kind]) for name, kind in names.items()}
 
     def _agreement(self, split: ImageSplit) -> float | str:
-        if self.judge is None:
+        if self.classifier is None:
             return UNAVAILABLE
         hits = 0
         for rows in batches(len(split), self.batch_size, "samples"):
-            hits += (predict(self.judge, split.pixels(rows)) == split.label_tensor(rows)).sum().item()
+            hits += (predict(self.classifier, split.pixels(rows)) == split.label_tensor(rows)).sum().item()
         return hits / len(split)
 
     def reconstructions(self) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""How good reconstructions are: PSNR, SSIM, squared error; and what labels cost."""
+"""Figures of reconstructions (PSNR, SSIM, squared error), and the nats of labels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tessera.errors import UserError
 
 DATA_RANGE = 2.0  # of images in [-1, 1]
 
-# The PSNR of rounding to 8 bits (error variance: step²/12). A perfect image would be at infinity, and one of them
-# would make a mean meaningless.
+# The PSNR of an image that was only rounded to 8 bits, whose error has the variance step²/12. The PSNR of a perfect
+# image is infinite, and a single infinite value would make the mean over images meaningless.
 PSNR_CEILING = 10 * math.log10(DATA_RANGE**2 / ((DATA_RANGE / 255) ** 2 / 12))
 
 
@@ -30,13 +30,14 @@ def psnr(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def ssim_sigma(height: int, width: int) -> float:
-    """The Gaussian window's σ: 1.5 pixels (an 11 x 11 window), or as much less as the window needs to fit the image.
+    """The standard deviation of SSIM's Gaussian window, in pixels.
 
-    torchmetrics reaches `int(3.5 σ + 0.5)` pixels to each side; for 8 x 8 images that leaves 3 pixels and σ = 0.86,
-    so SSIM compares between models of one image size, not between sizes.
+    It is 1.5, which gives the usual 11 x 11 window. Smaller images get a smaller one, so that the window fits:
+    torchmetrics' window reaches `int(3.5 σ + 0.5)` pixels to each side. An 8 x 8 image has room for 3, so σ is 0.86.
+    SSIM therefore compares models of one image size, not of different sizes.
 
     Raises:
-        UserError: a side below 3 pixels, which no window fits.
+        UserError: a side has fewer than 3 pixels, and no window fits.
     """
     reach = (min(height, width) - 1) // 2
     if reach < 1:
@@ -62,9 +63,10 @@ def squared_error(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor
 
 
 def label_nats(labels: np.ndarray, training_labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Nats of each label, float64 (n,): -log p(y), p(y) = (n_y + 1) / (n + classes) over the training labels.
+    """-log p(y) of each label, float64 (n,), in nats, where p(y) = (n_y + 1) / (n + num_classes).
 
-    One is added to each count so that a class which training never saw has a probability.
+    n_y counts class y among the n training labels. One is added to each count, so that a class without training images
+    has a probability above 0.
     """
     counts = np.bincount(training_labels, minlength=num_classes) + 1.0
     return -np.log(counts / counts.sum())[labels]

@@ -7,7 +7,10 @@ from tessera.parameters.training import TrainingParams
 
 
 class ClassifierParams(Section):
-    """The classifier that tells whether a sample shows the class that was asked for. `shift`: pixels, at random."""
+    """The classifier that tells which class a sample shows.
+
+    `channels`: of its first block. `shift`: training images are shifted at random by up to so many pixels each way.
+    """
 
     channels: Positive
     dropout: Dropout

@@ -97,10 +97,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from sampling.pipeline import TwoStagePipeline
     from sampling.settings import Settings
-    from tessera.distributed import one_process
     from tessera.images.grids import image_grid, save_grid
+    from tessera.launch.devices import configure_torch
 
-    one_process(params.runtime.threads, "sampling.complete")
+    configure_torch(params.runtime.threads)
     if arguments.count < 1:
         raise UserError(f"--count: expected at least 1, got {arguments.count}")
     section = params.sampling

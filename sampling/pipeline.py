@@ -17,8 +17,10 @@ from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors.build import load_prior
 from tessera.codes.layout import CodeLayout
-from tessera.distributed import exact_float32
 from tessera.errors import UserError
+from tessera.launch.devices import exact_float32
+
+Labels = Sequence[int] | torch.Tensor | str | None  # see `TwoStagePipeline.check_labels`
 
 
 def _advance(bar: Any, images: int, part: float) -> None:
@@ -28,10 +30,12 @@ def _advance(bar: Any, images: int, part: float) -> None:
 class TwoStagePipeline:
     """A VQ-VAE and a prior over its codes.
 
-    Everything works in batches of `batch_size`, on which no result depends, up to rounding in fp32; to sample, None
-    takes what memory holds. Sampling settings are those of `sampling.settings.Settings`; with none, images come from
-    exactly the distribution that an autoregressive prior has learned. A label is a class, or `num_classes` for the null
-    label, which stands for no class in particular: guidance changes nothing there.
+    A label is the number of a class, or `num_classes` for the null label, which stands for no class in particular.
+    Guidance changes nothing for the null label. In every method `labels=None` is the null label for all images.
+
+    Every method works in batches of `batch_size`. Results do not depend on it, up to rounding in fp32. When sampling,
+    `batch_size=None` takes as many images at a time as memory holds. Sampling settings are those of
+    `sampling.settings.Settings`.
     """
 
     def __init__(self, vqvae: Any, prior: Any, device: torch.device | str, precision: str = "fp32") -> None:
@@ -52,10 +56,13 @@ class TwoStagePipeline:
     def load(
         cls, folder: Path | str = "models", device: torch.device | str | None = None, precision: str = "fp32"
     ) -> TwoStagePipeline:
-        """Load FOLDER/vqvae and FOLDER/prior onto a device (None: the GPU where there is one).
+        """Load FOLDER/vqvae and FOLDER/prior.
 
-        `precision` bf16: codes are drawn by a prior in bf16, faster, not exactly the one that was trained, and by
-        rounding dependent on `batch_size`; likelihoods stay fp32.
+        Args:
+            device: where to; None for the GPU if there is one.
+            precision: of the prior while it draws codes, fp32 or bf16. In bf16 drawing is faster. The prior is then not
+                exactly the one that was trained, and by rounding its codes depend on `batch_size`. Likelihoods are
+                always fp32.
 
         Raises:
             UserError: a model is missing or damaged, or the prior was made for another VQ-VAE.
@@ -76,19 +83,26 @@ class TwoStagePipeline:
     def num_classes(self) -> int:
         return self.prior.num_classes
 
-    def check_labels(
-        self, labels: Sequence[int] | torch.Tensor | None, count: int, start: int = 0
-    ) -> torch.Tensor | None:
-        """Check labels; None is the classes in turn, image i having class i mod num_classes, or None without classes.
+    def check_labels(self, labels: Labels, count: int, start: int = 0) -> torch.Tensor | None:
+        """Labels as a tensor.
+
+        Args:
+            labels: a class for each image; "each" for the classes in turn, image i having class i mod num_classes (and
+                none where the prior was trained without labels); None for the null label.
+            count: number of images; start: place of the first one in the run.
 
         Returns:
-            int64 (count,), or None for an unlabelled prior.
+            int64 (count,), or None for the null label.
 
         Raises:
-            UserError: labels for an unlabelled prior, a wrong number of them, or a class that does not exist.
+            UserError: labels for a prior without classes, a wrong number of them, or a class that does not exist.
         """
         classes = self.num_classes
         if labels is None:
+            return None
+        if isinstance(labels, str):
+            if labels != "each":
+                raise UserError(f'labels: expected whole numbers, "each" or None, got {labels!r}')
             return torch.arange(start, start + count) % classes if classes else None
         if not classes:
             raise UserError("labels: this prior was trained without labels; leave them out")
@@ -108,14 +122,14 @@ class TwoStagePipeline:
     def batches(
         self,
         count: int,
-        labels: Sequence[int] | torch.Tensor | None = None,
+        labels: Labels = None,
         *,
         seed: int = 0,
         batch_size: int | None = None,
         start: int = 0,
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
-        """`generate`, a batch at a time, for more images than memory holds."""
+        """What `generate` gives, a batch at a time: for more images than memory holds."""
         chosen = Settings.checked(self.layout, settings)
         checks.numbers(("n", count, 1), ("seed", seed, 0), ("start", start, 0), *checks.sizes(batch_size))
         labels = self.check_labels(labels, count, start)
@@ -132,7 +146,7 @@ class TwoStagePipeline:
         return draw()
 
     def _parts(self, count: int, batch_size: int | None) -> tuple[torch.Tensor, ...]:
-        """Places of `count` images, those of a batch together; None: as many as memory holds."""
+        """The places 0 to `count` - 1, cut into batches; `batch_size` None takes as many images as memory holds."""
         if batch_size is None and count > 1:
             self._image_bytes = self._image_bytes or memory.image_bytes(self.vqvae, self.drawing, self.device)
             batch_size = memory.batch_size(self._image_bytes, self.drawing, self.device)
@@ -140,18 +154,18 @@ class TwoStagePipeline:
 
     @staticmethod
     def _bar(count: int, what: str) -> Any:
-        """A progress bar over images, which moves with every code; silent when not a terminal."""
+        """A progress bar over images that moves with every code. It is silent where standard error is no terminal."""
         form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
         return tqdm(total=count, desc=what, unit="image", disable=None, bar_format=form)
 
-    def generate(self, n: int, labels: Sequence[int] | torch.Tensor | None = None, **settings: Any) -> torch.Tensor:
+    def generate(self, n: int, labels: Labels = None, **settings: Any) -> torch.Tensor:
         """Sample images.
 
         Args:
             n: how many.
-            labels: (n,) classes; None: the classes in turn, image i having class i mod num_classes.
-            settings: those of `Settings`, `seed`, `batch_size`, and `start`, the place in the run of the first image:
-                images 3 to 5 of a run are n=3, start=3.
+            labels: (n,) classes; "each" for the classes in turn; None for the null label (see `check_labels`).
+            settings: those of `Settings`; `seed`; `batch_size`; and `start`, the place of the first image in the run.
+                Images 3 to 5 of a run are n=3, start=3.
 
         Returns:
             float32 (n, C, H, W) in [-1, 1], on the CPU.
@@ -184,7 +198,7 @@ class TwoStagePipeline:
         self,
         images: torch.Tensor,
         mask: torch.Tensor,
-        labels: Sequence[int] | torch.Tensor | None = None,
+        labels: Labels = None,
         *,
         seed: int = 0,
         batch_size: int | None = None,
@@ -193,13 +207,14 @@ class TwoStagePipeline:
         """Keep an image's known pixels and sample the rest.
 
         A code is given where every pixel that it stands for is known, and sampled elsewhere. An autoregressive prior
-        works in sequence order, so that a sampled code answers to given codes before it, not to those after it; a
-        masked one sees all that is given. Unknown pixels are grey to the encoder, whatever they hold (NaN too).
+        works in the order of its sequence: a sampled code is conditioned on the given codes before it, and not on those
+        after it. A masked prior conditions on all given codes. The encoder sees grey in place of unknown pixels,
+        whatever value they hold (NaN too).
 
         Args:
             images: float32 (B, C, H, W), in [-1, 1] where known.
             mask: bool (B, 1, H, W) or (H, W), True where a pixel is known.
-            labels: (B,) classes; None: the null label, which stands for no class in particular.
+            labels: (B,) classes; "each" for the classes in turn; None for the null label (see `check_labels`).
 
         Returns:
             float32 (B, C, H, W) in [-1, 1], on the CPU, the known pixels as they came.
@@ -210,8 +225,8 @@ class TwoStagePipeline:
         checks.shape(images, self.layout.image_shape, torch.float32)
         chosen = Settings.checked(self.layout, settings)
         checks.numbers(("seed", seed, 0), *checks.sizes(batch_size))
-        if labels is not None:
-            labels = self.check_labels(labels, len(images)).to(self.device)
+        labels = self.check_labels(labels, len(images))
+        labels = None if labels is None else labels.to(self.device)
         checks.null_label(labels, self.prior, chosen)
         shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
         if mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
@@ -231,7 +246,7 @@ class TwoStagePipeline:
         return torch.cat(parts)
 
     def _known_tokens(self, known: torch.Tensor) -> torch.Tensor:
-        """Which tokens bool (B, N) stand for known pixels only, from known pixels (B, 1, H, W)."""
+        """Which tokens stand for known pixels only, bool (B, N), from which pixels are known, bool (B, 1, H, W)."""
         unknown = (~known).float()
         grids = []
         for level in self.layout.levels:
@@ -243,33 +258,35 @@ class TwoStagePipeline:
     def log_likelihood(
         self,
         images: torch.Tensor,
-        labels: Sequence[int] | torch.Tensor | None = None,
+        labels: Labels = None,
         batch_size: int = 64,
         *,
         class_probabilities: Sequence[float] | torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Bounds of -log p(x), or -log p(x | y), in bits per dimension (distortion plus rate).
+        """Upper bounds of -log p(x), or of -log p(x | y), in bits per dimension: distortion plus rate.
 
         Args:
             images: uint8 (B, C, H, W).
-            labels: (B,) classes; None: the null label. The label's own bits are not in the rate.
+            labels: (B,) classes; "each" for the classes in turn; None for the null label (see `check_labels`). The bits
+                of the label itself are not in the rate.
             class_probabilities: (num_classes,) p(y), instead of labels: the rate is of p(z) = Σ p(y) p(z | y).
 
         Returns:
-            `distortion` -log p(x | z), `rate` -log p(z), or -log p(z | y), and their sum `total`: float64 (B,);
-            `rate_by_level`, float64 (B, levels): each level's given the coarser ones. All on the CPU. Of a prior that
-            is not `exact`, rates are estimates of upper bounds, and `rate_standard_error` is theirs.
+            `distortion`, -log p(x | z); `rate`, -log p(z) or -log p(z | y); and `total`, their sum: float64 (B,).
+            `rate_by_level`, float64 (B, levels): the rate of each level given the coarser ones. All are on the CPU. For
+            a prior that is not `exact`, rates are estimates of upper bounds, and `rate_standard_error` is the standard
+            error of `rate`.
 
         Raises:
-            UserError: images of another shape, or not uint8; a label that does not exist; probabilities that are none,
-                or beside labels.
+            UserError: images of another shape, or not uint8; a label that does not exist; class probabilities that are
+                no distribution, or that are given beside labels.
         """
         checks.shape(images, self.layout.image_shape, torch.uint8)
         checks.numbers(("batch_size", batch_size, 1))
         weights = checks.probabilities(class_probabilities, labels, self.prior)
         weights = None if weights is None else weights.to(self.device)
-        if labels is not None:
-            labels = self.check_labels(labels, len(images)).to(self.device)
+        labels = self.check_labels(labels, len(images))
+        labels = None if labels is None else labels.to(self.device)
         if weights is None:
             checks.null_label(labels, self.prior)
         return bits_per_dim(self.vqvae, self.prior, images, labels, weights, batch_size)

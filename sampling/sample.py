@@ -2,73 +2,55 @@
 
     python -m sampling.sample
 
-Reads models/vqvae and models/prior. Writes results/sample: default/ at the parameters of params.yaml, unguided/ at
-temperature 1 without guidance or filters (uint8 images.npy and, with classes, labels.npy), and grid.png.
+Reads models/vqvae and models/prior, and writes results/sample (tessera/images/samples.py lists its files). default/ has
+images that were sampled with the parameters of params.yaml. unguided/ has images that were sampled at temperature 1
+without guidance or filters. grid.png shows the first images of default/.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tessera import entry, paths
 from tessera.parameters import Params
 
-if TYPE_CHECKING:
-    from sampling.pipeline import TwoStagePipeline
-
 USES = ("sampling",)  # the sections of params.yaml that change what this stage makes
 
-GRID_CLASSES = 50  # rows of the grid at most; with more classes, the first ones
+GRID_CLASSES = 50  # largest number of rows in the grid; of more classes the first 50 are shown
 
 
-def write_samples(folder: Path, pipeline: TwoStagePipeline, count: int, settings: dict[str, Any]) -> None:
-    """Sample `count` images, the classes in turn, and write them as they come."""
-    import numpy as np
-
-    from tessera.artifacts.arrays import ArrayWriter
-    from tessera.images.pixels import to_uint8
-
-    with ArrayWriter(folder / "images.npy", pipeline.layout.image_shape, np.uint8) as writer:
-        for images in pipeline.batches(count, **settings):
-            writer.append(to_uint8(images).numpy())
-    labels = pipeline.check_labels(None, count)
-    if labels is not None:
-        np.save(folder / "labels.npy", labels.numpy())
-
-
-def write_grid(folder: Path, classes: int, columns: int, path: Path) -> None:
-    """The first images of a sampled folder: a row per class, or a square where there are no classes."""
+def write_grid(folder: Path, count: int, classes: int, columns: int, path: Path) -> None:
+    """Write a picture of the first of `count` sampled images: a row for each class, or a square without classes."""
     import math
 
     import torch
 
     from tessera.images.grids import image_grid, save_grid
-    from tessera.images.prepared import open_split
+    from tessera.images.samples import written_images
 
-    split = open_split(folder)
-    if classes and len(split) >= classes:
-        columns, rows = min(columns, len(split) // classes), min(classes, GRID_CLASSES)
-        places = torch.arange(columns) * classes + torch.arange(rows)[:, None]
-        pixels = split.pixels(places.flatten().numpy())
+    if classes and count >= classes:
+        columns, rows = min(columns, count // classes), min(classes, GRID_CLASSES)
+        places = (torch.arange(columns) * classes + torch.arange(rows)[:, None]).flatten()
     else:
-        pixels = split.pixels(slice(0, columns**2))
-        columns = math.isqrt(len(pixels) - 1) + 1
-    save_grid(image_grid(pixels, columns), path)
+        places = torch.arange(min(count, columns**2))
+        columns = math.isqrt(len(places) - 1) + 1
+    save_grid(image_grid(written_images(folder, places.numpy()), columns), path)
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Sample `sampling.images` images of each kind, and publish them with the grid."""
+    """Sample `sampling.images` images of each kind and publish them."""
     import time
     from dataclasses import asdict, fields
 
     from sampling.pipeline import TwoStagePipeline
     from sampling.settings import Settings
     from tessera.artifacts.publishing import publishing
-    from tessera.distributed import one_process
+    from tessera.images.pixels import to_uint8
+    from tessera.images.samples import write_description, write_samples
+    from tessera.launch.devices import configure_torch
 
-    one_process(params.runtime.threads, "sampling.sample")
+    configure_torch(params.runtime.threads)
     pipeline = TwoStagePipeline.load(paths.MODELS, precision=params.sampling.precision)
     section = params.sampling
     run_settings = {"seed": section.seed, "batch_size": section.batch_size}
@@ -76,10 +58,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}
     with publishing(paths.SAMPLES, "samples", pipeline.parents) as folder:
         began = time.monotonic()
-        for kind, settings in kinds.items():
-            write_samples(folder / kind, pipeline, section.images, settings | run_settings)
+        labels = pipeline.check_labels("each", section.images)
+        for kind, chosen in kinds.items():
+            batches = pipeline.batches(section.images, "each", **chosen, **run_settings)
+            pixels = (to_uint8(images).numpy() for images in batches)
+            write_samples(folder / kind, pixels, None if labels is None else labels.numpy())
         seconds = time.monotonic() - began
-        write_grid(folder / "default", pipeline.num_classes, section.grid_columns, folder / "grid.png")
+        classes, columns = pipeline.num_classes, section.grid_columns
+        write_grid(folder / "default", section.images, classes, columns, folder / "grid.png")
+        write_description(folder, kinds, section.images, pipeline.layout.image_shape, classes)
     images = len(kinds) * section.images
     print(f"{paths.SAMPLES}: {images} images in {seconds:.1f} s, {images / seconds:.0f} images a second")
 

@@ -1,4 +1,4 @@
-"""Tables of `datasets` to named splits of images and labels: which splits, which columns, which classes."""
+"""Chooses the splits, the image column and the label column of tables that were opened by `datasets`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tessera.errors import UserError
 if TYPE_CHECKING:
     import datasets
 
-# What a source may call each split, in any case; the first name there is wins.
+# The names that a source may use for each split, in upper or lower case. If several are there, the first one is taken.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -26,7 +26,12 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image not yet decoded: encoded bytes, a file, pixels (H, W) or None, and its name in the source if known."""
+    """An image that is not yet decoded.
+
+    Attributes:
+        content: encoded bytes, the path of a file, uint8 pixels (H, W), or None where the source has no image.
+        file: the image's name in the source, or None if it has none.
+    """
 
     content: bytes | Path | np.ndarray | None
     file: str | None
@@ -34,7 +39,14 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """A split as the source has it: `name`, `count`, `labels` int64 (count,) or None; `fetch` reads rows in order."""
+    """A split of the source.
+
+    Attributes:
+        name: the source's own name of the split.
+        count: the number of images.
+        labels: int64 (count,), or None without labels.
+        fetch: a function that returns the images of the given rows, int64 (m,), in their order.
+    """
 
     name: str
     count: int
@@ -44,7 +56,13 @@ class SourceSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """`splits` under their standard names; `classes` in label order, or None; `unused` names splits left aside."""
+    """An opened source of images.
+
+    Attributes:
+        splits: the splits by their standard names: train, validation and test.
+        classes: the names of the classes in the order of their labels, or None without labels.
+        unused: names of the source's splits that are not used.
+    """
 
     splits: dict[str, SourceSplit]
     classes: tuple[str, ...] | None
@@ -52,15 +70,16 @@ class Source:
 
 
 def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder: Path | None) -> Source:
-    """Choose splits and columns of an opened dataset.
+    """Chooses the splits and the columns of an opened dataset.
 
     Args:
-        tables: a dataset a split, under the source's own names.
-        folder: the local folder they came from, to which file names are relative; None for a Hub id.
+        tables: the table of each split, by the source's own names.
+        params: the parameters, of which those about columns and labels are used.
+        folder: the local folder from which the tables come; file names are given relative to it. None for a Hub id.
 
     Raises:
-        UserError: no training split, no or several candidate columns, a column that is missing or of a wrong type, or
-            rows without a label.
+        UserError: there is no training split; there is no suitable column, or more than one; a column is missing or
+            has a wrong type; or images have no label.
     """
     chosen = choose_splits(tables, params.source)
     used = {split: tables[name] for split, name in chosen.items()}
@@ -68,7 +87,8 @@ def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder:
     label = _label_column(used, params) if params.use_labels else None
     unused = sorted(tables.keys() - chosen.values())
     if label is not None and "test" in used and _unlabelled(used["test"], label):
-        del used["test"]  # whose labels are kept secret: of no use to who wants labels
+        # The publisher keeps the labels of this test split secret. Where labels are wanted, it is of no use.
+        del used["test"]
         unused.append(f"{chosen['test']} (no labels)")
     classes, labels = (None, dict.fromkeys(used)) if label is None else _labels(used, chosen, label)
     splits = {
@@ -79,7 +99,14 @@ def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder:
 
 
 def choose_splits(names: Iterable[str], source: str) -> dict[str, str]:
-    """The source's own name of each standard split that it has.
+    """Finds the standard splits among the splits of a source.
+
+    Args:
+        names: the source's own names of its splits.
+        source: the value of data.source, for the message.
+
+    Returns:
+        the source's own names, by the standard names train, validation and test. Splits that it lacks are left out.
 
     Raises:
         UserError: there is no training split.
@@ -99,7 +126,7 @@ def choose_splits(names: Iterable[str], source: str) -> dict[str, str]:
 
 
 def _common_features(tables: dict[str, datasets.Dataset]) -> dict[str, Any]:
-    """The training split's columns that every split has too."""
+    """The columns of the training split that every other split has too, with their types."""
     return {
         name: feature
         for name, feature in tables["train"].features.items()
@@ -108,12 +135,14 @@ def _common_features(tables: dict[str, datasets.Dataset]) -> dict[str, Any]:
 
 
 def _named(features: dict[str, Any], name: str, parameter: str) -> str:
+    """Returns a column's name that `data.parameter` gives, or raises UserError if there is no such column."""
     if name not in features:
         raise UserError(f"data.{parameter}: no column {name!r} in every split; the columns are {', '.join(features)}")
     return name
 
 
 def _only(candidates: list[str], parameter: str, kind: str) -> str:
+    """Returns the only candidate, or raises UserError if `data.parameter` must choose among several."""
     if len(candidates) > 1:
         raise UserError(
             f"data.{parameter}: several columns of {kind} type ({', '.join(candidates)}); name the one to use"
@@ -122,7 +151,7 @@ def _only(candidates: list[str], parameter: str, kind: str) -> str:
 
 
 def _is_image(feature: Any) -> bool:
-    """Of image type, or encoded images that nobody declared to be: bytes, or a struct with `bytes` in it."""
+    """Whether a column may hold images: it has image type, or it holds bytes, or structs with a field `bytes`."""
     import datasets
 
     if isinstance(feature, dict):
@@ -131,6 +160,7 @@ def _is_image(feature: Any) -> bool:
 
 
 def _image_column(tables: dict[str, datasets.Dataset], params: DataParams) -> str:
+    """The name of the image column: the one that the parameters name, or else the only one of image type."""
     import datasets
 
     features = _common_features(tables)
@@ -149,6 +179,11 @@ def _image_column(tables: dict[str, datasets.Dataset], params: DataParams) -> st
 
 
 def _label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> str | None:
+    """The name of the label column: the one that the parameters name, or else the only one of class-label type.
+
+    Returns:
+        None if the parameters name no column and none has class-label type.
+    """
     import datasets
 
     if params.label_column is not None:
@@ -166,7 +201,7 @@ def _label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> st
 
 
 def _without_label(table: datasets.Dataset, column: str) -> int:
-    """How many rows have null, or a class label of -1."""
+    """The number of rows without a label, which is null, or -1 in a column of class-label type."""
     import datasets
     import pyarrow.compute as pc
 
@@ -176,13 +211,29 @@ def _without_label(table: datasets.Dataset, column: str) -> int:
 
 
 def _unlabelled(table: datasets.Dataset, column: str) -> bool:
+    """Whether a table has rows, and none of them has a label."""
     return len(table) > 0 and _without_label(table, column) == len(table)
 
 
 def _labels(
     tables: dict[str, datasets.Dataset], names: dict[str, str], column: str
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Classes and each split's int64 labels; integers and strings make classes of their sorted values."""
+    """Reads the labels.
+
+    A column of class-label type has named classes. In a column of integers or strings, each value is a class, and the
+    classes are sorted.
+
+    Args:
+        tables: the table of each split, by the standard names.
+        names: the source's own names of the splits, by the standard names.
+        column: the label column.
+
+    Returns:
+        the names of the classes, and the labels of each split, int64 (count,).
+
+    Raises:
+        UserError: splits have different types or classes, the type is of no use, or images have no label.
+    """
     import datasets
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -211,15 +262,17 @@ def _labels(
 
 
 def _fetcher(table: datasets.Dataset, column: str, folder: Path | None) -> Callable[[np.ndarray], list[SourceImage]]:
+    """The function `fetch` of a split."""
     import datasets
 
     if isinstance(table.features[column], datasets.Image):
-        # Bytes as they are: decoding is ours, so that a bad file cannot end a batch.
+        # `datasets` must not decode: one damaged file would raise and lose the whole batch.
         table = table.cast_column(column, datasets.Image(decode=False))
     return partial(_fetch, table.select_columns([column]), column, folder)
 
 
 def _fetch(table: datasets.Dataset, column: str, folder: Path | None, rows: np.ndarray) -> list[SourceImage]:
+    """Reads rows of a table without decoding the images."""
     images = []
     for value in table[rows.tolist()][column]:
         value = value if isinstance(value, dict) else {"bytes": value}

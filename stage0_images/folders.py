@@ -1,4 +1,4 @@
-"""A plain folder of images: its files, its split sub-folders, and the classes that its other sub-folders give."""
+"""Reads a plain folder of images, whose sub-folders may name splits and classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Every file below a folder: relative, sorted; hidden ones left out, links to folders followed, each once.
+    """Lists all files below a folder, except hidden ones.
+
+    Links to folders are followed. A folder that several links lead to is listed once.
+
+    Returns:
+        paths relative to the folder, with forward slashes, sorted.
 
     Raises:
         UserError: a folder cannot be listed.
@@ -38,13 +43,23 @@ def list_files(folder: Path) -> list[str]:
 
 
 def plain_tables(folder: Path, files: list[str], params: DataParams) -> dict[str, datasets.Dataset]:
-    """Image files as one dataset a split.
+    """Makes tables of image files, one for each split.
 
-    If any top sub-folder has a split's name, all are splits; otherwise everything is `train`. Below that, the first
-    sub-folders are the classes, in the order of their names, where there are at least two (as in `imagefolder`).
+    If a folder at the top has the name of a split, all folders at the top must be splits. Otherwise all images belong
+    to the training split. The folders on the next level are the classes, sorted by name, if there are at least two.
+    The builder `imagefolder` of `datasets` has the same rules.
+
+    Args:
+        folder: the folder.
+        files: image files relative to the folder, with forward slashes.
+        params: the parameters, of which `use_labels` and, for messages, `source` are used.
+
+    Returns:
+        the tables by the names of the split folders, or {"train": ...}. The column `image` holds paths, and the column
+        `label` holds class labels, if there are classes.
 
     Raises:
-        UserError: split folders beside others, or images inside and outside of class folders.
+        UserError: split folders lie beside other folders or images, or only some images lie in class folders.
     """
     import datasets
 
@@ -67,6 +82,7 @@ def plain_tables(folder: Path, files: list[str], params: DataParams) -> dict[str
 
 
 def _split_folders(files: list[str], params: DataParams) -> list[str]:
+    """The folders at the top if they are splits, or an empty list. Raises UserError if only some are."""
     known = {name for names in SPLIT_NAMES.values() for name in names}
     tops = {file.partition("/")[0] if "/" in file else "" for file in files}
     splits = sorted(top for top in tops if top.lower() in known)
@@ -80,7 +96,13 @@ def _split_folders(files: list[str], params: DataParams) -> list[str]:
 
 
 def _class_folders(files: list[str], depth: int, params: DataParams) -> dict[str, str] | None:
-    """Each file's class, or None where there are no classes."""
+    """The class of each file, or None if there are no classes. Raises UserError if only some files have a class.
+
+    Args:
+        files: image files relative to the folder.
+        depth: the number of folders above the class folders.
+        params: the parameters, of which `use_labels` and, for messages, `source` are used.
+    """
     found = {file: file.split("/")[depth] for file in files if file.count("/") > depth}
     names = sorted(set(found.values()))
     if not params.use_labels or len(names) < 2:

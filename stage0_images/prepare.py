@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera import entry, paths
 from tessera.errors import UserError
+from tessera.launch.threads import number_of_threads
 from tessera.parameters import Params
 
 if TYPE_CHECKING:
@@ -181,7 +182,6 @@ def mean_and_variance(histogram: np.ndarray) -> tuple[float, float]:
 
 def write_all(source: Source, staging: Path, params: Params) -> str:
     """Write every split, stats.json and quarantine.jsonl into `staging`; returns a line that sums them up."""
-    import os
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm import tqdm
@@ -192,7 +192,9 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
 
     parts = divide(source, params.data)
     quarantine = Quarantine(sum(len(part.rows) for part in parts.values()))
-    threads = params.runtime.threads or os.cpu_count() or 1
+    threads = number_of_threads(params.runtime.threads)
+    # With one thread, reading and writing wait for decoding: one core is busy at a time.
+    ahead = 2 * threads if threads > 1 else 1
     histograms: dict[str, np.ndarray] = {}
     with (
         decoding(),
@@ -200,7 +202,7 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
         tqdm(total=quarantine.total, desc="prepare", unit="image", disable=None) as bar,
     ):
         for name, part in parts.items():
-            blocks = decoded(part, params.data, pool, 2 * threads)
+            blocks = decoded(part, params.data, pool, ahead)
             histograms[name] = write_split(part, staging / name, params.data, blocks, quarantine, bar)
     shape = (params.data.channels, params.data.height, params.data.width)
     counts = {name: int(histogram.sum()) // math.prod(shape) for name, histogram in histograms.items()}

@@ -1,6 +1,7 @@
-"""Find out what `data.source` is and open it, through `datasets`.
+"""Opens the source of images that `data.source` names.
 
-Kinds: scikit-learn's digits, a Hub id, a folder in the Hub's layout, a `save_to_disk` folder, a plain folder of images.
+A source is scikit-learn's digits, a dataset on the Hugging Face Hub, a local folder in the Hub's layout, a folder
+written by `save_to_disk`, or a plain folder of images. All but the digits are opened by `datasets`.
 """
 
 from __future__ import annotations
@@ -25,19 +26,21 @@ from tessera.errors import UserError
 if TYPE_CHECKING:
     import datasets
 
-# In the Hub's layout beside parquet: what `datasets` may find images in, and what labels the images beside it.
+# In the Hub's layout, images lie in parquet files or in files with these endings.
 ARCHIVES = (".arrow", ".tar", ".zip", ".json", ".jsonl", ".csv")
+# Files that give labels to the image files beside them.
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 def open_source(params: DataParams, cache: Path) -> Source:
-    """Open the source that the parameters name.
+    """Opens the source that the parameters name.
 
     Args:
-        cache: an existing folder for what `datasets` unpacks from a local source; needed while images are fetched.
+        params: the section `data` of params.yaml.
+        cache: an existing folder, in which `datasets` unpacks a local source. Keep it while images are fetched.
 
     Raises:
-        UserError: the source is missing, empty, unreadable or ambiguous, or `data.watch` does not go with it.
+        UserError: the source is missing, empty, unreadable or ambiguous, or `data.watch` does not match it.
     """
     folder = None if params.source == "digits" else _local_folder(params)
     _check_watch(params, folder)
@@ -48,7 +51,7 @@ def open_source(params: DataParams, cache: Path) -> Source:
 
 
 def _local_folder(params: DataParams) -> Path | None:
-    """The absolute folder that the source names, or None for a Hub id."""
+    """The absolute path of the folder that the source names, or None for a Hub id. Raises UserError for neither."""
     path = Path(os.path.abspath(Path(params.source).expanduser()))
     if path.is_dir():
         return path
@@ -62,7 +65,11 @@ def _local_folder(params: DataParams) -> Path | None:
 
 
 def _check_watch(params: DataParams, folder: Path | None) -> None:
-    """DVC watches `data.watch`: a local source itself, or a file that stands for a source elsewhere."""
+    """Checks the path that DVC watches: the source itself if it is a local folder, otherwise any existing file.
+
+    Raises:
+        UserError: `data.watch` is another path.
+    """
     if folder is None:
         if not Path(params.watch).is_file():
             raise UserError(
@@ -78,11 +85,11 @@ def _check_watch(params: DataParams, folder: Path | None) -> None:
 
 
 def _digits(params: DataParams) -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8x8."""
+    """Opens scikit-learn's 1,797 handwritten digits of 8x8 pixels, as one training split."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # values 0..16
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # the values are 0 to 16
 
     def fetch(rows: np.ndarray) -> list[SourceImage]:
         return [SourceImage(pixels[row], None) for row in rows]
@@ -93,6 +100,7 @@ def _digits(params: DataParams) -> Source:
 
 
 def _hub(params: DataParams) -> dict[str, datasets.Dataset]:
+    """Opens a dataset on the Hub. Returns the table of each split. Raises UserError."""
     if params.revision is None:
         raise UserError(
             f"data.revision: required for the Hub id {params.source!r}, so that a run can be repeated; "
@@ -102,7 +110,7 @@ def _hub(params: DataParams) -> dict[str, datasets.Dataset]:
 
 
 def _local(folder: Path, params: DataParams, cache: Path) -> dict[str, datasets.Dataset]:
-    """Tell the kinds of local folder apart by their files."""
+    """Opens a local folder, whose kind is told by its files. Returns the table of each split. Raises UserError."""
     files = list_files(folder)
     if not files:
         raise UserError(f"data.source: {params.source!r} is an empty folder; put images there")
@@ -118,13 +126,13 @@ def _local(folder: Path, params: DataParams, cache: Path) -> dict[str, datasets.
             f"data.source: {params.source!r} has {len(files)} files but no image; expected parquet, a save_to_disk "
             f"folder, or files ending in {' '.join(sorted(image_suffixes()))}"
         )
-    # A cache of our own: the shared one tells folders apart by name and may answer with another folder's images.
+    # The shared cache of `datasets` distinguishes folders by name only, and might return images of another folder.
     return _load(params, path=str(folder), cache_dir=str(cache))
 
 
 @contextmanager
 def _reading(params: DataParams) -> Iterator[None]:
-    """Quieten the loaders' bars (unless in a terminal) and logs, and turn their failures into one line."""
+    """Silences the logs of the loaders, and outside a terminal their progress bars, and turns errors into UserError."""
     import datasets
     from huggingface_hub.utils import disable_progress_bars
 
@@ -141,7 +149,7 @@ def _reading(params: DataParams) -> Iterator[None]:
             f"data.source: {params.source!r} cannot be fetched: no network to the Hub ({_line(error)}); connect, or "
             "bring the dataset here by other means and set data.source and data.watch to its folder"
         ) from error
-    except Exception as error:  # a loader given damaged files raises anything
+    except Exception as error:  # loaders raise many kinds of errors on damaged files
         raise UserError(
             f"data.source: {params.source!r} cannot be read as a dataset ({type(error).__name__}: {_line(error)}); "
             "check its files, data.revision and data.configuration"
@@ -152,10 +160,12 @@ def _reading(params: DataParams) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
+    """The message of an error, or of its cause if it has one, in one line."""
     return " ".join(str(error.__cause__ or error).split())
 
 
 def _saved(folder: Path, params: DataParams) -> dict[str, datasets.Dataset]:
+    """Opens a folder that `save_to_disk` wrote. Returns the table of each split. Raises UserError."""
     import datasets
 
     with _reading(params):
@@ -164,6 +174,7 @@ def _saved(folder: Path, params: DataParams) -> dict[str, datasets.Dataset]:
 
 
 def _load(params: DataParams, **arguments: Any) -> dict[str, datasets.Dataset]:
+    """Opens a dataset by `datasets.load_dataset`. Returns the table of each split. Raises UserError."""
     import datasets
 
     with _reading(params):

@@ -2,11 +2,11 @@
 
     python -m stage1_vqvae.extract
 
-The training split also gets the extra passes that `extract_codes` asks for, for the prior: mirrored and shifted copies,
-and codes drawn at random where the quantizer can.
-Always float32. Leaves codebook usage and perplexity of the training and validation codes in
-results/extract_codes/metrics.json, and the code histogram of the validation split in histogram.csv. Those of the test
-split are `evaluate`'s to measure, once.
+The training split also gets the extra passes that `extract_codes` in params.yaml asks for: codes of mirrored and
+shifted images, and codes drawn at random if the quantizer can draw. Encoding is always in float32.
+
+results/extract_codes/metrics.json has the codebook usage and perplexity of the training and the validation codes, and
+histogram.csv the histogram of the validation codes. `evaluate` measures the test codes.
 """
 
 from __future__ import annotations
@@ -25,21 +25,28 @@ if TYPE_CHECKING:
 
     from stage1_vqvae.model import VQVAE
     from stage1_vqvae.parameters import ExtractParams
+    from tessera.codes.figures import CodeCounts
+    from tessera.codes.store import CodesWriter
     from tessera.images.prepared import ImageSplit
 
 USES = ("extract_codes",)  # the sections of params.yaml that change what this stage makes
 
 RESULTS = paths.RESULTS / "extract_codes"
-# Images encoded at a time, always, the last beside blanks: in a batch of another size convolutions round otherwise,
-# and a vector between two codes would change sides with the number of processes.
+# Images in every batch; the last batch is filled up with blank images. In a batch of another size convolutions round
+# differently, and the code of a vector half way between two codes would depend on the number of processes.
 TOGETHER = 64
 HISTOGRAM_ROWS = 512
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over a split: images mirrored or not, shifted down and right by pixels; codes drawn for the n-th time,
-    or (0) the best ones."""
+    """What one pass over a split does to the images.
+
+    Attributes:
+        flip: mirror the image.
+        down, right: shift the image by this many pixels.
+        draw: 0 for the best codes; n for the n-th draw of random codes.
+    """
 
     flip: bool = False
     down: int = 0
@@ -48,7 +55,7 @@ class Pass:
 
 
 def passes(params: ExtractParams) -> list[Pass]:
-    """The training passes; the image as it is comes first, and draws last."""
+    """The passes over the training split. The first one is the images as they are, and draws come last."""
     offsets = range(-params.shift, params.shift + 1)
     flips = (False, True) if params.horizontal_flip else (False,)
     found = [Pass(flip, down, right) for flip in flips for down in offsets for right in offsets]
@@ -57,7 +64,12 @@ def passes(params: ExtractParams) -> list[Pass]:
 
 
 def encode_split(model: VQVAE, split: ImageSplit, change: Pass, device: torch.device) -> Iterator[torch.Tensor]:
-    """Tokens (m, N) of a split in order, batch by batch, the work divided over all processes."""
+    """Yield the int64 tokens (m, N) of a split's images in order, batch by batch. All processes share the work.
+
+    Args:
+        change: what is done to the images before they are encoded.
+        device: where the model is.
+    """
     import torch
     from accelerate.utils import gather
     from tqdm import tqdm
@@ -77,7 +89,7 @@ def encode_split(model: VQVAE, split: ImageSplit, change: Pass, device: torch.de
             pixels, torch.full((len(pixels),), change.down), torch.full((len(pixels),), change.right)
         )
         images = to_float(batch.to(device))
-        if change.draw:  # each image's by its own seed, so that the work may be divided in any way
+        if change.draw:  # each image has a random seed of its own, so that the work can be divided in any way
             first = start + rank * TOGETHER
             seeds = [seed_of("draw", change.draw, image) for image in range(first, first + TOGETHER)]
             codes = model.draw(images, torch.tensor(seeds))
@@ -87,19 +99,16 @@ def encode_split(model: VQVAE, split: ImageSplit, change: Pass, device: torch.de
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Encode every split; the main process writes."""
+    """Encode every split. All processes encode; the main process writes."""
     import contextlib
 
-    import numpy as np
     import torch
 
     from stage1_vqvae.model import load_vqvae
-    from tessera.artifacts.arrays import ArrayWriter
-    from tessera.artifacts.files import json_text
     from tessera.artifacts.publishing import publishing
-    from tessera.codes.figures import CodeCounts
+    from tessera.codes.store import CodesWriter
     from tessera.images.prepared import open_prepared
-    from tessera.launch import accelerator
+    from tessera.launch.devices import accelerator
     from tessera.training.tracking import write_results
 
     prepared = open_prepared(paths.PREPARED)
@@ -107,49 +116,73 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
     device = accelerator(params.runtime)
     model.to(device.device)
-    layout, metrics, splits, histograms = model.layout, {}, {}, {}
     parents = {"vqvae": manifest.identity, "prepared": prepared.manifest.identity}
-    main = device.is_main_process
+    main, counts = device.is_main_process, {}
     with publishing(paths.CODES, "codes", parents) if main else contextlib.nullcontext() as staging, torch.no_grad():
+        writer = CodesWriter(staging, model.layout, prepared.stats.classes) if staging else None
         for name, split in prepared.splits.items():
             changes = passes(params.extract_codes) if name == "train" else [Pass()]
-            counts = CodeCounts(layout)
-            with contextlib.ExitStack() as stack:
-                file = staging and stack.enter_context(
-                    ArrayWriter(staging / name / "codes.npy", (layout.num_tokens,), layout.dtype)
-                )
-                for index, change in enumerate(changes):
-                    for tokens in encode_split(model, split, change, device.device):
-                        if file:
-                            file.append(tokens.numpy())
-                        if index == 0:
-                            counts.add(layout.unflatten(tokens))
-            splits[name] = [len(changes), len(split)]
-            if name != "test":
-                levels = counts.figures()
-                metrics[name] = {figure: [level[figure] for level in levels] for figure in levels[0]}
-                histograms[name] = counts.levels
-            if staging and split.labels is not None:
-                with ArrayWriter(staging / name / "labels.npy", (), np.int64) as labels:
-                    labels.append(np.asarray(split.labels))
-        if staging:
-            classes = prepared.stats.classes
-            description = {"layout": layout.to_json(), "classes": classes and list(classes), "splits": splits}
-            (staging / "layout.json").write_text(json_text(description), encoding="utf-8")
+            counts[name] = extract_split(model, name, split, changes, writer, device.device)
+        if writer:
+            writer.close()
     if main:
-        write_results(RESULTS, {"histogram": histogram(histograms["validation"])}, metrics)
+        # The test split's figures are left to `evaluate`, which measures test once.
+        measured = {name: counted for name, counted in counts.items() if name != "test"}
+        metrics = {name: by_figure(counted.figures()) for name, counted in measured.items()}
+        write_results(RESULTS, {"histogram": histogram(measured["validation"].levels)}, metrics)
         grids = " + ".join(
-            f"{level.height}x{level.width}x{level.depth} of {level.codebook_size}" for level in layout.levels
+            f"{level.height}x{level.width}x{level.depth} of {level.codebook_size}" for level in model.layout.levels
         )
-        print(f"{paths.CODES}: {grids}; " + ", ".join(f"{n} {c[1]} images x {c[0]}" for n, c in splits.items()))
+        images = ", ".join(f"{name} {s['images']} images x {s['passes']}" for name, s in writer.splits.items())
+        print(f"{paths.CODES}: {grids}; {images}")
     device.wait_for_everyone()
 
 
-def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
-    """Rows of the code histogram, codes from the most used to the least, from counts (depth, K) a level.
+def extract_split(
+    model: VQVAE,
+    name: str,
+    split: ImageSplit,
+    changes: list[Pass],
+    writer: CodesWriter | None,
+    device: torch.device,
+) -> CodeCounts:
+    """Encode all passes over a split, and write them and the labels if there is a writer.
 
-    `rank` is the code's place as a part of its codebook, so that codebooks of all sizes share an axis; `share` its part
-    of all codes times K, which is 1 for an even codebook. At most HISTOGRAM_ROWS ranks, evenly spaced.
+    Returns:
+        How often each code occurs in the first pass, which is the images as they are.
+    """
+    import contextlib
+
+    from tessera.codes.figures import CodeCounts
+
+    counts = CodeCounts(model.layout)
+    for index, change in enumerate(changes):
+        with writer.begin_pass(name, len(split)) if writer else contextlib.nullcontext() as file:
+            for tokens in encode_split(model, split, change, device):
+                if file:
+                    file.append(tokens.numpy())
+                if index == 0:
+                    counts.add(model.layout.unflatten(tokens))
+    if writer and split.labels is not None:
+        writer.write_labels(name, split.labels)
+    return counts
+
+
+def by_figure(levels: list[dict[str, float]]) -> dict[str, list[float]]:
+    """The figures of each level, as a list of the levels' values for each figure."""
+    return {figure: [level[figure] for level in levels] for figure in levels[0]}
+
+
+def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
+    """Rows of the code histogram, from the most used code to the least used one.
+
+    Args:
+        counts: int64 (depth, K) for each level.
+
+    Returns:
+        At most HISTOGRAM_ROWS evenly spaced rows for each level and depth. `rank` is the code's place divided by K, so
+        that codebooks of all sizes share an axis. `share` is the code's share of all codes times K, which is 1 for
+        every code of an evenly used codebook.
     """
     import torch
 
@@ -165,7 +198,7 @@ def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""VQVAE: a network, a quantizer a level, and a likelihood. One level is the plain case of N.
+"""The VQ-VAE: a network, the quantizers of its levels, and a likelihood.
 
-Source: van den Oord et al. 2017, "Neural Discrete Representation Learning"; levels after Razavi et al. 2019.
+Sources: van den Oord et al. 2017, "Neural Discrete Representation Learning"; Razavi et al. 2019, "Generating Diverse
+High-Fidelity Images with VQ-VAE-2", for several levels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,19 @@ from tessera.artifacts.models import load_module
 from tessera.codes.layout import CodeLayout, Level
 from tessera.images.pixels import to_float
 from tessera.images.prepared import Stats
-from tessera.randomness import generator, seed_of
-
-START_VECTORS_PER_CODE = 256  # k-means gains nothing from more
+from tessera.randomness import seed_of
 
 
 def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
-    """What a VQVAE is built from: the parameters of stage 1 and what was prepared."""
+    """The configuration from which a VQVAE is built.
+
+    Args:
+        section: the parameters of stage 1.
+        stats: the description of the prepared images.
+
+    Returns:
+        JSON values, as `VQVAE` takes them.
+    """
     return {
         "image_shape": list(stats.image_shape),
         "data_variance": stats.variance,
@@ -42,17 +49,26 @@ def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
 
 
 def planes(z_q: torch.Tensor) -> torch.Tensor:
-    """z_q (B, h, w, D) as a feature map (B, D, h, w), always in one memory layout: in another, convolutions would round
-    otherwise, and codes that were looked up decode to another image than the forward pass's."""
+    """Turns z_q (B, h, w, D) into a feature map (B, D, h, w) that always has the same memory layout.
+
+    Convolutions round differently in another memory layout. Codes that were looked up would then not decode to exactly
+    the image of the forward pass.
+    """
     return z_q.contiguous().permute(0, 3, 1, 2)
 
 
 class VQVAE(nn.Module):
-    """Images to grids of codes, and back to a distribution over images.
+    """Turns images into grids of codes, and grids of codes into a distribution over images.
 
     Args:
-        config: image_shape (C, H, W); data_variance (of training pixels in [-1, 1]); network, quantizer and likelihood,
-            each {"name": NAME, NAME: {its parameters}}. Kept as `config`: the whole model is rebuilt from it.
+        config: `image_shape` (C, H, W); `data_variance`, the variance of training pixels in [-1, 1]; and `network`,
+            `quantizer` and `likelihood`, each {"name": NAME, NAME: {its parameters}}. The quantizer's also has
+            `"shared_by_levels": True` if one quantizer serves all levels.
+
+    Attributes:
+        config: the argument. The whole model can be built again from it.
+        layout: the CodeLayout of the code grids.
+        quantizers: one quantizer per level, coarsest first; or a single one that all levels share.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -65,52 +81,65 @@ class VQVAE(nn.Module):
         grids = network_class(network).grids_of(image_shape, **network[network["name"]])
         self.quantizers = build_quantizers(config["quantizer"], len(grids))
         self.network = build_network(network, image_shape, outputs, self.quantizers[0].dim)
-        self.layout = CodeLayout(
-            image_shape,
-            tuple(Level(h, w, q.depth, q.codebook_size) for (h, w), q in zip(grids, self.quantizers, strict=True)),
-        )
+        levels = [(*grid, self.quantizer_of(level)) for level, grid in enumerate(grids)]
+        self.layout = CodeLayout(image_shape, tuple(Level(h, w, q.depth, q.codebook_size) for h, w, q in levels))
         self._encode: Callable = self.network.encode
         self._decode: Callable = self.network.decode
         self._loss: Callable = self.likelihood.loss
 
+    def quantizer_of(self, level: int) -> Quantizer:
+        """The quantizer of a level, which may be the quantizer of all levels."""
+        return self.quantizers[level % len(self.quantizers)]
+
     @property
-    def codebook_parameters(self) -> frozenset[str]:
-        """Names of parameters that are codebooks, which `settle` re-estimates: no weight average touches them."""
+    def re_estimated_parameters(self) -> frozenset[str]:
+        """The names of parameters that `re_estimate_codebooks` computes. A weight average leaves them out."""
         parts = [(name, module) for name, module in self.named_modules() if isinstance(module, Quantizer)]
-        settled = {f"{name}.{parameter}" for name, module in parts for parameter in module.settled}
-        return frozenset(name for name, _ in self.named_parameters() if name in settled)
+        computed = {f"{name}.{parameter}" for name, module in parts for parameter in module.re_estimated}
+        return frozenset(name for name, _ in self.named_parameters() if name in computed)
 
     @property
     def stochastic(self) -> bool:
-        """Whether training draws codes at random, by the `seeds` of `forward`."""
+        """Whether a training step draws random numbers, for which `forward` takes seeds."""
         return any(quantizer.stochastic for quantizer in self.quantizers)
 
     def compile(self) -> None:
-        """Compile encoder, decoder and loss for training steps; the quantizer and evaluation stay eager."""
+        """Compiles encoder, decoder and loss for training steps. Quantizers and evaluation are not compiled."""
         self._encode, self._decode = torch.compile(self.network.encode), torch.compile(self.network.decode)
         self._loss = torch.compile(self.likelihood.loss)
 
-    def _quantize(
-        self, features: list[torch.Tensor], levels: int, seeds: torch.Tensor | None = None
-    ) -> tuple[list[QuantizerOutput], torch.Tensor | None]:
-        """Quantize the `levels` coarsest levels; also the context of the next one."""
-        outputs, context = [], None
-        for level in range(levels):
-            z = self.network.latent(level, features[level], context)
-            output = self.quantizers[level](z.permute(0, 2, 3, 1), derived(seeds, level))
-            outputs.append(output)
-            context = self.network.context(level, planes(output.z_q), context)
-        return outputs, context
+    def _z_of_levels(self, features: list[torch.Tensor], quantized: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yields z (B, h, w, D) of each level, coarsest first.
+
+        Finer levels are conditioned on coarser ones. Before the caller asks for the next z, it appends z_q
+        (B, h, w, D) of the level to `quantized`.
+        """
+        context = None
+        for level, feature in enumerate(features):
+            if level:
+                context = self.network.context(level - 1, planes(quantized[-1]), context)
+            yield self.network.latent(level, feature, context).permute(0, 2, 3, 1)
 
     def quantize(self, images: torch.Tensor, seeds: torch.Tensor | None = None) -> list[QuantizerOutput]:
-        """What each level's quantizer makes of float images (B, C, H, W) in [-1, 1], coarsest first.
+        """Encodes and quantizes images.
+
+        Args:
+            images: float (B, C, H, W) in [-1, 1].
+            seeds: int64 (B,), random seeds, one per image. None uses torch's global generator.
+
+        Returns:
+            the output of each level's quantizer, coarsest first.
 
         Raises:
-            ValueError: images of another shape than the model's.
+            ValueError: the images have another shape than the model's.
         """
         self._check(images)
         encode = self._encode if self.training else self.network.encode
-        return self._quantize(encode(images), len(self.quantizers), seeds)[0]
+        outputs, quantized = [], []
+        for level, z in enumerate(self._z_of_levels(encode(images), quantized)):
+            outputs.append(self.quantizer_of(level)(z, derived(seeds, level)))
+            quantized.append(outputs[-1].z_q)
+        return outputs
 
     def _check(self, images: torch.Tensor) -> None:
         if tuple(images.shape[1:]) != self.layout.image_shape:
@@ -119,116 +148,145 @@ class VQVAE(nn.Module):
     def forward(
         self, images: torch.Tensor, seeds: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The training loss and its named parts.
+        """Computes the training loss.
 
         Args:
-            images: float (B, C, H, W) in [-1, 1], or their uint8 pixels.
-            seeds: int64 (B,), by which stochastic quantizers draw; None: torch's global generator.
+            images: float (B, C, H, W) in [-1, 1], or uint8 pixels (B, C, H, W).
+            seeds: int64 (B,), random seeds, one per image. None uses torch's global generator.
+
+        Returns:
+            the loss, a scalar; and its parts by name. It is `distortion`, the likelihood's loss, plus `quantizer_loss`,
+            the sum over levels.
+
+        Raises:
+            ValueError: the images have another shape than the model's.
         """
         images = to_float(images) if images.dtype == torch.uint8 else images
         outputs = self.quantize(images, seeds)
         decode, loss = (self._decode, self._loss) if self.training else (self.network.decode, self.likelihood.loss)
-        parameters = decode([planes(o.z_q) for o in outputs])
+        parameters = decode([planes(output.z_q) for output in outputs])
         with torch.autocast(images.device.type, enabled=False):
             distortion = loss(parameters, images, self.config["data_variance"])
-            quantizer_loss = torch.stack([o.loss for o in outputs]).sum()
+            quantizer_loss = torch.stack([output.loss for output in outputs]).sum()
             return distortion + quantizer_loss, {"distortion": distortion, "quantizer_loss": quantizer_loss}
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Float images (B, C, H, W) in [-1, 1] to code grids [(B, h, w, depth)] int64, coarsest first."""
+        """Turns float images (B, C, H, W) in [-1, 1] into code grids, int64 (B, h, w, depth), coarsest level first.
+
+        Raises:
+            ValueError: the images have another shape than the model's.
+        """
         return [output.indices for output in self.quantize(images)]
 
     def draw(self, images: torch.Tensor, seeds: torch.Tensor) -> list[torch.Tensor]:
-        """Code grids as `encode` gives them, but drawn at random by quantizers that can (`draws`).
+        """Turns images into code grids drawn at random. Quantizers that cannot draw take the best codes.
 
-        Every finer level is conditioned on the coarser level's codes as they were drawn: the decoder gets both.
+        Each level is conditioned on the codes drawn for coarser levels, because the decoder receives these codes too.
+
+        Args:
+            images: float (B, C, H, W) in [-1, 1].
+            seeds: int64 (B,), random seeds, one per image.
+
+        Returns:
+            int64 (B, h, w, depth) for each level, coarsest first.
 
         Raises:
-            ValueError: images of another shape than the model's.
+            ValueError: the images have another shape than the model's.
         """
         self._check(images)
-        features, context, grids = self.network.encode(images), None, []
-        for level, quantizer in enumerate(self.quantizers):
-            z = self.network.latent(level, features[level], context).permute(0, 2, 3, 1)
-            grids.append(quantizer.draw(z, derived(seeds, level)) if quantizer.draws else quantizer(z).indices)
-            context = self.network.context(level, planes(quantizer.lookup(grids[-1])), context)
+        grids, quantized = [], []
+        for level, z in enumerate(self._z_of_levels(self.network.encode(images), quantized)):
+            quantizer = self.quantizer_of(level)
+            grids.append(quantizer.draw(z, derived(seeds, level)) if quantizer.can_draw else quantizer(z).indices)
+            quantized.append(quantizer.lookup(grids[-1]))
         return grids
 
     def decode_parameters(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
-        """Code grids to the likelihood's parameters (B, outputs, H, W) float32.
+        """Turns code grids into the parameters of the likelihood.
 
         Args:
-            levels: those that count, None for all; the others say what their codes say on average.
+            codes: int64 (B, h, w, depth) for each level, coarsest first.
+            levels: the levels to decode. All other levels are replaced by their mean embedding. None decodes all.
+
+        Returns:
+            float32 (B, outputs, H, W), where outputs is what the likelihood asks for.
 
         Raises:
-            ValueError: grids of another layout than the model's, or a level that it does not have.
+            ValueError: the grids do not fit the layout, or a level does not exist.
         """
         self.layout.check(codes)
         if levels is not None and not set(levels) <= set(range(len(codes))):
             raise ValueError(f"expected levels from 0 to {len(codes) - 1}, got {levels}")
-        quantized = [planes(q.lookup(c)) for q, c in zip(self.quantizers, codes, strict=True)]
+        quantized = [planes(self.quantizer_of(level).lookup(grid)) for level, grid in enumerate(codes)]
         if levels is not None:
             means = [z_q.mean((0, 2, 3), keepdim=True).expand_as(z_q) for z_q in quantized]
-            quantized = [z_q if i in levels else means[i] for i, z_q in enumerate(quantized)]
+            quantized = [z_q if level in levels else means[level] for level, z_q in enumerate(quantized)]
         return self.network.decode(quantized).float()
 
     def decode(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
-        """Code grids to float images (B, C, H, W) in [-1, 1]: the likelihood's mean; `levels` as above."""
+        """Turns code grids into images: the likelihood's mean, float32 (B, C, H, W) in [-1, 1].
+
+        See `decode_parameters` for the arguments and what is raised.
+        """
         return self.likelihood.mean(self.decode_parameters(codes, levels))
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Let every quantizer move, once for each optimizer step; the scalars' mean over levels, and each one's."""
+        """Moves the codebooks after an optimizer step. Call it once per step, on every process.
+
+        Args:
+            step: the number of the optimizer step, from 0.
+            seed: the random seed of the training.
+
+        Returns:
+            scalars by name: the mean of each figure over the quantizers, and with several quantizers also each one's,
+            its name followed by `_level0` and so on.
+        """
         found = [q.update(step, seed_of("level", seed, level)) for level, q in enumerate(self.quantizers)]
-        scalars = {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
+        scalars = {name: torch.stack([figures[name] for figures in found]).mean() for name in found[0]}
         if len(found) > 1:
             scalars |= {f"{name}_level{i}": value for i, f in enumerate(found) for name, value in f.items()}
         return scalars
 
     def discard(self) -> None:
-        """Forget what the quantizers gathered, after a step that was skipped."""
+        """Forgets what the quantizers gathered, after a step that was skipped."""
         for quantizer in self.quantizers:
             quantizer.discard()
 
-    def _vectors(self, level: int, images: torch.Tensor) -> torch.Tensor:
-        """z (M, D) of a level, all coarser levels quantized."""
-        features = self.network.encode(images)
-        _, context = self._quantize(features, level)
-        z = self.network.latent(level, features[level], context)
-        return z.permute(0, 2, 3, 1).flatten(0, 2).float()
+    @property
+    def levels_share_a_quantizer(self) -> bool:
+        """Whether one quantizer serves several levels."""
+        return len(self.quantizers) < len(self.layout.levels)
 
-    @torch.no_grad()
-    def start(self, batches: Callable[[], Iterable[torch.Tensor]], seed: int) -> None:
-        """Start every codebook at the data, coarsest first; `batches` yields the same float images each time."""
-        self.eval()
-        for level, quantizer in enumerate(self.quantizers):
-            if not quantizer.at_data:
-                continue
-            random = generator("start", seed, level)
-            vectors = torch.cat([self._vectors(level, images) for images in batches()])
-            enough = START_VECTORS_PER_CODE * quantizer.codebook_size
-            if len(vectors) > enough:
-                vectors = vectors[torch.randperm(len(vectors), generator=random)[:enough].to(vectors.device)]
-            quantizer.start(vectors, random)
-        self.train()
+    def vectors(self, levels: range, images: torch.Tensor) -> torch.Tensor:
+        """The vectors that the quantizers of some consecutive levels get; coarser levels are quantized.
 
-    @torch.no_grad()
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Re-estimate every codebook for the weights as they are, coarsest first, over the same float images."""
-        for level, quantizer in enumerate(self.quantizers):
-            kept: list[torch.Tensor] = []  # for a quantizer of several parts, which asks for them several times
+        Args:
+            levels: numbers of levels, of which 0 is the coarsest.
+            images: float (B, C, H, W) in [-1, 1].
 
-            def vectors(level: int = level, kept: list[torch.Tensor] = kept) -> list[torch.Tensor]:
-                if not kept:
-                    kept.extend(self._vectors(level, images) for images in batches())
-                return kept
-
-            quantizer.settle(vectors)
+        Returns:
+            z, float32 (M, D), level by level.
+        """
+        found, quantized = [], []
+        for level, z in enumerate(self._z_of_levels(self.network.encode(images), quantized)):
+            if level in levels:
+                found.append(z.flatten(0, 2).float())
+            if level + 1 == levels.stop:
+                break
+            quantized.append(self.quantizer_of(level)(z).z_q)
+        return torch.cat(found)
 
 
 def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
-    """Load a published VQ-VAE from its own files, in evaluation mode on the CPU.
+    """Loads a published VQ-VAE from its own files.
+
+    Args:
+        folder: the published folder, such as models/vqvae.
+
+    Returns:
+        the model in evaluation mode on the CPU, and the manifest of the folder.
 
     Raises:
-        UserError: missing, damaged, or not a VQ-VAE that this version builds.
+        UserError: the folder is missing or damaged, or does not hold a VQ-VAE that this version can build.
     """
     return load_module(folder, "vqvae", VQVAE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from stage1_vqvae.quantizers.sections import Estimator, Sizes, Threshold
+from pydantic import model_serializer
+
+from stage1_vqvae.quantizers.sections import EstimatorName, Sizes, Threshold
 from tessera.parameters.sections import (
     Choice,
     Count,
@@ -18,21 +20,25 @@ from tessera.parameters.sections import (
 from tessera.parameters.training import TrainingParams
 
 
-class NetworkParams(Choice):
+class NetworkChoice(Choice):
     """The choice of the network."""
 
     package: ClassVar[str] = "stage1_vqvae.networks"
 
 
-class QuantizerParams(Choice):
-    """The choice of the quantizer, and what quantizers share."""
+class QuantizerChoice(Choice):
+    """The choice of the quantizer, and the values that quantizers share.
+
+    `shared_by_levels` belongs to the choice itself: True lets one quantizer serve all levels of the network.
+    """
 
     package: ClassVar[str] = "stage1_vqvae.quantizers"
 
+    shared_by_levels: bool
     codebook_size: Sizes
     codebook_dim: Positive
     commitment_cost: NonNegative
-    gradient_estimator: Estimator
+    gradient_estimator: EstimatorName
     diveq_variance: NonNegative
     ema_decay: Decay
     ema_epsilon: NonNegative
@@ -40,32 +46,59 @@ class QuantizerParams(Choice):
     kmeans_rounds: Count
     revival_threshold: Threshold
 
+    @model_serializer
+    def chosen_alone(self) -> dict[str, Any]:
+        """The name and the parameters of the chosen option, and `shared_by_levels` where it is True.
 
-class LikelihoodParams(Choice):
+        False is left out, so that a model's config.json is the same as before this parameter existed.
+        """
+        found = {"name": self.name, self.name: self.chosen}
+        return found | ({"shared_by_levels": True} if self.shared_by_levels else {})
+
+    def fits_together(self) -> None:
+        super().fits_together()
+        if self.shared_by_levels and len(set(self.chosen.sizes)) > 1:
+            raise Misfit(
+                f"shared_by_levels: one quantizer cannot have the codebook sizes {list(self.chosen.sizes)}; give one "
+                "number, or set shared_by_levels to false"
+            )
+
+
+class LikelihoodChoice(Choice):
     """The choice of the likelihood."""
 
     package: ClassVar[str] = "stage1_vqvae.likelihoods"
 
 
 class AugmentationParams(Section):
-    """Random mirror images and shifts of up to `shift` pixels."""
+    """Random changes of training images.
+
+    Attributes:
+        horizontal_flip: whether half of the images are mirrored.
+        shift: the largest shift in each direction, in pixels.
+    """
 
     horizontal_flip: bool
     shift: Count
 
 
 class Stage1TrainingParams(TrainingParams):
-    """`codebook_images`: training images for the codebook's start and for its re-estimation under a weight average."""
+    """The training of the VQ-VAE.
+
+    Attributes:
+        codebook_images: the number of training images from which codebooks are initialised, and re-estimated for
+            averaged weights.
+    """
 
     codebook_images: Positive
 
 
 class Stage1Params(Section):
-    """What the VQ-VAE is and how it is trained."""
+    """The VQ-VAE and its training."""
 
-    network: choice(NetworkParams)
-    quantizer: choice(QuantizerParams)
-    likelihood: choice(LikelihoodParams)
+    network: choice(NetworkChoice)
+    quantizer: choice(QuantizerChoice)
+    likelihood: choice(LikelihoodChoice)
     augmentation: AugmentationParams
     training: Stage1TrainingParams
 
@@ -78,7 +111,13 @@ class Stage1Params(Section):
 
 
 class ExtractParams(Section):
-    """Extra passes over the training images: mirrored, shifted by up to `shift` pixels, and with codes drawn anew."""
+    """Extra passes over the training images, from which the prior learns as well.
+
+    Attributes:
+        horizontal_flip: whether there are passes over mirrored images.
+        shift: the largest shift in each direction, in pixels; there is a pass for each combination of shifts.
+        draws: the number of passes whose codes are drawn at random.
+    """
 
     horizontal_flip: bool
     shift: Count

@@ -1,10 +1,11 @@
-"""Decode the codes of some images and lay them beside the images: what the VQ-VAE keeps, and what each level holds.
+"""Draw pictures of images and their reconstructions, which show what the VQ-VAE keeps of an image.
 
     python -m stage1_vqvae.reconstruct
 
-Leaves results/reconstruct/images/{train,validation}.png: images above their reconstructions. With several levels also
-the reconstructions from each level alone, coarsest first (the others say what they say on average over these images),
-and then from all of them, after Razavi et al. 2019, figure 3, which adds level to level.
+Writes results/reconstruct/images/train.png and validation.png. The first row of each shows images, and the last row
+shows their reconstructions. With several levels, a row for each level in between shows the reconstructions from that
+level alone, coarsest first; all other levels are replaced by their mean embedding over these images. Razavi et al.
+2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", figure 3, is a similar picture.
 """
 
 from __future__ import annotations
@@ -24,11 +25,16 @@ if TYPE_CHECKING:
 USES = ()  # the sections of params.yaml that change what this stage makes
 
 IMAGES = paths.RESULTS / "reconstruct" / "images"
-GRID_IMAGES = 32
+GRID_IMAGES = 32  # images in each picture
 
 
 def rows(model: VQVAE, split: ImageSplit, device: torch.device) -> list[torch.Tensor]:
-    """uint8 images (B, C, H, W) of a split, their reconstructions from each level alone, and from all levels."""
+    """The rows of a picture.
+
+    Returns:
+        uint8 (B, C, H, W) for each row: the first images of the split, their reconstructions from each level alone if
+        there are several levels, and their reconstructions from all levels.
+    """
     from tessera.images.pixels import to_float, to_uint8
 
     pixels = split.pixels(slice(0, GRID_IMAGES))
@@ -40,15 +46,15 @@ def rows(model: VQVAE, split: ImageSplit, device: torch.device) -> list[torch.Te
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """One picture a split."""
+    """Draws a picture for the training split and one for the validation split."""
     import torch
 
     from stage1_vqvae.model import load_vqvae
-    from tessera.distributed import one_process
     from tessera.images.grids import save_grid, stacked_grid
     from tessera.images.prepared import open_prepared
+    from tessera.launch.devices import configure_torch
 
-    one_process(params.runtime.threads, "stage1_vqvae.reconstruct")
+    configure_torch(params.runtime.threads)
     prepared = open_prepared(paths.PREPARED)
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
@@ -57,7 +63,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     for name in ("train", "validation"):
         with torch.no_grad():
             save_grid(stacked_grid(rows(model, prepared[name], device)), IMAGES / f"{name}.png")
-    print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" * (len(model.quantizers) > 1)))
+    several = len(model.layout.levels) > 1
+    print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" if several else ""))
 
 
 def main(argv: list[str] | None = None) -> int:

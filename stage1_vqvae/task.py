@@ -1,4 +1,4 @@
-"""What the training loop asks of stage 1."""
+"""The training task of stage 1: batches, losses and validation of a VQ-VAE."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from stage1_vqvae.codebooks import initialise_codebooks, re_estimate_codebooks
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.parameters import AugmentationParams, Stage1TrainingParams
 from stage1_vqvae.quantizers.output import QuantizerOutput
@@ -16,13 +17,18 @@ from tessera.images.augment import augment
 from tessera.images.pixels import to_float
 from tessera.images.prepared import ImageSplit
 from tessera.randomness import SampleOrder, generator, seed_of
+from tessera.training.task import Batch, Task
 
-TOGETHER = 64  # images that a fit encodes at a time; no parameter's, so that none reaches a codebook even by rounding
-ROUNDING = 1e-12  # of a mean of float64 squares: where targets vary by no more, they do not vary
+# Images that are encoded at a time when something is fitted. It is fixed, because a sum over batches of another size
+# would be rounded differently, and `runtime.batch_size` must not change a codebook.
+FIT_BATCH = 64
+ROUNDING = 1e-12  # relative error of a mean of float64 squares; a smaller variance is taken for 0
 
 
-class VQVAETask:
-    """Batches, codebook care and validation of a VQ-VAE (see tessera.training.loop.Task)."""
+class VQVAETask(Task):
+    """Trains a VQ-VAE; its best weights have the smallest distortion on the validation split."""
+
+    criterion = "distortion"
 
     def __init__(
         self,
@@ -35,31 +41,39 @@ class VQVAETask:
         self.model, self.train, self.validation = model, train, validation
         self.params, self.augmentation = params, augmentation
         self.order = SampleOrder(len(train), params.batch_size, params.seed)
-        self.not_averaged = model.codebook_parameters
+        self.re_estimated = model.re_estimated_parameters
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def _chunks(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """uint8 pixels and float images of `count` training images drawn once, for fits; the same on every process."""
+        """`count` training images at random, in batches of uint8 pixels and the float images that they stand for.
+
+        They are the same in every call and on every process.
+        """
         order = SampleOrder(len(self.train), min(count, len(self.train)), self.params.seed).batch(0)
-        for start in range(0, len(order), TOGETHER):
-            pixels = self.train.pixels(order[start : start + TOGETHER])
+        for start in range(0, len(order), FIT_BATCH):
+            pixels = self.train.pixels(order[start : start + FIT_BATCH])
             yield pixels, to_float(pixels.to(self.device))
 
-    def start(self) -> None:
-        self.model.start(lambda: (images for _, images in self._chunks(self.params.codebook_images)), self.params.seed)
+    def _codebook_images(self) -> Iterator[torch.Tensor]:
+        """Batches of the float images from which codebooks are computed: the same at each call and on every process."""
+        return (images for _, images in self._chunks(self.params.codebook_images))
 
-    def settle(self) -> None:
-        self.model.settle(lambda: (images for _, images in self._chunks(self.params.codebook_images)))
+    def initialise(self) -> None:
+        """Start the codebooks at encoded training images."""
+        initialise_codebooks(self.model, self._codebook_images, self.params.seed)
 
-    def compile(self) -> None:
-        self.model.compile()
+    def re_estimate(self) -> None:
+        """Re-estimate the codebooks for the averaged weights."""
+        re_estimate_codebooks(self.model, self._codebook_images)
 
-    def batch(self, step: int, rows: slice) -> dict[str, torch.Tensor]:
-        pixels = self.train.pixels(self.order.batch(step))  # the whole global batch, so that draws do not depend on
-        random = generator("augment", self.params.seed, step)  # how it is split over processes
+    def batch(self, step: int, rows: slice) -> Batch:
+        """uint8 `images`; and `seeds`, one an image, if the quantizer draws codes at random."""
+        # The whole global batch is augmented, so that an image's augmentation does not depend on the processes.
+        pixels = self.train.pixels(self.order.batch(step))
+        random = generator("augment", self.params.seed, step)
         pixels = augment(pixels, self.augmentation.horizontal_flip, self.augmentation.shift, random)
         batch = {"images": pixels[rows]}
         if self.model.stochastic:
@@ -68,14 +82,16 @@ class VQVAETask:
         return batch
 
     def update(self, step: int) -> dict[str, torch.Tensor]:
+        """Let the quantizers move their codebooks."""
         return self.model.update(step, self.params.seed)
 
     def discard(self) -> None:
+        """Drop what the quantizers gathered."""
         self.model.discard()
 
     @torch.no_grad()
     def fit_likelihood(self) -> None:
-        """Fit what the likelihood leaves open, on training images with the weights as they are."""
+        """Fit the likelihood's parameters that have no gradient, on training images, for the present weights."""
         count = self.model.likelihood.fit_images
         if count:
             pairs = (
@@ -86,15 +102,27 @@ class VQVAETask:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Figures over the whole validation split: distortion under the training loss, NMSE, the distortion in bits per
-        dimension (the likelihood first fitted, on training images), codebook usage and perplexity, and the quantization
-        error: the mean squared difference of a target and its code, and that over the targets' variance."""
+        """Figures over the whole validation split.
+
+        The likelihood is fitted first, on training images.
+
+        Returns:
+            distortion: the training loss without the quantizer's part.
+            nmse: mean squared error over the variance of the training pixels.
+            bits_per_dim_distortion: -log2 p(x | z) per dimension.
+            codebook_usage, perplexity: of the codes of the whole split.
+            quantization_error: mean squared difference of a vector and its code.
+            quantization_error_relative: this difference over the variance of the vectors.
+
+            Figures of codes are means over levels. With several levels there is `NAME_level0` for the coarsest, and
+            so on.
+        """
         self.fit_likelihood()
         layout: CodeLayout = self.model.layout
         variance, count = self.model.config["data_variance"], len(self.validation)
-        sums = [0.0, 0.0, 0.0]  # of the training loss, of squared errors over the variance, of nats
+        sums = [0.0, 0.0, 0.0]  # of distortion, of squared errors over the variance, and of nats
         counts = CodeCounts(layout, self.device)
-        errors = [Spread(quantizer.code_dim) for quantizer in self.model.quantizers]
+        errors = [Spread(self.model.quantizer_of(level).code_dim) for level in range(len(layout.levels))]
         for rows in share(count, batch_share(self.params.batch_size)):
             pixels = self.validation.pixels(rows).to(self.device)
             images = to_float(pixels)
@@ -115,19 +143,22 @@ class VQVAETask:
         levels = [used | error.figures(self.device) for used, error in zip(counts.figures(), errors, strict=True)]
         for level, found in enumerate(levels):
             for name, value in found.items():
-                figures[name] = figures.get(name, 0.0) + value / len(levels)  # the mean over levels
+                figures[name] = figures.get(name, 0.0) + value / len(levels)
                 if len(levels) > 1:
                     figures[f"{name}_level{level}"] = value
-        return {"criterion": figures["distortion"], **figures}
+        return figures
 
 
 class Spread:
-    """Sums from which the quantization error of a level, and its part of the targets' variance, are computed."""
+    """Sums over vectors, from which the quantization error of a level is computed."""
 
     def __init__(self, code_dim: int | None) -> None:
-        self.sums = torch.zeros(4, code_dim or 0, dtype=torch.float64)  # of ones, targets, squares, squared errors
+        """`code_dim`: width of a code, or None if codes stand for no vector and there is no error."""
+        # For each channel: the number of vectors, and the sums of vectors, of their squares, and of squared errors.
+        self.sums = torch.zeros(4, code_dim or 0, dtype=torch.float64)
 
     def add(self, output: QuantizerOutput) -> None:
+        """Count the vectors of a batch."""
         if output.target is None:
             return
         target, code = (part.flatten(0, -2).cpu().double() for part in (output.target, output.code))
@@ -135,11 +166,16 @@ class Spread:
         self.sums += torch.stack([part.sum(0) for part in parts])
 
     def figures(self, device: torch.device) -> dict[str, float]:
+        """The error, and the error over the vectors' variance, summed over processes; {} if there is no error.
+
+        Args:
+            device: where tensors are that processes exchange.
+        """
         if not self.sums.numel():
             return {}
         sums = torch.tensor(total(self.sums.flatten().tolist(), device), dtype=torch.float64).view(4, -1)
         targets, squares, errors = sums[1:] / sums[0]
         variance, error = (squares - targets.square()).mean().item(), errors.mean().item()
         varies = variance > ROUNDING * squares.mean().item()
-        # Where a level has collapsed there is nothing to compare with: 1, what the targets' mean alone would leave.
+        # If all vectors are equal, the relative error is that of a single code at their mean: 1.
         return {"quantization_error": error, "quantization_error_relative": error / variance if varies else 1.0}

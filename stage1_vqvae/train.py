@@ -2,8 +2,8 @@
 
     python -m stage1_vqvae.train
 
-Uses one CPU, one GPU or all GPUs, whatever `accelerate launch` finds; an interrupted run goes on from its last saved
-state. Leaves curves and a summary in results/train_vqvae.
+Uses one CPU, one GPU or all GPUs of the machine. An interrupted training goes on from its last saved state. Curves and
+a summary are written to results/train_vqvae.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ USES = ("stage1_vqvae",)  # the sections of params.yaml that change what this st
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Build, train, publish."""
+    """Build the VQ-VAE, train it, publish it."""
     import torch
 
     from stage1_vqvae.model import VQVAE, model_config
     from stage1_vqvae.task import VQVAETask
     from tessera.artifacts.models import save_model
     from tessera.images.prepared import open_prepared
-    from tessera.launch import accelerator
+    from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
 
@@ -32,19 +32,19 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     section = params.stage1_vqvae
     config = model_config(section, prepared.stats)
     parents = {"prepared": prepared.manifest.identity}
-    device = accelerator(params.runtime)
+    accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", section.training.seed))
     task = VQVAETask(VQVAE(config), prepared["train"], prepared["validation"], section.training, section.augmentation)
     whole = {**config, "augmentation": section.augmentation.values(), "training": section.training.values()}
-    metrics = train("train_vqvae", task, section.training, params.runtime, device, whole, parents)
-    if device.is_main_process:
+    metrics = train("train_vqvae", task, section.training, params.runtime, accelerator, whole, parents)
+    if accelerator.is_main_process:
         save_model(paths.VQVAE, "vqvae", config, task.model.state_dict(), parents)
         print(f"{paths.VQVAE}: validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-    device.wait_for_everyone()
+    accelerator.wait_for_everyone()
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

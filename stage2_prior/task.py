@@ -1,9 +1,10 @@
-"""What the training loop asks of stage 2."""
+"""The training task of stage 2: batches, losses and validation of a prior."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from stage2_prior.parameters import PriorTrainingParams
 from stage2_prior.priors.base import Prior
@@ -11,35 +12,54 @@ from tessera.codes.layout import CodeLayout
 from tessera.codes.store import Codes, CodeSplit
 from tessera.distributed import batch_share, share, total
 from tessera.randomness import SampleOrder, generator, seed_of
+from tessera.training.task import Batch, Loss, ParameterGroup, Task
 
 
-class PriorTask:
-    """Batches and validation of a prior (see tessera.training.loop.Task)."""
+class PriorTask(Task):
+    """Trains a prior; its best weights have the smallest nats per token on the validation split.
 
-    not_averaged: frozenset[str] = frozenset()
+    The links of a chain are independent of one another, given the codes. Each is a parameter group with a loss of its
+    own, and its best weights have the smallest nats per token of its own level.
+    """
+
+    criterion = "nats_per_token"
 
     def __init__(self, model: Prior, codes: Codes, params: PriorTrainingParams) -> None:
         self.model, self.codes, self.params = model, codes, params
         self.order = SampleOrder(len(codes["train"]), params.batch_size, params.seed)
+        links = list(getattr(model, "links", ()))
+        # The level that each loss is of; empty for a prior that is trained as a whole.
+        self.levels: dict[str, int] = {}
+        if len(links) > 1:
+            self.levels = {f"loss_level_{level}": level for level, link in enumerate(links) if link.trained}
+            self.losses = {name: float(links[level].own_tokens) for name, level in self.levels.items()}
         if params.gradient_checkpointing:
             model.checkpoint_gradients()
 
-    def start(self) -> None:
-        """A prior starts from its random weights."""
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """One group for each trained link of a chain; one for any other prior."""
+        if not self.levels:
+            return super().groups()
+        return tuple(
+            ParameterGroup(
+                criterion=f"nats_per_token_level_{level}",
+                name=f"level_{level}",
+                module=f"links.{level}",
+                loss=loss,
+            )
+            for loss, level in self.levels.items()
+        )
 
-    def settle(self) -> None:
-        """A prior has nothing that a weight average leaves out."""
+    def loss(self, name: str, model: nn.Module, batch: Batch) -> Loss:
+        """Mean nats a token, of the whole prior or of a link of a chain."""
+        return model(**batch, link=self.levels[name]) if self.levels else model(**batch)
 
-    def discard(self) -> None:
-        """A prior gathers nothing."""
+    def batch(self, step: int, rows: slice) -> Batch:
+        """int64 `tokens` (rows, N) and `labels` (rows,); float32 `noise` (rows, M) if the prior takes any.
 
-    def update(self, step: int) -> dict[str, torch.Tensor]:
-        return {}
-
-    def compile(self) -> None:
-        self.model.compile()
-
-    def batch(self, step: int, rows: slice) -> dict[str, torch.Tensor]:
+        Some labels are replaced by the null label. Some images' codes come from an extra pass, where the image was
+        flipped or shifted.
+        """
         train, size = self.codes["train"], self.params.batch_size
         stream = np.random.Generator(np.random.Philox(seed_of("passes", self.params.seed, step)))
         passes = np.zeros(size, dtype=np.int64)
@@ -49,12 +69,10 @@ class PriorTask:
         indices = self.order.batch(step)
         labels = train.label_tensor(indices)
         if labels is None:
-            labels = torch.zeros(size, dtype=torch.int64)  # the null label of a prior without classes
+            labels = torch.zeros(size, dtype=torch.int64)  # without classes, the null label is 0
         else:
-            dropped = (
-                torch.rand(size, generator=generator("labels", self.params.seed, step)) < self.params.label_dropout
-            )
-            labels = torch.where(dropped, self.codes.num_classes, labels)
+            chances = torch.rand(size, generator=generator("labels", self.params.seed, step))
+            labels = torch.where(chances < self.params.label_dropout, self.codes.num_classes, labels)
         batch = {"tokens": train.rows(indices[rows], passes[rows]), "labels": labels[rows]}
         if self.model.noise:
             random = generator("noise", self.params.seed, step)
@@ -62,18 +80,21 @@ class PriorTask:
         return batch
 
     def validate(self) -> dict[str, float]:
+        """Nats per token over the validation split, and those of each level if there are several."""
         device, size = next(self.model.parameters()).device, batch_share(self.params.batch_size)
         by_token = nats_by_token(self.model, self.codes["validation"], size, device)
-        nats = by_token.mean().item()
-        return {"criterion": nats, "nats_per_token": nats} | nats_by_level(by_token, self.codes.layout)
+        return {"nats_per_token": by_token.mean().item()} | nats_by_level(by_token, self.codes.layout)
 
 
 @torch.no_grad()
 def nats_by_token(prior: Prior, split: CodeSplit, batch_size: int, device: torch.device) -> torch.Tensor:
-    """Mean -log p of each token over a split, float64 (N,), given its labels where there are any; the work is divided
-    over processes.
+    """Mean -log p of each token over a split, given the labels if there are any: float64 (N,), nats.
 
-    `device` is where the prior is: one without weights cannot tell.
+    The split is divided among the processes.
+
+    Args:
+        batch_size: sequences per call of `nll`.
+        device: where the prior lives. It is passed in because a prior without weights has no device of its own.
     """
     nats = torch.zeros(prior.layout.num_tokens, dtype=torch.float64)
     for rows in share(len(split), batch_size):
@@ -84,7 +105,7 @@ def nats_by_token(prior: Prior, split: CodeSplit, batch_size: int, device: torch
 
 
 def nats_by_level(by_token: torch.Tensor, layout: CodeLayout) -> dict[str, float]:
-    """Each level's mean nats a token, coarsest first; nothing where there is one level."""
+    """Mean nats per token of each level, coarsest first, from nats of each token (N,); {} if there is one level."""
     if len(layout.levels) == 1:
         return {}
     return {f"nats_per_token_level_{i}": by_token[part].mean().item() for i, part in enumerate(layout.slices())}

@@ -2,8 +2,8 @@
 
     python -m stage2_prior.train
 
-Which prior is `stage2_prior.name`; swapping it touches nothing of stage 1. An interrupted run goes on from its last
-saved state. Leaves curves and validation nats per token, by place too, in results/train_prior.
+`stage2_prior.name` in params.yaml says which prior. An interrupted training goes on from its last saved state. Curves,
+a summary, and the validation nats of each token are written to results/train_prior.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESULTS = paths.RESULTS / "train_prior"
 
 @dataclass
 class Batches:
-    """Tokens and labels of a split as it is (no extra passes), in order; may be gone through again."""
+    """Tokens (B, N) and labels (B,) of a split in order, without extra passes; each iteration begins anew."""
 
     split: CodeSplit
     batch_size: int
@@ -42,17 +42,30 @@ class Batches:
 
 
 def token_rows(by_token: torch.Tensor, layout: CodeLayout) -> list[dict[str, float]]:
-    """Nats of each token, (N,), as rows with its level, row, column and depth; `step` counts tokens."""
+    """The rows of tokens.csv, from nats of each token (N,): its number, level, row, column, depth and nats."""
     names = ("level", "row", "column", "depth")
     places = [dict(zip(names, place, strict=True)) for place in layout.places.tolist()]
     return [
-        {"step": i, **place, "nats": nats}
+        {"token": i, **place, "nats": nats}
         for i, (place, nats) in enumerate(zip(places, by_token.tolist(), strict=True))
     ]
 
 
+def _write_untrained(nats: dict[str, float]) -> dict[str, float]:
+    """Write the curves and the summary of a prior that is not trained by gradients; returns the summary.
+
+    The curves have one row, so that DVC can draw them.
+    """
+    from tessera.training.tracking import write_results
+
+    metrics = {**nats, "step": 0, "parameters": 0}
+    curves = {"train": [{"step": 0, "loss": nats["nats_per_token"]}], "validation": [{"step": 0, **nats}]}
+    write_results(RESULTS, curves, {"validation": metrics})
+    return metrics
+
+
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Build, fit or train, publish."""
+    """Build the prior, fit or train it, measure it, publish it."""
     import torch
 
     from stage2_prior.priors.build import build_prior, prior_config
@@ -61,41 +74,39 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.artifacts.models import save_model
     from tessera.codes.store import open_codes
     from tessera.distributed import batch_share
-    from tessera.launch import accelerator
+    from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
-    from tessera.training.tracking import csv_text, write_results
+    from tessera.training.tracking import csv_text
 
     codes = open_codes(paths.CODES)
     parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
-    name, section = params.stage2_prior.name, params.stage2_prior.chosen
+    name, training = params.stage2_prior.name, getattr(params.stage2_prior.chosen, "training", None)
     config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
-    device = accelerator(params.runtime)
-    torch.manual_seed(seed_of("initialise", section.training.seed if hasattr(section, "training") else 0))
+    accelerator = devices.accelerator(params.runtime)
+    torch.manual_seed(seed_of("initialise", training.seed if training else 0))
     prior = build_prior(config)
     prior.fit(Batches(codes["train"], params.runtime.batch_size))
     if prior.trained:
-        task, training = PriorTask(prior, codes, section.training), section.training
+        # A prior knows the null label if training shows it, or if the codes have no other label.
         prior.null_label = not codes.num_classes or training.label_dropout > 0
         whole = {**prior_config(prior), "training": training.values()}
-        metrics = train("train_prior", task, training, params.runtime, device, whole, parents)
+        task = PriorTask(prior, codes, training)
+        metrics = train("train_prior", task, training, params.runtime, accelerator, whole, parents)
     size = prior.measured_at_once(batch_share(params.runtime.batch_size))
-    by_token = nats_by_token(prior.to(device.device).eval(), codes["validation"], size, device.device)
-    if not prior.trained:
-        nats = {"nats_per_token": by_token.mean().item(), **nats_by_level(by_token, codes.layout)}
-        metrics = {**nats, "step": 0, "parameters": 0}
-        curves = {"train": [{"step": 0, "loss": nats["nats_per_token"]}], "validation": [{"step": 0, **nats}]}
-        if device.is_main_process:
-            write_results(RESULTS, curves, {"validation": metrics})
-    if device.is_main_process:
+    by_token = nats_by_token(prior.to(accelerator.device).eval(), codes["validation"], size, accelerator.device)
+    if accelerator.is_main_process:
+        if not prior.trained:
+            nats = {"nats_per_token": by_token.mean().item()}
+            metrics = _write_untrained(nats | nats_by_level(by_token, codes.layout))
         write_text(RESULTS / "tokens.csv", csv_text(token_rows(by_token, codes.layout)))
         save_model(paths.PRIOR, "prior", prior_config(prior), prior.state_dict(), parents)
         print(f"{paths.PRIOR}: {name}, validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-    device.wait_for_everyone()
+    accelerator.wait_for_everyone()
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

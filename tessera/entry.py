@@ -1,76 +1,158 @@
-"""How every entry point starts: arguments, the whole of params.yaml checked, errors as one line.
+"""What every entry point does around its work: it reads the command line, checks params.yaml, starts several processes
+if they are wanted, and turns errors into one line and an exit status.
 
-Imports nothing heavy, so that `--help` and a mistake in params.yaml answer at once.
+torch is imported only after params.yaml is checked, so that `--help` and mistakes are answered at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from tessera import paths
+from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
+from tessera.launch import failures, processes
+from tessera.launch.parents import stop_with_parent
+from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import Params, load
 from tessera.project import files, loaded, syntax
 
+Run = Callable[[Params, argparse.Namespace], None]
+
 
 def main(
-    run: Callable[[Params, argparse.Namespace], None],
+    run: Run,
     description: str,
     argv: list[str] | None = None,
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    parallel: bool = False,
 ) -> int:
-    """Parse the command line, check params.yaml, run; a `UserError` becomes one line and exit status 2.
+    """Parse the command line, check params.yaml, run, and return the exit status.
 
-    The module of `run` says in `USES` which sections of params.yaml change its results; one without `USES` is no stage.
-    An edit of these or of the code while a stage runs is an error too: its result would pass for that of the edited.
+    The exit status is 2 after a `UserError`, whose message is printed as one line; 130 after SIGINT; 143 after SIGTERM.
+    Any other exception is a defect and keeps its traceback.
+
+    Args:
+        run: does the work. Its module says in `USES` which sections of params.yaml change the results; a module without
+            `USES` is no stage.
+        argv: the command line; by default that of this process.
+        parallel: whether `run` may be one of several processes. They are started here if `runtime.processes` or the
+            number of GPUs asks for several. Otherwise several processes are refused.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
     if add_arguments:
         add_arguments(parser)
+    argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
-    try:
-        stage = sys.modules[run.__module__]
-        uses = getattr(stage, "USES", ())
-        code = Code()
-        params = load(arguments.params)
-        _check_fingerprint(stage.__spec__.name if stage.__spec__ else stage.__name__, uses, params)
-        run(params, arguments)
-        changed = code.changed()
-        if [params.used(path) for path in uses] != [load(arguments.params).used(path) for path in uses]:
-            changed.append(arguments.params)
-        if changed:
-            raise UserError(
-                f"{changed[0]}: edited while this ran; what it made is of the file as it was; run it again (a training "
-                "goes on from what it saved, unless its parameters have changed, or it was finished with other code)"
-            )
-    except Exception as error:
-        if not isinstance(error, UserError):
-            error = _explained(error)
-            if error is None:
-                raise
-        # The processes of a machine fail alike, and one voice is enough; but each machine has its own.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            rank = os.environ.get("RANK", "0")
-            print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(error), file=sys.stderr)
-        return 2
+    stop_with_parent()
+    with _exit_on_sigterm():
+        try:
+            return _run(run, arguments, argv, parallel)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except Exception as error:
+            return _failed(error)
+
+
+def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: bool) -> int:
+    """Check parameters and code, run in this process or in several, and return the exit status.
+
+    Raises:
+        UserError: a check failed, or the work did. One check comes at the end: code and parameters that the stage uses
+            must not have been edited while it ran, because DVC would take its result for that of the edited version.
+    """
+    stage = sys.modules[run.__module__]
+    name, uses = _name(stage), getattr(stage, "USES", ())
+    code = Code()
+    params = load(arguments.params)
+    _check_fingerprint(name, uses, params)
+    if not parallel:
+        processes.refuse_several(name)
+    threads = params.runtime.threads
+    with thread_environment(number_of_threads(threads)):
+        count = processes.number_of_processes(params.runtime.processes) if parallel else 1
+        if count == 1:
+            run(params, arguments)
+            processes.leave()
+    if count > 1:
+        return processes.start(count, name, argv, threads)
+    changed = code.changed()
+    if [params.used(path) for path in uses] != [load(arguments.params).used(path) for path in uses]:
+        changed.append(arguments.params)
+    if changed:
+        raise UserError(
+            f"{changed[0]}: edited while this ran; the result was made by the version before the edit, so run it again "
+            "(training goes on from its last saved state, unless its parameters were edited, or it had finished and "
+            "its code was edited)"
+        )
     return 0
 
 
+def _name(module: ModuleType) -> str:
+    """The dotted name of a module, also of the one that `python -m` runs, which calls itself `__main__`."""
+    return module.__spec__.name if module.__spec__ else module.__name__
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit(143), so that temporary files are removed and every caller sees this exit status.
+
+    A handler that is there already stays. Python allows handlers in the main thread only.
+    """
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _failed(error: Exception) -> int:
+    """Tell the user about an error, and return the exit status.
+
+    One of several processes reports it to the one that started them, which prints it. Where another launcher started
+    them, the first process of each machine prints it, since they mostly fail alike.
+
+    Raises:
+        Exception: the error itself, if it is a defect and nobody takes the report.
+    """
+    known = error if isinstance(error, UserError) else _explained(error)
+    if known is None:
+        if not failures.report("".join(traceback.format_exception(error)).rstrip(), 1):
+            raise error
+        return 1
+    if not failures.report(f"error: {known}", 2) and os.environ.get("LOCAL_RANK", "0") == "0":
+        rank = os.environ.get("RANK", "0")
+        print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(known), file=sys.stderr)
+    return 2
+
+
 class Code:
-    """The text of the project's files at one moment."""
+    """The text of all of the project's files at the moment when this object is made."""
 
     def __init__(self) -> None:
         self.texts = {file: file.read_text(encoding="utf-8") for file in files()}
 
     def changed(self) -> list[Path]:
-        """The files which this process has loaded and which do something else now than at that moment."""
+        """The files that this process has imported and that do something else now. A comment does not count."""
         now = {file: file.read_text(encoding="utf-8") for file in loaded() if file.is_file()}
         edited = [file for file in loaded() if now.get(file) != self.texts.get(file)]
         return [file for file in edited if not (file in now and file in self.texts and self._alike(file, now[file]))]
@@ -83,29 +165,33 @@ class Code:
 
 
 def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> None:
-    """Refuse to run under DVC with other code or parameters than those by which DVC knows this stage.
+    """Refuse to run under DVC if code or parameters were edited after the stage `fingerprint` ran.
 
-    DVC reads what `fingerprint` wrote. An edit between that moment and this one would not be seen.
+    DVC decides by the file that `fingerprint` wrote whether a stage is up to date. It would take the results of this
+    run for results of the version before the edit.
 
     Raises:
-        UserError: the code or the parameters were edited since.
+        UserError: code or parameters that the stage uses were edited.
     """
     recorded = paths.FINGERPRINTS / f"{os.environ.get('DVC_STAGE')}.json"
     if not recorded.is_file():
         return
-    before, now = json.loads(recorded.read_text(encoding="utf-8")), fingerprint(module, uses, params)
+    before, now = read_json(recorded), fingerprint(module, uses, params)
     for kind in ("parameters", "code"):
         names = sorted({*before[kind], *now[kind]})
         if edited := [name for name in names if before[kind].get(name) != now[kind].get(name)]:
             what = "params.yaml: " + edited[0] if kind == "parameters" else edited[0]
             raise UserError(
-                f"{what}: edited since the stage `fingerprint` ran, so DVC would take this run for one of the older "
-                f"version; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
+                f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of older code "
+                f"or parameters; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
             )
 
 
 def _explained(error: Exception) -> UserError | None:
-    """What a user can do about an error of torch's, or None; by name, since torch is not imported here."""
+    """An error of torch's as advice to the user, or None for an error that no user can mend.
+
+    Errors are recognised by the names of their classes, because torch may not be imported yet.
+    """
     names, said = {kind.__name__ for kind in type(error).__mro__}, str(error)
     if "OutOfMemoryError" in names:
         return UserError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,19 @@ def one_thread_a_worker() -> None:
         import torch
 
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def interrupts_as_in_a_terminal() -> Iterator[None]:
+    """Undo what a shell does to its background jobs, which ignore SIGINT, and `nohup`, which ignores SIGHUP."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    if before[signal.SIGINT] == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -100,7 +114,7 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
     raw_params["stage2_prior"] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
     raw_params["stage2_prior"]["training"] |= quick
     raw_params["stage2_prior"]["pixelsnail"] |= {"residuals": 1}
-    raw_params["runtime"] |= {"threads": 1, "batch_size": 16, "log_every": 1}
+    raw_params["runtime"] |= {"processes": 1, "threads": 1, "batch_size": 16, "log_every": 1}
 
     def write(changes: dict[str, Any] | None = None) -> None:
         for path, value in (changes or {}).items():

@@ -1,4 +1,4 @@
-"""dvc.yaml as DVC resolves it: what a stage lists is what its entry point imports and what its parameters are."""
+"""dvc.yaml as DVC resolves it: a stage runs again when what it uses has changed, and not otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from tessera import paths
-from tessera.cli.preset import apply, leaves
-from tessera.parameters import read_yaml
+from tessera import project as code
+from tessera.cli.fingerprint import stages as modules
+from tessera.cli.preset import edit, leaves
+from tessera.errors import UserError
+from tessera.fingerprint import fingerprint
+from tessera.parameters import Params, read_yaml, validate
+from tessera.parameters.parts import options, parameters_of
 
+REPOSITORY = Path(__file__).parent.parent
 # Which stage uses what; `runtime` is used by none.
 STAGE_OF = {
     "data": "prepare",
@@ -30,6 +37,12 @@ STAGE_OF = {
     "sampling": "sample",
 }
 CHOICES = ("stage1_vqvae.network", "stage1_vqvae.quantizer", "stage1_vqvae.likelihood", "stage2_prior")
+PACKAGES = {
+    "stage1_vqvae.network": "stage1_vqvae.networks",
+    "stage1_vqvae.quantizer": "stage1_vqvae.quantizers",
+    "stage1_vqvae.likelihood": "stage1_vqvae.likelihoods",
+    "stage2_prior": "stage2_prior.priors",
+}
 STAGES = [
     "prepare",
     "train_vqvae",
@@ -75,46 +88,96 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
 
 
 def resolved(folder: Path) -> dict[str, dict[str, Any]]:
-    """Each stage as DVC resolves it: `cmd`, `deps` (files), `params` (dotted names) and `outs`, in dvc.yaml's order."""
+    """Each stage as DVC resolves it: `cmd`, `deps` and `outs`, in dvc.yaml's order."""
     with Repo(str(folder)) as repo:
         return {
             stage.name: {
                 "cmd": stage.cmd,
-                "deps": [dep.def_path for dep in stage.deps if not hasattr(dep, "params")],
-                "params": [name for dep in stage.deps if hasattr(dep, "params") for name in dep.params],
+                "deps": [dep.def_path for dep in stage.deps],
                 "outs": [out.def_path for out in stage.outs],
             }
             for stage in repo.index.stages
         }
 
 
-def covering(stages: dict[str, dict[str, Any]], leaf: str) -> list[str]:
-    """The stages whose parameters cover a leaf of params.yaml."""
-    return [
-        name
-        for name, stage in stages.items()
-        if any(leaf == param or leaf.startswith(f"{param}.") for param in stage["params"])
-    ]
+def used_by(params: Params) -> dict[str, dict[str, Any]]:
+    """The fingerprint of every stage."""
+    return {
+        name: fingerprint(module, import_module(module).USES, params)
+        for name, module in modules(REPOSITORY / "dvc.yaml").items()
+    }
 
 
-def unchosen(leaf: str, raw: dict[str, Any]) -> bool:
-    """Whether a leaf belongs to an option that its choice does not name."""
-    for choice in CHOICES:
-        if leaf.startswith(f"{choice}."):
-            node = raw
-            for key in choice.split("."):
-                node = node[key]
-            part = leaf.removeprefix(f"{choice}.").split(".")[0]
-            if part not in ("name", node["name"]):
-                return True
-    return False
+def changed_values(path: str, value: Any) -> Iterator[Any]:
+    """Other values of a leaf, of which the first valid one is taken."""
+    special = {
+        "stage1_vqvae.quantizer.residual.quantizer.name": ["fsq"],
+        "stage1_vqvae.quantizer.grouped.quantizer.name": ["fsq"],
+        "stage2_prior.chain.links": [[{"name": "counts"}]],
+        "stage2_prior.transformer.extra": [{"n_inner": 64}],
+        "stage1_vqvae.quantizer.start": ["normal"],
+        "stage1_vqvae.quantizer.gradient_estimator": ["rotation"],
+        "stage1_vqvae.quantizer.simvq.gradient_estimator": ["diveq"],
+        "stage1_vqvae.quantizer.vq.distance": ["cosine"],
+        "stage1_vqvae.quantizer.vq.codebook_update": ["gradient"],
+        "data.fit": ["stretch"],
+        "sampling.guidance_schedule": ["linear"],
+    }
+    yield from special.get(path, ())
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield from (v for v in (value * 2, value + 2, value / 2, value + 1, 1, 0.5) if v != value)
+    elif isinstance(value, list):
+        yield from ([2 * item for item in value], [1, *value], [*value, *value], [item - 1 for item in value])
+    elif value is None:
+        yield from (1, 0.5, "other")
+    elif path.endswith(".name"):
+        choice = path.removesuffix(".name")
+        yield from (name for name in options(PACKAGES[choice]) if name != value)
+    else:
+        yield from ("exponential", "bf16", "other", "llama")
 
 
-def expected_stages(leaf: str, raw: dict[str, Any]) -> list[str]:
+def with_change(raw: dict[str, Any], path: str, value: Any) -> Params | None:
+    """The parameters with one leaf changed, or None if no change of it is valid."""
+    tree = json.loads(json.dumps(raw))
+    *sections, key = path.split(".")
+    node = tree
+    for section in sections:
+        node = node[section]
+    for other in changed_values(path, value):
+        node[key] = other
+        try:
+            return validate(tree)
+        except UserError:
+            continue
+    return None
+
+
+def expected_stages(leaf: str, raw: dict[str, Any]) -> set[str]:
+    """The stages that use a leaf, told by its place and the chosen options' fields."""
     section = leaf.split(".")[0]
-    if leaf.startswith("stage2_prior.counts."):  # what every prior is compared with
-        return ["train_prior"] * (raw["stage2_prior"]["name"] == "counts") + ["evaluate"]
-    return [] if section == "runtime" or unchosen(leaf, raw) else [STAGE_OF[section]]
+    if section == "runtime":
+        return set()
+    found = {STAGE_OF[section]}
+    for choice in CHOICES:
+        rest = leaf.removeprefix(f"{choice}.")
+        if rest == leaf:
+            continue
+        node = raw
+        for key in choice.split("."):
+            node = node[key]
+        part, name = rest.split(".")[0], node["name"]
+        if part in options(PACKAGES[choice]):
+            found = found if part == name else set()
+        elif part not in ("name", "training", "shared_by_levels"):  # the last belongs to the choice itself
+            found = found if part in parameters_of(PACKAGES[choice], name).model_fields else set()
+        elif part == "training":
+            found = found if parameters_of(PACKAGES[choice], name).trained else set()
+    # What every prior is compared with.
+    counts = leaf.startswith("stage2_prior.counts.") or leaf == "stage2_prior.largest_softmax"
+    return found | ({"evaluate"} if counts else set())
 
 
 def entry_file(cmd: str) -> str:
@@ -131,20 +194,19 @@ def reachable(file: str, imports: dict) -> set[str]:
 
 
 def test_stages_are_named_in_the_order_they_run(repository, stages):
-    assert list(read_yaml(repository / "dvc.yaml")["stages"]) == STAGES
-    assert sorted(stages) == sorted(STAGES)
+    assert list(read_yaml(repository / "dvc.yaml")["stages"]) == ["fingerprint", *STAGES]
+    assert sorted(stages) == sorted(["fingerprint", *STAGES])
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_code_a_stage_lists_is_code_it_imports(stage, stages, imports):
-    found = stages[stage]
-    listed = {dep for dep in found["deps"] if dep.endswith(".py")}
-    wanted = reachable(entry_file(found["cmd"]), imports)
-    missing, extra = sorted(wanted - listed), sorted(listed - wanted)
-    assert listed == wanted, (
-        f"dvc.yaml, stage {stage}: missing {missing}, extra {extra}; its code should read:\n"
-        + "\n".join(f"      - {file}" for file in sorted(wanted))
-    )
+def test_every_stage_depends_on_its_fingerprint_and_on_no_code(stage, stages):
+    assert f"results/fingerprint/{stage}.json" in stages[stage]["deps"]
+    assert f"results/fingerprint/{stage}.json" in stages["fingerprint"]["outs"]
+    assert not [dep for dep in stages[stage]["deps"] if dep.endswith(".py") or dep in code.PACKAGES]
+
+
+def test_the_fingerprint_is_made_of_all_code_and_parameters(stages):
+    assert set(stages["fingerprint"]["deps"]) == {*code.PACKAGES, "params.yaml"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -179,34 +241,102 @@ def test_what_a_run_writes_is_ignored_beforehand_or_kept_for_git(project):
         assert repo.dvcignore.is_ignored_dir(str(project / ".state"))
 
 
-def test_every_leaf_is_covered_by_exactly_the_stages_that_use_it(stages, raw_params):
-    wrong = [
-        f"{leaf}: covered by {covering(stages, leaf)}, should be {expected_stages(leaf, raw_params)}"
-        for leaf in leaves(raw_params)
-        if covering(stages, leaf) != expected_stages(leaf, raw_params)
-    ]
-    assert not wrong, "\n".join(wrong)
+def leaves_that_matter(raw: dict[str, Any]) -> dict[str, Any]:
+    """Every leaf but `data.watch`, which is a path that DVC itself watches, and names of choices, tested apart."""
+    return {path: value for path, value in leaves(raw).items() if not path.endswith(".name") and value != {}}
 
 
 @pytest.mark.parametrize(
-    ("choice", "name"),
+    "chosen",
     [
-        ("stage2_prior", "uniform"),
-        ("stage2_prior", "counts"),
-        *(("stage2_prior", name) for name in ("pixelcnn", "pixelsnail", "rq_transformer", "masked", "chain")),
-        ("stage1_vqvae.likelihood", "discretized_logistic"),
+        {},
+        {"stage2_prior.name": "counts"},
+        {"stage2_prior.name": "pixelcnn", "stage1_vqvae.quantizer.name": "fsq"},
+        {"stage2_prior.name": "chain", "stage1_vqvae.quantizer.name": "gumbel", "stage1_vqvae.network.name": "vit"},
+        {"stage2_prior.name": "masked", "stage1_vqvae.likelihood.name": "mixture_of_logistics"},
     ],
+    ids=lambda chosen: "-".join(chosen.values()) or "as shipped",
 )
-def test_swapping_a_name_moves_what_is_covered(choice, name, project):
-    apply(project / "params.yaml", {f"{choice}.name": name})
-    raw, stages = read_yaml(project / "params.yaml"), resolved(project)
-    for leaf in leaves(raw):
-        assert covering(stages, leaf) == expected_stages(leaf, raw), leaf
-    assert any(leaf.startswith(f"{choice}.{name}") and covering(stages, leaf) for leaf in leaves(raw))
+def test_a_leaf_changes_the_fingerprint_of_exactly_the_stages_that_use_it(raw_params, chosen):
+    for path, name in chosen.items():
+        node = raw_params
+        for key in path.split(".")[:-1]:
+            node = node[key]
+        node["name"] = name
+    raw_params["sampling"]["guidance_scale"] = 1.0  # any prior may be chosen
+    before, wrong, unchanged = used_by(validate(raw_params)), [], []
+    for leaf, value in leaves_that_matter(raw_params).items():
+        params = with_change(raw_params, leaf, value)
+        if params is None:
+            unchanged.append(leaf)
+            continue
+        after = used_by(params)
+        found = {stage for stage in STAGES if after[stage]["parameters"] != before[stage]["parameters"]}
+        wanted = expected_stages(leaf, raw_params)
+        if "chain" in chosen.values() and leaf.startswith("stage2_prior."):  # whose links take what they do not give
+            part = leaf.split(".")[1]
+            wanted = {"train_prior"} if part in ("pixelsnail", "chain", "training") else wanted
+            wanted = wanted | ({"train_prior"} if part in ("layers", "width", "heads", "dropout") else set())
+        if found != wanted:
+            wrong.append(f"{leaf}: changes {sorted(found)}, should change {sorted(wanted)}")
+    assert not wrong, "\n".join(wrong)
+    drawn = raw_params["stage1_vqvae"]["quantizer"]["name"] in ("gumbel", "soft_em")  # others can only have 0 draws
+    assert unchanged == ([] if drawn else ["extract_codes.draws"])
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_an_option_that_is_not_chosen_is_no_code_of_any_stage(choice, raw_params):
+    node = raw_params
+    for key in choice.split("."):
+        node = node[key]
+    found = used_by(validate(raw_params))
+    folder = PACKAGES[choice].replace(".", "/")
+    users = {stage for stage in STAGES if f"{folder}/{node['name']}.py" in found[stage]["code"]}
+    assert users >= ({"train_prior"} if choice == "stage2_prior" else {"train_vqvae"}) | {"sample", "evaluate"}
+    for option in options(PACKAGES[choice]):
+        if option not in (node["name"], "counts"):
+            assert not any(f"{folder}/{option}.py" in stage["code"] for stage in found.values()), option
+
+
+def test_an_option_inside_another_is_code_of_the_stages_that_use_it(params):
+    changes = {"stage1_vqvae.quantizer.name": "residual", "stage1_vqvae.quantizer.residual.quantizer": {"name": "fsq"}}
+    links = [{"name": "masked"}]
+    found = used_by(params(changes | {"stage2_prior.name": "chain", "stage2_prior.chain.links": links}))
+    assert {"residual", "fsq"} == chosen_files(found["train_vqvae"]["code"], "stage1_vqvae/quantizers")
+    assert {"chain", "masked"} == chosen_files(found["train_prior"]["code"], "stage2_prior/priors")
+    assert {"chain", "masked", "counts"} == chosen_files(found["evaluate"]["code"], "stage2_prior/priors")
+
+
+def chosen_files(files: dict[str, str], folder: str) -> set[str]:
+    return {name for name in options(folder.replace("/", ".")) if f"{folder}/{name}.py" in files}
+
+
+def test_code_of_one_stage_is_no_code_of_another(params):
+    found = used_by(params())
+    for stage, rooms in {
+        "prepare": {"tessera", "stage0_images"},
+        "train_vqvae": {"tessera", "stage1_vqvae"},
+        "extract_codes": {"tessera", "stage1_vqvae"},
+        "train_prior": {"tessera", "stage2_prior"},
+        "sample": {"tessera", "stage1_vqvae", "stage2_prior", "sampling"},
+    }.items():
+        assert {file.split("/")[0] for file in found[stage]["code"]} == rooms, stage
+
+
+def test_comments_docstrings_and_layout_do_nothing():
+    for file in code.files():
+        text = file.read_text(encoding="utf-8")
+        lines = [f"{line}  # why" if line.endswith(":") else line for line in text.splitlines()]
+        commented = "\n".join(["# a thought", *lines, ""])
+        assert code.syntax(commented) == code.syntax(text), file
+        assert code.syntax(text + "\nx = 1\n") != code.syntax(text), file
+    one, other = 'def f(x):\n    """One."""\n    return x\n', 'def f(x):\n\n    "Other."\n    return (x)\n'
+    assert code.syntax(one) == code.syntax(other) == code.syntax("def f(x): return x")
+    assert code.syntax(one) != code.syntax(one.replace("return x", "return -x"))
 
 
 def test_prepare_watches_the_folder_that_params_name(project):
-    apply(project / "params.yaml", {"data.watch": "pictures"})
+    edit(project / "params.yaml", {"data.watch": "pictures"})
     assert "pictures" in resolved(project)["prepare"]["deps"]
 
 
@@ -235,24 +365,21 @@ with open(".git/ran", "a") as log:
 """
 
 
-def dvc(folder: Path, *arguments: str) -> str:
+def dvc(folder: Path, *arguments: str, fails: bool = False) -> str:
+    """What a DVC command prints; it must succeed, or fail."""
     environment = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder.parent / "site")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # the stages' python
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr if fails else done.stdout
 
 
-def copy_code(source: Path, project: Path) -> dict[str, dict[str, Any]]:
-    """Copy every file that a stage lists; the stages as DVC resolves them."""
-    stages = resolved(project)
-    for stage in stages.values():
-        for dep in stage["deps"]:
-            if (source / dep).is_file() and not dep.startswith(("results", "models")):
-                (project / dep).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source / dep, project / dep)
-    return stages
+def copy_code(source: Path, project: Path) -> None:
+    """Copy the product's code and the file that DVC watches for the embedded images."""
+    for room in code.PACKAGES:
+        shutil.copytree(source / room, project / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(source / "data", project / "data", ignore=shutil.ignore_patterns("prepared", "codes"))
 
 
 def commit(project: Path, message: str) -> None:
@@ -264,13 +391,13 @@ def commit(project: Path, message: str) -> None:
 
 @pytest.fixture
 def stubbed(project: Path, repository: Path) -> Path:
-    """The project with stub commands and every file that a stage lists, after a first `dvc repro`."""
-    stages = copy_code(repository, project)
-    yaml = YAML()
+    """The project with stub commands for every stage but `fingerprint`, after a first `dvc repro`."""
+    copy_code(repository, project)
+    stages, yaml = resolved(project), YAML()
     tree = yaml.load((project / "dvc.yaml").read_text(encoding="utf-8"))
-    for name, stage in tree["stages"].items():
+    for name, module in modules(project / "dvc.yaml").items():
         outs = json.dumps(stages[name]["outs"])
-        stage["cmd"] = f"{sys.executable} stub.py {name} '{outs}'"
+        tree["stages"][name]["cmd"] = f"{sys.executable} stub.py {name} '{outs}' -m {module}"
     yaml.dump(tree, project / "dvc.yaml")
     (project / "stub.py").write_text(STUB, encoding="utf-8")
     dvc(project, "repro")
@@ -283,7 +410,7 @@ def rerun(stubbed: Path) -> Callable[[dict[str, Any]], list[str]]:
 
     def run(changes: dict[str, Any]) -> list[str]:
         (stubbed / ".git" / "ran").unlink(missing_ok=True)
-        apply(stubbed / "params.yaml", changes)
+        edit(stubbed / "params.yaml", changes)
         dvc(stubbed, "repro")
         log = stubbed / ".git" / "ran"
         return log.read_text(encoding="utf-8").split() if log.exists() else []
@@ -295,13 +422,14 @@ def rerun(stubbed: Path) -> Callable[[dict[str, Any]], list[str]]:
 def test_dvc_reruns_exactly_what_a_change_concerns(rerun, stubbed):
     gitignore = (stubbed / ".gitignore").read_text(encoding="utf-8")
     assert rerun({}) == []
-    for nothing in ("stage2_prior.pixelcnn.layers", "runtime.log_every"):
-        assert rerun({nothing: 2}) == [], nothing
+    for nothing in ("stage2_prior.pixelcnn.kernel_size", "runtime.log_every"):
+        assert rerun({nothing: 5}) == [], nothing
     assert json.loads(dvc(stubbed, "status", "--json")) == {}
     cases = {
         "sampling.temperature": (0.5, "sample"),
         "stage2_prior.name": ("pixelcnn", "train_prior"),
-        "stage2_prior.pixelcnn.layers": (3, "train_prior"),
+        "stage2_prior.pixelcnn.kernel_size": (7, "train_prior"),
+        "stage2_prior.layers": (3, "train_prior"),
         "extract_codes.shift": (0, "extract_codes"),
         "stage1_vqvae.training.steps": (700, "train_vqvae"),
         "classifier.training.steps": (300, "train_classifier"),
@@ -313,6 +441,46 @@ def test_dvc_reruns_exactly_what_a_change_concerns(rerun, stubbed):
 
 
 @pytest.mark.slow
+def test_dvc_reruns_exactly_what_an_edit_of_code_concerns(rerun, stubbed):
+    for file in sorted(file for room in code.PACKAGES for file in (stubbed / room).rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(f"# a thought\n{text}\n# another\n", encoding="utf-8")
+    assert rerun({}) == []
+    edits = {
+        "stage1_vqvae/quantizers/fsq.py": [],  # not chosen
+        "stage2_prior/priors/pixelcnn.py": [],
+        "sampling/complete.py": [],  # no stage
+        "evaluation/metrics.py": ["evaluate"],
+        "evaluation/train_classifier.py": FOLLOWING["train_classifier"],
+        "sampling/sample.py": FOLLOWING["sample"],
+        "stage1_vqvae/reconstruct.py": ["reconstruct"],
+        "stage1_vqvae/extract.py": FOLLOWING["extract_codes"],
+        "stage1_vqvae/quantizers/vq.py": FOLLOWING["train_vqvae"],
+        "stage0_images/pixels.py": FOLLOWING["prepare"],
+    }
+    for file, expected in edits.items():
+        text = (stubbed / file).read_text(encoding="utf-8")
+        (stubbed / file).write_text(f"{text}\nADDED = 1\n", encoding="utf-8")
+        assert sorted(rerun({})) == sorted(expected), file
+
+
+@pytest.mark.slow
+def test_a_typo_anywhere_stops_before_anything_is_deleted(stubbed):
+    before = {path: path.read_bytes() for path in stubbed.rglob("*") if path.is_file() and ".git" not in path.parts}
+    for section in ("stage2_prior.masked", "stage1_vqvae.quantizer.residual", "runtime", "sampling"):
+        text = (stubbed / "params.yaml").read_text(encoding="utf-8")
+        key = section.split(".")[-1]
+        (stubbed / "params.yaml").write_text(
+            re.sub(rf"(?m)^( *){key}:(.*)$", rf"\1{key}:\2\n\1  typo: 1", text, count=1)
+        )
+        failed = dvc(stubbed, "repro", fails=True)
+        assert f"{section}.typo: unknown parameter" in failed and "Running stage 'fingerprint'" in failed
+        (stubbed / "params.yaml").write_text(text, encoding="utf-8")
+        gone = [path for path, content in before.items() if not path.is_file() or path.read_bytes() != content]
+        assert not [path for path in gone if "fingerprint" not in path.parts and ".dvc" not in path.parts]
+
+
+@pytest.mark.slow
 def test_an_experiment_swaps_the_prior_and_leaves_the_rest(stubbed):
     commit(stubbed, "first run")
     (stubbed / ".git" / "ran").unlink()
@@ -321,40 +489,74 @@ def test_an_experiment_swaps_the_prior_and_leaves_the_rest(stubbed):
     shown = json.loads(dvc(stubbed, "exp", "show", "--json"))
     assert "counts" in json.dumps(shown)
     assert "results/train_prior/metrics.json" in dvc(stubbed, "metrics", "diff", "--json")
-
-
-def priors() -> dict[str, dict[str, Any]]:
-    """The sections of the priors by name."""
-    return {
-        k: v for k, v in read_yaml(Path(__file__).parent.parent / "params.yaml")["stage2_prior"].items() if k != "name"
+    assert json.loads(dvc(stubbed, "params", "diff", "--json"))["params.yaml"] == {
+        "stage2_prior.name": {"old": "transformer", "new": "counts"}
     }
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default pipeline, run with the uniform prior, every training a few steps short."""
-    source, project = Path(__file__).parent.parent, tmp_path_factory.mktemp("digits") / "project"
-    copy_wiring(source, project)
-    copy_code(source, project)
-    trained = [f"stage2_prior.{name}" for name, section in priors().items() if "training" in section]
+    project = tmp_path_factory.mktemp("digits") / "project"
+    copy_wiring(REPOSITORY, project)
+    copy_code(REPOSITORY, project)
     changes = {"stage2_prior.name": "uniform", "sampling.images": 20, "sampling.grid_columns": 2}
-    for section in ("stage1_vqvae", "classifier", *trained):
+    for section in ("stage1_vqvae", "classifier", "stage2_prior"):
         few = {"steps": 20, "warmup_steps": 2, "validate_every": 10}
         changes |= {f"{section}.training.{key}": value for key, value in few.items()}
-    apply(project / "params.yaml", changes)
+    edit(project / "params.yaml", changes)
     dvc(project, "repro")
     commit(project, "first run")
     return project
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in priors() if name != "uniform"])  # which is there at first
+@pytest.mark.parametrize(
+    "name", [name for name in options("stage2_prior.priors") if name != "uniform"]
+)  # which is there at first
 def test_every_prior_is_one_experiment_that_leaves_stage_1_alone(digits, name):
     vqvae = (digits / "models" / "vqvae" / "manifest.json").read_bytes()
     said = dvc(digits, "exp", "run", "-S", f"stage2_prior.name={name}")
-    assert re.findall(r"Running stage '(\w+)'", said) == ["train_prior", "sample", "evaluate"]
+    assert re.findall(r"Running stage '(\w+)'", said) == ["fingerprint", "train_prior", "sample", "evaluate"]
     assert (digits / "models" / "vqvae" / "manifest.json").read_bytes() == vqvae
     assert json.loads((digits / "models" / "prior" / "config.json").read_text(encoding="utf-8"))["name"] == name
     bits = json.loads((digits / "results" / "evaluate" / "metrics.json").read_text(encoding="utf-8"))["bits_per_dim"]
     assert bits["total_prior"] == pytest.approx(bits["distortion"] + bits["rate_prior"])
     assert (digits / "results" / "sample" / "grid.png").is_file()
+
+
+def described_files() -> dict[str, str]:
+    """The files that docs/add_your_own.md tells a reader to write, and the lines of params.yaml, by section."""
+    page = (REPOSITORY / "docs" / "add_your_own.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"(?m)^`([^`]+)`:\n\n```\w+\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_a_part_is_one_file_and_one_section(digits):
+    """The page on adding parts, followed to the letter: nothing runs again, and what was added trains."""
+    found = described_files()
+    files = {name: text for name, text in found.items() if name.endswith(".py")}
+    sections = {name: text for name, text in found.items() if name not in files}
+    assert sorted(files) == ["stage1_vqvae/quantizers/scalar.py", "stage2_prior/priors/histogram.py"]
+    for name, text in files.items():
+        (digits / name).write_text(text, encoding="utf-8")
+    params = (digits / "params.yaml").read_text(encoding="utf-8")
+    for name, text in sections.items():
+        kind = name.split(".")[-1]
+        params = re.sub(
+            rf"(?m)^( *){kind}:$", lambda found, text=text: f"{found[0]}\n{indented(text, found[1])}", params
+        )
+    (digits / "params.yaml").write_text(params, encoding="utf-8")
+    assert re.findall(r"Running stage '(\w+)'", dvc(digits, "repro")) == ["fingerprint"]
+
+    edit(digits / "params.yaml", {"stage1_vqvae.quantizer.name": "scalar", "stage2_prior.name": "histogram"})
+    dvc(digits, "repro")
+    for model, part, name in (("vqvae", "quantizer", "scalar"), ("prior", None, "histogram")):
+        config = json.loads((digits / "models" / model / "config.json").read_text(encoding="utf-8"))
+        assert (config[part] if part else config)["name"] == name
+    assert "Running stage" not in dvc(digits, "repro")
+
+
+def indented(text: str, outer: str) -> str:
+    """Lines as they stand below a key that is indented by `outer`."""
+    return "\n".join(f"{outer}  {line}" for line in text.rstrip().splitlines())

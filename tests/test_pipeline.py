@@ -19,7 +19,8 @@ from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
 from tessera import paths
 from tessera.codes.store import open_codes
-from tessera.images.prepared import open_prepared, open_split
+from tessera.images.prepared import open_prepared
+from tessera.images.samples import open_samples
 from tessera.parameters.parts import options
 
 Write = Callable[..., None]
@@ -78,7 +79,7 @@ def test_an_unlabelled_folder_of_rectangles_in_colour_goes_through_on_two_levels
     assert open_prepared(paths.PREPARED).stats.images == {"train": 18, "validation": 6, "test": 6}
     grids = [(level.height, level.width, level.codebook_size) for level in open_codes(paths.CODES).layout.levels]
     assert grids == [(2, 4, 4), (4, 8, 6)]
-    assert open_split(paths.SAMPLES / "default").images.shape == (6, 3, 8, 16)
+    assert open_samples(paths.SAMPLES)["default"].images.shape == (6, 3, 8, 16)
     with Image.open(paths.SAMPLES / "grid.png") as grid:
         assert grid.size[0] > 16
 
@@ -95,6 +96,6 @@ def test_grey_images_with_classes_go_through_with_every_prior(in_tmp: Path, writ
     metrics = run_all()
     check_account(metrics)
     assert all(0 <= value <= 1 for value in metrics["classifier"].values())
-    samples = open_split(paths.SAMPLES / "unguided")
+    samples = open_samples(paths.SAMPLES)["unguided"]
     assert samples.images.shape == (6, 1, 8, 8)
-    assert samples.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert np.asarray(samples.labels).tolist() == [0, 1, 0, 1, 0, 1]

@@ -115,9 +115,9 @@ def train_step(name: str) -> None:
     images = ImageSplit(torch.randint(256, (2, *shape), dtype=torch.uint8).numpy(), None)
     section = params.stage1_vqvae
     task = VQVAETask(VQVAE(config(params)), images, images, section.training, section.augmentation)
-    optimizer = build_optimizer(task.model, section.training, task.not_averaged)
+    optimizer = build_optimizer(dict(task.model.named_parameters()), section.training, task.re_estimated)
     task.model.train()
-    task.start()
+    task.initialise()
     before = {key: tensor.clone() for key, tensor in task.model.state_dict().items()}
     loss, _ = task.model(**task.batch(0, slice(None)))
     loss.backward()

@@ -1,20 +1,15 @@
-"""Whole processes: two against one, runs that are interrupted and started again, launchers."""
+"""Two processes train and extract what one does, whoever starts them."""
 
 from __future__ import annotations
 
-import csv
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from whole_runs import Environment, by_hand, column, copies, run, set_processes, succeed, torchrun
 
 pytestmark = pytest.mark.slow
 Write = Callable[..., None]
@@ -43,43 +38,11 @@ sys.exit(train.main([]))
 
 
 @pytest.fixture
-def environment(repository: Path) -> dict[str, str]:
-    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "DVC_ROOT", "ACCELERATE_USE_CPU")
-    return {name: value for name, value in os.environ.items() if name not in hidden} | {
-        "PYTHONPATH": str(repository),
-        "OMP_NUM_THREADS": "1",
-    }
+def environment(repository: Path) -> Environment:
+    return by_hand(repository)
 
 
-def torchrun(processes: int) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-
-
-def run(folder: Path, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
-
-
-def succeed(folder: Path, command: list[str], environment: dict[str, str]) -> None:
-    done = run(folder, command, environment)
-    assert done.returncode == 0, done.stderr
-
-
-def copies(here: Path, *names: str) -> list[Path]:
-    """The current folder's parameters, data and models, once for each name."""
-    made = []
-    for name in names:
-        folder = here.with_name(f"{here.name}_{name}")
-        shutil.copytree(here, folder)
-        made.append(folder)
-    return made
-
-
-def column(folder: Path, stage: str, name: str) -> list[float]:
-    with (folder / "results" / stage / "train.csv").open() as file:
-        return [float(row[name]) for row in csv.DictReader(file)]
-
-
-def two_against_one(folders: list[Path], arguments: list[str], environment: dict[str, str]) -> None:
+def two_against_one(folders: list[Path], arguments: list[str], environment: Environment) -> None:
     one, two = folders
     succeed(one, [sys.executable, *arguments], environment)
     succeed(two, [*torchrun(2), *arguments], environment | {"ACCELERATE_USE_CPU": "1"})
@@ -94,21 +57,22 @@ QUANTIZERS: dict[str, tuple[str, str | None, dict]] = {  # name, name of the one
     "grouped, shared": ("grouped", "vq", VQ),
     "drawn": ("soft_em", None, VQ),
     "entropy": ("lfq", None, BITS),
+    "shared by levels": ("vq", None, VQ),
 }
 
 
 @pytest.mark.parametrize("label", list(QUANTIZERS))
 def test_two_processes_train_the_vqvae_that_one_does(
-    in_tmp: Path, write_params: Write, write_prepared: Write, environment: dict[str, str], label: str
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment, label: str
 ) -> None:
     name, inside, changes = QUANTIZERS[label]
     section = f"stage1_vqvae.quantizer.{name}."
     if inside:
-        section_changes = {section + "share_codebook": True, section + "quantizer.name": inside}
-        section += f"quantizer.{inside}."
+        section_changes = {section + "share_codebook": True, section + "quantizer": {"name": inside, inside: changes}}
     else:
-        section_changes = {}
-    section_changes |= {section + key: value for key, value in changes.items()}
+        section_changes = {section + key: value for key, value in changes.items()}
+    if label == "shared by levels":
+        section_changes["stage1_vqvae.quantizer.shared_by_levels"] = True
     write_prepared((3, 8, 16), classes=0)
     write_params(
         {
@@ -147,15 +111,15 @@ def test_two_processes_train_the_vqvae_that_one_does(
 
 @pytest.mark.parametrize("prior", ["pixelcnn", "transformer", "masked"])
 def test_two_processes_train_the_prior_that_one_does(
-    in_tmp: Path, write_params: Write, write_prepared: Write, environment: dict[str, str], prior: str
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment, prior: str
 ) -> None:
     write_prepared()
     write_params(
         {
             "stage1_vqvae.training.steps": 3,
             "stage2_prior.name": prior,
-            f"stage2_prior.{prior}.dropout": 0.0,
-            f"stage2_prior.{prior}.training.steps": 20,
+            "stage2_prior.dropout": 0.0,
+            "stage2_prior.training.steps": 20,
         }
     )
     for module in ("stage1_vqvae.train", "stage1_vqvae.extract"):
@@ -171,7 +135,7 @@ def test_two_processes_train_the_prior_that_one_does(
 
 
 def test_two_processes_extract_the_bytes_that_one_does(
-    in_tmp: Path, write_params: Write, write_prepared: Write, environment: dict[str, str]
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment
 ) -> None:
     # More than two rounds of what two processes encode at a time in one split, fewer images than processes in another.
     write_prepared(images={"train": 300, "validation": 70, "test": 1})
@@ -183,121 +147,20 @@ def test_two_processes_extract_the_bytes_that_one_does(
     assert files[0] == files[1] and len(files[0]) == 3 * 2 + 2
 
 
-def test_processes_that_would_each_train_alone_are_refused(
-    in_tmp: Path, write_params: Write, write_prepared: Write, environment: dict[str, str]
+def test_an_entry_point_and_torchrun_start_the_same_training(
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment
 ) -> None:
     if torch.cuda.is_available():
-        pytest.skip("with GPUs, Accelerate connects torchrun's processes without being told")
+        pytest.skip("with GPUs, two processes need two of them")
     write_prepared()
-    write_params()
-    done = run(in_tmp, [*torchrun(2), "-m", "stage1_vqvae.train"], environment)
-    assert done.returncode != 0
-    assert done.stderr.count("error: WORLD_SIZE is 2 but Accelerate sees 1 process") == 1
-    assert "set ACCELERATE_USE_CPU=1" in done.stderr
-    assert not (in_tmp / "models").exists() and not (in_tmp / ".state").exists()
-
-
-@pytest.fixture
-def long_run(in_tmp: Path, write_params: Write, write_prepared: Write) -> list[Path]:
-    """Two folders with the same run of a few seconds that has plenty of steps to be interrupted at."""
-    write_prepared()
-    write_params(
-        {
-            "stage1_vqvae.training.steps": 600,
-            "stage1_vqvae.training.batch_size": 16,
-            "stage1_vqvae.training.validate_every": 200,
-            "stage1_vqvae.training.weight_ema_decay": 0.99,
-            "runtime.save_every": 50,
-            "runtime.log_every": 20,
-        }
-    )
-    return copies(in_tmp, "whole", "stopped")
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "nothing happened"
-        time.sleep(0.02)
-
-
-def saved(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob(".state/train_vqvae/*/step-*"))
-
-
-def lock_is_free(folder: Path) -> bool:
-    """Whether no process holds the run's folder any more."""
-    import fcntl
-
-    (lock,) = folder.glob(".state/train_vqvae/*/lock")
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
-def interrupt(folder: Path, command: list[str], environment: dict[str, str], number: signal.Signals) -> tuple[int, str]:
-    """Start a run, press Ctrl-C (all of its processes get the signal) once it has saved a state, and wait."""
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    wait_for(lambda: bool(saved(folder)) or process.poll() is not None)
-    os.killpg(process.pid, number)
-    error = process.communicate(timeout=60)[1]
-    wait_for(lambda: lock_is_free(folder))
-    return process.returncode, error
-
-
-MODULE = ["-m", "stage1_vqvae.train"]
-LAUNCHERS = {
-    "python": [sys.executable, *MODULE],
-    "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", *MODULE],
-    "torchrun": [*torchrun(2), *MODULE],
-}
-
-
-@pytest.mark.parametrize(
-    ("launcher", "number"),
-    [
-        ("python", signal.SIGINT),
-        ("python", signal.SIGTERM),
-        ("python", signal.SIGKILL),
-        ("accelerate", signal.SIGINT),
-        ("torchrun", signal.SIGINT),
-    ],
-)
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(
-    long_run: list[Path], environment: dict[str, str], launcher: str, number: signal.Signals
-) -> None:
-    whole, stopped = long_run
-    environment = environment | {"ACCELERATE_USE_CPU": "1"}
-    command = LAUNCHERS[launcher]
-    succeed(whole, command, environment)
-    code, error = interrupt(stopped, command, environment, number)
-    assert code != 0, error
-    if launcher == "python" and number != signal.SIGKILL:
-        assert code == 128 + number
-    if number != signal.SIGKILL:
-        assert f"stopped by {number.name}; the same command goes on from here" in error
-    assert "step-000000600" not in saved(stopped) and not (stopped / "models").exists()
-    done = run(stopped, command, environment)
-    assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
-    found = [load_file(folder / "models/vqvae/model.safetensors") for folder in (whole, stopped)]
-    for name, tensor in found[0].items():
-        torch.testing.assert_close(tensor, found[1][name], rtol=0, atol=1e-5, msg=name)
-    assert column(whole, "train_vqvae", "loss") == pytest.approx(column(stopped, "train_vqvae", "loss"), abs=1e-5)
-
-
-def test_a_second_run_beside_the_first_is_refused(long_run: list[Path], environment: dict[str, str]) -> None:
-    folder, command = long_run[0], LAUNCHERS["python"]
-    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL) as first:
-        wait_for(lambda: bool(list(folder.glob(".state/train_vqvae/*/lock"))))
-        wait_for(lambda: not lock_is_free(folder))
-        first.send_signal(signal.SIGSTOP)  # it would else be done before the second has imported its packages
-        second = run(folder, command, environment)
-        first.send_signal(signal.SIGCONT)
-        assert second.returncode == 2
-        assert f"process {first.pid} is already running this very stage" in second.stderr
-        assert first.wait(timeout=120) == 0
+    write_params({"stage1_vqvae.training.steps": 20, "stage1_vqvae.training.validate_every": 10})
+    by_itself, by_torchrun = copies(in_tmp, "by_itself", "by_torchrun")
+    set_processes(by_itself, 2)
+    done = run(by_itself, [sys.executable, "-m", "stage1_vqvae.train"], environment)
+    assert done.returncode == 0, done.stderr
+    # Nothing of a launcher's is in the log: no banner, no advice, no warning of a library.
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["step", "step"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["models/vqvae:"]
+    succeed(by_torchrun, [*torchrun(2), "-m", "stage1_vqvae.train"], environment)
+    for file in ("models/vqvae/model.safetensors", "results/train_vqvae/metrics.json"):
+        assert (by_itself / file).read_bytes() == (by_torchrun / file).read_bytes()

@@ -1,1 +1,1 @@
-"""Likelihoods, distributions over 8-bit pixels: one file each, found by its name in params.yaml."""
+"""Likelihoods, which are distributions over 8-bit pixels. Each option is one file, named as in params.yaml."""

@@ -1,4 +1,4 @@
-"""Builds a likelihood by name."""
+"""Builds likelihoods by name. Only the file of the chosen option is imported."""
 
 from __future__ import annotations
 
@@ -11,5 +11,9 @@ PACKAGE = "stage1_vqvae.likelihoods"
 
 
 def build_likelihood(config: dict[str, Any]) -> Likelihood:
-    """The likelihood of {"name": NAME, NAME: {its parameters}}."""
+    """Builds a likelihood.
+
+    Args:
+        config: {"name": NAME, NAME: {its parameters}}.
+    """
     return class_of(PACKAGE, config["name"], Likelihood)(**config[config["name"]])

@@ -1,4 +1,4 @@
-"""Independent discretised logistics, whose locations and scales the decoder gives.
+"""Independent discretised logistic distributions. The decoder gives each one's location and scale.
 
 Source: Salimans et al. 2017, "PixelCNN++", section 2.1.
 """
@@ -21,23 +21,27 @@ class Parameters(Section):
 
 
 class DiscretizedLogistic(Likelihood):
-    """Independent discretised logistics; the decoder gives each pixel value its own location and log scale."""
+    """Independent discretised logistic distributions, each with a location and a log scale from the decoder.
+
+    Args:
+        min_log_scale: smaller log scales count as this one.
+    """
 
     def __init__(self, *, min_log_scale: float) -> None:
         super().__init__()
         self.min_log_scale = min_log_scale
 
     def parameter_channels(self, channels: int) -> int:
-        """Locations, then log scales."""
+        """Locations in the first half of the channels, log scales in the second."""
         return 2 * channels
 
     def loss(self, parameters: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
-        """-log p(x | z), nats per dimension."""
+        """−log p(x | z), a scalar in nats per dimension."""
         pixels = values_of(images)
         return -self._log_prob(parameters.float(), pixels, images).mean()
 
     def mean(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The expectation, tails and all."""
+        """The expected image. The tails beyond -1 and 1 count as -1 and 1."""
         return clipped_mean(*self._parts(parameters.float()))
 
     def log_prob(self, parameters: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
@@ -49,6 +53,6 @@ class DiscretizedLogistic(Likelihood):
         return log_logistic(*self._parts(parameters), pixels, images)
 
     def _parts(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Locations and log scales, each (B, C, H, W)."""
+        """The locations and the log scales, each (B, C, H, W)."""
         location, log_scale = parameters.chunk(2, 1)
         return location, log_scale.clamp_min(self.min_log_scale)

@@ -1,4 +1,4 @@
-"""Likelihoods whose one scale is fitted: the decoder gives a location alone, and training minimises a plain error."""
+"""The base class of likelihoods with one fitted scale, whose locations the decoder gives."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from stage1_vqvae.likelihoods.base import Likelihood
 from stage1_vqvae.likelihoods.intervals import HALF_BIN, edges
 from tessera.randomness import generator
 
-FIT_VALUES = 1_000_000  # pixel values kept for fitting one scale: its standard error is then 0.07%
+# Pixel values on which the scale is fitted. With a million of them, its standard error is 0.07%.
+FIT_VALUES = 1_000_000
 
 
 class FittedScale(Likelihood):
-    """Independent pixel values of one family around the decoder's output, with one scale for all.
+    """Independent distributions of one family, located at the decoder's output, with one scale for all pixels.
 
-    Training minimises `error` (the family at a fixed scale, up to constants); the scale itself is fitted on training
-    data with the final weights and kept in the model.
-
-    A family defines `log_interval` and `error`.
+    Training minimises `error`, which is the negative log-density at a fixed scale up to constants. The scale is fitted
+    afterwards, on training images with the trained weights, and is saved with the model. A subclass defines
+    `log_interval` and `error`.
 
     Args:
-        fit_images: number of training images on which the scale is fitted.
+        fit_images: the number of training images on which the scale is fitted.
     """
 
     def __init__(self, *, fit_images: int) -> None:
@@ -34,12 +34,12 @@ class FittedScale(Likelihood):
 
     @staticmethod
     def log_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-        """log-probability of an interval, given its edges in units of the scale from the location."""
+        """The log-probability of intervals under the family with location 0 and scale 1, given their edges."""
         raise NotImplementedError
 
     @staticmethod
     def error(location: torch.Tensor, images: torch.Tensor, data_variance: float) -> torch.Tensor:
-        """The training loss, without a unit."""
+        """The training loss, a scalar without a unit. The arguments are as in `loss`, with locations as parameters."""
         raise NotImplementedError
 
     def parameter_channels(self, channels: int) -> int:
@@ -57,17 +57,18 @@ class FittedScale(Likelihood):
         return self._log_prob(location, pixels.to(location.device), scale)
 
     def _log_prob(self, location: torch.Tensor, pixels: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
+        """The log-probability of each pixel value, of the shape of `pixels`, in the dtype of `location`."""
         lower, upper = edges(pixels)
         return self.log_interval((lower - location) / scale, (upper - location) / scale)
 
     @torch.no_grad()
     def fit(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], images: int) -> None:
-        """Fit the scale by maximum likelihood, on FIT_VALUES of the pixel values."""
+        """Fits the scale by maximum likelihood, on at most about FIT_VALUES random pixel values."""
         locations, values = [], []
         for index, (parameters, pixels) in enumerate(pairs):
             location, value = parameters.float().flatten(), pixels.flatten()
             keep = math.ceil(FIT_VALUES * len(pixels) / images)
-            if keep < len(value):  # at random: a stride would fall into step with the rows
+            if keep < len(value):  # at random, since every n-th value might always be of the same column
                 picks = torch.randint(len(value), (keep,), generator=generator("fit", index))
                 location, value = location[picks.to(location.device)], value[picks.to(value.device)]
             locations.append(location.cpu())

@@ -1,4 +1,4 @@
-"""Independent discretised Gaussians with one fitted scale."""
+"""Independent discretised Gaussian distributions with one fitted scale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Parameters(Section):
 
 
 class Gaussian(FittedScale):
-    """Discretised Gaussians; training minimises the squared error over the data's variance, the NMSE."""
+    """Discretised Gaussians. Training minimises the squared error divided by the data's variance (the NMSE)."""
 
     log_interval = staticmethod(log_normal_interval)
 

@@ -1,7 +1,7 @@
-"""Probabilities of intervals, exact in the tails: what makes a density a distribution over 8-bit pixels.
+"""Log-probabilities of intervals, exact in the tails. They turn a density into a distribution over 8-bit pixels.
 
-A pixel's value v in 0..255 stands at x = v/127.5 − 1 and owns the interval x ± 1/255; the outermost values own the
-tails (Salimans et al. 2017, PixelCNN++, equation 2).
+The pixel value v, from 0 to 255, stands for the place x = v/127.5 − 1, and its probability is that of the interval
+x ± 1/255. The intervals of 0 and 255 reach to −∞ and ∞. Source: Salimans et al. 2017, "PixelCNN++", equation 2.
 """
 
 from __future__ import annotations
@@ -11,28 +11,35 @@ import math
 import torch
 import torch.nn.functional as F
 
-HALF_BIN = 1 / 255
+HALF_BIN = 1 / 255  # half the width of a pixel value's interval
 
 
 def images_of(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixel values 0..255 at where they stand in [-1, 1], float64."""
+    """The places of pixel values 0 to 255, float64 in [-1, 1]."""
     return pixels.double() / 127.5 - 1
 
 
 def values_of(images: torch.Tensor) -> torch.Tensor:
-    """The other way, in the dtype of the images: whole numbers."""
+    """The pixel values of places in [-1, 1]: whole numbers from 0 to 255, in the dtype of `images`."""
     return images.add(1).mul(127.5).round()
 
 
 def edges(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The interval of each uint8 pixel value, float64, the outermost ones infinite."""
+    """The lower and upper edges of the intervals of uint8 pixel values, float64. The outermost edges are infinite."""
     images = images_of(pixels)
     lower = torch.where(pixels == 0, -math.inf, images - HALF_BIN)
     return lower, torch.where(pixels == 255, math.inf, images + HALF_BIN)
 
 
 def log_normal_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-    """log(Φ(upper) − Φ(lower)) without cancellation: in the right tail it looks from the other side."""
+    """The log-probability of intervals under a standard normal distribution, without cancellation.
+
+    An interval in the right tail is mirrored to the left tail, where the distribution function is small and exact.
+
+    Args:
+        lower: float64, the lower edges; −∞ is allowed.
+        upper: float64, the upper edges; ∞ is allowed.
+    """
     flip = lower > 0
     low = torch.where(flip, -upper, lower)
     high = torch.where(flip, -lower, upper)
@@ -42,11 +49,19 @@ def log_normal_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tenso
 
 
 def log_laplace_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-    """log(F(upper) − F(lower)), F(u) = e^u/2 below 0 and 1 − e^−u/2 above, without cancellation."""
+    """The log-probability of intervals under a standard Laplace distribution, without cancellation.
+
+    Its distribution function is e^u/2 for u below 0, and 1 − e^−u/2 above. An interval in the right tail is mirrored to
+    the left tail.
+
+    Args:
+        lower: float64, the lower edges; −∞ is allowed.
+        upper: float64, the upper edges; ∞ is allowed.
+    """
     flip = lower > 0
     low = torch.where(flip, -upper, lower)
     high = torch.where(flip, -lower, upper)
-    below = high - math.log(2) + torch.log(-torch.expm1(low - high))  # both edges on the left
+    below = high - math.log(2) + torch.log(-torch.expm1(low - high))  # for intervals with both edges left of 0
     across = torch.log(-(torch.expm1(low.clamp(max=0)) + torch.expm1(-high.clamp(min=0)))) - math.log(2)
     return torch.where(high <= 0, below, across)
 
@@ -54,10 +69,17 @@ def log_laplace_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tens
 def log_logistic_interval(
     lower: torch.Tensor, upper: torch.Tensor, width: torch.Tensor, first: torch.Tensor, last: torch.Tensor
 ) -> torch.Tensor:
-    """log(σ(b) − σ(a)) by σ(b) σ(−a) (1 − e^{a−b}), which neither cancels nor overflows.
+    """The log-probability of intervals [a, b] under a standard logistic distribution.
 
-    Where `first`, a is −∞, and where `last`, b is ∞; by masks, since an infinite edge would make the gradient NaN.
-    `width` is b − a, whose digits are lost in the edges themselves when they lie far out.
+    It is computed as the logarithm of σ(b) σ(−a) (1 − e^{a−b}), which equals σ(b) − σ(a) and neither cancels nor
+    overflows. Masks mark infinite edges, because an edge of ∞ itself would give a gradient of NaN.
+
+    Args:
+        lower: float, the edges a.
+        upper: float, the edges b.
+        width: float, b − a. Far from 0, the difference of the two edges would have lost its digits.
+        first: bool, where a counts as −∞.
+        last: bool, where b counts as ∞.
     """
     gap = torch.log(-torch.expm1(-width))
     return (

@@ -19,7 +19,7 @@ class Parameters(Section):
 
 
 class Laplace(FittedScale):
-    """Discretised Laplace distributions; training minimises the absolute error over the data's standard deviation."""
+    """Discretised Laplace distributions. Training minimises the absolute error in standard deviations of the data."""
 
     log_interval = staticmethod(log_laplace_interval)
 

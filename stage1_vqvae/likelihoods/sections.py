@@ -1,4 +1,4 @@
-"""What the likelihoods' parameters have in common."""
+"""Types that the parameters of likelihoods share."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from typing import Annotated
 
 from pydantic import Field
 
-MinLogScale = Annotated[float, Field(ge=-30, le=10)]  # float32 would overflow far beyond either end
+MinLogScale = Annotated[float, Field(ge=-30, le=10)]  # far outside this range, float32 would overflow

@@ -1,1 +1,1 @@
-"""Networks: one file each, found by its name in params.yaml."""
+"""Networks. Each option is one file, named as in params.yaml; base.py has the class that all of them extend."""

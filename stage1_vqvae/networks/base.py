@@ -1,4 +1,4 @@
-"""What every network is: an encoder and a decoder around the codes of one or more levels."""
+"""The base class of all networks. docs/architecture.md lists what a network must define."""
 
 from __future__ import annotations
 
@@ -7,34 +7,46 @@ from torch import nn
 
 
 class Network(nn.Module):
-    """Encoder and decoder. Levels are in order, the coarsest first; a level's z is (B, D, h, w).
+    """An encoder and a decoder around the codes of one or more levels. Lists of levels start with the coarsest.
 
-    Built from `image_shape` (C, H, W), `outputs` (channels of the likelihood's parameters), `codebook_dim` D, and the
-    parameters of its section in params.yaml.
+    A subclass is built with `image_shape` (C, H, W); `outputs`, the number of channels of the likelihood's parameters;
+    `codebook_dim`, the width D of z; and the values of its section in params.yaml as keyword arguments. The class
+    `Parameters` beside it tells `factor`, by which height and width must be divisible, and `levels`, their number.
     """
 
     @staticmethod
     def grids_of(image_shape: tuple[int, int, int], **parameters: object) -> list[tuple[int, int]]:
-        """Each level's (height, width), known before the network is built."""
+        """The (height, width) of each level's code grid, coarsest first, for given values of the network's section."""
         raise NotImplementedError
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Images (B, C, H, W) to a feature map for each level."""
+        """Turns images (B, C, H, W) in [-1, 1] into one feature map per level."""
         raise NotImplementedError
 
     def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-        """z (B, D, h, w) of a level, from its feature map and the context that the coarser levels left (None: none)."""
-        raise NotImplementedError
-
-    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor | None:
-        """What the next finer level is conditioned on; None after the finest.
+        """Computes z of a level.
 
         Args:
-            z_q: (B, D, h, w), the level's codes.
-            context: what this level itself was conditioned on, so that a context may add up over levels.
+            level: the number of the level, from 0 for the coarsest.
+            feature: the level's feature map from `encode`.
+            context: what `context` returned for the next coarser level; None for the coarsest level.
+
+        Returns:
+            z (B, D, h, w).
+        """
+        raise NotImplementedError
+
+    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """Computes what the next finer level is conditioned on. It is called for all levels but the finest.
+
+        Args:
+            level: the number of the level, from 0 for the coarsest.
+            z_q: (B, D, h, w), the quantized vectors of this level.
+            context: what this level itself was conditioned on; None for the coarsest level. A network may add to it,
+                so that a level codes what all coarser levels left over.
         """
         raise NotImplementedError
 
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
-        """z_q of all levels to the likelihood's parameters (B, outputs, H, W)."""
+        """Turns z_q (B, D, h, w) of all levels into the parameters of the likelihood (B, outputs, H, W)."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Builds a network by name."""
+"""Builds networks by name. Only the file of the chosen option is imported."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ PACKAGE = "stage1_vqvae.networks"
 
 
 def network_class(config: dict[str, Any]) -> type[Network]:
-    """The class of the network of {"name": NAME, NAME: {its parameters}}."""
+    """The class of a network.
+
+    Args:
+        config: {"name": NAME, NAME: {its parameters}}.
+    """
     return class_of(PACKAGE, config["name"], Network)
 
 
 def build_network(
     config: dict[str, Any], image_shape: tuple[int, int, int], outputs: int, codebook_dim: int
 ) -> Network:
-    """A network, newly initialised, for images (C, H, W), channels of the likelihood's parameters and code width."""
+    """Builds a network with random weights.
+
+    Args:
+        config: {"name": NAME, NAME: {its parameters}}.
+        image_shape: (C, H, W).
+        outputs: the number of channels of the likelihood's parameters.
+        codebook_dim: D, the width of z.
+    """
     return network_class(config)(image_shape, outputs, codebook_dim, **config[config["name"]])

@@ -1,7 +1,8 @@
-"""The convolutional encoder and decoder of van den Oord et al. 2017 (section 4), written for any number of levels.
+"""The convolutional encoder and decoder of the first VQ-VAEs, for any number of levels.
 
-One level is the 2017 model. Several are VQ-VAE-2's arrangement (Razavi et al. 2019, figure 2a): each coarser level is
-quantized first and conditions the next finer one, and the decoder sees all of them.
+One level is the model of van den Oord et al. 2017, "Neural Discrete Representation Learning", section 4. Several levels
+are arranged as in VQ-VAE-2 (Razavi et al. 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", figure 2a):
+the coarser level is quantized first and conditions the next finer one, and the decoder receives all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tessera.parameters.sections import Count, Positive, Section
 
 
 class Parameters(Section):
-    """Parameters of `conv`; `strides` lists downsampling factors, finest level first."""
+    """Parameters of `conv`. `strides` lists downsampling factors, finest level first."""
 
     strides: Annotated[tuple[int, ...], Field(min_length=1)]
     channels: Positive
@@ -38,16 +39,17 @@ class Parameters(Section):
 
     @property
     def factor(self) -> int:
-        """The image's height and width must be multiples of this."""
+        """The number by which the image's height and width must be divisible."""
         return math.prod(self.strides)
 
     @property
     def levels(self) -> int:
+        """The number of levels."""
         return len(self.strides)
 
 
 class Residual(nn.Module):
-    """ReLU, 3x3, ReLU, 1x1, added to the input."""
+    """A residual block: ReLU, 3x3 convolution to `hidden` channels, ReLU, 1x1 convolution, added to the input."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -59,11 +61,21 @@ class Residual(nn.Module):
 
 
 def residual_stack(channels: int, blocks: int, hidden: int) -> nn.Sequential:
+    """Residual blocks, followed by a ReLU."""
     return nn.Sequential(*(Residual(channels, hidden) for _ in range(blocks)), nn.ReLU())
 
 
 def downsample(inputs: int, stem: int, channels: int, factor: int, blocks: int, hidden: int) -> nn.Sequential:
-    """4x4 convolutions of stride 2, log2(factor) of them, the first at the stem's width; 3x3; residual stack."""
+    """An encoder: log2(factor) 4x4 convolutions of stride 2, a 3x3 convolution, and residual blocks.
+
+    Args:
+        inputs: channels of the input.
+        stem: channels of the first convolution's output.
+        channels: channels of all other outputs.
+        factor: the downsampling factor, a power of two.
+        blocks: the number of residual blocks.
+        hidden: channels inside a residual block.
+    """
     widths = [inputs, stem] + [channels] * (int(math.log2(factor)) - 1)
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -75,7 +87,19 @@ def downsample(inputs: int, stem: int, channels: int, factor: int, blocks: int, 
 def upsample(
     inputs: int, stem: int, channels: int, outputs: int, factor: int, blocks: int, hidden: int
 ) -> nn.Sequential:
-    """The mirror image: 3x3, residual stack, transposed 4x4 convolutions of stride 2, the last from the stem."""
+    """A decoder, the mirror image of `downsample`: a 3x3 convolution, residual blocks, and transposed convolutions.
+
+    The transposed convolutions are 4x4 with stride 2. If there are several, the last one has `stem` input channels.
+
+    Args:
+        inputs: channels of the input.
+        stem: channels of the last transposed convolution's input.
+        channels: channels of all other inner feature maps.
+        outputs: channels of the output.
+        factor: the upsampling factor, a power of two.
+        blocks: the number of residual blocks.
+        hidden: channels inside a residual block.
+    """
     halvings = int(math.log2(factor))
     widths = [channels] * max(1, halvings - 1) + [stem] * (halvings > 1) + [outputs]
     layers: list[nn.Module] = []
@@ -86,19 +110,23 @@ def upsample(
 
 
 class ConvNetwork(Network):
-    """Encoders, latent projections, conditioning decoders and the image decoder.
+    """Convolutional encoders, one per level, networks that decode a level for the next finer one, and a decoder.
 
     Args:
         image_shape: (C, H, W).
-        outputs: channels of the likelihood's parameters.
-        codebook_dim: D, width of z.
-        strides: downsampling factors, finest level first; level i (coarsest first) lies behind the product of all but
-            its i last.
-        channels: width; stem_channels: that of every encoder's first convolution, and of its mirror image where there
-            are two and more (the notebooks and rosinality: half; the paper's CIFAR-10 model: the same).
-        residual_blocks, residual_channels: of each residual stack, and of their 3x3.
-        shortcut: a linear layer from each level's patch of the image to its z, and one from the codes to the patches,
-            beside encoders and decoder. With many bits a position, most of the code is linear, and learned sooner so.
+        outputs: the number of channels of the likelihood's parameters.
+        codebook_dim: D, the width of z.
+        strides: downsampling factors, finest level first. The encoders run one after the other, so that level i
+            (coarsest first) is smaller than the image by the product of all factors but the last i.
+        channels: the width of the networks.
+        stem_channels: the width after each encoder's first convolution, and before the last transposed convolution of a
+            decoder with at least two. The published notebook and rosinality's code use half of `channels`; the paper's
+            CIFAR-10 model uses `channels`.
+        residual_blocks: the number of residual blocks in each encoder and decoder.
+        residual_channels: the width inside a residual block.
+        shortcut: whether to add a linear layer from each level's patch of the image to its z, and one from the codes
+            to the patches. With many bits per position, most of the code is a linear function of the patch, and a
+            linear layer learns it sooner.
     """
 
     def __init__(
@@ -118,17 +146,17 @@ class ConvNetwork(Network):
         block = {"blocks": residual_blocks, "hidden": residual_channels}
         levels, self.channels = len(strides), channels
         inputs = [image_shape[0]] + [channels] * (levels - 1)
-        self.encoders = nn.ModuleList(  # finest first, as they run
+        self.encoders = nn.ModuleList(  # finest level first, which is the order in which they run
             downsample(i, stem_channels, channels, stride, **block) for i, stride in zip(inputs, strides, strict=True)
         )
-        self.latents = nn.ModuleList(  # coarsest first; every finer one also sees the coarser level decoded
+        self.latents = nn.ModuleList(  # coarsest level first; all but the coarsest also receive a context
             nn.Conv2d(channels + codebook_dim * (level > 0), codebook_dim, 1) for level in range(levels)
         )
         self.contexts = nn.ModuleList(
             upsample(codebook_dim, stem_channels, channels, codebook_dim, stride, **block)
             for stride in reversed(strides[1:])
         )
-        # To the finest grid, by transposed convolutions that learn what nearest-neighbour copies could not.
+        # Each level is brought to the finest grid by transposed convolutions, which can learn more than copies.
         self.lifts = nn.ModuleList(
             nn.Sequential(
                 *(nn.ConvTranspose2d(codebook_dim, codebook_dim, 4, stride=2, padding=1) for _ in range(halvings))
@@ -140,20 +168,18 @@ class ConvNetwork(Network):
         if shortcut:
             factors = [math.prod(strides[: levels - level]) for level in range(levels)]
             self.shortcuts = nn.ModuleList(nn.Conv2d(image_shape[0], codebook_dim, f, stride=f) for f in factors)
-            for layer in self.shortcuts:  # a patch's directions, none twice
+            for layer in self.shortcuts:  # orthogonal rows: no two elements of z begin with the same part of a patch
                 nn.init.orthogonal_(layer.weight.view(codebook_dim, -1))
             self.decoder_shortcut = nn.ConvTranspose2d(codebook_dim * levels, outputs, strides[0], stride=strides[0])
             nn.init.zeros_(self.decoder_shortcut.weight)
-        self.grids = self.grids_of(image_shape, strides=strides)
 
     @staticmethod
     def grids_of(image_shape: tuple[int, int, int], *, strides: list[int], **others: object) -> list[tuple[int, int]]:
-        """Each level's (height, width), coarsest first."""
         factors = [math.prod(strides[: len(strides) - level]) for level in range(len(strides))]
         return [(image_shape[1] // f, image_shape[2] // f) for f in factors]
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Images (B, C, H, W) to a feature map a level, coarsest first; of a shortcut, its z are the last channels."""
+        """Turns images (B, C, H, W) into one feature map per level. With shortcuts, their z are its last D channels."""
         features, below = [], images
         for encoder in self.encoders:
             below = encoder(below)
@@ -163,17 +189,15 @@ class ConvNetwork(Network):
         return features
 
     def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-        """z (B, D, h, w) of a level from its feature map and, but for the coarsest, the coarser level's context."""
         seen = feature[:, : self.channels]
         z = self.latents[level](seen if context is None else torch.cat([context, seen], 1))
         return z + feature[:, self.channels :] if self.shortcuts else z
 
-    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor | None:
-        """What the next finer level is conditioned on; None after the finest."""
-        return self.contexts[level](z_q) if level < len(self.contexts) else None
+    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """Decodes a level for the next finer one, to (B, D, h', w') on the finer grid. Coarser levels are left out."""
+        return self.contexts[level](z_q)
 
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
-        """z_q of all levels, coarsest first, to likelihood parameters (B, outputs, H, W)."""
         z_q = torch.cat([lift(z_q) for lift, z_q in zip(self.lifts, quantized, strict=True)], 1)
         parameters = self.decoder(z_q)
         return parameters if self.decoder_shortcut is None else parameters + self.decoder_shortcut(z_q)

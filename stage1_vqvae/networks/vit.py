@@ -1,8 +1,8 @@
-"""ViT-VQGAN's encoder and decoder: transformers over patches.
+"""ViT-VQGAN's encoder and decoder: transformers over patches. One level.
 
-Source: Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN", section 3.1. One level. conv.py has the
-contract. As in the field's code, a linear layer gives a patch's pixels (the paper: two with a tanh), and positions are
-fixed, so that they need no training for a rectangle.
+Source: Yu et al. 2022, "Vector-quantized Image Modeling with Improved VQGAN", section 3.1. As in published code, and
+unlike the paper, the pixels of a patch come from one linear layer instead of two with a tanh between them. Positions
+are fixed sines and cosines instead of learned, so that they suit any rectangle without training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tessera.parameters.sections import Dropout, Misfit, Positive, Section
 
 
 class Parameters(Section):
-    """Parameters of `vit`: transformers over patches of `patch` pixels a side."""
+    """Parameters of `vit`. A patch has `patch` pixels a side."""
 
     patch: Positive
     width: Annotated[int, Field(ge=4, multiple_of=4)]
@@ -33,7 +33,7 @@ class Parameters(Section):
 
     @property
     def factor(self) -> int:
-        """The image's height and width must be multiples of this."""
+        """The number by which the image's height and width must be divisible."""
         return self.patch
 
     def fits_together(self) -> None:
@@ -42,9 +42,14 @@ class Parameters(Section):
 
 
 def sine_positions(height: int, width: int, channels: int) -> torch.Tensor:
-    """Fixed positions (height · width, channels): sines and cosines of the row in one half, of the column in the other.
+    """Fixed encodings of the positions of a grid, as sines and cosines at several frequencies.
 
-    Source: He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", after Vaswani et al. 2017.
+    Source: He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", after Vaswani et al. 2017, "Attention Is
+    All You Need".
+
+    Returns:
+        float32 (height · width, channels), row by row. The first half of the channels encodes the row, the second half
+        the column.
     """
     rates = 10_000.0 ** -(torch.arange(channels // 4) / (channels // 4))
     rows, columns = (torch.arange(size)[:, None] * rates for size in (height, width))
@@ -54,7 +59,7 @@ def sine_positions(height: int, width: int, channels: int) -> torch.Tensor:
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each behind a layer norm and added to its input."""
+    """A transformer layer: attention and a two-layer perceptron, each behind a layer norm and added to its input."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
         super().__init__()
@@ -74,12 +79,18 @@ class Block(nn.Module):
 
 
 class ViTNetwork(Network):
-    """A transformer over patches, a linear layer to the codes' width; and the mirror image.
+    """A transformer over patches with a linear layer to the width of the codes, and the mirror image as the decoder.
 
     Args:
-        image_shape: (C, H, W); outputs: channels of the likelihood's parameters; codebook_dim: D, width of z.
-        patch: pixels a side; a position of the code grid is a patch.
-        width, layers, heads, mlp_ratio, dropout: of each of the two transformers.
+        image_shape: (C, H, W).
+        outputs: the number of channels of the likelihood's parameters.
+        codebook_dim: D, the width of z.
+        patch: the side of a patch in pixels. Each patch is one position of the code grid.
+        width: the width of both transformers.
+        layers: the number of layers of each transformer.
+        heads: the number of attention heads.
+        mlp_ratio: the width inside the perceptrons in units of `width`.
+        dropout: the probability with which a value is dropped before it is added to a block's input.
     """
 
     def __init__(
@@ -96,8 +107,8 @@ class ViTNetwork(Network):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.grids = self.grids_of(image_shape, patch=patch)
-        self.register_buffer("positions", sine_positions(*self.grids[0], width), persistent=False)
+        (grid,) = self.grids_of(image_shape, patch=patch)
+        self.register_buffer("positions", sine_positions(*grid, width), persistent=False)
 
         def transformer() -> nn.Sequential:
             blocks = (Block(width, heads, mlp_ratio, dropout) for _ in range(layers))
@@ -108,29 +119,22 @@ class ViTNetwork(Network):
         self.from_codes, self.decoder = nn.Conv2d(codebook_dim, width, 1), transformer()
         self.unembed = nn.ConvTranspose2d(width, outputs, patch, stride=patch)
         for layer, inputs in ((self.embed, image_shape[0] * patch**2), (self.unembed, width)):
-            nn.init.trunc_normal_(layer.weight, std=1 / math.sqrt(inputs))  # as linear layers over a patch
+            nn.init.trunc_normal_(layer.weight, std=1 / math.sqrt(inputs))  # as for a linear layer on a patch
 
     @staticmethod
     def grids_of(image_shape: tuple[int, int, int], *, patch: int, **others: object) -> list[tuple[int, int]]:
-        """The one level's (height, width)."""
         return [(image_shape[1] // patch, image_shape[2] // patch)]
 
     def _run(self, transformer: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-        """A feature map (B, width, h, w) through a transformer."""
+        """Runs a transformer over the positions of a feature map (B, width, h, w), to one of the same shape."""
         tokens = transformer(x.flatten(2).transpose(1, 2) + self.positions)
         return tokens.transpose(1, 2).view_as(x)
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Images (B, C, H, W) to a list of one feature map."""
         return [self._run(self.encoder, self.embed(images))]
 
     def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-        """z (B, D, h, w) from the feature map."""
         return self.to_codes(feature)
 
-    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> None:
-        """No level follows."""
-
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
-        """z_q of the level to likelihood parameters (B, outputs, H, W)."""
         return self.unembed(self._run(self.decoder, self.from_codes(quantized[0])))

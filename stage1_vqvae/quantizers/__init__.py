@@ -1,1 +1,1 @@
-"""Quantizers: one file each, found by its name in params.yaml. `base` has what they share."""
+"""Quantizers. Each option is one file, named as in params.yaml; base.py has the class that all of them extend."""

@@ -1,9 +1,8 @@
-"""What every quantizer shares; docs/architecture.md has the contract."""
+"""The base class of all quantizers. docs/architecture.md lists what a quantizer must and may define."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,106 +12,162 @@ from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity, used_cou
 
 
 class Quantizer(nn.Module):
-    """The borders of a quantizer, in float32 whatever autocast says, and codes that nothing but gradients moves.
+    """Turns vectors into codes and codes into vectors, in float32 under any autocast.
 
-    A family sets the attributes below, defines `quantize` and `embed`, and overrides what it does otherwise.
+    This class checks what comes in and offers defaults. A subclass sets `dim` and `code_dim`, and defines `quantize`
+    and `embed`. It overrides the other methods where the defaults do not suit it.
+
+    Attributes:
+        dim: D, the width of z and of z_q.
+        code_dim: the width of the vectors that are compared with the codes; None if codes do not approximate vectors.
+        codebook_size: K, the number of different indices.
+        depth: the number of indices for each position.
+        stochastic: whether `forward` draws random numbers in training.
+        can_draw: whether `draw` works.
+        re_estimated: names of the subclass's own parameters that `re_estimate` computes. No weight average includes
+            them.
+        inside_residual: whether a residual quantizer owns this one. Then the owner applies `estimator`, once for all
+            depths, and this quantizer does not.
+        estimator: the gradient estimator, where the quantizer has one.
+        residual_scale: the size of what a code leaves over, relative to its target; one number, or one per channel. A
+            residual quantizer divides by it, so that the targets of all depths are equally large.
     """
 
-    dim: int  # width of z
-    code_dim: int | None  # width of what is quantized; None where codes stand for no vector
-    codebook_size: int
-    depth, stochastic, draws = 1, False, False
-    residual_scale: float | torch.Tensor | None = None  # of what is left over to what was quantized, where anything is;
-    estimator: Estimator  # then this too, of which a residual disposes
-    settled: tuple[str, ...] = ()  # parameters that `settle` re-estimates, so that no weight average touches them
+    dim: int
+    code_dim: int | None
+    depth = 1
+    stochastic = False
+    can_draw = False
+    re_estimated: tuple[str, ...] = ()
+    estimator: Estimator
+    residual_scale: float | torch.Tensor = 1.0
 
-    residual_arguments: ClassVar[dict[str, Any]] = {}  # further arguments of one that stands inside a residual
-    at_data = False  # whether `start` looks at its vectors
-
-    def __init__(self, codebook_size: int) -> None:
+    def __init__(self, codebook_size: int, *, inside_residual: bool = False) -> None:
         super().__init__()
-        self.codebook_size = codebook_size
-        self.calls = 1  # how often one forward pass of the model asks it
+        self.codebook_size, self.inside_residual = codebook_size, inside_residual
         self._noted: list[torch.Tensor] = []
-
-    @staticmethod
-    def inside(family: type[Quantizer]) -> dict[str, Any]:
-        """Further arguments of the quantizers of a family that stand inside this one."""
-        return {}
-
-    def bound(self, z: torch.Tensor) -> torch.Tensor:
-        """z (..., D) to where the codes lie (..., d)."""
-        return z
-
-    def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """The code of each bounded target (..., d) float32."""
-        raise NotImplementedError
-
-    def embed(self, indices: torch.Tensor) -> torch.Tensor:
-        """z_q (..., D) of valid indices (..., depth), in float32."""
-        raise NotImplementedError
-
-    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """A code drawn for each bounded target, where the family `draws`."""
-        raise NotImplementedError
 
     @torch.compiler.disable
     def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantize z (..., D). In training, also gather what `update` needs; nothing moves here.
+        """Quantizes vectors. In training it also gathers what `update` needs; it moves no codebook.
 
         Args:
-            seeds: int64 (B,), one a leading index of z, by which random numbers are drawn; None: torch's generator.
+            z: float (..., D), or (B, ..., D) where `seeds` are given.
+            seeds: int64 (B,), random seeds, one per image. None uses torch's global generator.
 
         Raises:
-            ValueError: vectors of another width.
+            ValueError: the vectors have another width than `dim`.
         """
         if z.shape[-1] != self.dim:
-            raise ValueError(f"expected vectors of width {self.dim}, got {tuple(z.shape)}")
+            raise ValueError(f"expected vectors of width {self.dim}, got shape {tuple(z.shape)}")
         with torch.autocast(z.device.type, enabled=False):
-            return self.quantize(self.bound(z.float()), seeds)
+            return self.quantize(self.to_target(z.float()), seeds)
 
     def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """z_q (..., D) of int64 indices (..., depth): in evaluation what `forward` gives, to the bit.
+        """Turns indices into z_q. In evaluation the result equals the z_q of `forward` bit for bit.
+
+        Args:
+            indices: int64 (..., depth).
+
+        Returns:
+            float32 (..., D).
 
         Raises:
-            ValueError: another depth, or indices that no code has.
+            ValueError: the last dimension is not `depth`, or an index is not in 0 to codebook_size - 1.
         """
         if indices.shape[-1] != self.depth:
-            raise ValueError(f"expected {self.depth} codes a position, got indices {tuple(indices.shape)}")
+            raise ValueError(
+                f"expected {self.depth} codes for each position, got indices of shape {tuple(indices.shape)}"
+            )
         if indices.numel() and not 0 <= indices.min() <= indices.max() < self.codebook_size:
             found = f"{indices.min()} to {indices.max()}"
-            raise ValueError(f"expected indices below {self.codebook_size}, got {found}; are they of another model?")
+            raise ValueError(f"expected indices below {self.codebook_size}, got {found}; are they from another model?")
         with torch.autocast(indices.device.type, enabled=False):
             return self.embed(indices)
 
     def draw(self, z: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """int64 indices (B, ..., depth) of codes drawn at random for z (B, ..., D), each image's by its seed."""
+        """Draws codes at random instead of taking the best ones. Only a quantizer with `can_draw` offers it.
+
+        Args:
+            z: float (B, ..., D).
+            seeds: int64 (B,), random seeds, one per image.
+
+        Returns:
+            int64 indices (B, ..., depth).
+        """
         with torch.autocast(z.device.type, enabled=False):
-            return self.pick(self.bound(z.float()), seeds)
+            return self.draw_indices(self.to_target(z.float()), seeds)
 
-    def shared(self, calls: int) -> None:
-        """Be told that another quantizer asks this one `calls` times for every position."""
-        self.calls *= calls
+    def to_target(self, z: torch.Tensor) -> torch.Tensor:
+        """Maps z, float32 (..., D), to the vectors (..., code_dim) that are compared with codes. By default: itself."""
+        return z
 
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """Begin at the data, vectors (M, D), the same on every process. Here: stay where chance has put the codes."""
+    def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
+        """Finds the code of each target, float32 (..., code_dim). `forward` has checked the shape and set float32."""
+        raise NotImplementedError
 
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Re-estimate what is `settled` from batches of vectors (M, D). Here: all is averaged with the network."""
+    def embed(self, indices: torch.Tensor) -> torch.Tensor:
+        """Turns int64 indices (..., depth), which `lookup` has checked, into z_q, float32 (..., D)."""
+        raise NotImplementedError
+
+    def draw_indices(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Draws an index for each target, float32 (B, ..., code_dim). Defined where `can_draw` is True."""
+        raise NotImplementedError
+
+    def apply_estimator(
+        self, target: torch.Tensor, code: torch.Tensor, seeds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Applies the gradient estimator to a target and its code, both float32 (..., code_dim).
+
+        Returns:
+            float32 (..., code_dim). In evaluation, and inside a residual quantizer, it is the code itself.
+        """
+        if self.inside_residual or not self.training:
+            return code
+        return self.estimator(target, code, seeds)
+
+    def expect_calls(self, times: int) -> None:
+        """Announces that an owner calls this quantizer `times` times in each of its own forward passes.
+
+        The owner is another quantizer, or a model whose levels share this quantizer. The default ignores the number:
+        it matters only to a quantizer for which the order of the gathered vectors counts.
+        """
+
+    def initialise_from_data(self, vectors: Callable[[], torch.Tensor], random: torch.Generator) -> None:
+        """Moves the codes to the data before training. By default they stay where the constructor put them.
+
+        Args:
+            vectors: a function that returns z, float (M, D), the same on every process. It is expensive at its first
+                call. A quantizer that does not look at the data does not call it.
+            random: a generator in the same state on every process.
+        """
+
+    def re_estimate(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """Computes the codes anew for averaged weights. By default nothing happens, and the average keeps the codes.
+
+        Args:
+            batches: a function that returns batches of z, each float (M, D).
+        """
 
     def note(self, indices: torch.Tensor) -> None:
-        """Remember a training batch's indices (..., depth) for `update`."""
+        """Remembers the indices of a training batch, int64 of any shape. `update` reports their perplexity."""
         self._noted.append(indices.flatten())
 
     def discard(self) -> None:
-        """Forget what was gathered since the last `update`."""
+        """Forgets everything gathered since the last `update`."""
         self._noted.clear()
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Once for each optimizer step with finite gradients, with the sums of all processes. Here: nothing moves.
+        """Moves the codebook after an optimizer step with finite gradients; the result is equal on all processes.
+
+        By default nothing moves.
+
+        Args:
+            step: the number of the optimizer step, from 0.
+            seed: the random seed of this quantizer.
 
         Returns:
-            perplexity: of the global batch's codes.
+            figures by name, each a scalar. `perplexity` is that of the codes of the global batch.
         """
         indices = torch.cat(self._noted)
         self._noted.clear()

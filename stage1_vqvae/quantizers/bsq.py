@@ -1,4 +1,4 @@
-"""Binary spherical quantization: a code is the signs of z's channels, and z lies on the unit sphere.
+"""Binary spherical quantization: z is projected to the unit sphere, and a code is the signs of its channels.
 
 Source: Zhao, Xiong and Krähenbühl 2024, "Image and Video Tokenization with Binary Spherical Quantization", section 4.
 """
@@ -15,11 +15,11 @@ class Parameters(BinaryParams):
     """Parameters of `bsq`."""
 
     no_residual: ClassVar[str | None] = (
-        "the residual of a unit vector is no unit vector; lfq has the same signs without the sphere"
+        "the residual of a unit vector is not a unit vector; lfq has the same codes without the sphere"
     )
 
 
 class BSQ(BinaryQuantizer):
-    """Codes are the corners of a cube on the unit sphere."""
+    """Codes are the corners of a cube inscribed in the unit sphere: ±1/√bits in each channel."""
 
     spherical = True

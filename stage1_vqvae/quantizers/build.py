@@ -1,7 +1,8 @@
-"""Builds quantizers by name. An option's file is imported when it is chosen, and no other."""
+"""Builds quantizers by name. Only the file of the chosen option is imported."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -11,23 +12,34 @@ from stage1_vqvae.quantizers.sections import PACKAGE
 from tessera.parameters.parts import class_of
 
 
-def build_quantizer(config: dict[str, Any], level: int = 0, **given: Any) -> Quantizer:
-    """The quantizer of a level.
+def build_quantizer(config: dict[str, Any], level: int = 0, **arguments: Any) -> Quantizer:
+    """Builds the quantizer of one level.
 
     Args:
-        config: {"name": NAME, NAME: {its parameters}}; a `codebook_size` may be one number or one per level.
-        given: further arguments, from a quantizer that has this one inside.
+        config: {"name": NAME, NAME: {its parameters}}. A `codebook_size` is one number, or a list with one per level.
+        level: the number of the level, from 0 for the coarsest.
+        arguments: further arguments of the quantizer's class, from a quantizer that has this one inside.
     """
-    name, values = config["name"], dict(config[config["name"]]) | given
+    name, values = config["name"], dict(config[config["name"]])
     if isinstance(values.get("codebook_size"), list | tuple):
         values["codebook_size"] = values["codebook_size"][level]
-    family = class_of(PACKAGE, name, Quantizer)
     if inside := values.pop("quantizer", None):
-        arguments = family.inside(class_of(PACKAGE, inside["name"], Quantizer))
-        values["make"] = lambda: build_quantizer(inside, level, **arguments)
-    return family(**values)
+        values["make"] = partial(build_quantizer, inside, level)
+    return class_of(PACKAGE, name, Quantizer)(**values, **arguments)
 
 
 def build_quantizers(config: dict[str, Any], levels: int) -> nn.ModuleList:
-    """One quantizer for each level, coarsest first."""
-    return nn.ModuleList(build_quantizer(config, level) for level in range(levels))
+    """Builds the quantizers of a model.
+
+    Args:
+        config: as for `build_quantizer`. With `"shared_by_levels": True` in it, one quantizer serves all levels.
+        levels: the number of levels.
+
+    Returns:
+        one quantizer per level, coarsest first; or a list of a single quantizer, which all levels share.
+    """
+    if not config.get("shared_by_levels"):
+        return nn.ModuleList(build_quantizer(config, level) for level in range(levels))
+    quantizer = build_quantizer(config)
+    quantizer.expect_calls(levels)
+    return nn.ModuleList([quantizer])

@@ -1,4 +1,4 @@
-"""Finite scalar quantization: every channel is rounded to one of a few levels; no codebook, no loss.
+"""Finite scalar quantization: every channel is rounded to one of a few values. There is no codebook and no loss.
 
 Source: Mentzer et al. 2023, "Finite Scalar Quantization: VQ-VAE Made Simple", section 3 and its listing.
 """
@@ -6,7 +6,7 @@ Source: Mentzer et al. 2023, "Finite Scalar Quantization: VQ-VAE Made Simple", s
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -16,20 +16,24 @@ from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.sections import MOST_BITS, QuantizerParams
 
-MARGIN = 1e-3  # how far tanh reaches beyond the outermost levels, so that they are reached at all
+# tanh is scaled to reach this fraction beyond the outermost values. Without it, rounding would never reach them.
+MARGIN = 1e-3
 
 
 class Parameters(QuantizerParams):
     """Parameters of `fsq`."""
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "rounding passes the gradient straight through"}
+    no_residual: ClassVar[str | None] = None
     levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)]
 
     @field_validator("levels")
     @classmethod
     def countable(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
         if math.prod(levels) > 2**MOST_BITS:
-            raise ValueError(f"{math.prod(levels)} codes are more than 2**{MOST_BITS}; put smaller ones into `grouped`")
+            raise ValueError(
+                f"{math.prod(levels)} codes are more than 2**{MOST_BITS}; put several smaller ones into `grouped`"
+            )
         return levels
 
     @property
@@ -38,51 +42,53 @@ class Parameters(QuantizerParams):
 
 
 class FSQ(Quantizer):
-    """Codes on a grid in [-1, 1]; `levels` says how many values each channel takes.
+    """Rounds each channel to a grid of values in [-1, 1].
 
-    An index counts in mixed radix, the first channel fastest. An even number of levels has one more below 0 than above;
-    with `symmetric` all of them lie half a step higher, so that no value in [-1, 1] is further than that from one, as
-    the next depth of a residual expects.
+    An index counts the values of all channels in mixed radix; the first channel changes fastest. With an even number of
+    values, 0 is one of them, and there is one value more below 0 than above. Inside a residual quantizer, such a grid
+    is raised by half a step instead. It is then symmetric, and no target in [-1, 1] is further than half a step from
+    its code, which is the range that the next depth expects.
+
+    Args:
+        levels: the number of values of each channel.
     """
 
-    residual_arguments: ClassVar[dict[str, Any]] = {"symmetric": True}
-
-    def __init__(self, *, levels: list[int], symmetric: bool = False) -> None:
+    def __init__(self, *, levels: list[int], inside_residual: bool = False) -> None:
         counts = torch.tensor(levels)
-        super().__init__(int(counts.prod()))
+        super().__init__(int(counts.prod()), inside_residual=inside_residual)
         self.dim = self.code_dim = len(levels)
         self.estimator = Estimator("straight_through")
         self.register_buffer("levels", counts, persistent=False)
         self.register_buffer("basis", torch.cat([torch.ones(1, dtype=torch.int64), counts[:-1].cumprod(0)]), False)
         half_width = (counts // 2).float()
-        self.register_buffer("half_width", half_width, persistent=False)
+        self.register_buffer("half_width", half_width, persistent=False)  # in steps
         half_step = torch.where(counts % 2 == 0, 0.5, 0.0)
-        self.register_buffer("raised", half_step * symmetric, persistent=False)  # in steps
-        self.register_buffer("offset", half_step * (not symmetric), persistent=False)
+        self.register_buffer("raised", half_step * inside_residual, persistent=False)  # in steps
+        self.register_buffer("offset", half_step * (not inside_residual), persistent=False)  # in steps
 
     @property
     def residual_scale(self) -> torch.Tensor:
-        """Half a step of each channel: the largest error."""
+        """Half a step of each channel, float32 (D,): the largest error."""
         return 0.5 / self.half_width
 
-    def bound(self, z: torch.Tensor) -> torch.Tensor:
-        """z (..., D) into the grid's range."""
+    def to_target(self, z: torch.Tensor) -> torch.Tensor:
+        """Squashes z (..., D) into the grid's range by tanh."""
         reach = (self.levels - 1) * (1 + MARGIN) / 2
         return (torch.tanh(z + torch.atanh(self.offset / reach)) * reach - self.offset) / self.half_width
 
     def _grid(self, places: torch.Tensor) -> torch.Tensor:
-        """Values in [-1, 1] of places 0..levels - 1."""
+        """The values in [-1, 1] of places (..., D), which count from 0 to levels - 1."""
         return (places - self.half_width + self.raised) / self.half_width
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """The nearest point of the grid to each target (..., D)."""
+        """Takes the nearest point of the grid for each target (..., D)."""
         places = (target.detach() * self.half_width - self.raised).round() + self.half_width
         places = places.nan_to_num(0.0).clamp_min(0).minimum(self.levels - 1).long()
         indices = (places * self.basis).sum(-1, keepdim=True)
         code = self._grid(places)
         if self.training:
             self.note(indices)
-        z_q = self.estimator(target, code) if self.training else code
+        z_q = self.apply_estimator(target, code)
         return QuantizerOutput(z_q, indices, target.new_zeros(()), target.detach(), code)
 
     def embed(self, indices: torch.Tensor) -> torch.Tensor:

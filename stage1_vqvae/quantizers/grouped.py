@@ -1,6 +1,7 @@
-"""Grouped (product) quantization: z is cut into groups of channels, each with codes of its own.
+"""Grouped (product) quantization: z is cut into groups of channels, and each group has codes of its own.
 
-Sources: van den Oord et al. 2017, section 4 (ten codes a position); Jégou et al. 2011, "Product Quantization".
+Sources: van den Oord et al. 2017, "Neural Discrete Representation Learning", section 4 (ten codes a position); Jégou et
+al. 2011, "Product Quantization for Nearest Neighbor Search".
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from stage1_vqvae.quantizers.sections import WrapperParams, inner
 from tessera.parameters.sections import Positive
 from tessera.randomness import seed_of
 
-REFUSED = {"grouped": "groups of groups are more groups; raise groups"}
+REFUSED = {"grouped": "groups inside groups are the same as more groups; raise groups instead"}
 Inner = inner(REFUSED)
 
 
@@ -30,29 +31,35 @@ class Parameters(WrapperParams):
 
 
 class GroupedQuantizer(Quantizer):
-    """`groups` quantizers side by side, or one for all groups (`share_codebook`); the loss is the mean of theirs."""
+    """Quantizes groups of channels side by side. The loss is the mean of the groups' losses.
+
+    Args:
+        make: a function that builds the quantizer of one group.
+        groups: the number of groups. z has `groups` times the width of one quantizer.
+        share_codebook: True: one quantizer serves all groups. False: each group has its own.
+    """
 
     def __init__(self, make: Callable[[], Quantizer], *, groups: int, share_codebook: bool) -> None:
-        """`make` builds a quantizer as wide as a group."""
         parts = [make() for _ in range(1 if share_codebook else groups)]
         first = parts[0]
         super().__init__(first.codebook_size)
         self.parts, self.groups, self.depth = nn.ModuleList(parts), groups, groups * first.depth
         self.dim = groups * first.dim
         self.code_dim = None if first.code_dim is None else groups * first.code_dim
-        self.stochastic, self.draws, self.at_data = first.stochastic, first.draws, first.at_data
+        self.stochastic, self.can_draw = first.stochastic, first.can_draw
         if share_codebook:
-            first.shared(groups)
+            first.expect_calls(groups)
 
     def _parts(self) -> list[Quantizer]:
         """The quantizer of each group."""
         return [self.parts[group % len(self.parts)] for group in range(self.groups)]
 
     def _seeds(self, seeds: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """The random seeds (B,) of each group."""
         return [derived(seeds, group) for group in range(self.groups)]
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Each group by its own quantizer, which also bounds it."""
+        """Quantizes each group of channels of z (..., D) by its own quantizer."""
         cut = target.chunk(self.groups, -1)
         found = [part(x, s) for part, x, s in zip(self._parts(), cut, self._seeds(seeds), strict=True)]
         loss = torch.stack([output.loss for output in found]).mean()
@@ -62,8 +69,8 @@ class GroupedQuantizer(Quantizer):
         target, code = (torch.cat([output[i] for output in found], -1) for i in (3, 4))
         return QuantizerOutput(z_q, indices, loss, target, code)
 
-    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Drawn in each group by itself."""
+    def draw_indices(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Draws codes for z (B, ..., D), in each group independently."""
         cut = target.chunk(self.groups, -1)
         return torch.cat([p.draw(x, s) for p, x, s in zip(self._parts(), cut, self._seeds(seeds), strict=True)], -1)
 
@@ -71,28 +78,28 @@ class GroupedQuantizer(Quantizer):
         cut = indices.chunk(self.groups, -1)
         return torch.cat([part.embed(i) for part, i in zip(self._parts(), cut, strict=True)], -1)
 
-    def _cut(self, vectors: torch.Tensor) -> list[list[torch.Tensor]]:
-        """What each quantizer is given of vectors (M, D): its group, or all groups of a shared one."""
-        cut = list(vectors.chunk(self.groups, -1))
-        return [cut] if len(self.parts) < self.groups else [[x] for x in cut]
+    def _vectors_of(self, part: int, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors (M', d) of one quantizer, from z (M, D): those of its group, or of all groups if it is shared."""
+        cut = vectors.chunk(self.groups, -1)
+        return torch.cat(cut if len(self.parts) < self.groups else cut[part : part + 1])
 
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        for part, own in zip(self.parts, self._cut(vectors), strict=True):
-            part.start(torch.cat(own), random)
-
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
+    def initialise_from_data(self, vectors: Callable[[], torch.Tensor], random: torch.Generator) -> None:
         for i, part in enumerate(self.parts):
-            part.settle(lambda i=i: (torch.cat(self._cut(vectors)[i]) for vectors in batches()))
+            part.initialise_from_data(lambda i=i: self._vectors_of(i, vectors()), random)
 
-    def shared(self, calls: int) -> None:
+    def re_estimate(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
+        for i, part in enumerate(self.parts):
+            part.re_estimate(lambda i=i: (self._vectors_of(i, vectors) for vectors in batches()))
+
+    def expect_calls(self, times: int) -> None:
         for part in self.parts:
-            part.shared(calls)
+            part.expect_calls(times)
 
     def discard(self) -> None:
         for part in self.parts:
             part.discard()
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Every quantizer's; the means of what they report."""
+        """Updates every group's quantizer. Each figure that is returned is the mean over the quantizers."""
         found = [part.update(step, seed_of("group", seed, group)) for group, part in enumerate(self.parts)]
         return {name: torch.stack([figures[name] for figures in found]).mean() for name in found[0]}

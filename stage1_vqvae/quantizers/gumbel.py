@@ -1,7 +1,7 @@
-"""Gumbel-softmax: logits over the codes, relaxed by noise and a temperature that falls.
+"""Gumbel-softmax: a linear layer scores the codes, and training relaxes the choice by noise and a falling temperature.
 
 Sources: Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax"; Ramesh et al. 2021, "Zero-Shot
-Text-to-Image Generation", appendix A.2 (the temperature's cosine schedule from 1 to 1/16).
+Text-to-Image Generation", appendix A.2, for the cosine schedule of the temperature from 1 to 1/16.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from tessera.parameters.sections import NonNegative, Positive, PositiveFloat
 class Parameters(TableParams):
     """Parameters of `gumbel`."""
 
-    draws: ClassVar[bool] = True
+    can_draw: ClassVar[bool] = True
     refuses: ClassVar[dict[str, str]] = {
         "gradient_estimator": "the gradient goes through the relaxed weights of the codes themselves",
     }
-    no_residual: ClassVar[str | None] = "its codes approximate no vector, so that nothing is left over"
+    no_residual: ClassVar[str | None] = (
+        "its codes do not approximate vectors, so there is nothing left over to quantize"
+    )
 
     temperature: PositiveFloat
     final_temperature: PositiveFloat
@@ -37,14 +39,22 @@ class Parameters(TableParams):
 
 
 class GumbelQuantizer(Quantizer):
-    """A linear layer gives logits; the decoder gets the codes weighed by softmax((logits + noise)/temperature).
+    """Gives the decoder the codes weighted by softmax((logits + Gumbel noise)/temperature).
 
-    With `hard` it gets the likeliest of them alone, and the gradient goes through the weights. `kl_cost` weighs the
-    divergence of softmax(logits) from the uniform distribution, nats a position, averaged. The temperature falls by a
-    cosine from `temperature` to `final_temperature` over `anneal_steps` steps. In evaluation the likeliest code stands.
+    In evaluation it takes the code with the largest logit.
+
+    Args:
+        codebook_size: K, the number of codes.
+        codebook_dim: D, the width of z and of the codes.
+        temperature: the temperature at the start of training.
+        final_temperature: the temperature after `anneal_steps` steps. It is reached along a cosine.
+        anneal_steps: the number of optimizer steps over which the temperature falls.
+        hard: True: the decoder gets the one code with the largest noisy logit, and the gradient is that of the weights.
+        kl_cost: weight in the loss of the divergence of softmax(logits) from the uniform distribution, in nats,
+            averaged over positions.
     """
 
-    stochastic, draws = True, True
+    stochastic = can_draw = True
 
     def __init__(
         self,
@@ -60,13 +70,13 @@ class GumbelQuantizer(Quantizer):
         super().__init__(codebook_size)
         self.dim, self.code_dim = codebook_dim, None
         self.hard, self.kl_cost, self.anneal_steps = hard, kl_cost, anneal_steps
-        self.first, self.last = temperature, final_temperature
+        self.first_temperature, self.final_temperature = temperature, final_temperature
         self.logits = nn.Linear(codebook_dim, codebook_size)
         self.embedding = nn.Parameter(torch.randn(codebook_size, codebook_dim))
         self.register_buffer("temperature", torch.tensor(temperature))
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """A relaxed draw in training, otherwise the likeliest code."""
+        """Makes a relaxed draw for each target (B, ..., D) in training, and takes the likeliest code in evaluation."""
         logits = self.logits(target)
         log_p = logits.log_softmax(-1)
         divergence = (log_p.exp() * log_p).sum(-1).mean() + math.log(self.codebook_size)
@@ -81,8 +91,8 @@ class GumbelQuantizer(Quantizer):
         self.note(indices)
         return QuantizerOutput(weights @ self.embedding, indices, loss, None, None)
 
-    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """One code drawn from softmax(logits)."""
+    def draw_indices(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Draws one code from softmax(logits) for each target (B, ..., D)."""
         logits = self.logits(target)
         return (logits + gumbels(tuple(logits.shape), seeds, logits.device)).argmax(-1, keepdim=True)
 
@@ -91,7 +101,8 @@ class GumbelQuantizer(Quantizer):
 
     @torch.no_grad()
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Let the temperature fall; the perplexity of the global batch's codes, noise and all, and the temperature."""
+        """Lowers the temperature. Returns `temperature`, and the `perplexity` of the codes drawn in training."""
         progress = min(1.0, (step + 1) / self.anneal_steps)
-        self.temperature.fill_(self.last + (self.first - self.last) * 0.5 * (1 + math.cos(math.pi * progress)))
+        range_left = (self.first_temperature - self.final_temperature) * 0.5 * (1 + math.cos(math.pi * progress))
+        self.temperature.fill_(self.final_temperature + range_left)
         return {**super().update(step, seed), "temperature": self.temperature.clone()}

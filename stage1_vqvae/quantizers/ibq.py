@@ -1,4 +1,4 @@
-"""Index backpropagation: the gradient goes through the softmax over all codes, so that all of them move.
+"""Index backpropagation quantization: the gradient goes through a softmax over all codes, so that all of them move.
 
 Source: Shi et al. 2024, "Scalable Image Tokenization with Index Backpropagation Quantization", section 3.2.
 """
@@ -18,11 +18,15 @@ from stage1_vqvae.quantizers.search import best
 from stage1_vqvae.quantizers.sections import TableParams
 from tessera.parameters.sections import NonNegative, PositiveFloat
 
-BLOCK = 2**22  # logits held at a time
+BLOCK = 2**22  # logits computed at a time
 
 
 class _IndexBackpropagation(torch.autograd.Function):
-    """(onehot + p − sg(p)) C with p = softmax(z Cᵀ), in blocks of rows; backward computes p anew."""
+    """Computes (onehot + p − sg(p)) C, where p = softmax(z Cᵀ) and sg stops the gradient.
+
+    The value is the chosen row of C. The gradient reaches z, and all rows of C through p. The backward pass works on
+    blocks of rows and computes p again instead of keeping it.
+    """
 
     @staticmethod
     def forward(ctx, vectors, codebook, indices):
@@ -34,7 +38,7 @@ class _IndexBackpropagation(torch.autograd.Function):
     def backward(ctx, gradient):
         vectors, codebook, indices = ctx.saved_tensors
         of_vectors = torch.empty_like(vectors)
-        of_codebook = torch.zeros_like(codebook).index_add_(0, indices, gradient)  # by the one-hot
+        of_codebook = torch.zeros_like(codebook).index_add_(0, indices, gradient)  # through onehot
         rows = max(1, BLOCK // len(codebook))
         for block, above, out in zip(vectors.split(rows), gradient.split(rows), of_vectors.split(rows), strict=True):
             p, of_p = (block @ codebook.t()).softmax(1), above @ codebook.t()
@@ -49,7 +53,7 @@ class Parameters(TableParams):
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "the gradient goes through the softmax over all codes"}
     no_residual: ClassVar[str | None] = (
-        "its code is the one with the largest product, not the nearest, so that what is left over need not be smaller"
+        "its code is the one with the largest product and not the nearest, so what is left over need not be smaller"
     )
 
     codebook_cost: NonNegative
@@ -58,12 +62,15 @@ class Parameters(TableParams):
 
 
 class IBQ(Quantizer):
-    """The code (K, D) with the largest product z·c.
+    """Takes the code with the largest product z·c.
 
-    The loss is mean((z_q − z)²) with z_q as the decoder gets it, plus mean((sg(c) − z)²), plus `codebook_cost` times
-    mean((c − sg(z))²), plus `entropy_cost` times (mean entropy of each vector's assignment − entropy of the mean), an
-    assignment being softmax(z·c/`entropy_temperature`). The codes are averaged with the network by a weight EMA: means
-    of their vectors would not be where products and decoder want them.
+    The loss is a sum of four terms, where sg stops the gradient and z_q is what the decoder receives:
+    mean((z_q − z)²); mean((sg(c) − z)²); `codebook_cost` · mean((c − sg(z))²); and `entropy_cost` times (the mean
+    entropy of the vectors' soft assignments − the entropy of the mean assignment). The soft assignment of z is
+    softmax(z·c/`entropy_temperature`).
+
+    A weight average includes the codes. They are not re-estimated as means of their vectors, because products and the
+    decoder want them elsewhere.
     """
 
     def __init__(
@@ -82,7 +89,7 @@ class IBQ(Quantizer):
         self.embedding = nn.Parameter(torch.randn(codebook_size, codebook_dim))
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """The code of each target (..., D)."""
+        """Takes the code with the largest product for each target (..., D)."""
         vectors = target.reshape(-1, self.dim)
         indices = best(vectors.detach(), self.embedding.detach())
         code = F.embedding(indices, self.embedding)
@@ -93,8 +100,8 @@ class IBQ(Quantizer):
         loss = F.mse_loss(z_q, vectors) + F.mse_loss(vectors, code.detach())
         loss = loss + self.codebook_cost * F.mse_loss(code, vectors.detach())
         if self.training and self.entropy_cost:
-            sure, even = assignment_entropy(vectors, self.embedding, 1 / self.entropy_temperature)
-            loss = loss + self.entropy_cost * (sure - even)
+            of_each, of_mean = assignment_entropy(vectors, self.embedding, 1 / self.entropy_temperature)
+            loss = loss + self.entropy_cost * (of_each - of_mean)
         shape, places = target.shape, (*target.shape[:-1], 1)
         return QuantizerOutput(z_q.view(shape), indices.view(places), loss, target.detach(), code.detach().view(shape))
 

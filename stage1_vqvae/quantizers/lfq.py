@@ -1,9 +1,11 @@
-"""Lookup-free quantization: a code is the signs of z's channels, and any point may be quantized.
+"""Lookup-free quantization: a code is the signs of z's channels.
 
 Source: Yu et al. 2023, "Language Model Beats Diffusion" (MAGVIT-v2), section 3.2.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from stage1_vqvae.quantizers.binary import BinaryQuantizer
 from stage1_vqvae.quantizers.sections import BinaryParams
@@ -12,8 +14,11 @@ from stage1_vqvae.quantizers.sections import BinaryParams
 class Parameters(BinaryParams):
     """Parameters of `lfq`."""
 
+    no_residual: ClassVar[str | None] = None
+
 
 class LFQ(BinaryQuantizer):
-    """Codes are the corners of a cube."""
+    """Codes are the corners of a cube: ±1 in each channel."""
 
     spherical = False
+    residual_scale = 0.5  # a target in [-2, 2] leaves a residual in [-1, 1]

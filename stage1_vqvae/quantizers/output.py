@@ -1,4 +1,4 @@
-"""What every quantizer returns and reports."""
+"""The result of a quantizer's forward pass, and how often its codes were used."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ import torch
 
 from tessera.distributed import sum_over_processes, world
 
+TABLE = 2**18  # largest codebook whose uses are counted in a table; for larger ones, sorting the batch is cheaper
+
 
 class QuantizerOutput(NamedTuple):
-    """What a quantizer makes of z (..., dim).
+    """What a quantizer returns for vectors z (..., dim).
 
-    z_q (..., dim) float32; indices (..., depth) int64; loss: the quantizer's term of the training loss; target and code
-    (..., d), detached: what is quantized, as the codebook sees it (projected, normalised, bounded), and its code, whose
-    difference is the quantization error. None where the codes stand for no vector.
+    Attributes:
+        z_q: float32 (..., dim), the quantized vectors that the decoder receives.
+        indices: int64 (..., depth), from 0 to codebook_size - 1.
+        loss: scalar, the quantizer's term of the training loss.
+        target: float32 (..., code_dim) without gradient, the vectors that were compared with the codes: z after
+            projection, normalisation or bounding. None for a quantizer whose codes do not approximate vectors.
+        code: float32 (..., code_dim) without gradient, the code of each target. Target minus code is the quantization
+            error. None where `target` is None.
     """
 
     z_q: torch.Tensor
@@ -24,11 +31,15 @@ class QuantizerOutput(NamedTuple):
     code: torch.Tensor | None
 
 
-TABLE = 2**18  # codes up to which a table of counts is cheaper than sorting a batch's
-
-
 def used_counts(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
-    """How often codes were used, over the indices (M,) of all processes, as float32; unused ones may be left out."""
+    """Counts how often codes were used on all processes together.
+
+    Args:
+        indices: int64 (M,), this process's codes. M must be the same on every process.
+
+    Returns:
+        float32 counts in no particular order. Codes that were not used may be left out.
+    """
     if codebook_size <= TABLE:
         return sum_over_processes(torch.bincount(indices, minlength=codebook_size).float())
     rank, size = world()
@@ -38,6 +49,13 @@ def used_counts(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
-    """exp(entropy) of how often each code was used, (..., K) to (...): the size of an even codebook as varied."""
+    """The exponential of the entropy of code usage: the number of codes, were all of them used equally often.
+
+    Args:
+        counts: float (..., K), how often each code was used.
+
+    Returns:
+        float (...), from 1 to K.
+    """
     shares = counts / counts.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()

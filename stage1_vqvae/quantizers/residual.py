@@ -6,13 +6,11 @@ Source: Lee et al. 2022, "Autoregressive Image Generation using Residual Quantiz
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
 
 from stage1_vqvae.quantizers.base import Quantizer
-from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.sections import WrapperParams, inner
@@ -20,8 +18,8 @@ from tessera.parameters.sections import Misfit, Positive
 from tessera.randomness import seed_of
 
 REFUSED = {
-    "residual": "a residual of residuals is one of more depths; raise depth",
-    "grouped": "put the residual inside the groups: name grouped, and grouped.quantizer.name residual",
+    "residual": "a residual inside a residual is the same as one with more depths; raise depth instead",
+    "grouped": "put the residual inside the groups: set name to grouped, and grouped.quantizer.name to residual",
 }
 Inner = inner(REFUSED)
 
@@ -40,44 +38,47 @@ class Parameters(WrapperParams):
 
 
 class ResidualQuantizer(Quantizer):
-    """`depth` codes a position, whose sum is z_q; one quantizer a depth, or one for all (`share_codebook`).
+    """Quantizes z, then the residual, then the residual of that, and so on. z_q is the sum of the codes.
 
-    The loss is the mean of the quantizers' own. With vector quantizers that is the commitment as the source's code has
-    it, the mean over depths of |z − partial sum|². Where finer depths have a smaller scale, their losses are weighed by
-    its square: a squared error is so in z's own units, and no finer depth's entropy pulls on z harder. The gradient
-    estimator is theirs, applied once, to z and the whole sum: applied at every depth, the gradient would reach z
-    `depth` times.
+    The loss is the mean over depths of the quantizers' losses. For vector quantizers it is the commitment of the
+    source's code: the mean over depths of |z − partial sum|². A quantizer's `residual_scale` below 1 makes the
+    residuals of each depth smaller than those before. Their losses are then multiplied by the square of the scale. Thus
+    a squared error counts in z's own units, and the entropy terms of finer depths pull no harder on z than those of
+    coarser depths.
+
+    The gradient estimator of the quantizers is applied once, to z and the sum. If each depth applied it, z would
+    receive the decoder's gradient `depth` times.
+
+    Args:
+        make: a function that builds the quantizer of one depth. It passes `inside_residual` on to its class.
+        depth: the number of codes for each position.
+        share_codebook: True: one quantizer serves all depths. False: each depth has its own.
     """
 
-    def __init__(self, make: Callable[[], Quantizer], *, depth: int, share_codebook: bool) -> None:
-        """`make` builds a quantizer with a `residual_scale` and an `estimator`."""
-        layers = [make() for _ in range(1 if share_codebook else depth)]
+    def __init__(self, make: Callable[..., Quantizer], *, depth: int, share_codebook: bool) -> None:
+        layers = [make(inside_residual=True) for _ in range(1 if share_codebook else depth)]
         first = layers[0]
         super().__init__(first.codebook_size)
         self.layers, self.depth = nn.ModuleList(layers), depth
-        self.dim, self.code_dim, self.draws = first.dim, first.code_dim, first.draws
-        self.stochastic, self.estimator, self.at_data = first.stochastic, first.estimator, first.at_data
+        self.dim, self.code_dim, self.estimator = first.dim, first.code_dim, first.estimator
+        self.stochastic, self.can_draw = first.stochastic, first.can_draw
         if share_codebook:
-            first.shared(depth)
-        for layer in layers:
-            layer.estimator = Estimator("none")
-
-    @staticmethod
-    def inside(family: type[Quantizer]) -> dict[str, Any]:
-        return family.residual_arguments
+            first.expect_calls(depth)
 
     def _layer(self, depth: int) -> tuple[Quantizer, torch.Tensor | float]:
-        """The quantizer of a depth, and how much smaller than z its vectors are."""
+        """The quantizer of a depth, and its scale: the depth's residuals divided by it are the quantizer's targets."""
         layer = self.layers[depth % len(self.layers)]
         return layer, layer.residual_scale**depth
 
-    def bound(self, z: torch.Tensor) -> torch.Tensor:
-        return self.layers[0].bound(z)
+    def to_target(self, z: torch.Tensor) -> torch.Tensor:
+        return self.layers[0].to_target(z)
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """The codes of each target (..., D), from the coarsest to the finest."""
+        """Finds the codes of each target (..., D), depth by depth."""
         rest, losses, indices = target, [], []
-        total: torch.Tensor | float = 0.0  # as in `lookup`: in another memory layout the decoder would round otherwise
+        # The sum starts at the number 0, as in `embed`. Adding to a tensor of zeros could give another memory layout,
+        # and the decoder would round differently.
+        total: torch.Tensor | float = 0.0
         for depth in range(self.depth):
             layer, scale = self._layer(depth)
             output = layer.quantize(rest / scale, derived(seeds, depth))
@@ -85,63 +86,67 @@ class ResidualQuantizer(Quantizer):
             rest = rest - output.code * scale
             losses.append((output.loss * scale**2).mean())
             indices.append(output.indices)
-        z_q = self.estimator(target, total, seeds) if self.training else total
-        loss, code = torch.stack(losses).mean(), total.detach()
-        return QuantizerOutput(z_q, torch.cat(indices, -1), loss, target.detach(), code)
+        z_q, loss = self.apply_estimator(target, total, seeds), torch.stack(losses).mean()
+        return QuantizerOutput(z_q, torch.cat(indices, -1), loss, target.detach(), total.detach())
 
-    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Codes drawn one after the other, each for what the drawn ones before it left."""
+    def draw_indices(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Draws codes for each target (B, ..., D) depth by depth, each for what the codes before it left over."""
         rest, indices = target, []
         for depth in range(self.depth):
             layer, scale = self._layer(depth)
-            indices.append(layer.pick(rest / scale, derived(seeds, depth)))
+            indices.append(layer.draw_indices(rest / scale, derived(seeds, depth)))
             rest = rest - layer.embed(indices[-1]) * scale
         return torch.cat(indices, -1)
 
     def embed(self, indices: torch.Tensor) -> torch.Tensor:
-        """The sum of the codes."""
         total: torch.Tensor | float = 0.0
         for depth in range(self.depth):
             layer, scale = self._layer(depth)
             total = total + layer.embed(indices[..., depth : depth + 1]) * scale
         return total
 
-    def _rests(self, vectors: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
-        """What each of the first `count` depths is given of vectors (M, D), as its quantizer sees it."""
-        rest = self.bound(vectors.float())
-        for depth in range(count):
+    def _targets(self, vectors: torch.Tensor, depths: int) -> Iterator[torch.Tensor]:
+        """Yields the targets (M, D) that the quantizers of the first `depths` depths get for z (M, D)."""
+        rest = self.to_target(vectors.float())
+        for depth in range(depths):
             layer, scale = self._layer(depth)
             yield rest / scale
-            if depth + 1 < count:
+            if depth + 1 < depths:
                 rest = rest - layer.quantize(rest / scale).code * scale
 
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """Each depth begins at what those before it leave of vectors (M, D); a shared codebook at all of that."""
+    def initialise_from_data(self, vectors: Callable[[], torch.Tensor], random: torch.Generator) -> None:
+        """Initialises each depth from the residuals that the initialised depths before it leave.
+
+        A shared quantizer is first initialised from z. With these codes the residuals of all depths are computed, and
+        it is initialised again from all of them.
+        """
         if len(self.layers) < self.depth:
-            self.layers[0].start(vectors, random)
-            self.layers[0].start(torch.cat(list(self._rests(vectors, self.depth))), random)
+            self.layers[0].initialise_from_data(vectors, random)
+            self.layers[0].initialise_from_data(lambda: torch.cat(list(self._targets(vectors(), self.depth))), random)
             return
         for depth, layer in enumerate(self.layers):
-            *_, rest = self._rests(vectors, depth + 1)
-            layer.start(rest, random)
+            layer.initialise_from_data(lambda depth=depth: list(self._targets(vectors(), depth + 1))[-1], random)
 
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """One pass over the batches a quantizer, each after those before it have settled."""
+    def re_estimate(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """Re-estimates each depth with the residuals that the re-estimated depths before it leave.
+
+        A shared quantizer is re-estimated once, with the residuals of all depths.
+        """
         if len(self.layers) < self.depth:
-            self.layers[0].settle(lambda: (rest for v in batches() for rest in list(self._rests(v, self.depth))))
+            self.layers[0].re_estimate(lambda: (rest for v in batches() for rest in list(self._targets(v, self.depth))))
             return
         for depth, layer in enumerate(self.layers):
-            layer.settle(lambda depth=depth: (list(self._rests(v, depth + 1))[-1] for v in batches()))
+            layer.re_estimate(lambda depth=depth: (list(self._targets(v, depth + 1))[-1] for v in batches()))
 
-    def shared(self, calls: int) -> None:
+    def expect_calls(self, times: int) -> None:
         for layer in self.layers:
-            layer.shared(calls)
+            layer.expect_calls(times)
 
     def discard(self) -> None:
         for layer in self.layers:
             layer.discard()
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Every quantizer's; the means of what they report."""
+        """Updates every depth's quantizer. Each figure that is returned is the mean over the quantizers."""
         found = [layer.update(step, seed_of("depth", seed, depth)) for depth, layer in enumerate(self.layers)]
         return {name: torch.stack([figures[name] for figures in found]).mean() for name in found[0]}

@@ -1,4 +1,4 @@
-"""Finding codes for vectors, and vectors for codes: exact search, statistics, k-means."""
+"""Exact search for the best code of each vector, sums of vectors per code, and k-means."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ import math
 import torch
 import torch.nn.functional as F
 
-GROUP = 64  # scores reduced at a time: torch's plain maximum is vectorised on CPU, its argmax is not
-BLOCK = 2**22  # scores held at a time: 16 MB, near a core's cache
-KMEANS_SEED_ROUNDS = 64
-CENTRE_CODES = 256
+# Scores are searched in groups of this size: first for the group with the largest maximum, then within it. On a CPU,
+# torch's maximum is vectorised and its argmax is not, so that most of the work is done by the maximum.
+GROUP = 64
+BLOCK = 2**22  # scores computed at a time. They take 16 MB, which is about the size of a core's cache.
+KMEANS_SEED_ROUNDS = 64  # the first centres of k-means are drawn in at most this many rounds
+CENTRE_CODES = 256  # codes from which `centre_of` takes the median
 
 
 @torch.no_grad()
 def best(vectors: torch.Tensor, codebook: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Index (M,) of the code (K, D) with the highest score v·c + bias (K,) for each vector (M, D), in float32.
+    """Finds the code with the highest score v·c + bias for each vector.
 
-    Ties go to the lowest index. Works in blocks of rows, so that the M x K matrix of scores never exists.
+    The search works on blocks of rows. The whole matrix of M x K scores never exists.
+
+    Args:
+        vectors: float32 (M, D).
+        codebook: float32 (K, D).
+        bias: float32 (K,), or None for zeros.
+
+    Returns:
+        int64 (M,), indices of codes. Among equal scores, the lowest index is taken.
     """
     if not len(vectors):
         return torch.empty(0, dtype=torch.int64, device=vectors.device)
@@ -27,7 +37,8 @@ def best(vectors: torch.Tensor, codebook: torch.Tensor, bias: torch.Tensor | Non
     group = min(GROUP, size)
     missing = -size % group
     bias = codebook.new_zeros(size) if bias is None else bias
-    # The bias as one more dimension: adding it to the product would be a second pass over the scores.
+    # The bias is one more dimension of the product, because adding it afterwards would read all scores once more.
+    # Codes that fill up the last group get a bias of −∞.
     scored = torch.cat([codebook, bias[:, None]], 1)
     scored = torch.cat([scored, F.pad(scored.new_full((missing, 1), -math.inf), (codebook.shape[1], 0))])
     transposed, order = scored.t().contiguous(), torch.arange(rows, device=vectors.device)
@@ -37,38 +48,70 @@ def best(vectors: torch.Tensor, codebook: torch.Tensor, bias: torch.Tensor | Non
         here = torch.mm(block, transposed, out=scores[: len(block)]).view(len(block), -1, group)
         top = here.amax(2).argmax(1)
         torch.add(top * group, here[order[: len(block)], top].argmax(1), out=indices)
-    return found.clamp_max_(size - 1)  # a vector that is not finite could have found the padding
+    return found.clamp_max_(size - 1)  # a vector that is not finite may have found one of the codes that fill up
 
 
 def centre_of(codebook: torch.Tensor) -> torch.Tensor:
-    """What to subtract (D,) from codes (K, D) and vectors before their products: far from the origin, v·c − |c|²/2
-    would lose the difference that decides.
+    """A point to subtract from codes and vectors before their products are taken.
 
-    The median, since a mean follows a code that has run away; of some codes, and not of the vectors, since it must not
-    depend on the batch.
+    Far from the origin, v·c − |c|²/2 is the difference of two large numbers, and rounding would decide which code is
+    nearest. The point is the median of some codes. A mean would follow a single code that has run away. The vectors
+    have no part in it, because the code of a vector must not depend on the rest of its batch.
+
+    Args:
+        codebook: float (K, D).
+
+    Returns:
+        float (D,) without gradient.
     """
     return codebook.detach()[:: max(1, len(codebook) // CENTRE_CODES)].median(0).values
 
 
 def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Index (M,) of the nearest code (K, D) of each vector (M, D), by Euclidean distance; ties go to the lowest."""
+    """Finds the nearest code of each vector, by Euclidean distance.
+
+    Args:
+        vectors: float32 (M, D).
+        codebook: float32 (K, D).
+
+    Returns:
+        int64 (M,), indices of codes. Among equal distances, the lowest index is taken.
+    """
     centre = centre_of(codebook)
     codebook = codebook.detach() - centre
     return best(vectors - centre, codebook, codebook.square().sum(1).mul(-0.5))
 
 
 def gather_statistics(vectors: torch.Tensor, indices: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many of the vectors (M, D) each code has (size,), and their sums (size, D)."""
+    """Counts and adds up the vectors of each code.
+
+    Args:
+        vectors: float (M, D).
+        indices: int64 (M,), the code of each vector.
+        size: K, the number of codes.
+
+    Returns:
+        counts (K,) and sums (K, D), in the dtype of the vectors.
+    """
     counts = torch.bincount(indices, minlength=size).to(vectors.dtype)
     sums = torch.zeros(size, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
     return counts, sums.index_add_(0, indices, vectors)
 
 
 def _seeds(vectors: torch.Tensor, size: int, random: torch.Generator) -> torch.Tensor:
-    """k-means++ (Arthur & Vassilvitskii 2007): centres (size, D) drawn with odds that grow with the squared distance.
+    """Draws the first centres of k-means: each vector's chance is its squared distance to the centres before it.
 
-    Above 64 centres they are drawn a 64th at a time, as in k-means|| (Bahmani et al. 2012), so that the search costs
-    one pass in all and not one a centre.
+    Source: Arthur and Vassilvitskii 2007, "k-means++". For more than KMEANS_SEED_ROUNDS centres, several are drawn in
+    each round, as in Bahmani et al. 2012, "Scalable k-means++". All rounds together then cost one search over all
+    centres, instead of one search for each centre.
+
+    Args:
+        vectors: float (M, D).
+        size: the number of centres.
+        random: a CPU generator.
+
+    Returns:
+        float (size, D).
     """
     each = max(1, math.ceil(size / KMEANS_SEED_ROUNDS))
     centres = vectors[torch.randint(len(vectors), (1,), generator=random).to(vectors.device)]
@@ -76,7 +119,7 @@ def _seeds(vectors: torch.Tensor, size: int, random: torch.Generator) -> torch.T
     while len(centres) < size:
         count = min(each, size - len(centres))
         weights = distances.double().cpu()
-        if not weights.sum() > 0:  # fewer distinct vectors than centres: the rest fall beside those there are
+        if not weights.sum() > 0:  # every distinct vector is a centre already: further centres lie close to vectors
             picks = torch.randint(len(vectors), (count,), generator=random).to(vectors.device)
             jitter = torch.randn(count, vectors.shape[1], generator=random).to(vectors)
             new = vectors[picks] + jitter * vectors.std().nan_to_num().clamp_min(1e-3) * 1e-2
@@ -92,10 +135,18 @@ def _seeds(vectors: torch.Tensor, size: int, random: torch.Generator) -> torch.T
 
 @torch.no_grad()
 def kmeans(vectors: torch.Tensor, size: int, rounds: int, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lloyd's algorithm from k-means++ seeds; an empty cluster starts again at a random vector.
+    """Clusters vectors by Lloyd's algorithm, starting from k-means++ centres.
+
+    A cluster that gets no vector starts again at a random vector.
+
+    Args:
+        vectors: float (M, D).
+        size: the number of clusters.
+        rounds: how often the centres are moved to the means of their vectors.
+        random: a CPU generator.
 
     Returns:
-        centres (size, D), and how many vectors each has (size,).
+        the centres (size, D), and the number of vectors of each (size,), in the dtype of the vectors.
     """
     centres = _seeds(vectors, size, random)
     for _ in range(rounds):

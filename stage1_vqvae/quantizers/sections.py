@@ -1,4 +1,4 @@
-"""What the quantizers' parameters have in common. No torch: parameters are checked without it."""
+"""Classes that the parameters of quantizers extend. Without torch, because parameters are checked without it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,42 @@ from pydantic import Field
 from tessera.parameters.sections import Misfit, NonNegative, Positive, PositiveFloat, Section, nested_choice
 
 PACKAGE = "stage1_vqvae.quantizers"
-MOST_BITS = 24  # of a codebook: codes are counted one by one; beyond, `grouped` gives several smaller codebooks
+# Bits of the largest codebook. Codes are counted in tables; `grouped` offers several smaller codebooks beyond this
+# size.
+MOST_BITS = 24
 
 Sizes = Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
-Estimator = Literal["straight_through", "rotation", "diveq"]
+EstimatorName = Literal["straight_through", "rotation", "diveq"]
 Threshold = Annotated[float, Field(ge=0, lt=1)]
 
 
 class QuantizerParams(Section):
-    """Parameters of one quantizer. `sizes`: the codebook's size, one for all levels or one per level."""
+    """The parameters of one quantizer.
 
-    draws: ClassVar[bool] = False  # whether codes can be drawn at random for the prior's extra passes
-    no_residual: ClassVar[str | None] = None  # why this quantizer cannot stand inside a residual one
-    revives_learned_codes: ClassVar[bool] = False  # whether codes that only the decoder trains are revived
+    Attributes:
+        can_draw: whether codes can be drawn at random for the prior's extra passes.
+        no_residual: the reason why a residual quantizer cannot have this quantizer inside; None if it can. An option
+            that can sets None, and its module takes the argument `inside_residual`.
+        revives_learned_codes: whether unused codes are revived although only the decoder's gradient places codes.
+    """
+
+    can_draw: ClassVar[bool] = False
+    no_residual: ClassVar[str | None] = "it does not say that its codes approximate its vectors"
+    revives_learned_codes: ClassVar[bool] = False
 
     @property
     def sizes(self) -> tuple[int, ...]:
+        """The codebook's size: one number for all levels, or one number per level, coarsest first."""
         raise NotImplementedError
 
     @property
     def innermost(self) -> QuantizerParams:
-        """The parameters of the quantizer that makes the codes: this one, unless it has another one inside."""
+        """The parameters of the quantizer that makes the codes. It is this one, unless another one is inside."""
         return self
 
 
 class TableParams(QuantizerParams):
-    """A quantizer with a table of codes. `codebook_size` is one number, or one per level, coarsest first."""
+    """The parameters of a quantizer with a table of codes. `codebook_size` is one number, or one per level."""
 
     codebook_size: Sizes
     codebook_dim: Positive
@@ -45,7 +55,7 @@ class TableParams(QuantizerParams):
 
 
 class BinaryParams(QuantizerParams):
-    """A quantizer whose codes are signs: LFQ and BSQ."""
+    """The parameters of a quantizer whose codes are signs: LFQ and BSQ."""
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "a sign passes the gradient straight through"}
     bits: Annotated[int, Field(ge=1, le=MOST_BITS)]
@@ -61,7 +71,7 @@ class BinaryParams(QuantizerParams):
 
 
 class WrapperParams(QuantizerParams):
-    """A quantizer made of others, of one kind: `quantizer` (see `inner`) says which, and what it says holds."""
+    """The parameters of a quantizer made of other quantizers of one kind, which `quantizer` chooses (see `inner`)."""
 
     quantizer: Any
 
@@ -70,8 +80,8 @@ class WrapperParams(QuantizerParams):
         return self.quantizer.chosen.sizes
 
     @property
-    def draws(self) -> bool:
-        return self.quantizer.chosen.draws
+    def can_draw(self) -> bool:
+        return self.quantizer.chosen.can_draw
 
     @property
     def innermost(self) -> QuantizerParams:
@@ -85,5 +95,9 @@ class WrapperParams(QuantizerParams):
 
 
 def inner(refused: dict[str, str]) -> type[Any]:
-    """The choice of the quantizer inside a wrapper; `refused`: quantizers that cannot be there, and why."""
+    """The choice of the quantizer inside a wrapper.
+
+    Args:
+        refused: names of quantizers that the wrapper does not take, each with the reason.
+    """
     return nested_choice(PACKAGE, refused)

@@ -1,9 +1,11 @@
-"""SimVQ: a frozen random codebook seen through one learned linear map, so that every code moves with every gradient.
+"""SimVQ: a frozen random codebook behind one learned linear map, so that every gradient moves every code.
 
 Source: Zhu et al. 2024, "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer".
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,23 +15,24 @@ from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.search import nearest
-from stage1_vqvae.quantizers.sections import Estimator as GradientEstimator
-from stage1_vqvae.quantizers.sections import TableParams
+from stage1_vqvae.quantizers.sections import EstimatorName, TableParams
 from tessera.parameters.sections import NonNegative
 
 
 class Parameters(TableParams):
     """Parameters of `simvq`."""
 
+    no_residual: ClassVar[str | None] = None
     commitment_cost: NonNegative
-    gradient_estimator: GradientEstimator
+    gradient_estimator: EstimatorName
     diveq_variance: NonNegative
 
 
 class SimVQ(Quantizer):
-    """Nearest of the codes `frozen` · `map`. The loss is the codebook's term plus `commitment_cost` times the other."""
+    """Takes the nearest code, where the codes (K, D) are `map` applied to the rows of `frozen`.
 
-    residual_scale = 1.0
+    The loss is mean((sg(z) − c)²) + `commitment_cost` · mean((z − sg(c))²), where sg stops the gradient.
+    """
 
     def __init__(
         self,
@@ -39,27 +42,24 @@ class SimVQ(Quantizer):
         commitment_cost: float,
         gradient_estimator: str,
         diveq_variance: float,
+        inside_residual: bool = False,
     ) -> None:
-        super().__init__(codebook_size)
+        super().__init__(codebook_size, inside_residual=inside_residual)
         self.dim = self.code_dim = codebook_dim
         self.commitment_cost, self.estimator = commitment_cost, Estimator(gradient_estimator, diveq_variance)
+        self.stochastic = self.estimator.stochastic
         self.register_buffer("frozen", torch.randn(codebook_size, codebook_dim) * codebook_dim**-0.5)
         self.map = nn.Linear(codebook_dim, codebook_dim, bias=False)
 
-    @property
-    def stochastic(self) -> bool:
-        return self.estimator.stochastic
-
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """The nearest code of each target (..., D)."""
+        """Takes the nearest code of each target (..., D)."""
         with torch.no_grad():
             indices = nearest(target.detach().reshape(-1, self.dim), self.map(self.frozen)).view(*target.shape[:-1], 1)
         code = self.embed(indices)
         loss = F.mse_loss(code, target.detach()) + self.commitment_cost * F.mse_loss(target, code.detach())
-        z_q = code
         if self.training:
             self.note(indices)
-            z_q = self.estimator(target, code, seeds)
+        z_q = self.apply_estimator(target, code, seeds)
         return QuantizerOutput(z_q, indices, loss, target.detach(), code.detach())
 
     def embed(self, indices: torch.Tensor) -> torch.Tensor:

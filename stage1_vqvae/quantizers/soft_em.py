@@ -1,4 +1,4 @@
-"""Soft EM: in training a vector belongs to several codes, drawn by their closeness.
+"""Soft EM: in training a vector is assigned to several codes, drawn at random with closer codes more likely.
 
 Source: Roy et al. 2018, "Theory and Experiments on Vector Quantized Autoencoders", section 3.2.
 """
@@ -20,13 +20,14 @@ from stage1_vqvae.quantizers.sections import TableParams, Threshold
 from stage1_vqvae.quantizers.vq import VectorQuantizer
 from tessera.parameters.sections import Count, Decay, NonNegative, Positive
 
-BLOCK = 2**22  # probabilities held at a time
+BLOCK = 2**22  # probabilities computed at a time
 
 
 class Parameters(TableParams):
     """Parameters of `soft_em`."""
 
-    draws: ClassVar[bool] = True
+    can_draw: ClassVar[bool] = True
+    no_residual: ClassVar[str | None] = None
     refuses: ClassVar[dict[str, str]] = {
         "gradient_estimator": "the decoder gets the mean of drawn codes, to which only straight_through applies",
     }
@@ -40,13 +41,16 @@ class Parameters(TableParams):
 
 
 class SoftEM(Quantizer):
-    """`samples` codes a vector from softmax(−|z − c|²), of which the decoder gets the mean.
+    """Draws `samples` codes for each vector from softmax(−|z − c|²), and gives the decoder their mean.
 
-    The EMA gives each drawn code an equal part of the vector, the commitment pulls z to the mean, and the gradient goes
-    straight through. In evaluation the nearest code stands alone. `hard` is the codebook: its start, EMA and revival.
+    The running mean of each drawn code gets an equal part of the vector. The commitment pulls z to the mean of the
+    drawn codes, and the decoder's gradient passes straight through to z. In evaluation the nearest code is taken
+    instead.
+
+    The codebook belongs to `hard`, a vector quantizer. It initialises, updates and revives the codes.
     """
 
-    stochastic, draws, residual_scale = True, True, 1.0
+    stochastic = can_draw = True
 
     def __init__(
         self,
@@ -60,8 +64,9 @@ class SoftEM(Quantizer):
         start: str,
         kmeans_rounds: int,
         revival_threshold: float,
+        inside_residual: bool = False,
     ) -> None:
-        super().__init__(codebook_size)
+        super().__init__(codebook_size, inside_residual=inside_residual)
         self.hard = VectorQuantizer(
             codebook_size=codebook_size,
             codebook_dim=codebook_dim,
@@ -82,23 +87,24 @@ class SoftEM(Quantizer):
         )
         self.dim = self.code_dim = codebook_dim
         self.samples, self.commitment_cost = samples, commitment_cost
-        self.at_data = self.hard.at_data
         self.estimator = Estimator("straight_through")
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """In training the mean of codes drawn for each target (B, ..., D), the first as its index; otherwise the
-        nearest."""
+        """Draws codes for each target (B, ..., D) in training, and takes the nearest code in evaluation.
+
+        In training z_q is the mean of the drawn codes, and the index is that of the code drawn first.
+        """
         if not self.training:
             return self.hard.quantize(target)
         drawn = self._draw(target.detach(), self.samples, seeds)
         code = F.embedding(drawn, self.hard.codebook).mean(1).view(target.shape)
-        self.hard.gather(target.detach().reshape(-1, self.dim), drawn)
+        self.hard.gathered.add(target.detach().reshape(-1, self.dim), drawn)
         loss = self.commitment_cost * F.mse_loss(target, code)
         first = drawn[:, 0].view(*target.shape[:-1], 1)
-        return QuantizerOutput(self.estimator(target, code), first, loss, target.detach(), code)
+        return QuantizerOutput(self.apply_estimator(target, code), first, loss, target.detach(), code)
 
     def _assignments(self, vectors: torch.Tensor) -> Iterator[torch.Tensor]:
-        """softmax(−|z − c|²) over the codes of vectors (M, D), a block of rows (rows, K) at a time."""
+        """Yields softmax(−|z − c|²) over the codes for vectors (M, D), in blocks of rows (rows, K)."""
         centre = centre_of(self.hard.codebook)
         codebook = self.hard.codebook - centre
         bias = -codebook.square().sum(1)  # |z|² is the same for every code
@@ -110,7 +116,7 @@ class SoftEM(Quantizer):
         return max(1, BLOCK // self.codebook_size)
 
     def _draw(self, target: torch.Tensor, count: int, seeds: torch.Tensor | None) -> torch.Tensor:
-        """int64 (M, count): codes of each target (B, ..., D), with replacement, by inverse CDF."""
+        """Draws int64 (M, count) codes of targets (B, ..., D), with replacement and by inverse CDF."""
         chances = uniforms((*target.shape[:-1], count), seeds, target.device).reshape(-1, count)
         drawn = []
         assignments = self._assignments(target.reshape(-1, self.dim))
@@ -119,33 +125,35 @@ class SoftEM(Quantizer):
             drawn.append(torch.searchsorted(cumulative, chance * cumulative[:, -1:], right=True))
         return torch.cat(drawn).clamp_max_(self.codebook_size - 1)
 
-    def pick(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """One code drawn a target (B, ..., D)."""
+    def draw_indices(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """Draws one code for each target (B, ..., D)."""
         return self._draw(target.detach(), 1, seeds).view(*target.shape[:-1], 1)
 
     def embed(self, indices: torch.Tensor) -> torch.Tensor:
         return self.hard.embed(indices)
 
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """As the hard quantizer's."""
-        self.hard.start(vectors, random)
+    def initialise_from_data(self, vectors: Callable[[], torch.Tensor], random: torch.Generator) -> None:
+        self.hard.initialise_from_data(vectors, random)
 
     @torch.no_grad()
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Put every code at the mean of vectors (M, D), each weighed by its assignment: where the EMA leads to."""
+    def re_estimate(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """Moves every code to the mean of vectors (M, D), each weighted by its assignment to that code.
+
+        The running means of training converge to the same place.
+        """
         counts, sums = torch.zeros_like(self.hard.ema_count), torch.zeros_like(self.hard.ema_sum)
         for vectors in batches():
             for block, shares in zip(vectors.split(self._rows), self._assignments(vectors), strict=True):
                 counts += shares.sum(0)
                 sums += shares.t() @ block
-        self.hard.place(counts, sums)
+        self.hard.move_to_means(counts, sums)
 
-    def shared(self, calls: int) -> None:
-        self.hard.shared(calls)
+    def expect_calls(self, times: int) -> None:
+        self.hard.expect_calls(times)
 
     def discard(self) -> None:
         self.hard.discard()
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """As the hard quantizer's; the perplexity is of the drawn codes."""
+        """Updates and revives the codes. Returns the `perplexity` of the drawn codes of the global batch."""
         return self.hard.update(step, seed)

@@ -1,6 +1,6 @@
-"""The vector quantizer of van den Oord et al. 2017, with an EMA or a gradient codebook.
+"""Vector quantization: each vector is replaced by its nearest code, with an EMA or a gradient codebook.
 
-docs/architecture.md has the contract of every quantizer.
+Source: van den Oord et al. 2017, "Neural Discrete Representation Learning", section 3 and appendix A.1.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from stage1_vqvae.quantizers.base import Quantizer
-from stage1_vqvae.quantizers.entropy import assignment_entropy
+from stage1_vqvae.quantizers.entropy import unevenness
+from stage1_vqvae.quantizers.gathered import GatheredVectors, rows_of_global_batch
 from stage1_vqvae.quantizers.gradients import Estimator
 from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity
-from stage1_vqvae.quantizers.search import best, centre_of, gather_statistics, kmeans, nearest
-from stage1_vqvae.quantizers.sections import Estimator as GradientEstimator
-from stage1_vqvae.quantizers.sections import TableParams, Threshold
-from tessera.distributed import sum_over_processes, world
+from stage1_vqvae.quantizers.search import best, gather_statistics, kmeans, nearest
+from stage1_vqvae.quantizers.sections import EstimatorName, TableParams, Threshold
+from tessera.distributed import sum_over_processes
 from tessera.parameters.sections import Count, Decay, Misfit, NonNegative, Positive, PositiveFloat
 from tessera.randomness import generator
 
-SHORTEST = 1e-15  # of a sum that still has a direction: its squares are above float32's smallest
+# A sum of unit vectors that is shorter than this has no direction: the squares of its elements would underflow float32.
+SHORTEST = 1e-15
 
 
 class Parameters(TableParams):
@@ -38,7 +39,7 @@ class Parameters(TableParams):
     codebook_cost: NonNegative
     entropy_bonus: NonNegative
     entropy_temperature: PositiveFloat
-    gradient_estimator: GradientEstimator
+    gradient_estimator: EstimatorName
     diveq_variance: NonNegative
     start: Literal["kmeans", "normal"]
     kmeans_rounds: Count
@@ -46,13 +47,14 @@ class Parameters(TableParams):
 
     @property
     def revives_learned_codes(self) -> bool:
-        """Whether codes are placed by the decoder alone, not at the means of their vectors, and are revived."""
+        """Whether unused codes are revived although only the decoder's gradient places codes."""
         return self.codebook_update == "gradient" and not self.codebook_cost and self.revival_threshold > 0
 
     @property
     def no_residual(self) -> str | None:
+        """The reason why a residual quantizer cannot have these values inside; None if it can."""
         if self.distance == "cosine":
-            return "with distance cosine, the residual of a unit vector is no unit vector"
+            return "with distance cosine, the residual of a unit vector is not a unit vector"
         if self.projection_dim is not None:
             return "with projection_dim, the residual would leave the projection; lower codebook_dim instead"
         return None
@@ -67,17 +69,32 @@ class Parameters(TableParams):
 
 
 class VectorQuantizer(Quantizer):
-    """Nearest code of a codebook (K, d).
+    """Takes the nearest code of a codebook (K, d).
 
-    β (`commitment_cost`) is on the commitment term, as in the paper; squared errors are averaged over all elements.
-    With `codebook_update` ema the codes are running means of their vectors (the paper's appendix A.1), counts smoothed
-    by `ema_epsilon` and the smoothing not fed back; with gradient they are a parameter with the paper's second term,
-    times `codebook_cost`.
+    The loss is `commitment_cost` · mean((z − sg(c))²), where sg stops the gradient. A gradient codebook adds
+    `codebook_cost` · mean((sg(z) − c)²). Means are over all elements.
 
-    With `distance` cosine, vectors and codes lie on the unit sphere. `projection_dim` puts the codes into a learned
-    projection of z, of that width (ViT-VQGAN, Yu et al. 2022, section 3.2). `entropy_bonus` times (mean entropy of each
-    vector's assignment − entropy of the mean assignment) joins the loss, an assignment being softmax(−|z −
-    c|²/`entropy_temperature`) over the codes.
+    Args:
+        codebook_size: K, the number of codes.
+        codebook_dim: D, the width of z.
+        projection_dim: d, the width of a learned linear projection of z in which the codes lie (ViT-VQGAN, Yu et al.
+            2022, section 3.2). None: no projection, and d is D.
+        distance: "euclidean"; or "cosine", for which vectors and codes lie on the unit sphere.
+        codebook_update: "ema": codes are running means of their vectors (appendix A.1). "gradient": codes are a
+            parameter.
+        ema_decay: the decay of the running counts and sums.
+        ema_epsilon: added to each running count before a sum is divided by it. The running counts do not keep it.
+        commitment_cost: weight of the loss term that pulls z to its code. It is the paper's β.
+        codebook_cost: weight of the loss term that pulls the codes of a gradient codebook to z.
+        entropy_bonus: weight in the loss of the mean entropy of soft assignments less the entropy of their mean. The
+            soft assignment of z is softmax(−|z − c|²/`entropy_temperature`).
+        entropy_temperature: see `entropy_bonus`.
+        gradient_estimator: a key of gradients.GRADIENT_ESTIMATORS.
+        diveq_variance: the variance of the noise of the estimator "diveq".
+        start: "kmeans": codes begin at the centres of k-means on data. "normal": codes begin at N(0, 1).
+        kmeans_rounds: the number of rounds of k-means.
+        revival_threshold: a code used less than this fraction of its even share moves to a random vector. 0: never.
+        inside_residual: see Quantizer.
     """
 
     def __init__(
@@ -99,8 +116,9 @@ class VectorQuantizer(Quantizer):
         start: str,
         kmeans_rounds: int,
         revival_threshold: float,
+        inside_residual: bool = False,
     ) -> None:
-        super().__init__(codebook_size)
+        super().__init__(codebook_size, inside_residual=inside_residual)
         width = projection_dim or codebook_dim
         self.dim, self.code_dim = codebook_dim, width
         self.project_in = nn.Linear(codebook_dim, width) if projection_dim else nn.Identity()
@@ -110,128 +128,114 @@ class VectorQuantizer(Quantizer):
         self.commitment_cost, self.codebook_cost = commitment_cost, codebook_cost
         self.entropy_bonus, self.entropy_temperature = entropy_bonus, entropy_temperature
         self.estimator = Estimator(gradient_estimator, diveq_variance)
-        self.at_data, self.kmeans_rounds = start == "kmeans", kmeans_rounds
+        self.stochastic = self.estimator.stochastic
+        self.start, self.kmeans_rounds = start, kmeans_rounds
         self.revival_threshold = revival_threshold
-        self.residual_scale = None if projection_dim or self.on_sphere else 1.0
         codebook = self._placed(torch.randn(codebook_size, width))
         if self.learned:
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-        # Learned without a cost of its own, a code is where the decoder wants it, and not the mean of its vectors.
-        self.settled = () if self.learned and not codebook_cost else ("codebook",)
-        # One a code: the share that a batch of `codebook_size` vectors would give it.
+        # The loss with `codebook_cost` pulls a code to the mean of its vectors, where `re_estimate` can put it. Without
+        # that loss the decoder alone places the codes, and no mean of vectors could replace them.
+        self.re_estimated = () if self.learned and not codebook_cost else ("codebook",)
+        # One per code: what a batch of `codebook_size` vectors, spread evenly, would count.
         self.register_buffer("ema_count", torch.ones(codebook_size))
         self.register_buffer("ema_sum", codebook.clone())
-        self._gathered: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    @property
-    def stochastic(self) -> bool:
-        return self.estimator.stochastic
+        self.gathered = GatheredVectors()
 
     def _placed(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Where codes may lie: anywhere, or on the unit sphere."""
+        """Projects vectors (..., d) to the unit sphere if the distance is cosine."""
         return F.normalize(vectors, dim=-1) if self.on_sphere else vectors
 
     @property
     def codes(self) -> torch.Tensor:
-        """The codes (K, d) as they are compared and looked up."""
+        """The codes (K, d), normalised if the distance is cosine."""
         return self._placed(self.codebook) if self.learned else self.codebook
 
     def find(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Index (M,) of the code of each vector (M, d)."""
+        """The int64 indices (M,) of the nearest codes of targets (M, d)."""
         return best(vectors, self.codes) if self.on_sphere else nearest(vectors, self.codes)
 
-    def bound(self, z: torch.Tensor) -> torch.Tensor:
-        """z (..., D) to where the codes lie (..., d)."""
+    def to_target(self, z: torch.Tensor) -> torch.Tensor:
+        """Projects z (..., D) to the width of the codes, and to the unit sphere if the distance is cosine."""
         return self._placed(self.project_in(z))
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """The code of each target (..., d)."""
+        """Takes the nearest code of each target (..., d)."""
         vectors = target.detach().reshape(-1, self.code_dim)
         indices, codes = self.find(vectors), self.codes
         code = F.embedding(indices, codes).view(target.shape)
         loss = self.commitment_cost * F.mse_loss(target, code.detach())
         if self.learned:
             loss = loss + self.codebook_cost * F.mse_loss(code, target.detach())
-        z_q = code
         if self.training:
-            self.gather(vectors, indices[:, None])
+            self.gathered.add(vectors, indices[:, None])
             if self.entropy_bonus:
-                loss = loss + self.entropy_bonus * self.unevenness(target.reshape(-1, self.code_dim), codes)
-            z_q = self.estimator(target, code, seeds)
+                targets = target.reshape(-1, self.code_dim)
+                loss = loss + self.entropy_bonus * unevenness(targets, codes, self.entropy_temperature)
+        z_q = self.project_out(self.apply_estimator(target, code, seeds))
         indices = indices.view(*target.shape[:-1], 1)
-        return QuantizerOutput(self.project_out(z_q), indices, loss, target.detach(), code.detach())
-
-    def unevenness(self, vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Mean entropy of the assignments of vectors (M, d) less the entropy of their mean, nats."""
-        centre = centre_of(codes)  # as in `nearest`
-        vectors, codes = vectors - centre, codes - centre
-        bias = -0.5 * codes.square().sum(1)
-        sure, even = assignment_entropy(vectors, codes, 2 / self.entropy_temperature, bias)
-        return sure - even
+        return QuantizerOutput(z_q, indices, loss, target.detach(), code.detach())
 
     def embed(self, indices: torch.Tensor) -> torch.Tensor:
         return self.project_out(F.embedding(indices.squeeze(-1), self.codes))
 
-    @torch.no_grad()
-    def start(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """Begin at the data: k-means over vectors (M, D), the same on every process."""
-        if self.at_data:
-            vectors = self.bound(vectors.float())
-            centres, counts = kmeans(vectors, self.codebook_size, self.kmeans_rounds, random)
-            counts = counts.clamp_min(1)  # a code without vectors stays at its place, instead of at 0/ε
-            self.codebook.copy_(self._placed(centres))
-            self.ema_count.copy_(counts * self.codebook_size / len(vectors))
-            self.ema_sum.copy_(centres * self.ema_count[:, None])
+    def expect_calls(self, times: int) -> None:
+        self.gathered.calls_per_pass *= times
 
     @torch.no_grad()
-    def settle(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Put every code at the mean of its vectors, of all the batches (M, D)."""
-        if not self.settled:
+    def initialise_from_data(self, vectors: Callable[[], torch.Tensor], random: torch.Generator) -> None:
+        """Moves the codes to the centres of k-means over the vectors, unless `start` is "normal"."""
+        if self.start != "kmeans":
+            return
+        targets = self.to_target(vectors().float())
+        centres, counts = kmeans(targets, self.codebook_size, self.kmeans_rounds, random)
+        # A code without vectors counts as one that has one: its sum divided by its count must remain its place.
+        counts = counts.clamp_min(1)
+        self.codebook.copy_(self._placed(centres))
+        self.ema_count.copy_(counts * self.codebook_size / len(targets))
+        self.ema_sum.copy_(centres * self.ema_count[:, None])
+
+    @torch.no_grad()
+    def re_estimate(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """Moves every code to the mean of its vectors in all batches, unless only the decoder places codes."""
+        if not self.re_estimated:
             return
         counts, sums = torch.zeros_like(self.ema_count), torch.zeros_like(self.ema_sum)
         for vectors in batches():
-            vectors = self.bound(vectors.float())
-            more = gather_statistics(vectors, self.find(vectors), self.codebook_size)
+            targets = self.to_target(vectors.float())
+            more = gather_statistics(targets, self.find(targets), self.codebook_size)
             counts += more[0]
             sums += more[1]
-        self.place(counts, sums)
+        self.move_to_means(counts, sums)
 
-    def place(self, counts: torch.Tensor, sums: torch.Tensor) -> None:
-        """Put codes at the means of vectors summed (K, d) and counted (K,); a code without any stays."""
-        some = counts > torch.finfo(counts.dtype).tiny  # they may be sums of shares
+    def move_to_means(self, counts: torch.Tensor, sums: torch.Tensor) -> None:
+        """Moves codes to sums (K, d) divided by counts (K,). A code with a count of 0 stays where it is.
+
+        Counts need not be whole numbers: soft assignments give each vector to several codes in parts.
+        """
+        some = counts > torch.finfo(counts.dtype).tiny
         means = self._placed(sums / counts.masked_fill(~some, 1)[:, None])
         self.codebook.copy_(torch.where(some[:, None], means, self.codebook))
         self.ema_sum.copy_(self.codebook * self.ema_count[:, None])
 
-    def gather(self, vectors: torch.Tensor, indices: torch.Tensor) -> None:
-        """Note vectors (M, d) and the codes of each (M, m), which share it evenly, for `update`."""
-        self._gathered.append((vectors, indices))
-
     def discard(self) -> None:
-        """Forget what was gathered since the last `update`."""
-        self._gathered.clear()
+        self.gathered.clear()
 
     @torch.no_grad()
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Move the EMA, revive dead codes; the same everywhere. The perplexity is of the global batch's codes."""
-        # Of the calls for the same positions (groups, depths) position by position, so that the vectors of processes,
-        # or of micro-batches, end to end are in the order that one batch has.
-        passes = range(0, len(self._gathered), self.calls)
-        vectors, indices = (
-            torch.cat(
-                [torch.stack([c[part] for c in self._gathered[p : p + self.calls]], 1).flatten(0, 1) for p in passes]
-            )
-            for part in (0, 1)
-        )
-        self.discard()
+        """Updates the running means and revives unused codes. Returns the `perplexity` of the global batch's codes.
+
+        A vector may have been gathered with several codes. It then counts in equal parts for each.
+        """
+        vectors, indices = self.gathered.take()
         each = indices.shape[1]
         counts = sum_over_processes(torch.bincount(indices.flatten(), minlength=self.codebook_size).to(vectors.dtype))
         self.ema_count.lerp_(counts / each, 1 - self.ema_decay)
         if not self.learned:
-            shared = vectors.repeat_interleave(each, 0) if each > 1 else vectors
-            sums = sum_over_processes(gather_statistics(shared, indices.flatten(), self.codebook_size)[1])
+            repeated = vectors.repeat_interleave(each, 0) if each > 1 else vectors
+            sums = sum_over_processes(gather_statistics(repeated, indices.flatten(), self.codebook_size)[1])
             self.ema_sum.lerp_(sums / each, 1 - self.ema_decay)
             self.codebook.copy_(self._means())
         if self.revival_threshold:
@@ -239,34 +243,26 @@ class VectorQuantizer(Quantizer):
         return {"perplexity": perplexity(counts)}
 
     def _means(self) -> torch.Tensor:
-        """The running means (K, d): of the sums, or, on the sphere, their directions, where there is one."""
+        """The running means (K, d). With cosine distance they are the directions of the running sums."""
         tiny = torch.finfo(self.ema_sum.dtype).tiny
         if self.on_sphere:
             norm = self.ema_sum.norm(dim=-1, keepdim=True)
             return torch.where(norm > SHORTEST, self.ema_sum / norm.clamp_min(tiny), self.codebook)
         mass = self.ema_count.sum()
         smoothed = (self.ema_count + self.ema_epsilon) / (mass + self.codebook_size * self.ema_epsilon) * mass
-        # Where nothing counts and nothing is added (ema_epsilon 0), 0/0 would be a code nearest to everything.
+        # With ema_epsilon 0, a count of 0 would give a code of NaN, and every search would find that code.
         return self.ema_sum / smoothed.clamp_min(tiny)[:, None]
 
     def _revive(self, vectors: torch.Tensor, random: torch.Generator) -> None:
-        """A code used less than `revival_threshold` of its even share takes a random vector of the global batch.
+        """Moves each code used less than `revival_threshold` of its even share to a random vector of the global batch.
 
-        Code, count and sum are reset together: resetting the code alone would let the old EMA undo it.
+        Code, count and sum are reset together. If only the code were reset, the next running mean would undo it.
         """
         even_share = self.ema_count.sum() / self.codebook_size
         dead = self.ema_count < self.revival_threshold * even_share
         if not dead.any():
             return
-        rank, size = world()
-        here, everywhere = len(vectors), len(vectors) * size
-        if everywhere >= self.codebook_size:
-            picks = torch.randperm(everywhere, generator=random)[: self.codebook_size]
-        else:
-            picks = torch.randint(everywhere, (self.codebook_size,), generator=random)
-        own = (picks // here == rank).to(vectors.device)
-        candidates = torch.where(own[:, None], vectors[(picks % here).to(vectors.device)], 0.0)
-        sum_over_processes(candidates)
+        candidates = rows_of_global_batch(vectors, self.codebook_size, random)
         self.codebook.copy_(torch.where(dead[:, None], candidates, self.codebook))
         self.ema_sum.copy_(torch.where(dead[:, None], candidates * even_share, self.ema_sum))
         self.ema_count.copy_(torch.where(dead, even_share, self.ema_count))

@@ -26,8 +26,8 @@ class Parameters(PriorParams):
     links: Annotated[tuple[Link, ...], Field(min_length=1)]
 
     def arguments(self) -> dict[str, Any]:
-        links = [{"name": link.name, "params": link.chosen.arguments()} for link in self.links]
-        return super().arguments() | {"links": links}
+        """What the chain is built from: its links. Each splits its own codes by its own `largest_softmax`."""
+        return {"links": [{"name": link.name, "params": link.chosen.arguments()} for link in self.links]}
 
     def fits_together(self) -> None:
         for index, link in enumerate(self.links):
@@ -84,10 +84,28 @@ class Chain(Prior):
         """See `Prior.nll`."""
         return torch.cat([link.nll(tokens[:, : link.layout.num_tokens], labels) for link in self.links], dim=1)
 
-    def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
-        """The training loss, a scalar: the mean of the links' losses, weighted by their numbers of tokens."""
-        total = sum(link(tokens[:, : link.layout.num_tokens], labels, noise) * link.own_tokens for link in self.links)
+    def forward(
+        self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None, link: int | None = None
+    ) -> Tensor:
+        """The training loss of one link, or the mean of all links' losses weighted by their numbers of tokens.
+
+        Args:
+            link: the link's number, the coarsest first; None for all.
+
+        Returns:
+            Mean nats a token, a scalar.
+        """
+        if link is not None:
+            chosen = self.links[link]
+            return chosen(tokens[:, : chosen.layout.num_tokens], labels, noise)
+        total = sum(part(tokens[:, : part.layout.num_tokens], labels, noise) * part.own_tokens for part in self.links)
         return total / self.own_tokens
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile each link that is trained, as `torch.nn.Module.compile` does: each has a loss of its own."""
+        for link in self.links:
+            if link.trained:
+                link.compile(*arguments, **options)
 
     def estimate(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> tuple[Tensor, Tensor]:
         """See `Prior.estimate`. The links' errors are independent, so their variances add."""

@@ -1,18 +1,24 @@
-"""Arrays on disk that grow while they are written and are read without being loaded: .npy, memory-mapped."""
+"""Writes arrays that grow while they are written: as one .npy file, or as parts of a fixed number of rows."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from tessera.errors import UserError
+from tessera.artifacts.files import flush
 
 
 class ArrayWriter:
-    """Append blocks to an .npy file of shape (n, *item_shape) whose n is known only at the end.
+    """Appends blocks of rows to one .npy file of shape (n, *item_shape); n is known when the file is closed.
 
-    The header leaves room for n to grow, so closing rewrites it in place.
+    The header of an .npy file leaves room for n to grow, so closing rewrites it in place.
+
+    Args:
+        path: the file; its folder is made if need be.
+        item_shape: the shape of one row.
+        dtype: the type on disk.
     """
 
     def __init__(self, path: Path, item_shape: tuple[int, ...], dtype: np.dtype | type) -> None:
@@ -30,7 +36,7 @@ class ArrayWriter:
         """Append a block (m, *item_shape).
 
         Raises:
-            ValueError: items of another shape, or whole numbers that the dtype cannot hold.
+            ValueError: the rows have another shape, or hold whole numbers that the dtype cannot hold.
         """
         if block.shape[1:] != self.item_shape:
             raise ValueError(f"expected items of shape {self.item_shape}, got {block.shape[1:]}")
@@ -52,13 +58,69 @@ class ArrayWriter:
         self.close()
 
 
-def open_array(path: Path) -> np.ndarray:
-    """Memory-map an .npy file, read only. A pickled (object) array is refused.
+def part_name(stem: str, number: int) -> str:
+    """The name of one part of an array: codes-00000.npy is the first part of `codes`."""
+    return f"{stem}-{number:05d}.npy"
 
-    Raises:
-        UserError: the file is not a plain .npy array.
+
+def part_count(rows: int, part_rows: int) -> int:
+    """The number of parts of an array; an empty array has one, which holds its row's shape and its dtype."""
+    return max(1, -(-rows // part_rows))
+
+
+class PartWriter:
+    """Appends blocks of rows to an array in parts: FOLDER/STEM-00000.npy, FOLDER/STEM-00001.npy, ...
+
+    Every part but the last has `part_rows` rows. The same rows give the same files, whatever the size of the blocks.
+
+    A part is written under another name, flushed to disk, and put in place by one rename. Parts are put in place in
+    order, so every part in place is complete and none before it is missing. A program that resumes in a folder that a
+    killed process left counts the parts in place, goes on at row `parts * part_rows`, and overwrites what is
+    unfinished. The folder's manifest is written last, so a reader never meets a folder that lacks parts.
+
+    Args:
+        folder: made if need be.
+        stem: the first part of the files' names.
+        item_shape: the shape of one row.
+        dtype: the type on disk.
+        part_rows: rows a part.
     """
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a readable .npy array ({error})") from error
+
+    def __init__(
+        self, folder: Path, stem: str, item_shape: tuple[int, ...], dtype: np.dtype | type, part_rows: int
+    ) -> None:
+        self.folder, self.stem, self.part_rows = folder, stem, part_rows
+        self.item_shape, self.dtype, self.parts = item_shape, dtype, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._path = self.folder / part_name(self.stem, self.parts)
+        self._unfinished = self._path.with_name(f".{self._path.name}.new")
+        self._writer = ArrayWriter(self._unfinished, self.item_shape, self.dtype)
+
+    def _put_in_place(self) -> None:
+        self._writer.close()
+        flush(self._unfinished)
+        os.replace(self._unfinished, self._path)
+        self.parts += 1
+
+    def append(self, block: np.ndarray) -> None:
+        """Append a block (m, *item_shape). Raises `ValueError`: see `ArrayWriter.append`."""
+        while len(block):
+            if self._writer.count == self.part_rows:
+                self._put_in_place()
+                self._begin()
+            room = self.part_rows - self._writer.count
+            self._writer.append(block[:room])
+            block = block[room:]
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Put the last part in place; after an exception delete it, since it may lack rows."""
+        if kind is None:
+            self._put_in_place()
+        else:
+            self._writer.close()
+            self._unfinished.unlink(missing_ok=True)

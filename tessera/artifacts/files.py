@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their hashes."""
+"""Writes files whole or not at all, and hashes them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 
 
 def json_text(value: Any) -> str:
-    """Canonical JSON: the same value gives the same bytes."""
+    """A value as JSON text. Keys are sorted, so that the same value always gives the same text."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read in blocks."""
+    """The SHA-256 of a file, hexadecimal. The file is read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:
-    """Make a file or folder durable on disk."""
+    """Wait until a file or a folder is on disk, so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -34,7 +34,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file to; on a clean exit it takes the place of `path`, whole or not at all."""
+    """Yield the path of a temporary file to write. On a clean exit the file replaces `path` in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
     try:
@@ -46,6 +46,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a UTF-8 text file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

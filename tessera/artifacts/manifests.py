@@ -1,17 +1,35 @@
-"""A published folder's manifest.json: every file's SHA-256, and the artifacts that it was made from."""
+"""A published folder's manifest.json: the folder's kind, what it was made from, and the hashes of its files.
+
+    {"block_bytes": 1048576,
+     "files": {"stats.json": {"bytes": 298, "sha256": "..."},
+               "train/images.npy": {"bytes": 3000128, "sha256": "...", "blocks": ["...", "...", "..."]}},
+     "kind": "prepared", "parents": {}, "sha256": "..."}
+
+Every file has its size and its SHA-256. An array (.npy) that is larger than one block has the SHA-256 of each block
+too, so that some of its rows can be read and checked without reading the whole file. The last `sha256` is that of the
+manifest itself without this entry. Other artifacts name this one by the SHA-256 of the bytes of its manifest.json.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import re
+import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tessera.artifacts.files import file_hash
+from tessera.artifacts.files import file_hash, json_text
+from tessera.documents import JSON_BYTES, parse_json, read_bytes
 from tessera.errors import UserError
 
 MANIFEST = "manifest.json"
+ARRAY = ".npy"
+
+# One MiB. A block is read and hashed whole when the first of its rows is used, which takes one to two milliseconds.
+# Smaller blocks would make the manifest longer: 250 GB of images have 17 MB of hashes.
+BLOCK = 2**20
 
 REMEDY = {
     "prepared": "python -m stage0_images.prepare",
@@ -25,13 +43,67 @@ REMEDY = {
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a published folder says of itself; `identity` is the hash by which its children name it."""
+class FileEntry:
+    """What a manifest says of one file.
 
+    Attributes:
+        bytes: its size.
+        sha256: the hash of the whole file, hexadecimal.
+        blocks: the hash of each block of `BLOCK` bytes in order (the last block may be shorter), for arrays only.
+    """
+
+    bytes: int
+    sha256: str
+    blocks: tuple[str, ...] = ()
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """The manifest's entry of a file, as JSON values."""
+    if path.suffix != ARRAY or path.stat().st_size <= BLOCK:
+        return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+    whole, blocks, size = hashlib.sha256(), [], 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            whole.update(block)
+            blocks.append(hashlib.sha256(block).hexdigest())
+            size += len(block)
+    return {"bytes": size, "sha256": whole.hexdigest(), "blocks": blocks}
+
+
+def manifest_text(kind: str, parents: dict[str, str], files: dict[str, dict[str, Any]]) -> str:
+    """The text of a manifest.json.
+
+    Args:
+        kind: what the folder holds, a key of `REMEDY`.
+        parents: the identity of each artifact that it was made from, by kind.
+        files: the `file_entry` of every file, by its path relative to the folder.
+    """
+    raw = {"kind": kind, "parents": parents, "files": files, "block_bytes": BLOCK}
+    return json_text(raw | {"sha256": _own_hash(raw)})
+
+
+def _own_hash(raw: dict[str, Any]) -> str:
+    return hashlib.sha256(json_text(raw).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A published folder's manifest, and the checked files of the folder.
+
+    Attributes:
+        identity: the SHA-256 of the bytes of manifest.json, by which children name this artifact.
+    """
+
+    folder: Path
     kind: str
     parents: dict[str, str]
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
     identity: str
+
+    @property
+    def remedy(self) -> str:
+        """The advice that ends every message about a damaged file."""
+        return _remedy(self.kind)
 
     def require_parent(self, parent: str, identity: str, folder: Path) -> None:
         """Refuse an artifact that was made from another `parent` than the one at hand.
@@ -43,8 +115,97 @@ class Manifest:
         if recorded != identity:
             raise UserError(
                 f"{folder}: made from another {parent}: it names {str(recorded)[:16]}, the {parent} here is "
-                f"{identity[:16]}; make it anew with `{REMEDY[self.kind]}`"
+                f"{identity[:16]}; {self.remedy}"
             )
+
+    def path(self, name: str) -> Path:
+        """The path of a listed file, after a check that it is there, is a regular file and has the recorded size.
+
+        Raises:
+            UserError: otherwise, or the manifest does not list it, or there is a symbolic link on the way to it.
+        """
+        path = self.folder / name
+        if name not in self.files:
+            raise UserError(f"{path}: not listed in {MANIFEST}; {self.remedy}")
+        place = self.folder
+        for part in PurePosixPath(name).parts:
+            place = place / part
+            try:
+                status = place.lstat()
+            except OSError as error:
+                missing = isinstance(error, FileNotFoundError)
+                raise UserError(f"{place}: {'missing' if missing else error.strerror}; {self.remedy}") from error
+            if stat.S_ISLNK(status.st_mode):
+                raise UserError(
+                    f"{place}: a symbolic link, which could be changed from outside; replace it by the file (with DVC: "
+                    f"`dvc config cache.type reflink,copy`, then `dvc checkout --relink`), or {self.remedy}"
+                )
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a regular file; {self.remedy}")
+        if status.st_size != self.files[name].bytes:
+            raise UserError(f"{path}: {status.st_size} bytes instead of {self.files[name].bytes}; {self.remedy}")
+        return path
+
+    def open(self, name: str) -> int:
+        """A descriptor, opened for reading, of a listed file. See `path` for what is checked."""
+        path = self.path(name)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {self.remedy}") from error
+
+    def read(self, name: str) -> bytes:
+        """The contents of a listed file, checked: the bytes that are returned are those that were hashed.
+
+        Raises:
+            UserError: see `path`; or the contents differ from the recorded hash.
+        """
+        with os.fdopen(self.open(name), "rb") as file:
+            data = file.read(self.files[name].bytes + 1)
+        self._compare(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def read_json(self, name: str) -> Any:
+        """The value of a listed JSON file, checked.
+
+        Raises:
+            UserError: see `read` and `tessera.documents.read_json`.
+        """
+        return parse_json(self.read(name), self.folder / name, self.remedy)
+
+    def check(self, name: str) -> None:
+        """Compare the whole contents of a listed file with its hash, in bounded memory.
+
+        Raises:
+            UserError: see `read`.
+        """
+        with os.fdopen(self.open(name), "rb") as file:
+            self._compare(name, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def _compare(self, name: str, sha256: str) -> None:
+        if sha256 != self.files[name].sha256:
+            raise UserError(
+                f"{self.folder / name}: its contents differ from the manifest's SHA-256 (damaged or edited); "
+                f"{self.remedy}"
+            )
+
+
+def _remedy(kind: str) -> str:
+    return f"make it anew with `{REMEDY[kind]}`"
+
+
+def _parsed_entry(name: str, raw: dict[str, Any]) -> FileEntry:
+    """Raises `ValueError`, `KeyError` or `TypeError` for an entry that no run of this version writes."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or str(path) != name or not name.isprintable():
+        raise ValueError(f"it names the file {name!r}, which is not inside the folder")
+    size, blocks = raw["bytes"], raw.get("blocks", [])
+    expected = -(-size // BLOCK) if path.suffix == ARRAY and size > BLOCK else 0
+    if size < 0 or len(blocks) != expected:
+        raise ValueError(f"{name} has {size} bytes and {len(blocks)} hashes of blocks")
+    if not all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in (raw["sha256"], *blocks)):
+        raise ValueError(f"a hash of {name} is not a SHA-256")
+    return FileEntry(size, raw["sha256"], tuple(blocks))
 
 
 def read_manifest(folder: Path, kind: str, contents: bool = True) -> Manifest:
@@ -52,31 +213,45 @@ def read_manifest(folder: Path, kind: str, contents: bool = True) -> Manifest:
 
     Args:
         kind: what the folder must hold, a key of `REMEDY`.
-        contents: also hash every file; otherwise only presence and size are checked (for data too large to read twice).
+        contents: also compare the contents of every file with its hash, in bounded memory. Without it only presence
+            and size are checked, and the caller checks each file when it reads it (`Manifest.read`, `CheckedArray`).
 
     Raises:
-        UserError: the folder is missing, of another kind, or a file is missing, truncated or altered.
+        UserError: the folder is missing, of another kind, or damaged.
     """
-    remedy = f"make it anew with `{REMEDY[kind]}`"
-    path = folder / MANIFEST
+    remedy, path = _remedy(kind), folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder}: no {kind} here (no {MANIFEST}); {remedy}")
-    text = path.read_bytes()
+    text = read_bytes(path, JSON_BYTES, remedy)
+    raw = parse_json(text, path, remedy)
     try:
-        raw = json.loads(text)
-        identity = hashlib.sha256(text).hexdigest()
-        files = {name: {"bytes": file["bytes"], "sha256": file["sha256"]} for name, file in raw["files"].items()}
-        manifest = Manifest(raw["kind"], dict(raw["parents"]), files, identity)
+        if raw.pop("sha256") != _own_hash(raw):
+            raise ValueError("its contents differ from its own SHA-256")
+        if raw["block_bytes"] != BLOCK:
+            raise ValueError(f"its blocks have {raw['block_bytes']} bytes, expected {BLOCK}")
+        files = {name: _parsed_entry(name, entry) for name, entry in raw["files"].items()}
+        manifest = Manifest(folder, raw["kind"], dict(raw["parents"]), files, hashlib.sha256(text).hexdigest())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); {remedy}") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path}: damaged, or written by another version: {reason}; {remedy}") from error
     if manifest.kind != kind:
         raise UserError(f"{folder}: expected a {kind}, found a {manifest.kind}; {remedy}")
-    for name, expected in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise UserError(f"{file}: missing; {remedy}")
-        if file.stat().st_size != expected["bytes"]:
-            raise UserError(f"{file}: {file.stat().st_size} bytes instead of {expected['bytes']}; {remedy}")
-        if contents and file_hash(file) != expected["sha256"]:
-            raise UserError(f"{file}: its contents differ from the manifest's SHA-256 (damaged or edited); {remedy}")
+    for name in manifest.files:
+        if contents:
+            manifest.check(name)
+        else:
+            manifest.path(name)
+    return manifest
+
+
+def open_manifest(folder: Path, kind: str) -> Manifest:
+    """The manifest of a folder that holds arrays: every other file is checked whole, arrays when their rows are read.
+
+    Raises:
+        UserError: see `read_manifest`.
+    """
+    manifest = read_manifest(folder, kind, contents=False)
+    for name in manifest.files:
+        if not name.endswith(ARRAY):
+            manifest.check(name)
     return manifest

@@ -1,14 +1,13 @@
-"""Models as published folders: config.json, model.safetensors and manifest.json. No pickle is ever read."""
+"""Models as published folders: config.json, model.safetensors and manifest.json. A pickle is never read."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.artifacts.files import json_text
-from tessera.artifacts.manifests import REMEDY, Manifest, read_manifest
+from tessera.artifacts.manifests import Manifest, read_manifest
 from tessera.artifacts.publishing import publishing
 from tessera.errors import UserError
 
@@ -19,36 +18,40 @@ if TYPE_CHECKING:
 def save_model(
     folder: Path, kind: str, config: dict[str, Any], tensors: dict[str, torch.Tensor], parents: dict[str, str]
 ) -> None:
-    """Publish a model as config.json, model.safetensors and manifest.json."""
+    """Publish a model as config.json, model.safetensors and manifest.json.
+
+    Args:
+        config: what `load_module` rebuilds the model from, as JSON values.
+        parents: the identity of each artifact that it was trained on, by kind.
+    """
     from safetensors.torch import save_file
 
     with publishing(folder, kind, parents) as staging:
         (staging / "config.json").write_text(json_text(config), encoding="utf-8")
-        # No metadata: its order in the file is not stable, and the same run must write the same bytes.
+        # No metadata: safetensors writes it in a random order, and the same run must write the same bytes.
         save_file({k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}, staging / "model.safetensors")
 
 
 def load_model(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], Manifest]:
-    """Read a published model after checking every byte.
+    """Read a published model. Each file is read once, and the bytes that were read are checked.
 
     Returns:
-        its configuration, its tensors on the CPU, and its manifest.
+        The configuration, the tensors on the CPU, and the manifest.
 
     Raises:
-        UserError: missing, damaged, of another kind, or not safetensors (a pickle is never opened).
+        UserError: the folder is missing, damaged or of another kind, or its weights are not safetensors.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    manifest = read_manifest(folder, kind)
-    path = folder / "model.safetensors"
+    manifest = read_manifest(folder, kind, contents=False)
+    config = manifest.read_json("config.json")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(path)
-    except (SafetensorError, ValueError, FileNotFoundError) as error:
+        tensors = load(manifest.read("model.safetensors"))
+    except SafetensorError as error:
         raise UserError(
-            f"{path}: not a readable safetensors model ({error}); pickles are never loaded; "
-            f"make it anew with `{REMEDY[kind]}`"
+            f"{folder / 'model.safetensors'}: not a readable safetensors model ({error}); pickles are never loaded; "
+            f"{manifest.remedy}"
         ) from error
     return config, tensors, manifest
 
@@ -56,13 +59,16 @@ def load_model(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
 def load_module(
     folder: Path, kind: str, build: Callable[[dict[str, Any]], torch.nn.Module]
 ) -> tuple[torch.nn.Module, Manifest]:
-    """Rebuild a published model from its own files, on the CPU, in evaluation mode; and its manifest.
+    """Rebuild a published model from its own files.
 
     Args:
-        build: makes the model, newly initialised, of its configuration.
+        build: makes a model with new weights from a configuration.
+
+    Returns:
+        The model, on the CPU and in evaluation mode, and its manifest.
 
     Raises:
-        UserError: as `load_model`; or configuration or weights are not of a model that this version builds.
+        UserError: see `load_model`; or this version cannot build a model from this configuration and these weights.
     """
     config, tensors, manifest = load_model(folder, kind)
     try:
@@ -70,7 +76,5 @@ def load_module(
         module.load_state_dict(tensors)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(
-            f"{folder}: not a {kind} that this version can build ({reason}); make it anew with `{REMEDY[kind]}`"
-        ) from error
+        raise UserError(f"{folder}: not a {kind} that this version can build ({reason}); {manifest.remedy}") from error
     return module.eval(), manifest

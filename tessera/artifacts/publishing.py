@@ -1,7 +1,7 @@
-"""Publishing a folder, whole or not at all.
+"""Publishes a folder whole or not at all.
 
-Everything is written beside the target, made durable, then swapped in, so that a failure leaves what was there; what a
-killed process left half done is undone by the next one.
+A folder is written beside its place under another name, flushed to disk, and then renamed. A failure at any moment
+leaves the old folder. What a killed process left half done is undone by the next process that publishes there.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tessera.artifacts.files import file_hash, flush, json_text
-from tessera.artifacts.manifests import MANIFEST
+from tessera.artifacts.files import flush
+from tessera.artifacts.manifests import MANIFEST, file_entry, manifest_text
 
 
 @contextmanager
 def _held(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock, which dies with the process; tells whether it was there and free."""
+    """Hold a folder's lock, which ends with the process. Yields whether the folder exists and nobody else holds it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def _held(folder: Path) -> Iterator[bool]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             free = True
-        except OSError:  # held, or a filesystem without locks: then nothing is known to be free
+        except OSError:  # held by another process; or a file system without locks, where any folder may be in use
             free = False
         yield free
     finally:
@@ -38,14 +38,17 @@ def _held(folder: Path) -> Iterator[bool]:
 
 
 def clear_unfinished(parent: Path, name: str = "*") -> None:
-    """Undo what a process that was killed while it published PARENT/NAME left: the old folder goes back to its place if
-    there is no new one, and what was half written is deleted; not what a living process is writing."""
+    """Undo what killed processes left when they published PARENT/NAME.
+
+    An old folder that was moved aside goes back to its place if no new folder is there. Half-written folders are
+    deleted. What a living process is writing stays.
+    """
     for retired in parent.glob(f".{name}.old-*"):
         original, _, token = retired.name[1:].rpartition(".old-")
         folder, staging = parent / original, parent / f".{original}.new-{token}"
         with _held(staging) as free:
             if staging.exists() and not free:
-                continue  # between its two renames
+                continue  # its process lives and is between its two renames
             if folder.exists():
                 shutil.rmtree(retired, ignore_errors=True)
             else:
@@ -58,7 +61,10 @@ def clear_unfinished(parent: Path, name: str = "*") -> None:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`, gone at the end; one that a killed process left goes now."""
+    """Yield an empty folder beside `folder`, which is deleted at the end.
+
+    What killed processes left there is deleted first.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     clear_unfinished(folder.parent, folder.name)
     staging = folder.with_name(f".{folder.name}.new-{secrets.token_hex(4)}")
@@ -72,17 +78,20 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def publishing(folder: Path, kind: str, parents: dict[str, str]) -> Iterator[Path]:
-    """Yield an empty staging folder; on a clean exit add the manifest and put the folder in place of `folder`."""
+    """Yield an empty staging folder. On a clean exit it gets its manifest.json and replaces `folder`.
+
+    Args:
+        kind: what the folder holds, a key of `tessera.artifacts.manifests.REMEDY`.
+        parents: the identity of each artifact that it was made from, by kind.
+    """
     with scratch(folder) as staging:
         yield staging
         files = {}
         for path in sorted(staging.rglob("*")):
             flush(path)
             if path.is_file():
-                name = path.relative_to(staging).as_posix()
-                files[name] = {"sha256": file_hash(path), "bytes": path.stat().st_size}
-        manifest = {"kind": kind, "parents": parents, "files": files}
-        (staging / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
+                files[path.relative_to(staging).as_posix()] = file_entry(path)
+        (staging / MANIFEST).write_text(manifest_text(kind, parents, files), encoding="utf-8")
         flush(staging / MANIFEST)
         flush(staging)
         retired = staging.with_name(".old-".join(staging.name.rsplit(".new-", 1)))

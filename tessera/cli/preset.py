@@ -15,11 +15,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from tessera import paths
 from tessera.artifacts.files import write_text
+from tessera.documents import parse_yaml
 from tessera.errors import UserError
 from tessera.parameters import read_yaml, validate
 from tessera.project import ROOT
@@ -81,11 +81,7 @@ def read_changes(words: list[str]) -> dict[str, Any]:
         path, equals, text = word.partition("=")
         if not path or not equals:
             raise UserError(f"-S {word}: expected key=value, such as -S data.source=FOLDER")
-        try:
-            value = YAML(typ="safe", pure=True).load(text)
-        except YAMLError as error:
-            raise UserError(f"-S {word}: the value is not YAML: {' '.join(str(error).split())}") from error
-        changes[path] = value
+        changes[path] = parse_yaml(text, f"-S {word}", "correct the value")
     return _follow_source(changes)
 
 
@@ -150,7 +146,7 @@ def _written(text: str, changes: dict[str, Any], origin: str) -> str:
     tree, stream = yaml.load(text), io.StringIO()
     patch(tree, changes)
     yaml.dump(tree, stream)
-    validate(YAML(typ="safe", pure=True).load(stream.getvalue()), origin)
+    validate(parse_yaml(stream.getvalue(), origin), origin)
     return stream.getvalue()
 
 
@@ -179,7 +175,7 @@ def apply(file: Path, name: str, changes: dict[str, Any]) -> list[str]:
 
 def _replace(file: Path, before: Any, text: str) -> list[str]:
     """Write the text if a value differs; a line for each that does."""
-    old, new = leaves(before), leaves(YAML(typ="safe", pure=True).load(text))
+    old, new = leaves(before), leaves(parse_yaml(text, file))
     paths = [path for path in dict.fromkeys([*new, *old]) if not _equal(old, new, path)]
     if paths:
         write_text(file, text)

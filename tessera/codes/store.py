@@ -1,31 +1,99 @@
-"""The codes of a dataset on disk: the only thing that passes between the two stages."""
+"""The codes of a dataset on disk: the only thing that passes between the two stages.
+
+    data/codes/manifest.json
+               layout.json    {"classes": ["0", ...] or null, "layout": CodeLayout, "part_rows": 65536,
+                               "splits": {"train": {"images": 1401, "passes": 18}, ...}}
+               train/labels.npy                      int64 (n,), for labelled data only
+               train/pass-000/codes-00000.npy ...    (up to part_rows, N), the smallest unsigned dtype
+               train/pass-001/ ...                   flipped, shifted or drawn codes of the same images
+               validation/ test/                     one pass each
+
+Part p of a pass holds the images p * part_rows to (p + 1) * part_rows - 1. Parts are put in place one by one, in order
+(`tessera.artifacts.arrays.PartWriter`), pass by pass and split by split. The codes of an image do not depend on the
+other images, so extraction may stop after any part and go on with the next.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from tessera.artifacts.arrays import open_array
-from tessera.artifacts.manifests import REMEDY, Manifest, read_manifest
+from tessera.artifacts.arrays import ArrayWriter, PartWriter
+from tessera.artifacts.checked import PartedArray, open_parts
+from tessera.artifacts.datasets import Array, described, labels_at, open_labels, require
+from tessera.artifacts.files import json_text
+from tessera.artifacts.manifests import Manifest, open_manifest
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
 
-CHECK_ROWS = 65536  # codes are checked in blocks: the whole need not fit in memory
+PART_ROWS = 65536  # images a part: a minute or more of encoding
+DESCRIPTION = "layout.json"
+
+
+class PassArray:
+    """The tokens (passes, n, N) of a split, read from parts.
+
+    Args:
+        rows: all passes one after the other, (passes * n, N).
+    """
+
+    def __init__(self, rows: PartedArray | np.ndarray, passes: int) -> None:
+        self.rows, self.dtype = rows, rows.dtype
+        self.shape = (passes, len(rows) // passes, rows.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """`[pass]` or `[pass, image]`, each a number, a slice, or an array of numbers, with numpy's meaning."""
+        which, images = key if isinstance(key, tuple) else (key, slice(None))
+        passes, count, _ = self.shape
+        if isinstance(which, slice):
+            return np.stack([self[number, images] for number in range(passes)[which]])
+        which = _in_range(which, passes)
+        if not isinstance(images, slice):
+            return self.rows[which * count + _in_range(images, count)]
+        if which.ndim:
+            return np.stack([self[number, images] for number in which])
+        chosen, first = range(count)[images], int(which) * count
+        if chosen.step == 1:
+            return self.rows[first + chosen.start : first + chosen.stop]
+        return self.rows[first + np.arange(chosen.start, chosen.stop, chosen.step)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self[:], dtype=dtype)
+
+
+def _in_range(indices: Any, count: int) -> np.ndarray:
+    """Indices as an array; negative ones count from the end. A number too large would lead into the next pass."""
+    indices = np.asarray(indices)
+    indices = np.flatnonzero(indices) if indices.dtype == bool else indices
+    if indices.size and (indices.min() < -count or indices.max() >= count):
+        raise IndexError(f"expected indices below {count}, got {indices.min()} to {indices.max()}")
+    return np.where(indices < 0, indices + count, indices)
 
 
 @dataclass(frozen=True)
 class CodeSplit:
-    """One split: `tokens` (passes, n, N), memory-mapped, and `labels` int64 (n,) or None.
+    """The codes of one split.
 
-    Pass 0 is the images as they are; further passes are flipped or shifted copies (training split only).
+    Attributes:
+        tokens: (passes, n, N). Pass 0 is the images as they are; further passes are flipped or shifted copies, or drawn
+            codes (training split only).
+        labels: int64 (n,), or None for unlabelled data.
+        largest: (N,) of the tokens' dtype, the largest value of each token.
+        origin, remedy: the split's folder, and the advice for a damaged one; both for messages.
     """
 
-    tokens: np.ndarray
-    labels: np.ndarray | None
+    tokens: PassArray
+    labels: Array | None
+    largest: np.ndarray
+    origin: str
+    remedy: str
 
     def __len__(self) -> int:
         return self.tokens.shape[1]
@@ -35,17 +103,32 @@ class CodeSplit:
         return self.tokens.shape[0]
 
     def rows(self, indices: np.ndarray | slice, passes: np.ndarray | int = 0) -> torch.Tensor:
-        """int64 tokens (m, N) of the given images, from the given pass (one, or one an image)."""
-        return torch.from_numpy(self.tokens[passes, indices].astype(np.int64))
+        """The int64 tokens (m, N) of the given images.
+
+        Args:
+            passes: the pass to read them from, one number or one for each image.
+
+        Raises:
+            UserError: what is read is damaged, or holds a code outside its codebook.
+        """
+        tokens = self.tokens[passes, indices]
+        over = tokens > self.largest
+        if over.any():
+            token = int(over.any(0).argmax())
+            raise UserError(
+                f"{self.origin}: token {token} holds the code {tokens[:, token].max()}, but its codebook ends at "
+                f"{self.largest[token]}; {self.remedy}"
+            )
+        return torch.from_numpy(tokens.astype(np.int64))
 
     def label_tensor(self, indices: np.ndarray | slice) -> torch.Tensor | None:
-        """int64 labels (m,) of the given images, or None."""
-        return None if self.labels is None else torch.from_numpy(np.array(self.labels[indices], dtype=np.int64))
+        """The int64 labels (m,) of the given images, or None for unlabelled data."""
+        return labels_at(self.labels, indices)
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes of a dataset: splits by name, layout, class names and manifest."""
+    """The codes of a dataset: splits by name, layout, class names in the order of the labels, and manifest."""
 
     splits: dict[str, CodeSplit]
     layout: CodeLayout
@@ -54,36 +137,75 @@ class Codes:
 
     @property
     def num_classes(self) -> int:
+        """The number of classes; 0 for unlabelled data."""
         return len(self.classes) if self.classes else 0
 
     def __getitem__(self, split: str) -> CodeSplit:
         return self.splits[split]
 
 
+class CodesWriter:
+    """Writes the files of data/codes into a folder that is then published.
+
+    Args:
+        folder: the staging folder.
+        classes: class names in the order of the labels, or None.
+    """
+
+    def __init__(
+        self, folder: Path, layout: CodeLayout, classes: tuple[str, ...] | None, part_rows: int = PART_ROWS
+    ) -> None:
+        self.folder, self.layout, self.part_rows, self.classes = folder, layout, part_rows, classes
+        self.splits: dict[str, dict[str, int]] = {}
+
+    def begin_pass(self, split: str, images: int) -> PartWriter:
+        """A writer for the tokens (images, N) of a split's next pass."""
+        description = self.splits.setdefault(split, {"images": images, "passes": 0})
+        folder = self.folder / _pass_folder(split, description["passes"])
+        description["passes"] += 1
+        return PartWriter(folder, "codes", (self.layout.num_tokens,), self.layout.dtype, self.part_rows)
+
+    def write_labels(self, split: str, labels: np.ndarray) -> None:
+        """Write the int64 labels (n,) of a split."""
+        with ArrayWriter(self.folder / split / "labels.npy", (), np.int64) as writer:
+            writer.append(np.asarray(labels))
+
+    def close(self) -> None:
+        """Write layout.json, last."""
+        raw = {
+            "layout": self.layout.to_json(),
+            "classes": self.classes and list(self.classes),
+            "splits": self.splits,
+            "part_rows": self.part_rows,
+        }
+        (self.folder / DESCRIPTION).write_text(json_text(raw), encoding="utf-8")
+
+
+def _pass_folder(split: str, number: int) -> str:
+    return f"{split}/pass-{number:03d}"
+
+
+def _parsed(raw: dict[str, Any]) -> tuple[CodeLayout, tuple[str, ...] | None, dict[str, tuple[int, int]], int]:
+    classes = None if raw["classes"] is None else tuple(raw["classes"])
+    splits = {name: (split["passes"], split["images"]) for name, split in raw["splits"].items()}
+    return CodeLayout.from_json(raw["layout"]), classes, splits, raw["part_rows"]
+
+
 def open_codes(folder: Path) -> Codes:
-    """Open what `extract_codes` published, every byte checked.
+    """Open what `extract_codes` published. Labels are checked now, codes when they are read.
 
     Raises:
-        UserError: missing or damaged, or a code outside its codebook.
+        UserError: the folder is missing or damaged, or a label has no class.
     """
-    manifest = read_manifest(folder, "codes")
-    raw = json.loads((folder / "layout.json").read_text(encoding="utf-8"))
-    layout = CodeLayout.from_json(raw["layout"])
-    classes = None if raw["classes"] is None else tuple(raw["classes"])
+    manifest = open_manifest(folder, "codes")
+    layout, classes, counts, part_rows = described(manifest, DESCRIPTION, _parsed)
     splits = {}
-    for name, (passes, images) in raw["splits"].items():
-        tokens = open_array(folder / name / "codes.npy")
-        if tokens.shape != (passes * images, layout.num_tokens):
-            raise UserError(f"{folder / name}: codes of shape {tokens.shape}, layout.json says {(passes, images)}")
-        for start in range(0, len(tokens), CHECK_ROWS):
-            over = tokens[start : start + CHECK_ROWS].max(0, initial=0) >= layout.codebook_sizes.numpy()
-            if over.any():
-                raise UserError(
-                    f"{folder / name}: token {int(over.argmax())} holds a code beyond its codebook of "
-                    f"{int(layout.codebook_sizes[over.argmax()])}; make it anew with `{REMEDY['codes']}`"
-                )
-        labels = folder / name / "labels.npy"
-        splits[name] = CodeSplit(
-            tokens.reshape(passes, images, layout.num_tokens), open_array(labels) if labels.exists() else None
-        )
+    for name, (passes, images) in counts.items():
+        folders = [_pass_folder(name, number) for number in range(passes)]
+        parts = [part for place in folders for part in open_parts(manifest, place, "codes", images, part_rows)]
+        tokens = PartedArray(parts)
+        require(tokens, layout.dtype, (passes * images, layout.num_tokens), manifest)
+        labels = open_labels(manifest, name, images, len(classes or ()))
+        largest = (layout.codebook_sizes.numpy() - 1).astype(layout.dtype)
+        splits[name] = CodeSplit(PassArray(tokens, passes), labels, largest, str(folder / name), manifest.remedy)
     return Codes(splits, layout, classes, manifest)

@@ -1,4 +1,4 @@
-"""The small classifier that judges samples: does an image show the class that it was asked for?"""
+"""The small classifier that tells which class an image shows."""
 
 from __future__ import annotations
 
@@ -16,26 +16,34 @@ from tessera.artifacts.models import load_module
 from tessera.errors import UserError
 from tessera.images.pixels import to_float
 
-SMALLEST = 4  # pixels a side to which images are pooled at most
+SMALLEST = 4  # the shorter side, in pixels, at which pooling stops
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3 x 3 convolutions; group norm, so that a judgement never depends on the rest of the batch."""
+    """Two 3 x 3 convolutions. Group norm makes an image's class independent of the rest of the batch."""
     layers: list[nn.Module] = []
     for first, second in ((inputs, outputs), (outputs, outputs)):
         layers += [nn.Conv2d(first, second, 3, padding=1), nn.GroupNorm(math.gcd(8, second), second), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
-class Judge(nn.Module):
-    """Blocks of convolutions, halving the image between them as far as its size allows, then a global average.
+class Classifier(nn.Module):
+    """Blocks of convolutions with the image halved between them, a mean over positions, and a linear layer.
 
-    Args:
-        config: image_shape (C, H, W), each side at least 4; num_classes; channels of the first block, doubled with
-            each halving up to fourfold; dropout before the last layer. Kept as `config`.
+    Attributes:
+        config: the values it was built from.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
+        """Build it from configuration values.
+
+        Args:
+            config: `image_shape` (C, H, W); `num_classes`; `channels` of the first block, which double with each
+                halving until they are four times as many; `dropout` before the last layer.
+
+        Raises:
+            UserError: the images are smaller than 4 x 4 pixels.
+        """
         super().__init__()
         self.config = config
         channels, height, width = config["image_shape"]
@@ -54,28 +62,28 @@ class Judge(nn.Module):
         self.head = nn.Linear(widths[-1], config["num_classes"])
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 pixels (B, C, H, W) to float32 logits (B, num_classes)."""
+        """Logits of each class, float32 (B, num_classes), of uint8 pixels (B, C, H, W)."""
         return self.head(self.dropout(self.blocks(to_float(pixels)).mean((2, 3)))).float()
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The training loss, mean cross-entropy in nats, and the batch's accuracy."""
+        """The training loss, which is the mean cross-entropy in nats, and the accuracy on the batch."""
         logits = self.logits(pixels)
         return F.cross_entropy(logits, labels), {"accuracy": (logits.argmax(-1) == labels).float().mean()}
 
 
-def load_classifier(folder: Path) -> tuple[Judge | None, Manifest]:
-    """The published classifier in eval mode on the CPU, or None where the data has no labels; and its manifest.
+def load_classifier(folder: Path) -> tuple[Classifier | None, Manifest]:
+    """The published classifier in evaluation mode on the CPU, or None if the images have no labels; and its manifest.
 
     Raises:
-        UserError: missing, damaged, or not a classifier that this version builds.
+        UserError: it is missing, damaged, or not a classifier that this version builds.
     """
-    judge, manifest = load_module(
-        folder, "classifier", lambda c: Judge(c["judge"]) if c["available"] else nn.Identity()
+    model, manifest = load_module(
+        folder, "classifier", lambda c: Classifier(c["classifier"]) if c["available"] else nn.Identity()
     )
-    return (judge if isinstance(judge, Judge) else None), manifest
+    return (model if isinstance(model, Classifier) else None), manifest
 
 
 @torch.no_grad()
-def predict(judge: Judge, pixels: torch.Tensor) -> torch.Tensor:
-    """The class int64 (B,) that each image of uint8 pixels (B, C, H, W) shows, on the CPU."""
-    return judge.logits(pixels.to(next(judge.parameters()).device)).argmax(-1).cpu()
+def predict(classifier: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+    """The most probable class of each image, int64 (B,) on the CPU, of uint8 pixels (B, C, H, W)."""
+    return classifier.logits(pixels.to(next(classifier.parameters()).device)).argmax(-1).cpu()

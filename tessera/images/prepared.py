@@ -1,8 +1,17 @@
-"""Prepared images on disk: uint8 (n, C, H, W), memory-mapped, with labels and statistics beside them."""
+"""Prepared images on disk: uint8 (n, C, H, W) and labels of each split, with statistics beside them.
+
+    data/prepared/manifest.json
+                  stats.json                 what later stages may know about the data (`Stats`)
+                  quarantine.jsonl           the images that were refused, with reasons
+                  train/images.npy           uint8 (n, C, H, W)
+                  train/labels.npy           int64 (n,), for labelled data only
+                  validation/ test/          the same
+
+Nothing is loaded: rows are read from the files when they are used, and checked then (`CheckedArray`).
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,18 +19,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from tessera.artifacts.arrays import open_array
-from tessera.artifacts.manifests import Manifest, read_manifest
-from tessera.errors import UserError
+from tessera.artifacts.checked import CheckedArray
+from tessera.artifacts.datasets import Array, copied, described, labels_at, open_labels, require
+from tessera.artifacts.manifests import Manifest, open_manifest
 
 
 @dataclass(frozen=True)
 class Stats:
-    """stats.json: what later stages may know about the data.
+    """What later stages may know about the data: the contents of stats.json.
 
-    `variance` is that of the training pixels in [-1, 1], over all channels: the denominator of the NMSE. `classes` are
-    the label names in label order, or None for unlabelled data. `images` counts each split. `preparation`: how an image
-    becomes one of these (`stage0_images.parameters.Preparation`), as JSON values.
+    Attributes:
+        image_shape: (C, H, W).
+        classes: the labels' names in the order of the labels, or None for unlabelled data.
+        images: the number of images in each split.
+        mean, variance: of the training pixels in [-1, 1], over all channels. The NMSE is divided by this variance.
+        preparation: how an image becomes one of these (`stage0_images.parameters.Preparation`), as JSON values.
     """
 
     image_shape: tuple[int, int, int]
@@ -33,34 +45,40 @@ class Stats:
 
     @property
     def num_classes(self) -> int:
+        """The number of classes; 0 for unlabelled data."""
         return len(self.classes) if self.classes else 0
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, raw: dict) -> Stats:
+    def from_json(cls, raw: dict[str, Any]) -> Stats:
         classes = None if raw["classes"] is None else tuple(raw["classes"])
         return cls(tuple(raw["image_shape"]), classes, raw["images"], raw["mean"], raw["variance"], raw["preparation"])
 
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """One split: `images` uint8 (n, C, H, W) and `labels` int64 (n,) or None, both memory-mapped."""
+    """The images of one split.
 
-    images: np.ndarray
-    labels: np.ndarray | None
+    Attributes:
+        images: uint8 (n, C, H, W).
+        labels: int64 (n,), or None for unlabelled data.
+    """
+
+    images: Array
+    labels: Array | None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def pixels(self, indices: np.ndarray | slice) -> torch.Tensor:
-        """uint8 pixels (m, C, H, W) of the given rows, copied out of the map."""
-        return torch.from_numpy(np.array(self.images[indices]))
+        """The uint8 pixels (m, C, H, W) of the given rows, as a copy."""
+        return torch.from_numpy(copied(self.images, indices))
 
     def label_tensor(self, indices: np.ndarray | slice) -> torch.Tensor | None:
-        """int64 labels (m,) of the given rows, or None."""
-        return None if self.labels is None else torch.from_numpy(np.array(self.labels[indices], dtype=np.int64))
+        """The int64 labels (m,) of the given rows, or None for unlabelled data."""
+        return labels_at(self.labels, indices)
 
 
 @dataclass(frozen=True)
@@ -75,25 +93,17 @@ class PreparedImages:
         return self.splits[split]
 
 
-def open_split(folder: Path) -> ImageSplit:
-    """Open images.npy and, where there is one, labels.npy of a folder."""
-    labels = folder / "labels.npy"
-    return ImageSplit(open_array(folder / "images.npy"), open_array(labels) if labels.exists() else None)
-
-
 def open_prepared(folder: Path) -> PreparedImages:
-    """Open what `prepare` published. Sizes are checked, contents are not read (they may be larger than memory).
+    """Open what `prepare` published. Labels are checked now, images when they are read.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: the folder is missing or damaged, or a label has no class.
     """
-    manifest = read_manifest(folder, "prepared", contents=False)
-    stats = Stats.from_json(json.loads((folder / "stats.json").read_text(encoding="utf-8")))
-    splits = {name: open_split(folder / name) for name in stats.images}
-    for name, split in splits.items():
-        if split.images.shape != (stats.images[name], *stats.image_shape):
-            raise UserError(
-                f"{folder / name}: images of shape {split.images.shape}, stats.json says "
-                f"{(stats.images[name], *stats.image_shape)}; make it anew with `python -m stage0_images.prepare`"
-            )
+    manifest = open_manifest(folder, "prepared")
+    stats = described(manifest, "stats.json", Stats.from_json)
+    splits = {}
+    for name, count in stats.images.items():
+        images = CheckedArray(manifest, f"{name}/images.npy")
+        require(images, np.dtype(np.uint8), (count, *stats.image_shape), manifest)
+        splits[name] = ImageSplit(images, open_labels(manifest, name, count, stats.num_classes))
     return PreparedImages(splits, stats, manifest)

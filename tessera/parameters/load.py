@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from tessera import documents
 from tessera.errors import UserError
 from tessera.parameters.inherit import Filled, fill, section_in
 from tessera.parameters.root import Params, schema
@@ -92,17 +91,14 @@ def _describe(error: dict[str, Any], filled: Filled) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML 1.2 file: `3e-4` is a number, `no` is a string.
+    """The values of a parameter file, not yet validated. `3e-4` is a number and `no` is a string (YAML 1.2).
 
     Raises:
-        UserError: the file is missing or not YAML.
+        UserError: the file is missing, or see `tessera.documents.read_yaml`.
     """
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the repository's root or pass --params FILE") from None
-    except YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run from the repository's root or pass --params FILE")
+    return documents.read_yaml(path)
 
 
 def validate(raw: Any, origin: str = "params.yaml") -> Params:

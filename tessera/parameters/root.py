@@ -71,7 +71,7 @@ class Params(Section):
                 "and the average of a dead code and the code revived in its place is neither of them; set it to 0, or "
                 "revival_threshold to 0, or codebook_cost above 0"
             )
-        if self.extract_codes.draws and not quantizer.chosen.draws:
+        if self.extract_codes.draws and not quantizer.chosen.can_draw:
             raise ValueError(
                 f"extract_codes.draws: {self.extract_codes.draws}, but stage1_vqvae.quantizer {quantizer.name} cannot "
                 "draw codes; set it to 0, or choose soft_em or gumbel"

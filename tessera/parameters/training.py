@@ -10,7 +10,10 @@ from tessera.parameters.sections import Count, Decay, Fraction, NonNegative, Pos
 
 
 class TrainingParams(Section):
-    """Optimisation: AdamW, linear warm-up then the schedule; `batch_size` is global, over all processes."""
+    """How a model is trained: by AdamW, with a learning rate that rises linearly and then follows the schedule.
+
+    batch_size: images in a step, over all processes together.
+    """
 
     seed: Count
     steps: Positive
@@ -33,13 +36,21 @@ class TrainingParams(Section):
     @model_validator(mode="after")
     def exponential_has_an_end(self) -> TrainingParams:
         if self.schedule == "exponential" and not self.final_learning_rate_fraction:
-            raise ValueError("schedule exponential never reaches 0; give a final_learning_rate_fraction above 0")
+            raise ValueError("schedule exponential never reaches 0; set final_learning_rate_fraction above 0")
         return self
 
 
 class RuntimeParams(Section):
-    """What changes no result; no stage depends on it."""
+    """How a run uses its machine. No stage depends on these values.
 
+    processes: number of processes that an entry point starts; None: one for each GPU, or one without a GPU.
+    threads: number of threads of each process; None: see `tessera.launch.threads.number_of_threads`.
+    log_every: steps between two rows of train.csv.
+    save_every: steps between two saved states.
+    batch_size: images that are handled at once where nothing is trained.
+    """
+
+    processes: Positive | None
     threads: Positive | None
     log_every: Positive
     save_every: Positive

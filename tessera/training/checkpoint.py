@@ -1,7 +1,8 @@
-"""Training state that survives an interruption: saved atomically, found again by fingerprint.
+"""Saved states of a training, from which it goes on after an interruption.
 
-It lies in `.state/<stage>/<fingerprint>/`, outside every DVC output (DVC deletes outputs before a stage runs). The
-fingerprint covers parameters and inputs, so changed parameters never resume old weights.
+They lie in `.state/<stage>/<fingerprint>/`. This is outside every DVC output, since DVC deletes a stage's outputs
+before it runs the stage. The fingerprint is a hash of the parameters and the inputs. A training with other parameters
+has another fingerprint and never goes on from these weights.
 """
 
 from __future__ import annotations
@@ -19,38 +20,66 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tessera.artifacts.files import file_hash, json_text
+from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import clear_unfinished, publishing
+from tessera.documents import read_json
 from tessera.errors import UserError
-from tessera.project import loaded
+from tessera.project import ROOT, loaded, syntax
 
-KEPT = 2  # an older state stays until the newer one is verified
+KEPT = 2  # states that are kept: the newest, and an older one in case the newest is damaged
 
 
 def fingerprint(stage: str, params: dict[str, Any], parents: dict[str, str]) -> str:
-    """What a run is: the hash of its stage, its parameters as JSON values, and its inputs' identities."""
+    """The name of a run's folder of states: a hash of what decides the run's results, besides code.
+
+    Args:
+        params: parameters as JSON values.
+        parents: the identity of each input.
+    """
     return hashlib.sha256(json_text({"stage": stage, "params": params, "parents": parents}).encode()).hexdigest()[:32]
 
 
 def code_hash() -> str:
-    """The hash of this project's Python sources that this process has imported; recorded beside the state, not part of
-    the fingerprint."""
-    return hashlib.sha256("".join(file_hash(path) for path in loaded()).encode()).hexdigest()
+    """A hash of what the project's modules do that this process has imported.
+
+    Comments, docstrings and layout do not count. The hash is saved beside each state; it is no part of the
+    fingerprint, so that a training can go on under changed code.
+    """
+    digest = hashlib.sha256()
+    for path in loaded():
+        text = path.read_text(encoding="utf-8")
+        try:
+            content = syntax(text)
+        except SyntaxError:  # the file is being edited; what this process has imported was right
+            content = text
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0{content}\0".encode())
+    return digest.hexdigest()
 
 
 class StateFolder:
-    """The saved states of one run; holds an exclusive lock while it is open, so that two runs never share it."""
+    """The saved states of one run. While it is entered, no other process can run the same stage with it."""
 
     def __init__(self, stage: str, identity: str, exclusive: bool) -> None:
-        """`exclusive` is for the one process that saves; the others of the same run only read."""
+        """Find the folder of a run.
+
+        Args:
+            identity: the run's fingerprint.
+            exclusive: whether this process saves states and locks the folder. One process of a run does; its other
+                processes only read.
+        """
         root = Path(os.environ.get("DVC_ROOT", "."))
         self.folder = root / ".state" / stage / identity
         self.exclusive = exclusive
-        self.code = code_hash()  # now: what is edited during the run is not what runs
+        self.code = code_hash()  # computed now, because files that are edited later are not what this process runs
         self._lock: Any = None
 
     def __enter__(self) -> StateFolder:
+        """Lock the folder, and delete what a killed run left half written.
+
+        Raises:
+            UserError: another process holds the lock.
+        """
         if not self.exclusive:
             return self
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -80,28 +109,33 @@ class StateFolder:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
     def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-        """Save a state; older ones beyond `KEPT` are deleted only after the new one stands verified."""
+        """Save a state. Older ones than the newest `KEPT` are deleted once the new one is read back and verified.
+
+        Args:
+            step: how many steps have been taken.
+            values: JSON values.
+        """
         target = self.folder / f"step-{step:09d}"
         with publishing(target, "state", {}) as staging:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staging / "state.safetensors")
             values = {**values, "step": step, "code": self.code}
             (staging / "state.json").write_text(json.dumps(values), encoding="utf-8")
         read_manifest(target, "state")
-        # A state beyond this step is one that was damaged and passed over: it must not count among the kept.
+        # A state of a later step was damaged, or this run would have gone on from it. It does not count as kept.
         kept = [path for path in self._states() if path.name <= target.name][:KEPT]
         for path in set(self._states()) - set(kept):
             shutil.rmtree(path)
 
     def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The newest intact state, or None; a damaged one is reported and passed over.
+        """Tensors and values of the newest intact state, or None. A damaged state is reported and passed over.
 
-        An unfinished run goes on under changed code, and says so. A finished one does not: its result would be
-        published again as if the changed code had made it.
+        If the code does something else than when the state was saved, a note says so, and the state is used unless
+        the run is finished. The result of a finished run would be published as if the changed code had made it.
         """
         for path in self._states():
             try:
                 read_manifest(path, "state")
-                values = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                values = read_json(path / "state.json", finite=False)
                 tensors = load_file(path / "state.safetensors")
             except (UserError, SafetensorError, ValueError) as error:
                 print(f"warning: {path}: {error}; going back to an older state", file=sys.stderr)

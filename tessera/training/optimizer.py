@@ -1,17 +1,25 @@
-"""What a step does to weights: the learning rate, the optimizer, and their moving average."""
+"""What a step does to weights: the learning rate, the optimizer, and the moving average of weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from tessera.parameters.training import TrainingParams
+from tessera.training.task import ParameterGroup
+
+DEFAULTS = ParameterGroup(criterion="")
 
 
 def learning_rate(step: int, params: TrainingParams) -> float:
-    """Linear warm-up, then from the full rate to `final_learning_rate_fraction` of it, by a cosine or exponentially."""
+    """The learning rate of a step, counted from 0.
+
+    It rises linearly over `warmup_steps`. Then it falls to `final_learning_rate_fraction` of the full rate, along half
+    a cosine or exponentially.
+    """
     if step < params.warmup_steps:
         return params.learning_rate * (step + 1) / params.warmup_steps
     progress = (step - params.warmup_steps) / max(1, params.steps - params.warmup_steps)
@@ -22,27 +30,47 @@ def learning_rate(step: int, params: TrainingParams) -> float:
 
 
 def build_optimizer(
-    model: nn.Module, params: TrainingParams, codebooks: frozenset[str] = frozenset()
+    parameters: Mapping[str, nn.Parameter],
+    params: TrainingParams,
+    undecayed: frozenset[str] = frozenset(),
+    group: ParameterGroup = DEFAULTS,
 ) -> torch.optim.AdamW:
-    """AdamW; matrices, kernels and embeddings are decayed, not biases, norms, nor the parameters named codebooks."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim >= 2 and name not in codebooks]
-    groups = [
-        {"params": decayed, "weight_decay": params.weight_decay},
-        {"params": [p for name, p in named if p.ndim < 2 or name in codebooks], "weight_decay": 0.0},
+    """AdamW over named parameters; those that need no gradient are left out.
+
+    Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+
+    Args:
+        parameters: matrices, kernels and embeddings have weight decay; biases and the parameters of norms have none.
+        undecayed: names of matrices that have no weight decay either.
+        group: its settings take precedence over `params`.
+    """
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    decayed = {name for name, parameter in trained.items() if parameter.ndim >= 2 and name not in undecayed}
+    decay = params.weight_decay if group.weight_decay is None else group.weight_decay
+    parts = [
+        {"params": [parameter for name, parameter in trained.items() if name in decayed], "weight_decay": decay},
+        {"params": [parameter for name, parameter in trained.items() if name not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), fused=True)
+    rate, betas = params.learning_rate * group.learning_rate_factor, group.betas or (params.beta1, params.beta2)
+    return torch.optim.AdamW(parts, lr=rate, betas=betas, fused=True)
 
 
 class WeightAverage:
-    """An exponential moving average of a model's weights, but for the parameters left out."""
+    """An exponential moving average of parameters.
 
-    def __init__(self, model: nn.Module, decay: float, left_out: frozenset[str]) -> None:
-        self.decay = decay
-        self.source = {n: p for n, p in model.named_parameters() if n not in left_out}
-        self.weights = {n: p.detach().clone() for n, p in self.source.items()}
+    Attributes:
+        weights: the averages, by the parameters' names.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay, self.source = decay, dict(parameters)
+        self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))  # young averages forget their random start
+        """Move the averages towards the parameters, after a step counted from 0.
+
+        The decay is smaller in the first steps, so that the average forgets the random initial weights.
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.weights.values()), list(self.source.values()), 1 - decay)

@@ -1,4 +1,4 @@
-"""The tensors that a training run needs to go on as if it had never stopped."""
+"""The tensors that a training needs to go on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -7,36 +7,46 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tessera.training.optimizer import WeightAverage
+from tessera.training.groups import TrainedGroup
 
 
 @dataclass(frozen=True)
-class RunWeights:
-    """What of a run is tensors, by name: `model.*`, `best.*`, `average.*`, and `optimizer.*.MOMENT`."""
+class RunTensors:
+    """The tensors of a training: the weights, the best weights so far, averages, and the optimizers' moments.
+
+    Their names begin with `model.`, `best.`, `average.` and `optimizer.`; a moment is `optimizer.PARAMETER.MOMENT`.
+    """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: WeightAverage | None
+    groups: list[TrainedGroup]
+
+    def _averages(self) -> dict[str, torch.Tensor]:
+        """The averaged weights of all groups, by the parameters' names."""
+        return {name: t for group in self.groups if group.average for name, t in group.average.weights.items()}
 
     def tensors(self, best: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """All tensors, with the best weights so far."""
-        result = {f"model.{n}": t for n, t in self.model.state_dict().items()}
-        result |= {f"best.{n}": t for n, t in best.items()}
-        if self.average:
-            result |= {f"average.{n}": t for n, t in self.average.weights.items()}
-        for name, parameter in self.model.named_parameters():  # by name: their order is an accident of the code
-            moments = self.optimizer.state.get(parameter, {})
-            result |= {f"optimizer.{name}.{moment}": t for moment, t in moments.items()}
+        """All tensors by name, among them the best weights so far, `best`."""
+        result = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        result |= {f"best.{name}": tensor for name, tensor in best.items()}
+        result |= {f"average.{name}": tensor for name, tensor in self._averages().items()}
+        # Moments are saved by name: the order of parameters may differ in the code that goes on.
+        for group in self.groups:
+            for name, parameter in group.parameters.items():
+                moments = group.optimizer.state.get(parameter, {})
+                result |= {f"optimizer.{name}.{moment}": tensor for moment, tensor in moments.items()}
         return result
 
     def misfit(self, tensors: dict[str, torch.Tensor]) -> str | None:
-        """The name of a saved tensor that is missing, too many, or of another shape, as after an edit of the code."""
-        model = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
-        wanted = {f"{part}.{name}": shape for part in ("model", "best") for name, shape in model.items()}
-        if self.average:
-            wanted |= {f"average.{name}": tensor.shape for name, tensor in self.average.weights.items()}
+        """The name of a saved tensor that this training lacks, that was not saved, or that has another shape; or None.
+
+        Such a tensor comes from an edit of the code.
+        """
+        model, owned = self.model.state_dict(), {name for group in self.groups for name in group.state}
+        wanted = {f"model.{name}": tensor.shape for name, tensor in model.items()}
+        wanted |= {f"best.{name}": tensor.shape for name, tensor in model.items() if name in owned}
+        wanted |= {f"average.{name}": tensor.shape for name, tensor in self._averages().items()}
         found = {name: tensor.shape for name, tensor in tensors.items()}
-        trained = {f"optimizer.{name}": p.shape for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = {f"optimizer.{name}": p.shape for group in self.groups for name, p in group.parameters.items()}
         for name in [name for name in found if name.startswith("optimizer.")]:
             shape, parameter = found.pop(name), name.rpartition(".")[0]
             if parameter not in trained or shape not in ((), trained[parameter]):
@@ -47,15 +57,18 @@ class RunWeights:
         """Put tensors that fit back where they came from; returns the best weights."""
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
         self.model.load_state_dict(part("model."))
-        if self.average:
-            for name, tensor in part("average.").items():
-                self.average.weights[name].copy_(tensor)
-        parameters = dict(self.model.named_parameters())
+        averages = self._averages()
+        for name, tensor in part("average.").items():
+            averages[name].copy_(tensor)
+        owners = {name: group for group in self.groups for name in group.parameters}
         for name, tensor in part("optimizer.").items():
-            parameter, moment = parameters[name.rpartition(".")[0]], name.rpartition(".")[2]
-            like = parameter if tensor.shape == parameter.shape else tensor  # laid out as in an uninterrupted run
-            self.optimizer.state[parameter][moment] = torch.empty_like(like, device=parameter.device).copy_(tensor)
+            name, _, moment = name.rpartition(".")
+            parameter = owners[name].parameters[name]
+            # The memory layout is that of an uninterrupted training, where a moment is laid out as its parameter.
+            like = parameter if tensor.shape == parameter.shape else tensor
+            restored = torch.empty_like(like, device=parameter.device).copy_(tensor)
+            owners[name].optimizer.state[parameter][moment] = restored
         return part("best.")

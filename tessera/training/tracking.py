@@ -1,4 +1,4 @@
-"""Curves as CSV with a `step` column, and summaries as JSON: the files that DVC shows."""
+"""The files of a training that DVC shows: curves as CSV and a summary as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Row = dict[str, float]
 
 
 def csv_text(rows: list[Row]) -> str:
-    """Rows to CSV; columns in order of first appearance, numbers in the shortest form that reads back equal."""
+    """Rows as CSV text. A column comes where it first appears, and is empty in rows that lack it.
+
+    A number is written in the shortest form that reads back as the same number.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
@@ -23,7 +26,10 @@ def csv_text(rows: list[Row]) -> str:
 
 
 def write_results(folder: Path, curves: dict[str, list[Row]], metrics: dict[str, Any]) -> None:
-    """Write each curve as NAME.csv and the summary as metrics.json. No times: the same run writes the same bytes."""
+    """Write each curve as FOLDER/NAME.csv and the summary as FOLDER/metrics.json.
+
+    Nothing that is written depends on the clock, so that the same run writes the same bytes.
+    """
     for name, rows in curves.items():
         write_text(folder / f"{name}.csv", csv_text(rows))
     write_text(folder / "metrics.json", json_text(metrics))

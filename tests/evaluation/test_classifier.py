@@ -1,4 +1,4 @@
-"""The classifier that judges samples."""
+"""The classifier that tells which class an image shows."""
 
 from __future__ import annotations
 
@@ -6,46 +6,74 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from evaluation import train_classifier as classifier
+from evaluation import train_classifier
 from tessera import paths
+from tessera.artifacts.arrays import ArrayWriter
+from tessera.artifacts.files import json_text
+from tessera.artifacts.publishing import publishing
 from tessera.errors import UserError
-from tessera.features.classifier import Judge, load_classifier, predict
+from tessera.features.classifier import Classifier, load_classifier, predict
+from tessera.images.prepared import open_prepared
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9), (1, 28, 28), (3, 32, 64)])
 def test_any_size_from_four_pixels_and_any_batch(shape):
-    judge = Judge({"image_shape": shape, "num_classes": 7, "channels": 6, "dropout": 0.5}).eval()
+    classifier = Classifier({"image_shape": shape, "num_classes": 7, "channels": 6, "dropout": 0.5}).eval()
     pixels = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
     with torch.no_grad():
-        logits = judge.logits(pixels)
+        logits = classifier.logits(pixels)
         assert logits.shape == (5, 7)
-        assert torch.allclose(judge.logits(pixels[2:3]), logits[2:3], atol=1e-5)
-    assert torch.equal(predict(judge, pixels), logits.argmax(-1))
+        assert torch.allclose(classifier.logits(pixels[2:3]), logits[2:3], atol=1e-5)
+    assert torch.equal(predict(classifier, pixels), logits.argmax(-1))
 
 
 def test_images_too_small_are_refused():
     with pytest.raises(UserError, match="at least 4 x 4"):
-        Judge({"image_shape": (1, 2, 8), "num_classes": 7, "channels": 6, "dropout": 0.5})
+        Classifier({"image_shape": (1, 2, 8), "num_classes": 7, "channels": 6, "dropout": 0.5})
 
 
-def test_it_is_published_and_loads_from_its_own_files(tiny_run):
-    tiny_run()
-    assert classifier.main([]) == 0
+@pytest.fixture
+def quick(write_params):
+    training = {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
+    write_params(
+        {f"classifier.training.{name}": value for name, value in training.items()} | {"classifier.channels": 8}
+    )
+
+
+def brighten_by_class() -> None:
+    """Replace data/prepared by images whose brightness tells their class."""
+    prepared = open_prepared(paths.PREPARED)
+    splits = {name: np.asarray(prepared[name].labels) for name in prepared.stats.images}
+    random = np.random.default_rng(0)
+    with publishing(paths.PREPARED, "prepared", {}) as folder:
+        for name, labels in splits.items():
+            with ArrayWriter(folder / name / "images.npy", (1, 8, 8), np.uint8) as writer:
+                writer.append(random.integers(0, 60, (len(labels), 1, 8, 8)) + labels[:, None, None, None] * 60)
+            with ArrayWriter(folder / name / "labels.npy", (), np.int64) as writer:
+                writer.append(labels)
+        (folder / "stats.json").write_text(json_text(prepared.stats.to_json()), encoding="utf-8")
+
+
+def test_it_is_published_and_loads_from_its_own_files(quick, write_prepared):
+    write_prepared()
+    brighten_by_class()
+    assert train_classifier.main([]) == 0
     paths.PREPARED.rename("elsewhere")
-    judge, manifest = load_classifier(paths.CLASSIFIER)
-    assert not judge.training and set(manifest.parents) == {"prepared"}
+    classifier, manifest = load_classifier(paths.CLASSIFIER)
+    assert not classifier.training and set(manifest.parents) == {"prepared"}
     metrics = json.loads((paths.RESULTS / "train_classifier" / "metrics.json").read_text())
     assert metrics["validation"]["accuracy"] > 0.8
 
 
-def test_without_labels_it_says_so(tiny_run, capsys):
-    tiny_run(classes=0)
-    assert classifier.main([]) == 0
-    judge, _ = load_classifier(paths.CLASSIFIER)
-    assert judge is None
+def test_without_labels_it_says_so(quick, write_prepared, capsys):
+    write_prepared(classes=0)
+    assert train_classifier.main([]) == 0
+    classifier, _ = load_classifier(paths.CLASSIFIER)
+    assert classifier is None
     assert "no labels" in capsys.readouterr().out
     assert json.loads((paths.CLASSIFIER / "config.json").read_text())["available"] is False
 

@@ -18,10 +18,11 @@ from sampling import sample
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors.build import load_prior, prior_config
 from tessera import paths
-from tessera.artifacts.manifests import read_manifest
+from tessera.artifacts.manifests import manifest_text, read_manifest
 from tessera.codes.store import open_codes
 from tessera.images.pixels import to_float
-from tessera.images.prepared import open_prepared, open_split
+from tessera.images.prepared import open_prepared
+from tessera.images.samples import open_samples
 
 KEYS = {
     "bits_per_dim": {"distortion", "rate_uniform", "rate_counts", "rate_prior", "total_uniform", "total_prior"},
@@ -81,9 +82,9 @@ def test_a_labelled_run_is_sampled_and_measured(tiny_run, capsys):
     assert metrics["classifier"]["real_accuracy"] > 0.9  # brightness tells the classes apart
     assert "images a second" in capsys.readouterr().out
     for kind in ("default", "unguided"):
-        split = open_split(paths.SAMPLES / kind)
+        split = open_samples(paths.SAMPLES)[kind]
         assert split.images.shape == (14, 1, 8, 8) and split.images.dtype == np.uint8
-        assert split.labels.tolist() == [i % 3 for i in range(14)]
+        assert np.asarray(split.labels).tolist() == [i % 3 for i in range(14)]
     with Image.open(paths.SAMPLES / "grid.png") as grid:
         assert grid.size == (3 * 50 + 2, 3 * 50 + 2)  # three classes, three columns
         assert not grid.info  # no metadata
@@ -96,7 +97,7 @@ def test_an_unlabelled_run_of_two_levels_and_rectangles_says_unavailable(tiny_ru
     check_figures(metrics)
     assert set(metrics["classifier"].values()) == {"unavailable"}
     assert len(metrics["codebook"]["per_level"]) == 2
-    assert open_split(paths.SAMPLES / "default").labels is None
+    assert open_samples(paths.SAMPLES)["default"].labels is None
 
 
 @pytest.mark.parametrize(
@@ -120,9 +121,9 @@ def test_sampling_and_measuring_again_write_the_same_bytes(tiny_run):
 
 def edited_parent(folder: Path, parent: str) -> None:
     """As if the artifact had been made from another parent."""
-    raw = json.loads((folder / "manifest.json").read_text())
-    raw["parents"][parent] = "f" * 64
-    (folder / "manifest.json").write_text(json.dumps(raw))
+    path = folder / "manifest.json"
+    raw = json.loads(path.read_text())
+    path.write_text(manifest_text(raw["kind"], raw["parents"] | {parent: "f" * 64}, raw["files"]))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stage1_vqvae import extract
+from stage1_vqvae.codebooks import initialise_codebooks
 from stage1_vqvae.model import VQVAE
 from stage2_prior import train as train_prior
 from tessera import paths
@@ -88,7 +89,7 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
     for parameter in model.network.parameters():
         parameter.data.mul_(2)  # louder than an untrained network: other codes are clearly another image
     images = to_float(open_prepared(paths.PREPARED)["train"].pixels(slice(None)))
-    model.start(lambda: iter([images]), seed)
+    initialise_codebooks(model, lambda: iter([images]), seed)
     save_model(paths.VQVAE, "vqvae", config, model.state_dict(), {"prepared": identity})
 
 
@@ -123,7 +124,7 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         raw_params["sampling"]["guidance_scale"] = guidance_scale
         raw_params["classifier"]["channels"] = 8
         raw_params["classifier"]["training"] |= {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
-        raw_params["runtime"] |= {"threads": 1, "batch_size": 8, "log_every": 10}
+        raw_params["runtime"] |= {"processes": 1, "threads": 1, "batch_size": 8, "log_every": 10}
         (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
         publish_vqvae(stats, strides, sizes, read_manifest(paths.PREPARED, "prepared").identity)
         assert extract.main([]) == 0

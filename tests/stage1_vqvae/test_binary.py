@@ -8,7 +8,9 @@ import pytest
 import torch
 import vector_quantize_pytorch as oracle
 
-from stage1_vqvae.quantizers import QUANTIZERS
+from stage1_vqvae.quantizers.base import Quantizer
+from stage1_vqvae.quantizers.sections import PACKAGE
+from tessera.parameters.parts import class_of
 
 DEFAULTS = {
     "bits": 5,
@@ -21,7 +23,7 @@ DEFAULTS = {
 
 
 def binary(name: str, **changes: Any) -> torch.nn.Module:
-    return QUANTIZERS[name](**{**DEFAULTS, **changes})
+    return class_of(PACKAGE, name, Quantizer)(**{**DEFAULTS, **changes})
 
 
 @pytest.mark.parametrize("name", ["lfq", "bsq"])
@@ -46,7 +48,7 @@ def test_entropies_are_those_of_brute_force_within_groups(name: str, group: int)
     """Each vector's over all 2^5 codes, whatever the groups; the mean's summed over groups of bits."""
     torch.manual_seed(0)
     quantizer = binary(name, entropy_group_bits=group).double()
-    target = quantizer.bound(torch.randn(40, 5).double())
+    target = quantizer.to_target(torch.randn(40, 5).double())
     codes = quantizer.lookup(torch.arange(32)[:, None]).double()
     p = (-torch.cdist(target, codes).square() / 0.5).softmax(1)
     even = torch.zeros(()).double()

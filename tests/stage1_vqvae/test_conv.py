@@ -34,17 +34,16 @@ def test_levels_have_their_shapes_coarsest_first(
     shape: tuple[int, int, int], strides: list[int], grids: list[tuple[int, int]]
 ) -> None:
     net = network(shape, strides, outputs=7)
-    assert net.grids == grids
+    assert net.grids_of(shape, strides=strides) == grids
     features = net.encode(torch.randn(2, *shape))
     quantized, context = [], None
     for level, (height, width) in enumerate(grids):
         z = net.latent(level, features[level], context)
         assert z.shape == (2, 5, height, width)
         quantized.append(z)
-        context = net.context(level, z)
         if level + 1 < len(grids):
+            context = net.context(level, z, context)
             assert context.shape[-2:] == grids[level + 1]
-    assert context is None  # after the finest
     assert net.decode(quantized).shape == (2, 7, *shape[1:])
 
 
@@ -54,8 +53,9 @@ def test_every_parameter_is_used(shape: tuple[int, int, int], strides: list[int]
     features = net.encode(torch.randn(2, *shape))
     quantized, context = [], None
     for level, feature in enumerate(features):
+        if level:
+            context = net.context(level - 1, quantized[-1], context)
         quantized.append(net.latent(level, feature, context))
-        context = net.context(level, quantized[-1])
     net.decode(quantized).square().sum().backward()
     unused = [name for name, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert unused == []
@@ -65,8 +65,8 @@ def test_a_finer_level_depends_on_the_coarser_code() -> None:
     net = network((3, 16, 16), [2, 2])
     features = net.encode(torch.randn(1, 3, 16, 16))
     coarse = torch.randn(1, 5, 4, 4)
-    fine = net.latent(1, features[1], net.context(0, coarse))
-    assert not torch.allclose(fine, net.latent(1, features[1], net.context(0, coarse + 1)))
+    fine = net.latent(1, features[1], net.context(0, coarse, None))
+    assert not torch.allclose(fine, net.latent(1, features[1], net.context(0, coarse + 1, None)))
 
 
 def test_the_published_cifar_network_has_its_number_of_parameters() -> None:
@@ -83,7 +83,6 @@ def test_the_published_cifar_network_has_its_number_of_parameters() -> None:
         (3, 32, 32), 3, 64, strides=[4], channels=128, stem_channels=64, residual_blocks=2, residual_channels=32
     )
     assert sum(p.numel() for p in net.parameters()) == encoder + conv(1, 128, 64) + decoder == 662_083
-    assert net.grids == [(8, 8)]
     kinds = [
         (m.kernel_size[0], m.stride[0], m.in_channels, m.out_channels) for m in net.decoder if hasattr(m, "stride")
     ]

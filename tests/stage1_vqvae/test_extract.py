@@ -155,12 +155,14 @@ def test_codes_drawn_on_two_levels_are_the_finer_ones_for_the_drawn_coarser_ones
     coarse_quantizer, fine_quantizer = model.quantizers
     coarse_quantizer.hard.codebook.mul_(20)  # codes that matter to the finer level
     random = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(coarse_quantizer, "pick", lambda z, _: torch.randint(9, (*z.shape[:-1], 1), generator=random))
-    monkeypatch.setattr(fine_quantizer, "pick", lambda z, _: fine_quantizer.hard.quantize(z).indices)
+    monkeypatch.setattr(
+        coarse_quantizer, "draw_indices", lambda z, _: torch.randint(9, (*z.shape[:-1], 1), generator=random)
+    )
+    monkeypatch.setattr(fine_quantizer, "draw_indices", lambda z, _: fine_quantizer.hard.quantize(z).indices)
 
     def finest(codes: torch.Tensor) -> torch.Tensor:
         """The nearest fine codes for coarse ones."""
-        context = model.network.context(0, planes(coarse_quantizer.lookup(codes)))
+        context = model.network.context(0, planes(coarse_quantizer.lookup(codes)), None)
         z = model.network.latent(1, model.network.encode(images)[1], context)
         return fine_quantizer(z.permute(0, 2, 3, 1)).indices
 
@@ -211,7 +213,7 @@ def test_a_vqvae_of_other_images_is_refused_and_old_codes_stay(
     error = capsys.readouterr().err
     assert error == (
         f"error: models/vqvae: made from another prepared: it names {before[:16]}, the prepared here is {after[:16]}; "
-        "make it anew with `accelerate launch -m stage1_vqvae.train`\n"
+        "make it anew with `python -m stage1_vqvae.train`\n"
     )
     assert written(paths.CODES) == old
 
@@ -241,7 +243,7 @@ def test_an_extraction_that_dies_leaves_the_old_codes(trained: Callable, monkeyp
     def die(counts: list) -> dict:
         raise MemoryError
 
-    monkeypatch.setattr("tessera.codes.layout.codebook_figures", die)
+    monkeypatch.setattr("tessera.codes.figures.codebook_figures", die)
     with pytest.raises(MemoryError):
         extract.main([])
     assert written(paths.CODES) == old

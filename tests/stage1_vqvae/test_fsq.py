@@ -38,7 +38,7 @@ def test_every_index_is_its_codes_own(levels: list[int]) -> None:
 def test_a_code_is_the_nearest_point_of_the_grid() -> None:
     torch.manual_seed(0)
     fsq = FSQ(levels=[4, 5]).eval()
-    target = fsq.bound(torch.randn(200, 2) * 2)
+    target = fsq.to_target(torch.randn(200, 2) * 2)
     grid = fsq.lookup(torch.arange(20)[:, None])
     assert torch.equal(fsq.quantize(target).indices.squeeze(1), torch.cdist(target, grid).argmin(1))
 

@@ -151,12 +151,6 @@ def test_diveq_noise_belongs_to_its_seed_and_has_its_variance() -> None:
     assert not Estimator("diveq").stochastic and not Estimator("rotation", 1.0).stochastic
 
 
-def test_none_gives_the_live_code() -> None:
-    z, code = (x.requires_grad_() for x in pairs())
-    Estimator("none")(z, code).sum().backward()
-    assert z.grad is None and torch.equal(code.grad, torch.ones_like(code))
-
-
 def test_diveq_at_the_code_itself_is_finite() -> None:
     z = torch.randn(3, 4, requires_grad=True)
     diveq(z, z.detach().clone()).sum().backward()

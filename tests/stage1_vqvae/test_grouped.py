@@ -57,22 +57,22 @@ def test_groups_are_quantized_side_by_side(share: bool) -> None:
 
 
 def test_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"width 12, got \(2, 11\)"):
+    with pytest.raises(ValueError, match=r"width 12, got shape \(2, 11\)"):
         grouped()(torch.randn(2, 11))
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_start_settle_and_update_work_on_each_groups_own_vectors(share: bool) -> None:
+def test_initialisation_re_estimation_and_update_work_on_each_groups_own_vectors(share: bool) -> None:
     quantizer = grouped(groups=2, share=share).eval()
     vectors = torch.cat([torch.randn(300, 3) * 0.1 + 5, torch.randn(300, 3) * 0.1 - 5], 1)
-    quantizer.start(vectors, torch.Generator().manual_seed(0))
+    quantizer.initialise_from_data(lambda: vectors, torch.Generator().manual_seed(0))
     ranges = [(part.codebook.min().item(), part.codebook.max().item()) for part in quantizer.parts]
     expected = [(-5.0, 5.0)] if share else [(5.0, 5.0), (-5.0, -5.0)]
     np.testing.assert_allclose(ranges, expected, atol=0.5)
     for part in quantizer.parts:
         part.codebook += 0.5
     assert (quantizer(vectors).z_q - vectors).square().mean() > 0.1
-    quantizer.settle(lambda: vectors.split(100))
+    quantizer.re_estimate(lambda: vectors.split(100))
     assert (quantizer(vectors).z_q - vectors).square().mean() < 0.012
     quantizer.train()(vectors)
     assert quantizer.update(0, seed=0)["perplexity"] > 1

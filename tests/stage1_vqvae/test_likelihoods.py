@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy import stats
 
-from stage1_vqvae.likelihoods import LIKELIHOODS, build_likelihood
+from stage1_vqvae.likelihoods.build import build_likelihood
+from stage1_vqvae.likelihoods.discretized_logistic import DiscretizedLogistic
 from stage1_vqvae.likelihoods.fitted import FittedScale
-from stage1_vqvae.likelihoods.fitted import gaussian as build_gaussian
-from stage1_vqvae.likelihoods.logistic import START, DiscretizedLogistic, clipped_mean
+from stage1_vqvae.likelihoods.gaussian import Gaussian
+from stage1_vqvae.likelihoods.laplace import Laplace
+from stage1_vqvae.likelihoods.logistic import clipped_mean
 
 VALUES = np.arange(256)
 IMAGES = VALUES / 127.5 - 1
@@ -23,7 +25,7 @@ LOCATIONS = (-300.0, -3.0, -1.0, -0.4, 0.0, 1 / 255, 0.999, 1.7, 40.0)
 
 
 def gaussian(scale: float) -> FittedScale:
-    likelihood = build_gaussian(fit_images=1)
+    likelihood = Gaussian(fit_images=1)
     likelihood.log_scale.fill_(math.log(scale))
     return likelihood
 
@@ -120,14 +122,14 @@ def test_fit_recovers_a_known_scale(scale: float) -> None:
     mu = torch.rand(4, 3, 100, 100, generator=random) * 2 - 1
     x = mu + scale * torch.randn(mu.shape, generator=random)
     pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    likelihood = build_gaussian(fit_images=4)
+    likelihood = Gaussian(fit_images=4)
     likelihood.fit(((mu[i : i + 1], pixels[i : i + 1]) for i in range(4)), 4)
     assert likelihood.log_scale.exp().item() == pytest.approx(scale, rel=0.01)
 
 
 def test_fit_looks_at_as_much_where_there_are_fewer_images_than_asked_for(monkeypatch) -> None:
     looked = []
-    likelihood = build_gaussian(fit_images=4000)
+    likelihood = Gaussian(fit_images=4000)
     found = likelihood._log_prob
     monkeypatch.setattr(likelihood, "_log_prob", lambda *a: looked.append(a[0].numel()) or found(*a))
     mu = torch.rand(4, 3, 20, 20) * 2 - 1
@@ -139,7 +141,7 @@ def test_fit_finds_the_smallest_nll() -> None:
     random = torch.Generator().manual_seed(1)
     mu = torch.rand(1, 1, 30, 30, generator=random) * 2 - 1
     pixels = torch.randint(256, mu.shape, generator=random, dtype=torch.uint8)
-    likelihood = build_gaussian(fit_images=1)
+    likelihood = Gaussian(fit_images=1)
     likelihood.fit([(mu, pixels)], len(mu))
     best = likelihood.log_scale.item()
     nll = [gaussian(math.exp(best + delta)).nll(mu, pixels).item() for delta in (-0.05, 0, 0.05)]
@@ -148,7 +150,7 @@ def test_fit_finds_the_smallest_nll() -> None:
 
 def test_fit_survives_a_perfect_reconstruction() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    likelihood = build_gaussian(fit_images=1)
+    likelihood = Gaussian(fit_images=1)
     likelihood.fit([(pixels.float() / 127.5 - 1, pixels)], 1)
     assert likelihood.nll(pixels.float() / 127.5 - 1, pixels).item() == pytest.approx(0, abs=1e-3)
 
@@ -184,13 +186,13 @@ def test_gaussian_loss_is_the_nmse() -> None:
     torch.manual_seed(0)
     mu, images = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     expected = np.square((mu - images).numpy()).mean() / 0.25
-    assert build_gaussian(fit_images=1).loss(mu, images, 0.25).item() == pytest.approx(expected, rel=1e-6)
+    assert Gaussian(fit_images=1).loss(mu, images, 0.25).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("location", LOCATIONS)
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1 / 255, 0.1, 1.0, 1e3, 1e9])
 def test_laplace_probabilities_of_the_256_values_sum_to_one(location: float, scale: float) -> None:
-    likelihood = LIKELIHOODS["laplace"](fit_images=1)
+    likelihood = Laplace(fit_images=1)
     likelihood.log_scale.fill_(math.log(scale))
     log_prob = every_value(likelihood, location)
     assert not np.isnan(log_prob).any() and np.exp(log_prob).sum() == pytest.approx(1, abs=1e-9)
@@ -202,7 +204,7 @@ def test_laplace_probabilities_of_the_256_values_sum_to_one(location: float, sca
 
 
 def test_laplace_keeps_its_digits_where_a_difference_would_lose_them() -> None:
-    likelihood = LIKELIHOODS["laplace"](fit_images=1)
+    likelihood = Laplace(fit_images=1)
     likelihood.log_scale.fill_(math.log(1e6))  # an interval is a millionth of the scale, across the location
     log_prob = every_value(likelihood, float(IMAGES[100]))
     assert log_prob[100] == pytest.approx(math.log(2 / 255 / 1e6 / 2), abs=1e-6)
@@ -216,119 +218,11 @@ def test_laplace_loss_is_the_absolute_error_and_its_fitted_scale_the_mean_of_it(
     mu = torch.rand(2, 3, 60, 60) - 0.5
     noise = torch.distributions.Laplace(0.0, 0.08).sample(mu.shape)
     pixels = ((mu + noise + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    likelihood = LIKELIHOODS["laplace"](fit_images=2)
+    likelihood = Laplace(fit_images=2)
     images = pixels / 127.5 - 1
     assert likelihood.loss(mu, images, 0.25).item() == pytest.approx((mu - images).abs().mean().item() / 0.5, rel=1e-5)
     likelihood.fit([(mu, pixels)], len(mu))
     assert likelihood.log_scale.exp().item() == pytest.approx((mu - images).abs().mean().item(), rel=0.02)
-
-
-def mixture(components: int = 3) -> torch.nn.Module:
-    return LIKELIHOODS["mixture_of_logistics"](components=components, min_log_scale=-7.0)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3])
-@pytest.mark.parametrize("spread", [1.0, 6.0])
-def test_mixture_each_channel_given_those_before_it_sums_to_one(channels: int, spread: float) -> None:
-    torch.manual_seed(0)
-    likelihood = mixture()
-    parameters = torch.randn(1, likelihood.parameter_channels(channels), 1, 1, dtype=torch.float64) * spread
-    before = torch.randint(256, (1, channels, 1, 1), dtype=torch.uint8)
-    for channel in range(channels):
-        pixels = before.repeat(256, 1, 1, 1)
-        pixels[:, channel, 0, 0] = torch.arange(256)
-        log_p = likelihood.log_prob(parameters.expand(256, -1, -1, -1), pixels)[:, channel]
-        assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
-
-
-def test_mixture_is_its_definition_in_numpy() -> None:
-    """PixelCNN++'s form: the location of green is a linear function of the true red."""
-    random = np.random.default_rng(0)
-    weight, mu, log_s, raw = (random.normal(size=s) for s in ((2,), (2, 3), (2, 3), (2, 3)))
-    x = np.array([40, 200, 255])
-    images, alpha = x / 127.5 - 1, np.tanh(raw)
-    joint = []
-    for k in range(2):
-        place = mu[k].copy()
-        place[1] = mu[k, 1] - alpha[k, 0] * mu[k, 0] + alpha[k, 0] * images[0]
-        place[2] = mu[k, 2] + alpha[k, 1] * (images[0] - mu[k, 0]) + alpha[k, 2] * (images[1] - mu[k, 1])
-        low = np.where(x == 0, -np.inf, images - 1 / 255)
-        high = np.where(x == 255, np.inf, images + 1 / 255)
-        p = stats.logistic.cdf(high, place, np.exp(log_s[k])) - stats.logistic.cdf(low, place, np.exp(log_s[k]))
-        joint.append(np.exp(weight[k]) / np.exp(weight).sum() * p.prod())
-    parts = np.concatenate([weight[:, None], mu, log_s - START, raw], 1)  # a component's parameters lie together
-    tensor = torch.from_numpy(parts.reshape(1, -1, 1, 1))
-    pixels = torch.tensor(x, dtype=torch.uint8).view(1, 3, 1, 1)
-    found = mixture(2).nll(tensor, pixels)
-    assert found.item() == pytest.approx(-math.log(sum(joint)), rel=1e-9)
-
-
-def test_one_component_without_coupling_is_the_discretised_logistic() -> None:
-    torch.manual_seed(0)
-    location_scale = torch.randn(2, 6, 4, 4)
-    start = torch.tensor([0.0] * 3 + [START] * 3).view(6, 1, 1)
-    parameters = torch.cat([torch.randn(2, 1, 4, 4), location_scale - start, torch.zeros(2, 3, 4, 4)], 1)
-    pixels = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
-    single = DiscretizedLogistic(min_log_scale=-7.0)
-    torch.testing.assert_close(mixture(1).log_prob(parameters, pixels), single.log_prob(location_scale, pixels))
-    images = pixels / 127.5 - 1
-    torch.testing.assert_close(mixture(1).loss(parameters, images, 1.0), single.loss(location_scale, images, 1.0))
-
-
-def test_red_changes_greens_distribution_and_green_not_reds() -> None:
-    torch.manual_seed(0)
-    likelihood = mixture()
-    parameters = torch.randn(1, likelihood.parameter_channels(3), 1, 1)
-    pixels = torch.tensor([100, 150, 50], dtype=torch.uint8).view(1, 3, 1, 1)
-    first = likelihood.log_prob(parameters, pixels).flatten()
-    red, green = pixels.clone(), pixels.clone()
-    red[:, 0], green[:, 1] = 101, 151
-    assert likelihood.log_prob(parameters, red).flatten()[1] != first[1]
-    assert likelihood.log_prob(parameters, green).flatten()[0] == first[0]
-
-
-@pytest.mark.parametrize("spread", [0.0, 3.0, 100.0, 1e4])
-def test_mixture_loss_and_gradient_are_finite_everywhere(spread: float) -> None:
-    torch.manual_seed(0)
-    likelihood = mixture()
-    parameters = (torch.randn(4, likelihood.parameter_channels(3), 2, 2) * spread).bfloat16().float().requires_grad_()
-    images = torch.tensor([0, 1, 128, 255]).view(4, 1, 1, 1).expand(-1, 3, 2, 2) / 127.5 - 1
-    loss = likelihood.loss(parameters, images, 1.0)
-    loss.backward()
-    assert loss.isfinite() and parameters.grad.isfinite().all()
-    pixels = ((images + 1) * 127.5).round().to(torch.uint8)
-    assert loss.item() == pytest.approx(likelihood.nll(parameters, pixels).mean().item() / 12, rel=1e-4)
-
-
-def component(weight: float, location: list[float], log_scale: list[float], coupling: list[float]) -> np.ndarray:
-    """One component's parameters, as the decoder gives them."""
-    return np.concatenate([[weight], location, np.array(log_scale) - START, np.arctanh(coupling)])
-
-
-def expectation_of_two_channels(likelihood: torch.nn.Module, parameters: torch.Tensor) -> np.ndarray:
-    """By all 65,536 pairs of values, whose probabilities must sum to 1."""
-    red, green = torch.meshgrid(*[torch.arange(256, dtype=torch.uint8)] * 2, indexing="ij")
-    pixels = torch.stack([red, green])[None]
-    joint = likelihood.log_prob(parameters.expand(-1, -1, 256, 256), pixels).sum(1).exp()
-    assert joint.sum().item() == pytest.approx(1, abs=1e-9)
-    return (joint[:, None] * (pixels / 127.5 - 1)).sum((0, 2, 3)).numpy()
-
-
-@pytest.mark.parametrize(
-    ("parts", "tolerance"),
-    [
-        ([component(0, [-0.3, -0.2], [-4, -4], [0.8]), component(0.7, [0.4, 0.5], [-4, -4], [-0.8])], 1e-3),
-        ([component(0, [-5, -5], [-3, -3], [0]), component(0, [0.5, 0.5], [-3, -3], [0])], 1e-3),
-        ([component(0, [-3, 0], [-3, -3], [0.9]), component(0, [0.5, 0.5], [-3, -3], [0.9])], 1e-3),
-        ([component(0, [-0.9, -0.9], [-1, -1], [0.5]), component(0, [0.5, 0.5], [-1, -1], [0.5])], 5e-3),
-    ],
-    ids=["inside", "a component beyond the range", "coupled to a channel beyond the range", "wide"],
-)
-def test_mixture_mean_is_the_expectation_over_all_values(parts: list[np.ndarray], tolerance: float) -> None:
-    """Saturated pixels drive locations far outside [-1, 1], where an average of locations is no image."""
-    parameters = torch.from_numpy(np.concatenate(parts)).view(1, -1, 1, 1)
-    expected = expectation_of_two_channels(mixture(2), parameters)
-    np.testing.assert_allclose(mixture(2).mean(parameters).flatten(), expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("location", [-1e4, -3.0, -1.0, -0.2, 0.0, 0.7, 1.0, 40.0, 1e4])
@@ -354,7 +248,7 @@ def test_probabilities_are_integrals_of_the_densities() -> None:
     }
     for name, density in densities.items():
         options = {"min_log_scale": -9.0} if name == "discretized_logistic" else {"fit_images": 1}
-        likelihood = LIKELIHOODS[name](**options)
+        likelihood = build_likelihood({"name": name, name: options})
         if name == "discretized_logistic":
             found = every_value(likelihood, location, math.log(scale))[value]
         else:
@@ -369,7 +263,7 @@ def test_plain_errors_have_finite_gradients_everywhere(name: str, spread: float)
     torch.manual_seed(0)
     location = (torch.randn(4, 3, 2, 2) * spread).bfloat16().requires_grad_()
     images = torch.tensor([0, 1, 128, 255]).view(4, 1, 1, 1).expand(-1, 3, 2, 2) / 127.5 - 1
-    loss = LIKELIHOODS[name](fit_images=1).loss(location, images, 0.25)
+    loss = build_likelihood({"name": name, name: {"fit_images": 1}}).loss(location, images, 0.25)
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite() and location.grad.isfinite().all()
 
@@ -377,14 +271,15 @@ def test_plain_errors_have_finite_gradients_everywhere(name: str, spread: float)
 def test_fitting_keeps_a_part_of_every_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large run's values would not fit into memory; the scale is that of all of them."""
     from stage1_vqvae.likelihoods import fitted
+    from stage1_vqvae.likelihoods.intervals import log_normal_interval
 
     monkeypatch.setattr(fitted, "FIT_VALUES", 20_000)
     torch.manual_seed(0)
-    likelihood, sizes = build_gaussian(fit_images=8), []
+    likelihood, sizes = Gaussian(fit_images=8), []
 
     def counted(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
         sizes.append(lower.numel())
-        return fitted.log_normal_interval(lower, upper)
+        return log_normal_interval(lower, upper)
 
     likelihood.log_interval = counted
     mu = torch.rand(8, 3, 64, 64) - 0.5

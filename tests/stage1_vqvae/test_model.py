@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from stage1_vqvae.codebooks import initialise_codebooks, re_estimate_codebooks
 from stage1_vqvae.model import VQVAE, load_vqvae
 from tessera.artifacts.models import save_model
 from tessera.errors import UserError
+from tessera.parameters.parts import options
 
 SHAPES = [((1, 8, 8), [2], 6), ((3, 8, 16), [4, 2], [3, 7]), ((3, 16, 8), [2, 2, 2], 5)]
 
@@ -53,18 +55,13 @@ def config(
         "kmeans_rounds": 3,
         "revival_threshold": 0.02,
     }
-    options = {
-        "gaussian": {"fit_images": 4},
-        "laplace": {"fit_images": 4},
-        "discretized_logistic": {"min_log_scale": -7.0},
-        "mixture_of_logistics": {"components": 2, "min_log_scale": -7.0},
-    }
+    parameters = {"gaussian": {"fit_images": 4}, "discretized_logistic": {"min_log_scale": -7.0}}
     return {
         "image_shape": list(shape),
         "data_variance": 0.25,
         "network": {"name": "conv", "conv": conv},
         "quantizer": {"name": "vq", "vq": values | vq},
-        "likelihood": {"name": likelihood, likelihood: options[likelihood]},
+        "likelihood": {"name": likelihood, likelihood: parameters[likelihood]},
     }
 
 
@@ -96,7 +93,7 @@ def test_codes_and_images_have_the_layouts_shapes(shape: Any, strides: Any, size
 @pytest.mark.parametrize(("shape", "strides", "sizes"), SHAPES)
 def test_the_loss_is_of_the_very_image_that_the_codes_decode_to(shape: Any, strides: Any, sizes: Any) -> None:
     model = VQVAE(config(shape, strides, sizes))
-    model.start(lambda: [floats(8, shape)], seed=0)
+    initialise_codebooks(model, lambda: [floats(8, shape)], seed=0)
     images = floats(4, shape)
     _, training = model(images)
     model.eval()
@@ -116,7 +113,7 @@ def test_uint8_pixels_and_their_floats_give_the_same_loss() -> None:
 def test_the_loss_is_distortion_plus_the_commitment_of_every_level() -> None:
     model = VQVAE(config())
     images = floats(2, (3, 8, 16))
-    outputs, _ = model._quantize(model.network.encode(images), 2)
+    outputs = model.quantize(images)
     loss, parts = model(images)
     torch.testing.assert_close(parts["quantizer_loss"], outputs[0].loss + outputs[1].loss)
     torch.testing.assert_close(loss, parts["distortion"] + parts["quantizer_loss"])
@@ -126,11 +123,11 @@ def test_the_loss_is_distortion_plus_the_commitment_of_every_level() -> None:
 def test_every_parameter_is_trained(update: str) -> None:
     model = VQVAE(config(sizes=2, codebook_update=update))
     images = floats(8, (3, 8, 16))
-    model.start(lambda: [images], seed=0)
+    initialise_codebooks(model, lambda: [images], seed=0)
     model(images)[0].backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     found = {"quantizers.0.codebook", "quantizers.1.codebook"} if update == "gradient" else set()
-    assert model.codebook_parameters == found
+    assert model.re_estimated_parameters == found
 
 
 def test_images_of_another_shape_are_refused() -> None:
@@ -149,42 +146,42 @@ def test_codes_of_another_layout_and_levels_that_are_none_are_refused() -> None:
         model.draw(torch.zeros(1, 3, 16, 8), torch.zeros(1, dtype=torch.int64))
 
 
-def test_a_quantizer_of_several_parts_settles_on_vectors_that_were_encoded_once() -> None:
+def test_a_quantizer_of_several_parts_is_re_estimated_from_vectors_that_were_encoded_once() -> None:
     inner = {"name": "vq", "vq": config()["quantizer"]["vq"] | {"codebook_size": 3, "codebook_dim": 4}}
     part = {"groups": 3, "share_codebook": False, "quantizer": inner}
     model = VQVAE(config(strides=[4]) | {"quantizer": {"name": "grouped", "grouped": part}})
     images, asked = floats(6, (3, 8, 16)), []
-    model.start(lambda: [images], seed=0)
-    model.eval().settle(lambda: asked.append(1) or images.split(4))
+    initialise_codebooks(model, lambda: [images], seed=0)
+    re_estimate_codebooks(model.eval(), lambda: asked.append(1) or images.split(4))
     assert asked == [1]
 
 
-def test_start_clusters_each_level_with_the_coarser_ones_quantized() -> None:
+def test_initialisation_clusters_each_level_with_the_coarser_ones_quantized() -> None:
     model = VQVAE(config())
     images = floats(16, (3, 8, 16))
-    model.start(lambda: images.split(5), seed=0)
+    initialise_codebooks(model, lambda: images.split(5), seed=0)
     assert model.training
     for level, quantizer in enumerate(model.quantizers):
-        vectors = model._vectors(level, images)
+        vectors = model.vectors(range(level, level + 1), images)
         counts = torch.bincount(quantizer.eval()(vectors).indices.flatten(), minlength=quantizer.codebook_size)
         expected = counts * quantizer.codebook_size / len(vectors)
         torch.testing.assert_close(quantizer.ema_count, expected, atol=0.1, rtol=0.1)
 
 
-def test_settling_puts_every_code_at_the_mean_of_its_vectors() -> None:
+def test_re_estimation_puts_every_code_at_the_mean_of_its_vectors() -> None:
     model = VQVAE(config())
     images = floats(12, (3, 8, 16))
-    model.start(lambda: [images], seed=0)
+    initialise_codebooks(model, lambda: [images], seed=0)
     with torch.no_grad():
         for parameter in model.network.parameters():
             parameter.mul_(1.05)
     model.eval()
-    vectors = model._vectors(0, images)
+    vectors = model.vectors(range(1), images)
     own = model.quantizers[0](vectors).indices.flatten()
-    model.settle(lambda: images.split(5))
+    re_estimate_codebooks(model, lambda: images.split(5))
     for code in own.unique():
         torch.testing.assert_close(model.quantizers[0].codebook[code], vectors[own == code].mean(0))
-    assert all(quantizer._gathered == [] for quantizer in model.quantizers)
+    assert all(not quantizer.gathered for quantizer in model.quantizers)
 
 
 def test_update_names_each_levels_perplexity_and_their_mean() -> None:
@@ -203,7 +200,7 @@ def test_discard_reaches_every_level() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model(floats(4, (3, 8, 16)))
     model.discard()
-    assert all(quantizer._gathered == [] for quantizer in model.quantizers)
+    assert all(not quantizer.gathered for quantizer in model.quantizers)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -219,9 +216,10 @@ def test_bf16_autocast_trains_with_a_float32_loss(likelihood: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16), (3, 8, 16)])
-@pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "discretized_logistic", "mixture_of_logistics"])
-def test_every_likelihood_trains_and_brings_the_image_nearer(likelihood: str, shape: tuple[int, int, int]) -> None:
-    model = VQVAE(config(shape, likelihood=likelihood))
+@pytest.mark.parametrize("likelihood", options("stage1_vqvae.likelihoods"))
+def test_every_likelihood_trains_and_brings_the_image_nearer(params, likelihood: str, shape: tuple) -> None:
+    chosen = params({"stage1_vqvae.likelihood.name": likelihood}).stage1_vqvae.likelihood.values()
+    model = VQVAE(config(shape) | {"likelihood": chosen})
     images = torch.full((4, *shape), 0.4)  # plain grey ones: three steps show in the loss
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     distortions = []
@@ -240,7 +238,7 @@ def test_every_likelihood_trains_and_brings_the_image_nearer(likelihood: str, sh
 def test_a_published_model_reads_back_from_its_own_files(tmp_path: Path) -> None:
     shape = (3, 8, 16)
     model = VQVAE(config())
-    model.start(lambda: [floats(8, shape)], seed=0)
+    initialise_codebooks(model, lambda: [floats(8, shape)], seed=0)
     model.likelihood.log_scale.fill_(math.log(0.07))
     model.eval()
     save_model(tmp_path / "vqvae", "vqvae", model.config, model.state_dict(), {"prepared": "p"})
@@ -259,5 +257,5 @@ def test_a_pickle_in_a_models_place_is_never_opened(tmp_path: Path) -> None:
     folder = tmp_path / "vqvae"
     save_model(folder, "vqvae", config(), VQVAE(config()).state_dict(), {})
     torch.save({"weight": torch.zeros(1)}, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"model\.safetensors: .*; make it anew with `accelerate launch -m stage1"):
+    with pytest.raises(UserError, match=r"model\.safetensors: .*; make it anew with `python -m stage1_vqvae.train"):
         load_vqvae(folder)

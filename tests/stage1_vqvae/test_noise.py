@@ -22,7 +22,7 @@ def test_a_row_depends_on_its_own_seed_alone(draw) -> None:
 
 
 def test_another_number_of_seeds_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected 4 seeds, one an image, got 1"):
+    with pytest.raises(ValueError, match="expected 4 seeds, one for each image, got 1"):
         uniforms((4, 2), torch.tensor([1]), CPU)
 
 

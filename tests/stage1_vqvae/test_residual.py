@@ -128,10 +128,10 @@ def test_the_loss_is_the_mean_commitment_of_the_partial_sums() -> None:
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_start_and_settle_make_every_depth_leave_less(share: bool) -> None:
+def test_initialisation_and_re_estimation_make_every_depth_leave_less(share: bool) -> None:
     quantizer = residual(share=share).eval()
     vectors = torch.randn(500, 4) * 3
-    quantizer.start(vectors, torch.Generator().manual_seed(0))
+    quantizer.initialise_from_data(lambda: vectors, torch.Generator().manual_seed(0))
 
     def left(depth: int) -> float:
         codes = quantizer(vectors).indices
@@ -144,7 +144,7 @@ def test_start_and_settle_make_every_depth_leave_less(share: bool) -> None:
         layer.codebook += 0.3 * torch.randn(8, 4)
     spoilt = left(3)
     for _ in range(5):
-        quantizer.settle(lambda: vectors.split(100))
+        quantizer.re_estimate(lambda: vectors.split(100))
     assert left(3) < (0.95 if share else 0.9) * spoilt
 
 
@@ -190,7 +190,7 @@ def test_lfq_is_successive_approximation_by_halves() -> None:
     assert (quantizer(z).z_q - z).abs().max() <= 2**-5 + 1e-6
 
 
-def test_the_commitment_to_each_bit_is_as_large_as_what_it_settles() -> None:
+def test_the_commitment_to_each_bit_is_as_large_as_the_error_it_leaves() -> None:
     """The squared error that each depth leaves, in z's own units: a finer bit does not pull harder."""
     lfq = {"bits": 3, "commitment_cost": 0.5, "entropy_cost": 0.0, "entropy_temperature": 1.0, "diversity": 1.0}
     quantizer = residual(4, inner={"name": "lfq", "lfq": {**lfq, "entropy_group_bits": 3}})
@@ -203,3 +203,16 @@ def test_the_commitment_to_each_bit_is_as_large_as_what_it_settles() -> None:
         partial = partial + bits * 2.0**-depth
         expected += 0.5 * (z - partial).square().mean().item() / 4
     assert output.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_quantizer_inside_leaves_the_gradient_estimator_to_the_residual() -> None:
+    """Its z_q is the code itself, so that the gradient reaches the codebook but not z."""
+    quantizer = residual(codebook_update="gradient", gradient_estimator="diveq", commitment_cost=0.0, codebook_cost=0.0)
+    layer, z = quantizer.layers[0], torch.randn(20, 4, requires_grad=True)
+    assert layer.inside_residual and not quantizer.inside_residual and quantizer.estimator == layer.estimator
+    output = layer(z)
+    assert torch.equal(output.z_q, output.code)
+    output.z_q.sum().backward()
+    counts = torch.bincount(output.indices.flatten(), minlength=8).float()
+    torch.testing.assert_close(layer.codebook.grad, counts[:, None].expand(8, 4))
+    assert z.grad is None or not z.grad.any()

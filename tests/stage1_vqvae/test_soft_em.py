@@ -91,10 +91,10 @@ def test_evaluation_takes_the_nearest_code_and_draw_one_of_the_likely() -> None:
     assert torch.equal(em.draw(z[2:], seeds[2:]), drawn[2:])
 
 
-def test_codes_settle_at_the_means_to_which_the_ema_of_drawn_codes_leads() -> None:
+def test_re_estimation_puts_codes_at_the_means_to_which_the_ema_of_drawn_codes_leads() -> None:
     model = quantizer()
     vectors = torch.randn(300, model.dim)
     shares = (-torch.cdist(vectors.double(), model.hard.codebook.double()).square()).softmax(1)
     expected = shares.t() @ vectors.double() / shares.sum(0)[:, None]
-    model.settle(lambda: vectors.split(70))
+    model.re_estimate(lambda: vectors.split(70))
     torch.testing.assert_close(model.hard.codebook.double(), expected, rtol=1e-4, atol=1e-5)

@@ -16,15 +16,14 @@ import torch
 
 from stage2_prior import task as task_module
 from stage2_prior import train
-from stage2_prior.priors.build import build_prior, load_prior
+from stage2_prior.priors.build import build_prior, load_prior, prior_class
 from stage2_prior.task import PriorTask, nats_by_token
 from tessera import paths
-from tessera.artifacts.arrays import ArrayWriter
-from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import publishing
 from tessera.codes.layout import CodeLayout, Level
-from tessera.codes.store import open_codes
+from tessera.codes.store import CodesWriter, open_codes
+from tessera.parameters.parts import options
 from tessera.training.optimizer import WeightAverage
 
 Write = Callable[..., None]
@@ -49,33 +48,27 @@ def write_codes(in_tmp: Path) -> Callable[..., None]:
         parents = {"vqvae": read_manifest(paths.VQVAE, "vqvae").identity, "prepared": "p"}
         splits = {"train": [3, 40], "validation": [1, 13], "test": [1, 7]}
         with publishing(paths.CODES, "codes", parents) as folder:
+            writer = CodesWriter(folder, LAYOUT, tuple(f"class {i}" for i in range(classes)) or None)
             for name, (passes, count) in splits.items():
                 labels = np.arange(count) % max(1, classes)
-                with ArrayWriter(folder / name / "codes.npy", (LAYOUT.num_tokens,), LAYOUT.dtype) as writer:
-                    for number in range(passes):
-                        noise = random.integers(0, 2, (count, LAYOUT.num_tokens))
-                        writer.append((labels[:, None] + noise + number) % LAYOUT.codebook_sizes.numpy())
+                for number in range(passes):
+                    noise = random.integers(0, 2, (count, LAYOUT.num_tokens))
+                    with writer.begin_pass(name, count) as file:
+                        file.append((labels[:, None] + noise + number) % LAYOUT.codebook_sizes.numpy())
                 if classes:
-                    with ArrayWriter(folder / name / "labels.npy", (), np.int64) as writer:
-                        writer.append(labels)
-            names = [f"class {i}" for i in range(classes)] or None
-            description = {"layout": LAYOUT.to_json(), "classes": names, "splits": splits}
-            (folder / "layout.json").write_text(json_text(description), encoding="utf-8")
+                    writer.write_labels(name, labels)
+            writer.close()
 
     return write
 
 
-def choose(name: str, raw_params: dict[str, Any], rate: float = 0.0) -> dict[str, Any]:
+def choose(name: str, rate: float = 0.0) -> dict[str, Any]:
     """Changes that choose a prior for the two levels of `write_codes`, with dropout."""
-    priors = raw_params["stage2_prior"]
-    if name != "chain":
-        return {"stage2_prior.name": name} | ({f"stage2_prior.{name}.dropout": rate} if name in LEARNED else {})
-    links = []
-    for family in ("transformer", "pixelsnail"):
-        values = {key: value for key, value in priors[family].items() if key != "training"}
-        links.append({"name": family, family: values | {"dropout": rate}})
-    strides = {"stage1_vqvae.network.conv.strides": [2, 2]}
-    return {"stage2_prior.name": name, "stage2_prior.chain.links": links} | strides
+    changes = {"stage2_prior.name": name, "stage2_prior.dropout": rate}
+    if name == "chain":
+        changes["stage2_prior.chain.links"] = [{"name": "transformer"}, {"name": "pixelsnail"}]
+        changes["stage1_vqvae.network.conv.strides"] = [2, 2]
+    return changes
 
 
 def published() -> dict[str, bytes]:
@@ -86,10 +79,10 @@ def published() -> dict[str, bytes]:
 @pytest.mark.parametrize("classes", [0, 3])
 @pytest.mark.parametrize("name", options("stage2_prior.priors"))
 def test_every_prior_is_published_with_curves_and_figures(
-    write_params: Write, write_codes: Write, raw_params: dict[str, Any], name: str, classes: int
+    write_params: Write, write_codes: Write, name: str, classes: int
 ) -> None:
     write_codes(classes)
-    write_params(choose(name, raw_params))
+    write_params(choose(name))
     assert train.main([]) == 0
     prior, manifest = load_prior(paths.PRIOR)
     codes = open_codes(paths.CODES)
@@ -114,12 +107,12 @@ def test_every_prior_is_published_with_curves_and_figures(
 
 @pytest.mark.parametrize("name", ["pixelsnail", "transformer", "chain"])
 def test_training_options_reach_the_prior(
-    write_params: Write, write_codes: Write, raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+    write_params: Write, write_codes: Write, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write_codes()
-    section, called = f"stage2_prior.{name}.training.", []
-    options = {"gradient_checkpointing": True, "weight_ema_decay": 0.5, "precision": "bf16", "compile": True}
-    write_params(choose(name, raw_params) | {section + key: value for key, value in options.items()})
+    section, called = "stage2_prior.training.", []
+    chosen = {"gradient_checkpointing": True, "weight_ema_decay": 0.5, "precision": "bf16", "compile": True}
+    write_params(choose(name) | {section + key: value for key, value in chosen.items()})
     kinds = (prior_class(name), "checkpoint_gradients"), (torch.nn.Module, "compile"), (WeightAverage, "update")
     for owner, method in kinds:
         original = getattr(owner, method)
@@ -131,15 +124,16 @@ def test_training_options_reach_the_prior(
         monkeypatch.setattr(owner, method, noted)
     assert train.main([]) == 0
     assert set(called) == {method for _, method in kinds}
-    assert called.count("checkpoint_gradients") == called.count("compile") == 1
+    assert called.count("checkpoint_gradients") == 1
+    assert called.count("compile") == (2 if name == "chain" else 1)  # each link has a loss of its own
 
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_five_steps_an_interruption_and_five_more_equal_ten_with_dropout(
-    write_params: Write, write_codes: Write, raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+    write_params: Write, write_codes: Write, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write_codes()
-    write_params(choose(name, raw_params, rate=0.3))
+    write_params(choose(name, rate=0.3))
     assert train.main([]) == 0
     whole = published()
     Path(".state").rename("state_of_the_whole_run")
@@ -159,23 +153,77 @@ def test_five_steps_an_interruption_and_five_more_equal_ten_with_dropout(
     assert published() == whole
 
 
-def test_codes_of_another_vqvae_are_refused_and_the_old_prior_stays(
-    write_params: Write, write_codes: Write, capsys: pytest.CaptureFixture
+def chain(*names: str, **changes: Any) -> dict[str, Any]:
+    """Changes that choose a chain of these priors, with dropout; and `changes` of its training."""
+    links = {"stage2_prior.chain.links": [{"name": name} for name in names]}
+    training = {f"stage2_prior.training.{name}": value for name, value in changes.items()}
+    return choose("chain", rate=0.3) | links | training
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    with (train.RESULTS / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_link_of_a_chain_is_trained_as_if_the_other_links_were_not_there(
+    write_params: Write, write_codes: Write
+) -> None:
+    write_codes()
+    found = []
+    for other in ("pixelsnail", "transformer"):
+        write_params(chain("transformer", other))
+        assert train.main([]) == 0
+        found.append(load_prior(paths.PRIOR)[0].links[0].state_dict())
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+def test_each_link_of_a_chain_is_published_at_its_own_best_step(write_params: Write, write_codes: Write) -> None:
+    write_codes()
+    # So large a learning rate that the two links are best at different steps.
+    write_params(chain("transformer", "pixelsnail", steps=24, validate_every=2, patience=3, learning_rate=0.1))
+    assert train.main([]) == 0
+    curve, figures = rows_of("validation"), json.loads((train.RESULTS / "metrics.json").read_text())["validation"]
+    for level in (0, 1):
+        nats = {int(row["step"]): float(row[f"nats_per_token_level_{level}"]) for row in curve}
+        stop = next((step for step in nats if stale(nats, step) == 3), 24)
+        best = min((step for step in nats if step <= stop), key=nats.__getitem__)
+        assert figures[f"best_step_level_{level}"] == int(curve[-1][f"best_step_level_{level}"]) == best
+        assert figures[f"nats_per_token_level_{level}"] == pytest.approx(nats[best], rel=1e-6)
+        after = {value for step, value in nats.items() if step >= stop}
+        assert len(after) == 1  # a link that has stopped is not updated any more
+        taught = [row["step"] for row in rows_of("train") if row[f"loss_level_{level}"]]
+        assert int(taught[-1]) == stop
+    steps = [figures["best_step_level_0"], figures["best_step_level_1"]]
+    assert steps[0] != steps[1] and figures["step"] == max(steps)
+    shares = [level.height * level.width for level in LAYOUT.levels]
+    mean = sum(shares[i] * figures[f"nats_per_token_level_{i}"] for i in (0, 1)) / sum(shares)
+    assert figures["nats_per_token"] == pytest.approx(mean, rel=1e-6)
+
+
+def stale(nats: dict[int, float], at: int) -> int:
+    """How many validations there have been at a step since the best one."""
+    best = min((step for step in nats if step <= at), key=nats.__getitem__)
+    return sum(best < step <= at for step in nats)
+
+
+def test_a_chain_with_one_trained_link_and_tables_is_trained(write_params: Write, write_codes: Write) -> None:
+    write_codes()
+    write_params(chain("counts", "pixelcnn"))
+    assert train.main([]) == 0
+    row = rows_of("train")[-1]
+    assert row["loss"] == row["loss_level_1"] and "loss_level_0" not in row
+
+
+def test_a_prior_names_the_vqvae_of_its_codes_whichever_is_published_now(
+    write_params: Write, write_codes: Write
 ) -> None:
     write_codes()
     write_params({"stage2_prior.name": "counts"})
-    assert train.main([]) == 0
-    old, before = published(), read_manifest(paths.VQVAE, "vqvae").identity
     with publishing(paths.VQVAE, "vqvae", {}) as folder:
         (folder / "config.json").write_text("another", encoding="utf-8")
-    after = read_manifest(paths.VQVAE, "vqvae").identity
-    capsys.readouterr()
-    assert train.main([]) == 2
-    assert capsys.readouterr().err == (
-        f"error: data/codes: made from another vqvae: it names {before[:16]}, the vqvae here is {after[:16]}; "
-        "make it anew with `accelerate launch -m stage1_vqvae.extract`\n"
-    )
-    assert published() == old
+    assert train.main([]) == 0
+    named = read_manifest(paths.PRIOR, "prior").parents["vqvae"]
+    assert named == open_codes(paths.CODES).manifest.parents["vqvae"] != read_manifest(paths.VQVAE, "vqvae").identity
 
 
 def damage(path: Path) -> None:
@@ -194,11 +242,11 @@ def test_damaged_codes_are_one_clear_line(
 ) -> None:
     write_codes()
     write_params({"stage2_prior.name": "counts"})
-    change(paths.CODES / "train" / "codes.npy")
+    change(paths.CODES / "train" / "pass-000" / "codes-00000.npy")
     assert train.main([]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: data/codes/train/codes.npy: ") and error.count("\n") == 1
-    assert "`accelerate launch -m stage1_vqvae.extract`" in error and not paths.PRIOR.exists()
+    assert error.startswith("error: data/codes/train/pass-000/codes-00000.npy: ") and error.count("\n") == 1
+    assert "`python -m stage1_vqvae.extract`" in error and not paths.PRIOR.exists()
 
 
 def make_task(classes: int, **training: Any) -> PriorTask:
@@ -206,9 +254,9 @@ def make_task(classes: int, **training: Any) -> PriorTask:
 
     codes = open_codes(paths.CODES)
     section = load(Path("params.yaml")).stage2_prior.pixelcnn
-    params = {"layers": 1, "channels": 4, "kernel_size": 3, "dropout": 0.0}
     torch.manual_seed(0)
-    prior = build_prior({"name": "pixelcnn", "params": params, "layout": LAYOUT.to_json(), "num_classes": classes})
+    config = {"name": "pixelcnn", "params": section.arguments(), "layout": LAYOUT.to_json(), "num_classes": classes}
+    prior = build_prior(config)
     return PriorTask(prior, codes, section.training.model_copy(update=training))
 
 
@@ -268,7 +316,6 @@ def test_nats_per_token_count_every_image_once(write_params: Write, write_codes:
         torch.testing.assert_close(found.float(), expected.mean(0))
     mean = expected.mean().item()
     assert task.validate() == {
-        "criterion": pytest.approx(mean),
         "nats_per_token": pytest.approx(mean),
         "nats_per_token_level_0": pytest.approx(expected[:, 0].mean().item()),
         "nats_per_token_level_1": pytest.approx(expected[:, 1:].mean().item()),

@@ -158,7 +158,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_one_error(tmp_path):
 
 
 def test_a_missing_file_and_a_missing_folder_name_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"no vqvae here .*accelerate launch -m stage1_vqvae\.train"):
+    with pytest.raises(UserError, match=r"no vqvae here .*python -m stage1_vqvae\.train"):
         load_model(tmp_path / "vqvae", "vqvae")
     folder = publish(tmp_path / "vqvae")
     (folder / "model.safetensors").unlink()

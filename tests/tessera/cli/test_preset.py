@@ -130,7 +130,7 @@ def test_changes_are_yaml_values(file):
         (["cifar10", "-S", "daat.height=32"], ["daat.height", "did you mean `data.height`?"]),
         (["cifar10", "-S", "data.height.x=32"], ["data.height.x", "no such section"]),
         (["cifar10", "-S", "data.height"], ["-S data.height", "expected key=value"]),
-        (["cifar10", "-S", "data.background=[1"], ["-S data.background=[1", "not YAML"]),
+        (["cifar10", "-S", "data.background=[1"], ["-S data.background=[1", "not valid YAML"]),
         (["cifar10", "-S", "data.height=30"], ["data.height", "30", "multiple of 4"]),
         (["cifar10", "-S", "data.source=./nowhere"], ["no folder ./nowhere"]),
     ],

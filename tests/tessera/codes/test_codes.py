@@ -154,7 +154,7 @@ def test_damaged_codes_are_refused(tmp_path, name):
     whole = bytearray(file.read_bytes())
     for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         file.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"accelerate launch -m stage1_vqvae\.extract"):
+        with pytest.raises(UserError, match=r"python -m stage1_vqvae\.extract"):
             open_codes(tmp_path / "codes")
 
 

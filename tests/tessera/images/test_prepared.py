@@ -80,15 +80,15 @@ def test_statistics_survive_json():
 
 def test_images_of_another_shape_than_the_statistics_are_refused(tmp_path):
     publish(tmp_path / "prepared", Stats((3, 6, 4), None, STATS.images, 0.0, 1.0))
-    with pytest.raises(UserError, match=r"stats\.json says .*python -m stage1_vqvae\.prepare"):
+    with pytest.raises(UserError, match=r"stats\.json says .*python -m stage0_images\.prepare"):
         open_prepared(tmp_path / "prepared")
 
 
 def test_missing_and_truncated_images_name_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"no prepared here .*python -m stage1_vqvae\.prepare"):
+    with pytest.raises(UserError, match=r"no prepared here .*python -m stage0_images\.prepare"):
         open_prepared(tmp_path / "prepared")
     publish(tmp_path / "prepared")
     file = tmp_path / "prepared" / "train" / "images.npy"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"bytes instead of .*python -m stage1_vqvae\.prepare"):
+    with pytest.raises(UserError, match=r"bytes instead of .*python -m stage0_images\.prepare"):
         open_prepared(tmp_path / "prepared")

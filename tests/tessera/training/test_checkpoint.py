@@ -17,11 +17,6 @@ from tessera.errors import UserError
 from tessera.training.checkpoint import StateFolder, code_hash, fingerprint
 
 
-@pytest.fixture(autouse=True)
-def no_dvc(monkeypatch: pytest.MonkeyPatch, in_tmp: Path) -> None:
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-
-
 def folder() -> StateFolder:
     return StateFolder("train_vqvae", "abc", exclusive=True)
 
@@ -140,7 +135,7 @@ def test_a_lock_dies_with_its_process() -> None:
         "import os, signal\nfrom tessera.training.checkpoint import StateFolder\n"
         "StateFolder('train_vqvae', 'abc', True).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).parent.parent.parent.parent
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(root)}, check=False)
     with folder() as state:
         assert (state.folder / "lock").read_text() == str(os.getpid())
@@ -181,6 +176,37 @@ def test_the_state_names_the_code_that_runs_not_what_it_is_edited_to(monkeypatch
     with folder() as state:
         latest_step(state)
     assert "the code has changed since" in capsys.readouterr().err
+
+
+def test_the_codes_hash_is_of_what_it_does(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    monkeypatch.setattr("tessera.training.checkpoint.ROOT", tmp_path)
+    monkeypatch.setattr("tessera.training.checkpoint.loaded", lambda: [file])
+
+    def hash_of(text: str) -> str:
+        file.write_text(text, encoding="utf-8")
+        return code_hash()
+
+    code = "def f(x):\n    return x + 1\n"
+    commented = '"""A module."""\n\n\ndef f(x):  # adds\n    """Add one."""\n    return (x + 1)\n'
+    assert hash_of(code) == hash_of(commented)
+    assert len({hash_of(code), hash_of(code.replace("+ 1", "+ 2")), hash_of(code + "(")}) == 3
+
+
+def test_a_comment_written_after_the_end_leaves_a_finished_run_finished(monkeypatch, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "module.py"
+    file.write_text("x = 1\n", encoding="utf-8")
+    monkeypatch.setattr("tessera.training.checkpoint.ROOT", tmp_path)
+    monkeypatch.setattr("tessera.training.checkpoint.loaded", lambda: [file])
+    with folder() as state:
+        state.save(5, {"x": torch.zeros(1)}, {"progress": {"finished": True}})
+    file.write_text('"""A constant."""\n\nx = 1  # one\n', encoding="utf-8")
+    with folder() as state:
+        assert latest_step(state) == 5 and capsys.readouterr().err == ""
+    file.write_text("x = 2\n", encoding="utf-8")
+    with folder() as state:
+        assert latest_step(state) is None
+    assert "starting anew" in capsys.readouterr().err
 
 
 class Bomb:

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -17,36 +16,16 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
 
-from tessera import launch
 from tessera.errors import UserError
-from tessera.launch import accelerator
+from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import SampleOrder, generator
-from tessera.training import loop
-from tessera.training.checkpoint import StateFolder
-from tessera.training.loop import Progress, StopRequest, Trainer
+from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
+from tessera.training.progress import Choice, Progress
+from tessera.training.task import Task
 
-TRAINING = {
-    "seed": 0,
-    "steps": 10,
-    "batch_size": 8,
-    "learning_rate": 0.02,
-    "schedule": "cosine",
-    "beta1": 0.9,
-    "beta2": 0.95,
-    "weight_decay": 0.01,
-    "warmup_steps": 2,
-    "final_learning_rate_fraction": 0.1,
-    "gradient_clip": 1.0,
-    "weight_ema_decay": 0.0,
-    "precision": "fp32",
-    "channels_last": False,
-    "compile": False,
-    "validate_every": 4,
-    "patience": None,
-}
-RUNTIME = {"threads": 1, "log_every": 1, "save_every": 1000, "batch_size": 8}
+RUNTIME = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8)
 
 
 class Network(nn.Module):
@@ -60,8 +39,8 @@ class Network(nn.Module):
         return error, {"error": error}
 
 
-class Regression:
-    not_averaged: frozenset[str] = frozenset()
+class Regression(Task):
+    criterion = "error"
 
     def __init__(self, params: TrainingParams, criteria: list[float] | None = None) -> None:
         torch.manual_seed(0)
@@ -74,8 +53,8 @@ class Regression:
         self.poisoned: set[int] = set()
         self.validated: list[torch.Tensor] = []
 
-    def start(self) -> None:
-        self.calls.append("start")
+    def initialise(self) -> None:
+        self.calls.append("initialise")
 
     def batch(self, step: int, rows: slice) -> dict[str, torch.Tensor]:
         indices = self.order.batch(step)[rows]
@@ -94,8 +73,8 @@ class Regression:
     def discard(self) -> None:
         self.calls.append("discard")
 
-    def settle(self) -> None:
-        self.calls.append("settle")
+    def re_estimate(self) -> None:
+        self.calls.append("re_estimate")
         self.model.seen.fill_(-1)
 
     def validate(self) -> dict[str, float]:
@@ -103,26 +82,7 @@ class Regression:
         self.validated.append(self.model.layers[0].weight.detach().clone())
         with torch.no_grad():
             error = (self.model.layers(self.x) - self.y).square().mean().item()
-        return {"criterion": self.criteria.pop(0) if self.criteria else error, "error": error}
-
-
-@pytest.fixture(autouse=True)
-def cpu_in_tmp(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-
-
-def training(**changes: Any) -> TrainingParams:
-    return TrainingParams(**{**TRAINING, **changes})
-
-
-def trained(task: Regression, identity: str = "run", **runtime: int) -> Trainer:
-    """Run a task to the end."""
-    settings = RuntimeParams(**{**RUNTIME, **runtime})
-    with StateFolder("test", identity, True) as state:
-        trainer = Trainer(task, task.params, settings, accelerator(settings), state)
-        trainer.run()
-    return trainer
+        return {"error": self.criteria.pop(0) if self.criteria else error}
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -135,7 +95,7 @@ def assert_same(one: Trainer, other: Trainer) -> None:
     assert vars(one.progress) == vars(other.progress)
 
 
-def test_one_batch_is_learned_by_heart() -> None:
+def test_one_batch_is_learned_by_heart(training: Callable, trained: Callable) -> None:
     params = training(steps=400, batch_size=20, validate_every=400, learning_rate=0.02)
     task = Regression(params)
     task.model.layers[2].p = 0.0
@@ -143,7 +103,7 @@ def test_one_batch_is_learned_by_heart() -> None:
     assert progress.train[0]["loss"] > 1 and progress.train[-1]["loss"] < 1e-3
 
 
-def test_curves_have_a_row_each_log_step_and_each_validation() -> None:
+def test_curves_have_a_row_each_log_step_and_each_validation(training: Callable, trained: Callable) -> None:
     progress = trained(Regression(training()), log_every=3).progress
     assert [row["step"] for row in progress.train] == [3, 6, 9]
     assert list(progress.train[0]) == ["step", "loss", "error", "seen", "learning_rate", "grad_norm"]
@@ -155,7 +115,7 @@ def test_curves_have_a_row_each_log_step_and_each_validation() -> None:
 @pytest.mark.parametrize("at", [0, 4, 7, 9])
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_a_run_that_was_stopped_goes_on_to_the_very_same_end(
-    number: signal.Signals, at: int, decay: float, capsys: pytest.CaptureFixture
+    training: Callable, trained: Callable, number: signal.Signals, at: int, decay: float, capsys: pytest.CaptureFixture
 ) -> None:
     params = training(weight_ema_decay=decay)
     whole = trained(Regression(params), "whole")
@@ -167,11 +127,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_end(
     assert f"stopped by {number.name}; the same command goes on from here" in capsys.readouterr().err
     resumed = trained(Regression(params), "stopped")
     assert f"going on from step {at + 1}" in capsys.readouterr().err
-    assert "start" not in resumed.task.calls and f"update {at}" not in resumed.task.calls
+    assert "initialise" not in resumed.task.calls and f"update {at}" not in resumed.task.calls
     assert_same(whole, resumed)
 
 
-def test_a_run_that_died_goes_on_from_its_last_saved_state() -> None:
+def test_a_run_that_died_goes_on_from_its_last_saved_state(training: Callable, trained: Callable) -> None:
     whole = trained(Regression(training()), "whole", save_every=3)
     dying = Regression(training())
 
@@ -187,7 +147,9 @@ def test_a_run_that_died_goes_on_from_its_last_saved_state() -> None:
     assert_same(whole, resumed)
 
 
-def test_a_damaged_state_costs_steps_but_changes_nothing(capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_state_costs_steps_but_changes_nothing(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
+) -> None:
     whole = trained(Regression(training()), "whole")
     stopped = Regression(training())
     stopped.interrupt = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 7 else None
@@ -201,7 +163,9 @@ def test_a_damaged_state_costs_steps_but_changes_nothing(capsys: pytest.CaptureF
     assert_same(whole, resumed)
 
 
-def test_moments_go_with_their_parameters_names_when_the_code_puts_them_in_another_order() -> None:
+def test_moments_go_with_their_parameters_names_when_the_code_puts_them_in_another_order(
+    training: Callable, trained: Callable
+) -> None:
     class Turned(Network):
         def named_parameters(self, *args: object, **kwargs: object) -> list[tuple[str, nn.Parameter]]:
             return [*super().named_parameters(*args, **kwargs)][::-1]
@@ -217,17 +181,22 @@ def test_moments_go_with_their_parameters_names_when_the_code_puts_them_in_anoth
         torch.testing.assert_close(tensor, whole[name])
 
 
-def test_a_progress_of_other_code_is_told_and_left(capsys: pytest.CaptureFixture, monkeypatch) -> None:
+def test_a_progress_of_other_code_is_told_and_left(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
     interrupted = Regression(training())
     interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
     with pytest.raises(SystemExit):
         trained(interrupted)
-    monkeypatch.setattr(loop, "Progress", dataclasses.make_dataclass("Progress", [("new", int, 0)], bases=(Progress,)))
+    kind = dataclasses.make_dataclass("Progress", [("new", int, 0)], bases=(Progress,))
+    monkeypatch.setattr("tessera.training.loop.Progress", kind)
     assert trained(Regression(training())).progress.step == 10
     assert "note: the progress of the state" in capsys.readouterr().err
 
 
-def test_a_state_that_no_longer_fits_the_model_is_told_and_left(capsys: pytest.CaptureFixture) -> None:
+def test_a_state_that_no_longer_fits_the_model_is_told_and_left(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
+) -> None:
     interrupted = Regression(training(weight_ema_decay=0.9))
     interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
     with pytest.raises(SystemExit):
@@ -236,37 +205,39 @@ def test_a_state_that_no_longer_fits_the_model_is_told_and_left(capsys: pytest.C
     wider.model.layers = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Dropout(0.3), nn.Linear(20, 1))
     assert trained(wider).progress.step == 10
     assert "does not fit the code as it is; starting anew" in capsys.readouterr().err
-    assert "start" in wider.calls
+    assert "initialise" in wider.calls
 
 
-def test_only_the_newest_states_remain() -> None:
+def test_only_the_newest_states_remain(training: Callable, trained: Callable) -> None:
     trained(Regression(training()), save_every=2)
     assert len(list(Path(".state/test/run").glob("step-*"))) == 2
 
 
-def test_a_finished_run_is_not_run_again() -> None:
+def test_a_finished_run_is_not_run_again(training: Callable, trained: Callable) -> None:
     first = trained(Regression(training()))
     again = trained(Regression(training()))
     assert again.task.calls == []
     assert_same(first, again)
 
 
-def test_the_best_weights_by_validation_are_left_in_the_model() -> None:
+def test_the_best_weights_by_validation_are_left_in_the_model(training: Callable, trained: Callable) -> None:
     trainer = trained(Regression(training(), criteria=[3.0, 1.0, 2.0]))
-    assert (trainer.progress.best, trainer.progress.best_step) == (1.0, 8)
-    assert trainer.progress.best_metrics == {"error": trainer.progress.validation[1]["error"]}
+    assert trainer.progress.choices == {"error": Choice(1.0, 8, 1)}
+    assert trainer.progress.metrics == {"error": 1.0}
     assert torch.equal(trainer.task.model.layers[0].weight, trainer.task.validated[1])
     assert trainer.task.model.seen == 8 and not trainer.task.model.training
 
 
-def test_patience_ends_a_run_that_no_longer_improves() -> None:
+def test_patience_ends_a_run_that_no_longer_improves(training: Callable, trained: Callable) -> None:
     params = training(steps=40, validate_every=2, patience=3)
     trainer = trained(Regression(params, criteria=[5.0, 4.0, 4.5, 4.0, 6.0, 1.0]))
     assert [row["step"] for row in trainer.progress.validation] == [2, 4, 6, 8, 10]
-    assert trainer.progress.best_step == 4 and trainer.progress.finished
+    assert trainer.progress.choices["error"].best_step == 4 and trainer.progress.finished
 
 
-def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_finishes_it() -> None:
+def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_finishes_it(
+    training: Callable, trained: Callable
+) -> None:
     params, criteria = training(steps=40, validate_every=2, patience=2), [5.0, 4.0, 4.5, 4.0, 1.0]
     whole = trained(Regression(params, criteria=[*criteria]), "whole")
     assert whole.progress.step == 8
@@ -279,26 +250,30 @@ def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_fin
     assert_same(whole, again)
 
 
-def test_a_step_without_a_finite_gradient_changes_nothing(capsys: pytest.CaptureFixture) -> None:
+def test_a_step_without_a_finite_gradient_changes_nothing(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
+) -> None:
     task, clean = Regression(training(steps=5)), Regression(training(steps=4, final_learning_rate_fraction=1.0))
     task = Regression(training(steps=5, final_learning_rate_fraction=1.0))
     task.poisoned = {4}
     poisoned, unpoisoned = trained(task, "poisoned"), trained(clean, "clean")
     for name, tensor in weights(unpoisoned).items():
         assert torch.equal(tensor, weights(poisoned)[name])
-    assert task.calls == ["start", "update 0", "update 1", "update 2", "update 3", "discard"]
-    assert "step 5: the gradient is not finite; the step is skipped" in capsys.readouterr().err
+    assert task.calls == ["initialise", "update 0", "update 1", "update 2", "update 3", "discard"]
+    assert "step 5: the gradient is not finite; the update is skipped" in capsys.readouterr().err
     assert all(tensor.isfinite().all() for tensor in poisoned.state.latest()[0].values())
 
 
-def test_a_run_whose_gradients_stay_non_finite_is_given_up() -> None:
+def test_a_run_whose_gradients_stay_non_finite_is_given_up(training: Callable, trained: Callable) -> None:
     task = Regression(training(steps=30))
     task.poisoned = set(range(5, 30))
     with pytest.raises(UserError, match="step 15: 10 steps in a row without a finite gradient; lower learning_rate"):
         trained(task)
 
 
-def test_validation_judges_the_averaged_weights_and_training_keeps_its_own() -> None:
+def test_validation_judges_the_averaged_weights_and_training_keeps_its_own(
+    training: Callable, trained: Callable
+) -> None:
     params = training(weight_ema_decay=0.9, validate_every=5)
     plain, averaged = Regression(training(validate_every=5)), Regression(params)
     raw: list[torch.Tensor] = []
@@ -314,40 +289,45 @@ def test_validation_judges_the_averaged_weights_and_training_keeps_its_own() -> 
     torch.testing.assert_close(averaged.validated[1], average)
     torch.testing.assert_close(raw[4], plain.validated[0])  # the average did not leak into training
     torch.testing.assert_close(raw[9], plain.validated[1])
-    assert averaged.calls.count("settle") == 2
+    assert averaged.calls.count("re_estimate") == 2
     assert trainer.task.model.seen == -1  # published as it was re-estimated
     assert trainer.progress.train[-1]["seen"] == 10  # and training went on with its own
 
 
-def test_what_a_task_excludes_is_not_averaged() -> None:
+def test_what_a_task_excludes_is_not_averaged(training: Callable, trained: Callable) -> None:
     task = Regression(training(weight_ema_decay=0.9))
-    task.not_averaged = frozenset({"layers.0.weight"})
+    task.re_estimated = frozenset({"layers.0.weight"})
     trainer = trained(task)
-    assert "layers.0.weight" not in trainer.average.weights and "layers.3.weight" in trainer.average.weights
+    averaged = trainer.groups[0].average.weights
+    assert "layers.0.weight" not in averaged and "layers.3.weight" in averaged
 
 
-def test_compiling_is_asked_for_once_and_only_where_there_is_something_to_train() -> None:
+def test_compiling_is_asked_for_once_and_only_where_there_is_something_to_train(
+    training: Callable, trained: Callable
+) -> None:
     params = training(compile=True)
     assert trained(Regression(params)).task.calls.count("compile") == 1
     assert trained(Regression(params)).task.calls == []
 
 
-def test_an_accumulation_in_accelerates_environment_does_not_scale_the_gradient(monkeypatch) -> None:
+def test_an_accumulation_in_accelerates_environment_does_not_scale_the_gradient(
+    training: Callable, trained: Callable, monkeypatch
+) -> None:
     plain = trained(Regression(training()), "plain")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     assert_same(plain, trained(Regression(training()), "accumulated"))
 
 
-def test_a_batch_that_the_processes_cannot_share_equally_is_refused() -> None:
+def test_a_batch_that_the_processes_cannot_share_equally_is_refused(training: Callable) -> None:
     three = SimpleNamespace(num_processes=3)
     with pytest.raises(UserError, match=r"training\.batch_size: 8 is the global batch and must be a multiple of the 3"):
-        Trainer(Regression(training()), training(), RuntimeParams(**RUNTIME), three, None)
+        Trainer(Regression(training()), training(), RUNTIME, three, None)
 
 
 def test_processes_that_would_each_train_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2 but Accelerate sees 1 process"):
-        accelerator(RuntimeParams(**RUNTIME))
+        accelerator(RUNTIME)
 
 
 def test_apples_gpu_which_has_no_float64_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,40 +336,24 @@ def test_apples_gpu_which_has_no_float64_is_not_used(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        assert accelerator(RuntimeParams(**RUNTIME)).device.type == "cpu"
+        assert accelerator(RUNTIME).device.type == "cpu"
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_another_way_of_sharing_the_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     sharded = SimpleNamespace(distributed_type=DistributedType.FSDP, num_processes=1)
-    monkeypatch.setattr(launch, "Accelerator", lambda **arguments: sharded)
+    monkeypatch.setattr("accelerate.Accelerator", lambda **arguments: sharded)
     with pytest.raises(UserError, match="the launcher asks for FSDP, which is not supported"):
-        accelerator(RuntimeParams(**RUNTIME))
+        accelerator(RUNTIME)
 
 
 def test_a_launchers_compiler_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     network = Network()
-    assert accelerator(RuntimeParams(**RUNTIME)).prepare_model(network) is network
+    assert accelerator(RUNTIME).prepare_model(network) is network
 
 
-def test_signal_handlers_are_given_back() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with StopRequest() as stop:
-        assert stop.agreed(torch.device("cpu")) is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.agreed(torch.device("cpu")) == signal.SIGTERM
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_a_criterion_that_is_not_finite_stops_the_run_at_once() -> None:
-    with pytest.raises(UserError, match="step 8: the validation criterion is nan"):
+def test_a_criterion_that_is_not_finite_stops_the_run_at_once(training: Callable, trained: Callable) -> None:
+    with pytest.raises(UserError, match="step 8: the validation's error is nan"):
         trained(Regression(training(), criteria=[1.0, math.nan]), "diverged")
-
-
-def test_a_second_signal_is_not_held_back() -> None:
-    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)

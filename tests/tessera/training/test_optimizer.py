@@ -11,6 +11,7 @@ from torch import nn
 
 from tessera.parameters.training import TrainingParams
 from tessera.training.optimizer import build_optimizer, learning_rate
+from tessera.training.task import ParameterGroup
 
 
 @pytest.fixture
@@ -39,9 +40,8 @@ def test_an_exponential_schedule_falls_by_the_same_factor_each_step_and_needs_an
 
 
 def test_matrices_are_decayed_and_vectors_are_not(training) -> None:
-    optimizer = build_optimizer(
-        nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1)), training(weight_decay=0.3)
-    )
+    model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = build_optimizer(dict(model.named_parameters()), training(weight_decay=0.3))
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert sorted(decays.values()) == [0.0, 0.0, 0.3, 0.3]
     assert all(group["weight_decay"] == 0.3 * (p.ndim > 1) for group in optimizer.param_groups for p in group["params"])
@@ -49,6 +49,15 @@ def test_matrices_are_decayed_and_vectors_are_not(training) -> None:
 
 def test_codebooks_biases_and_norms_are_not_decayed(training) -> None:
     model = nn.ModuleDict({"layer": nn.Linear(2, 3), "book": nn.ParameterDict({"codebook": torch.zeros(4, 2)})})
-    groups = build_optimizer(model, training(weight_decay=0.1), frozenset({"book.codebook"})).param_groups
+    parameters = dict(model.named_parameters())
+    groups = build_optimizer(parameters, training(weight_decay=0.1), frozenset({"book.codebook"})).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (2, 0.0)]
     assert groups[0]["params"][0] is model["layer"].weight
+
+
+def test_a_groups_settings_take_precedence(training) -> None:
+    parameters = dict(nn.Linear(3, 2).named_parameters())
+    group = ParameterGroup("loss", learning_rate_factor=0.5, betas=(0.1, 0.2), weight_decay=0.7)
+    matrix, vector = build_optimizer(parameters, training(learning_rate=0.01), group=group).param_groups
+    assert matrix["lr"] == vector["lr"] == 0.005 and matrix["betas"] == vector["betas"] == (0.1, 0.2)
+    assert (matrix["weight_decay"], vector["weight_decay"]) == (0.7, 0.0)

@@ -1,0 +1,85 @@
+"""How a stage uses its machine: the device, the processes it is one of, threads, and the precision of float32."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from tessera.errors import UserError
+from tessera.launch.threads import number_of_threads
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from tessera.parameters.training import RuntimeParams
+
+
+def accelerator(runtime: RuntimeParams) -> Accelerator:
+    """The device and the processes of this run, as Accelerate finds them. Sets threads and exact float32 too.
+
+    The launcher's environment decides how many processes there are and on what. Its other flags have no effect: the
+    precision and the compiler are parameters of a stage.
+
+    Raises:
+        UserError: Accelerate does not see the processes that a launcher started, so each would train alone; or the
+            launcher asks for a way of sharing the work other than one copy of the model for each process.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+
+    # Codebooks are buffers. Their own update keeps them equal on all processes, so DDP need not send them at each step.
+    handler = DistributedDataParallelKwargs(broadcast_buffers=False)
+    # Likelihoods are measured in float64, which Apple's GPU does not have.
+    apple = torch.backends.mps.is_available()
+    # Without a GPU, Accelerate connects a launcher's processes only if it is told to use the CPU. Otherwise each would
+    # train alone.
+    launched_without_gpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    cpu = apple or launched_without_gpu
+    result = Accelerator(cpu=cpu, mixed_precision="no", dynamo_backend="no", kwargs_handlers=[handler])
+    unsupported = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA)
+    if result.distributed_type in unsupported:
+        raise UserError(
+            f"the launcher asks for {result.distributed_type.value}, which is not supported: models fit on one device; "
+            "start the stage as `python -m`, which uses all GPUs by itself, or by `accelerate launch --multi_gpu`"
+        )
+    if os.environ.get("WORLD_SIZE", "1") != str(result.num_processes):
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but Accelerate sees {result.num_processes} process(es), which "
+            "would each train alone; start the stage as `python -m`, which starts its processes by itself, or unset "
+            "WORLD_SIZE if no launcher set it"
+        )
+    if result.num_processes > 1:
+        _ignore_warnings_of_ddp()
+    configure_torch(runtime.threads)
+    return result
+
+
+def _ignore_warnings_of_ddp() -> None:
+    """Suppress two warnings of DDP. Every process would print them, and no user can act on them.
+
+    The first is about the name of an option that newer versions of torch have renamed. Accelerate still uses the old
+    name. The second is about an extra copy of some gradients. It appears for convolutions over one channel, where the
+    copy is a few kilobytes.
+    """
+    warnings.filterwarnings("ignore", r"`broadcast_buffers` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", r"Grad strides do not match bucket view strides", UserWarning)
+
+
+def configure_torch(threads: int | None) -> None:
+    """Set the number of threads, by `runtime.threads` or what the machine offers, and exact float32."""
+    set_threads(threads)
+    exact_float32()
+
+
+def set_threads(threads: int | None) -> None:
+    """Have torch use this many threads, or (None) as many as the machine offers to this process."""
+    torch.set_num_threads(number_of_threads(threads))
+
+
+def exact_float32() -> None:
+    """Have a GPU compute float32 as float32. By default torch rounds the inputs of convolutions to 10 bits (TF32)."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

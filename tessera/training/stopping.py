@@ -1,0 +1,40 @@
+"""Signals that ask a training to stop."""
+
+from __future__ import annotations
+
+import signal
+
+import torch
+
+from tessera.distributed import largest_over_processes
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequest:
+    """Notes SIGINT, SIGTERM and SIGHUP while it is entered, so that the loop can save its state before it stops.
+
+    A signal that the process ignores stays ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for its
+    background jobs. A second signal of the same kind has the effect that it had before, without waiting for the loop.
+    """
+
+    def __enter__(self) -> StopRequest:
+        self.signal: int | None = None
+        # None stands for a handler that was not set by Python, which Python could not set again.
+        found = {number: signal.getsignal(number) for number in SIGNALS}
+        self._previous = {number: old for number, old in found.items() if old not in (signal.SIG_IGN, None)}
+        for number in self._previous:
+            signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        self.signal = number
+        signal.signal(number, self._previous[number])
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def agreed(self, device: torch.device) -> int | None:
+        """The signal that any process has received, or None; the same answer on every process."""
+        return largest_over_processes(self.signal or 0, device) or None

@@ -1,0 +1,85 @@
+"""Parameters of stage 1 that do not go together are refused with the reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from tessera.errors import UserError
+
+REFUSED = {
+    ("fsq", "gradient_estimator"): ("fsq.gradient_estimator: does not apply, since rounding passes the gradient"),
+    ("lfq", "gradient_estimator"): "lfq.gradient_estimator: does not apply, since a sign passes the gradient",
+    ("bsq", "gradient_estimator"): "bsq.gradient_estimator: does not apply, since a sign passes the gradient",
+    ("gumbel", "gradient_estimator"): "gumbel.gradient_estimator: does not apply, since the gradient goes through",
+    ("ibq", "gradient_estimator"): "ibq.gradient_estimator: does not apply, since the gradient goes through",
+    ("soft_em", "gradient_estimator"): "soft_em.gradient_estimator: does not apply, since the decoder gets the mean",
+}
+
+
+@pytest.mark.parametrize(("place", "message"), REFUSED.items())
+def test_an_estimator_that_does_not_apply_is_refused_with_the_reason(params, place, message) -> None:
+    with pytest.raises(UserError, match=message):
+        params({f"stage1_vqvae.quantizer.{place[0]}.{place[1]}": "rotation"})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("gumbel", {}, "its codes do not approximate vectors"),
+        ("ibq", {}, "not the nearest"),
+        ("bsq", {}, "the residual of a unit vector is not a unit vector"),
+        ("vq", {"distance": "cosine"}, "the residual of a unit vector is not a unit vector"),
+        ("vq", {"projection_dim": 2}, "the residual would leave the projection"),
+    ],
+)
+def test_a_residual_that_makes_no_sense_is_refused_with_the_reason(params, name, changes, reason) -> None:
+    quantizer = {"name": name, name: changes}
+    params({"stage1_vqvae.quantizer.residual.quantizer": quantizer})  # only the chosen quantizer must make sense
+    with pytest.raises(UserError, match=rf"stage1_vqvae.quantizer.residual: .*quantizer {name}: .*{reason}"):
+        params({"stage1_vqvae.quantizer.name": "residual"})
+
+
+def test_a_codebook_that_nothing_would_train_is_refused(params) -> None:
+    vq = "stage1_vqvae.quantizer.vq."
+    learned = {vq + "codebook_update": "gradient", vq + "codebook_cost": 0.0}
+    with pytest.raises(
+        UserError, match=r"quantizer.vq: nothing would train the codes: rotation passes them no gradient"
+    ):
+        params({**learned, vq + "gradient_estimator": "rotation"})
+    params({**learned, vq + "gradient_estimator": "diveq"})
+    params({**learned, vq + "entropy_bonus": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("outer", "name", "remedy"),
+    [
+        ("residual", "residual", "raise depth"),
+        ("residual", "grouped", "inside the groups"),
+        ("grouped", "grouped", "raise groups"),
+    ],
+)
+def test_a_nesting_that_another_says_better_is_refused_with_that_other(params, outer, name, remedy) -> None:
+    with pytest.raises(UserError, match=rf"stage1_vqvae.quantizer.{outer}.quantizer.name: {name} cannot .*{remedy}"):
+        params({f"stage1_vqvae.quantizer.{outer}.quantizer.name": name})
+
+
+def test_a_quantizer_inside_another_takes_what_it_does_not_give_from_the_sections_around_it(params) -> None:
+    quantizer = "stage1_vqvae.quantizer."
+    inner = {"name": "vq", "codebook_size": 3, "vq": {"entropy_bonus": 0.5}}
+    found = params(
+        {
+            quantizer + "residual.quantizer": inner,
+            quantizer + "vq.codebook_cost": 0.25,
+            quantizer + "vq.entropy_bonus": 0.0,
+            quantizer + "codebook_size": 7,
+            quantizer + "codebook_dim": 5,
+        }
+    ).stage1_vqvae.quantizer.residual.quantizer.vq
+    own_section, own_shared, outer_section, outer_shared = 0.5, 3, 0.25, 5
+    values = (found.entropy_bonus, found.codebook_size, found.codebook_cost, found.codebook_dim)
+    assert values == (own_section, own_shared, outer_section, outer_shared)
+
+
+def test_draws_from_a_quantizer_that_draws_nothing_are_refused(params) -> None:
+    with pytest.raises(UserError, match=r"extract_codes.draws: 2, .* vq cannot draw codes"):
+        params({"extract_codes.draws": 2})

@@ -1,0 +1,330 @@
+"""Several losses and parameter groups in the one loop: an adversarial pair, and two independent halves."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tessera.errors import UserError
+from tessera.parameters.training import TrainingParams
+from tessera.randomness import generator
+from tessera.training.loop import Trainer
+from tessera.training.optimizer import learning_rate
+from tessera.training.task import Batch, ParameterGroup, Task
+
+
+class Adversaries(nn.Module):
+    """A generator, and a discriminator inside it, as a VQ-VAE will hold one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.scale = nn.Parameter(torch.ones(3))
+        self.discriminator = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, noise: torch.Tensor, real: torch.Tensor, loss: str) -> torch.Tensor | tuple:
+        fake = self.network(noise) * self.scale
+        if loss == "generator":
+            return F.softplus(-self.discriminator(fake)).mean(), {"size": fake.square().mean()}
+        return (F.softplus(self.discriminator(fake)) + F.softplus(-self.discriminator(real))).mean()
+
+
+class Adversarial(Task):
+    criterion = "distance"
+    losses = {"generator": 1.0, "discriminator": 0.0}  # noqa: RUF012
+
+    def __init__(self, params: TrainingParams) -> None:
+        torch.manual_seed(0)
+        self.model, self.params, self.calls = Adversaries(), params, []
+        self.interrupt: Callable[[int], None] = lambda step: None
+        self.poisoned: set[int] = set()
+
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        slow = {"learning_rate_factor": 0.5, "betas": (0.0, 0.9), "weight_decay": 0.0, "gradient_clip": 0.3}
+        return (
+            ParameterGroup("distance", "generator", loss="generator"),
+            ParameterGroup("distance", "discriminator", "discriminator", "discriminator", **slow),
+        )
+
+    def batch(self, step: int, rows: slice) -> Batch:
+        noise = torch.randn(8, 2, generator=generator("noise", step))
+        real = torch.randn(8, 3, generator=generator("real", step)) + 2
+        return {"noise": noise[rows], "real": real[rows] * (math.nan if step in self.poisoned else 1.0)}
+
+    def loss(self, name: str, model: nn.Module, batch: Batch) -> torch.Tensor | tuple:
+        return model(**batch, loss=name)
+
+    def update(self, step: int) -> dict[str, torch.Tensor]:
+        self.calls.append(f"update {step}")
+        self.model.seen += 1
+        self.interrupt(step)
+        return {"seen": self.model.seen}
+
+    def discard(self) -> None:
+        self.calls.append("discard")
+
+    def validate(self) -> dict[str, float]:
+        with torch.no_grad():
+            fake = self.model.network(torch.randn(50, 2, generator=generator("validation"))) * self.model.scale
+        return {"distance": (fake.mean(0) - 2).square().sum().item()}
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.task.model.state_dict().items()}
+
+
+def assert_same(one: Trainer, other: Trainer) -> None:
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+    assert one.progress.to_json() == other.progress.to_json()
+
+
+def interrupt_at(at: int) -> Callable[[int], None]:
+    return lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == at else None
+
+
+def by_hand(params: TrainingParams, seeds: list[dict[str, int]]) -> Adversaries:
+    """The same training written out: each loss differentiated for its own parameters alone."""
+    task = Adversarial(params)
+    model = task.model
+    first = [*model.network.parameters(), model.scale]
+    betas = (params.beta1, params.beta2)
+    generators = torch.optim.AdamW(
+        [
+            {"params": [p for p in first if p.ndim > 1], "weight_decay": params.weight_decay},
+            {"params": [p for p in first if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        betas=betas,
+        fused=True,
+    )
+    second = list(model.discriminator.parameters())
+    discriminators = torch.optim.AdamW(second, betas=(0.0, 0.9), weight_decay=0.0, fused=True)
+    for step, seed in enumerate(seeds):
+        batch, rate = task.batch(step, slice(None)), learning_rate(step, params)
+        rounds = (
+            ("generator", first, generators, 1.0, params.gradient_clip),
+            ("discriminator", second, discriminators, 0.5, 0.3),
+        )
+        for name, parameters, optimizer, factor, clip in rounds:
+            torch.manual_seed(seed[name])
+            result = model(**batch, loss=name)
+            loss = result[0] if isinstance(result, tuple) else result
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.grad = gradient
+            nn.utils.clip_grad_norm_(parameters, clip)
+            for part in optimizer.param_groups:
+                part["lr"] = rate * factor
+            optimizer.step()
+    return model
+
+
+def test_each_group_is_updated_by_its_own_loss_and_settings_alone(trained, training) -> None:
+    from tessera.randomness import seed_of
+
+    params = training(validate_every=10)
+    seeds = [{name: seed_of("step", 0, step, 0, name) for name in Adversarial.losses} for step in range(10)]
+    expected = by_hand(params, seeds).state_dict()
+    found = weights(trained(Adversarial(params)))
+    assert found.pop("seen") == 10
+    for name, tensor in found.items():
+        # The loop sums the norm of the generator's gradients in the order of its parameters.
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_no_gradient_of_a_loss_reaches_the_parameters_of_another(trained, training, monkeypatch) -> None:
+    seen: list[tuple[str, set[str]]] = []
+    backward = torch.Tensor.backward
+    task = Adversarial(training(steps=2, warmup_steps=1, validate_every=2))
+    loss = Adversarial.loss
+
+    def noted(self: Adversarial, name: str, model: nn.Module, batch: Batch) -> Any:
+        needing = {key.split(".")[0] for key, p in self.model.named_parameters() if p.requires_grad}
+        seen.append((name, needing))
+        return loss(self, name, model, batch)
+
+    def checked(tensor: torch.Tensor) -> None:
+        before = {key: p.grad for key, p in task.model.named_parameters()}
+        backward(tensor)
+        changed = {key.split(".")[0] for key, p in task.model.named_parameters() if p.grad is not before[key]}
+        assert changed == seen[-1][1]
+
+    monkeypatch.setattr(Adversarial, "loss", noted)
+    monkeypatch.setattr(torch.Tensor, "backward", checked)
+    trained(task)
+    assert seen == [("generator", {"network", "scale"}), ("discriminator", {"discriminator"})] * 2
+    assert all(parameter.requires_grad for parameter in task.model.parameters())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+@pytest.mark.parametrize("at", [0, 4, 9])
+def test_an_adversarial_run_that_was_stopped_goes_on_to_the_very_same_end(trained, training, at, decay) -> None:
+    params = training(weight_ema_decay=decay)
+    whole = trained(Adversarial(params), "whole")
+    stopped = Adversarial(params)
+    stopped.interrupt = interrupt_at(at)
+    with pytest.raises(SystemExit):
+        trained(stopped, "stopped")
+    resumed = trained(Adversarial(params), "stopped")
+    assert f"update {at}" not in resumed.task.calls
+    assert_same(whole, resumed)
+
+
+def test_curves_of_several_losses_have_columns_of_each(trained, training) -> None:
+    row = trained(Adversarial(training())).progress.train[-1]
+    assert list(row) == [
+        *("step", "loss", "generator", "discriminator", "size", "seen", "learning_rate"),
+        *("grad_norm_generator", "grad_norm_discriminator"),
+    ]
+    assert row["loss"] == row["generator"]  # by the weights 1 and 0
+
+
+def test_groups_of_one_criterion_are_chosen_at_one_step(trained, training) -> None:
+    progress = trained(Adversarial(training())).progress
+    assert list(progress.choices) == ["distance"] and "best_step_generator" not in progress.validation[-1]
+    assert progress.metrics == {"distance": progress.choices["distance"].best}
+
+
+def test_a_gradient_that_is_not_finite_skips_the_update_of_its_own_group(trained, training, capsys) -> None:
+    params = training(steps=5, final_learning_rate_fraction=1.0, validate_every=5)
+    task, clean = Adversarial(params), Adversarial(training(steps=4, final_learning_rate_fraction=1.0))
+    task.poisoned = {4}  # the real samples, which only the discriminator sees
+    found, before = weights(trained(task, "poisoned")), weights(trained(clean, "clean"))
+    moved = {name for name, tensor in found.items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"network", "scale"}
+    assert task.calls[-1] == "discard" and task.calls.count("discard") == 1
+    assert "step 5: the gradient of discriminator is not finite; the update is skipped" in capsys.readouterr().err
+
+
+def test_a_group_whose_gradients_stay_non_finite_ends_the_run(trained, training) -> None:
+    task = Adversarial(training(steps=30))
+    task.poisoned = set(range(5, 30))
+    with pytest.raises(UserError, match="step 15: 10 steps in a row without a finite gradient of discriminator"):
+        trained(task)
+
+
+class Halves(Task):
+    """Two networks that share nothing, with losses and criteria of their own."""
+
+    criterion = "left"
+    losses = {"loss_left": 1.0, "loss_right": 3.0}  # noqa: RUF012
+
+    def __init__(self, params: TrainingParams, left: list[float], right: list[float]) -> None:
+        torch.manual_seed(0)
+        self.params, self.values = params, {"left": left, "right": right}
+        self.model = Both()
+        self.validations, self.interrupt = 0, lambda step: None
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        return tuple(ParameterGroup(name, name, name, f"loss_{name}") for name in ("left", "right"))
+
+    def batch(self, step: int, rows: slice) -> Batch:
+        return {"x": torch.randn(8, 3, generator=generator("x", step))[rows]}
+
+    def loss(self, name: str, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return model(**batch, half=name.removeprefix("loss_"))
+
+    def update(self, step: int) -> dict[str, torch.Tensor]:
+        self.interrupt(step)
+        return {}
+
+    def validate(self) -> dict[str, float]:
+        """The values that it was given, by the number of the validation: a function of the step alone."""
+        place = next((i for i, w in enumerate(self.weights) if same(w, self.model.state_dict())), None)
+        if place is None:
+            self.weights.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+            place = self.validations
+            self.validations += 1
+        return {name: values[place] for name, values in self.values.items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+class Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 1), nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+    def forward(self, x: torch.Tensor, half: str) -> torch.Tensor:
+        return (getattr(self, half)(x) - 1).square().mean()
+
+
+def chosen(trainer: Trainer) -> dict[str, tuple[float, int, int]]:
+    return {name: (c.best, c.best_step, c.stale) for name, c in trainer.progress.choices.items()}
+
+
+@pytest.fixture
+def halves(training) -> Callable[[], Halves]:
+    """A run in which the left half is best at step 2 and stops at step 6, and the right half stops at step 12."""
+    params = training(steps=40, validate_every=2, patience=2)
+    left, right = [1.0, 2.0, 1.5, 0.0, 0.0, 0.0, 7.0], [5.0, 4.0, 6.0, 3.0, 3.5, 3.25, 8.0]
+    return lambda: Halves(params, [*left], [*right])
+
+
+def test_each_half_has_a_best_step_and_patience_of_its_own(trained, halves) -> None:
+    task = halves()
+    trainer = trained(task)
+    assert chosen(trainer) == {"left": (1.0, 2, 2), "right": (3.0, 8, 2)}
+    assert trainer.progress.step == 12 and trainer.progress.finished
+    found = weights(trainer)
+    for name, tensor in found.items():  # buffers too: the right half has statistics of its batches
+        best = task.weights[0 if name.startswith("left") else 3][name]
+        assert torch.equal(tensor, best), name
+    lefts = [w["left.weight"] for w in task.weights]
+    assert not torch.equal(lefts[1], lefts[2]) and torch.equal(lefts[2], lefts[5])  # stopped at step 6
+    rows = trainer.progress.train
+    assert "loss_left" in rows[5] and "loss_left" not in rows[6] and "grad_norm_left" not in rows[6]
+    assert rows[5]["loss"] == pytest.approx((rows[5]["loss_left"] + 3 * rows[5]["loss_right"]) / 4)
+    assert rows[6]["loss"] == rows[6]["loss_right"]
+    best = [(row["best_step_left"], row["best_step_right"]) for row in trainer.progress.validation]
+    assert best == [(2, 2), (2, 4), (2, 4), (2, 8), (2, 8), (2, 8)]
+    assert trainer.progress.metrics == {"left": 7.0, "right": 8.0}  # measured again, with the best of both
+
+
+@pytest.mark.parametrize("at", [3, 6, 8, 11])
+def test_halves_that_were_stopped_go_on_to_the_very_same_end(trained, halves, at) -> None:
+    whole = trained(halves(), "whole")
+    stopped = halves()
+    stopped.interrupt = interrupt_at(at)
+    with pytest.raises(SystemExit):
+        trained(stopped, "stopped")
+    again = halves()
+    again.weights, again.validations = stopped.weights, stopped.validations
+    assert_same(whole, trained(again, "stopped"))
+
+
+def test_a_half_is_trained_as_if_the_other_were_not_there(trained, training) -> None:
+    params = training(steps=6, validate_every=6)
+    found = []
+    for rate in (1.0, 1e3):
+        task = Halves(params, [1.0, 1.0], [1.0, 1.0])
+        task.model.right[0].weight.data.mul_(rate)
+        found.append(weights(trained(task, str(rate))))
+    assert torch.equal(found[0]["left.weight"], found[1]["left.weight"])
+    assert not torch.equal(found[0]["right.0.weight"], found[1]["right.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([("a", "left", "loss_left"), ("a", "right", "loss_right")], "one name"),
+        ([("a", "left", "loss_left"), ("b", "right", "loss_left")], "the losses are"),
+        ([("a", "left", "loss_left"), ("b", "right.0", "loss_right")], "right.1.weight belongs to no parameter group"),
+    ],
+)
+def test_groups_that_do_not_fit_the_task_are_refused(trained, training, groups, message) -> None:
+    task = Halves(training(), [1.0], [1.0])
+    task.groups = lambda: tuple(ParameterGroup("left", name, module, loss) for name, module, loss in groups)
+    with pytest.raises(ValueError, match=message):
+        trained(task)

@@ -1,0 +1,70 @@
+"""Signals during a training: noted, given back, and left alone where they are ignored."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera.training.stopping import SIGNALS, StopRequest
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_dispositions() -> Iterator[None]:
+    """What each signal does is put back after the test."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_its_handler_given_back(number: signal.Signals) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequest() as stop:
+        assert stop.agreed(CPU) is None
+        os.kill(os.getpid(), number)
+        assert stop.agreed(CPU) == number
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_second_signal_has_the_effect_that_it_had_before() -> None:
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("ignored", SIGNALS)
+def test_an_ignored_signal_stays_ignored_and_the_others_are_noted(ignored: signal.Signals) -> None:
+    signal.signal(ignored, signal.SIG_IGN)
+    with StopRequest() as stop:
+        assert signal.getsignal(ignored) == signal.SIG_IGN
+        os.kill(os.getpid(), ignored)
+        assert stop.agreed(CPU) is None
+        for number in set(SIGNALS) - {ignored}:
+            os.kill(os.getpid(), number)
+            assert stop.agreed(CPU) == number
+    assert signal.getsignal(ignored) == signal.SIG_IGN
+
+
+def test_a_process_that_was_started_in_the_background_ignores_what_its_shell_ignored() -> None:
+    code = (
+        "import os, signal\nfrom tessera.training.stopping import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    assert stop.signal is None\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert stop.signal == signal.SIGTERM\n"
+    )
+    command = ["sh", "-c", 'trap "" INT HUP; exec "$0" -c "$1"', sys.executable, code]
+    root = str(Path(__file__).parents[3])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

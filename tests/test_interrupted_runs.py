@@ -1,0 +1,132 @@
+"""Runs that are interrupted and started again, and a second run beside the first."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from whole_runs import Environment, by_hand, column, copies, run, set_processes, succeed, torchrun, wait_for
+
+pytestmark = pytest.mark.slow
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def environment(repository: Path) -> Environment:
+    return by_hand(repository)
+
+
+@pytest.fixture
+def long_run(in_tmp: Path, write_params: Write, write_prepared: Write) -> list[Path]:
+    """Two folders with the same run, which takes a few seconds and saves a state every 50 of its 600 steps."""
+    write_prepared()
+    write_params(
+        {
+            "stage1_vqvae.training.steps": 600,
+            "stage1_vqvae.training.batch_size": 16,
+            "stage1_vqvae.training.validate_every": 200,
+            "stage1_vqvae.training.weight_ema_decay": 0.99,
+            "runtime.save_every": 50,
+            "runtime.log_every": 20,
+        }
+    )
+    return copies(in_tmp, "whole", "stopped")
+
+
+def saved(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob(".state/train_vqvae/*/step-*"))
+
+
+def lock_is_free(folder: Path) -> bool:
+    """Whether no process uses the run's folder any more."""
+    (lock,) = folder.glob(".state/train_vqvae/*/lock")
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def interrupt(folder: Path, command: list[str], environment: Environment, number: signal.Signals) -> tuple[int, str]:
+    """Start a run, send a signal to its process group once it has saved a state, and wait for its end.
+
+    torchrun's processes are not in the group: their launcher passes signals on. Returns the exit status and what was
+    printed.
+    """
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: bool(saved(folder)) or process.poll() is not None, "no state was saved")
+    os.killpg(process.pid, number)
+    error = process.communicate(timeout=60)[1]
+    wait_for(lambda: lock_is_free(folder), "the run did not end")
+    return process.returncode, error
+
+
+MODULE = ["-m", "stage1_vqvae.train"]
+LAUNCHERS = {
+    "python": [sys.executable, *MODULE],
+    "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", *MODULE],
+    "torchrun": [*torchrun(2), *MODULE],
+    "two processes": [sys.executable, *MODULE],
+}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        ("python", signal.SIGINT),
+        ("python", signal.SIGTERM),
+        ("python", signal.SIGKILL),
+        ("accelerate", signal.SIGINT),
+        ("torchrun", signal.SIGINT),
+        ("two processes", signal.SIGINT),
+        ("two processes", signal.SIGKILL),
+    ],
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(
+    long_run: list[Path], environment: Environment, launcher: str, number: signal.Signals
+) -> None:
+    whole, stopped = long_run
+    environment = environment | {"ACCELERATE_USE_CPU": "1"}
+    command = LAUNCHERS[launcher]
+    for folder in (whole, stopped):
+        set_processes(folder, 2 if launcher == "two processes" else None)
+    succeed(whole, command, environment)
+    code, error = interrupt(stopped, command, environment, number)
+    assert code != 0, error
+    if launcher in ("python", "two processes") and number != signal.SIGKILL:
+        assert code == 128 + number
+    # Of two processes only the one that started them was killed. They notice, save and end.
+    if number != signal.SIGKILL or launcher == "two processes":
+        number = signal.SIGTERM if number == signal.SIGKILL else number
+        assert f"stopped by {number.name}; the same command goes on from here" in error
+    assert "step-000000600" not in saved(stopped) and not (stopped / "models").exists()
+    done = run(stopped, command, environment)
+    assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
+    found = [load_file(folder / "models/vqvae/model.safetensors") for folder in (whole, stopped)]
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], rtol=0, atol=1e-5, msg=name)
+    assert column(whole, "train_vqvae", "loss") == pytest.approx(column(stopped, "train_vqvae", "loss"), abs=1e-5)
+
+
+def test_a_second_run_beside_the_first_is_refused(long_run: list[Path], environment: Environment) -> None:
+    folder, command = long_run[0], LAUNCHERS["python"]
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL) as first:
+        wait_for(lambda: bool(list(folder.glob(".state/train_vqvae/*/lock"))), "no lock was made")
+        wait_for(lambda: not lock_is_free(folder), "the lock is free")
+        first.send_signal(signal.SIGSTOP)  # it would else be done before the second has imported its packages
+        second = run(folder, command, environment)
+        first.send_signal(signal.SIGCONT)
+        assert second.returncode == 2
+        assert f"process {first.pid} is already running this very stage" in second.stderr
+        assert first.wait(timeout=120) == 0

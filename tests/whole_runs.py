@@ -1,0 +1,74 @@
+"""Runs of entry points as whole processes, for the tests that start them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tessera.launch.parents import DVC_STAGE, LAUNCHER_PID, LAUNCHER_VARIABLES
+
+Environment = dict[str, str]
+
+
+def by_hand(repository: Path) -> Environment:
+    """The environment of a run that was started by hand, with one thread. `python` is the tests' own interpreter."""
+    hidden = {*LAUNCHER_VARIABLES, LAUNCHER_PID, DVC_STAGE, "DVC_ROOT", "RANK", "MASTER_ADDR", "ACCELERATE_USE_CPU"}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    return kept | {"PATH": path, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(processes: int) -> list[str]:
+    """The beginning of a command that starts several processes by torchrun."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+
+
+def run(folder: Path, command: list[str], environment: Environment) -> subprocess.CompletedProcess:
+    """Run a command to its end, and keep what it prints."""
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def succeed(folder: Path, command: list[str], environment: Environment) -> None:
+    """Run a command that must not fail."""
+    done = run(folder, command, environment)
+    assert done.returncode == 0, done.stderr
+
+
+def copies(here: Path, *names: str) -> list[Path]:
+    """Copy a folder with its parameters, data and models, once for each name."""
+    made = []
+    for name in names:
+        folder = here.with_name(f"{here.name}_{name}")
+        shutil.copytree(here, folder)
+        made.append(folder)
+    return made
+
+
+def set_processes(folder: Path, count: int | None) -> None:
+    """Set runtime.processes in a folder's params.yaml."""
+    params = json.loads((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["runtime"]["processes"] = count
+    (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
+
+
+def column(folder: Path, stage: str, name: str) -> list[float]:
+    """One column of a stage's train.csv."""
+    with (folder / "results" / stage / "train.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait until a condition holds; fail with `what` after some seconds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.02)
