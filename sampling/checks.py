@@ -88,6 +88,6 @@ def null_label(labels: torch.Tensor | None, prior: Prior, settings: Settings | N
     guided = settings is not None and settings.guided(range(len(prior.layout.levels)))
     if guided or labels is None or (labels == prior.num_classes).any():
         raise UserError(
-            "this prior was trained with label_dropout 0 and does not know the null label: give every image a "
-            "class, and guidance_scale 1; or train it with label_dropout above 0"
+            "this prior was trained with label_dropout 0 and does not know the null label: give every image a class "
+            '(labels="each" gives the classes in turn), and guidance_scale 1; or train it with label_dropout above 0'
         )

@@ -29,8 +29,8 @@ class Settings:
         guidance_scale: see `sampling.choose.guide`; 1 means no guidance.
         guidance_schedule: "constant", or "linear": the scale then rises from 1 at an image's first code to
             `guidance_scale` at its last.
-        decoding_steps: number of forward passes in which a masked prior fills in the codes of an image. As the link of a
-            chain, it takes so many for its level.
+        decoding_steps: number of forward passes in which a masked prior fills in the codes of an image, or of its level
+            if it is the link of a chain.
         choice_temperature: scale of the Gumbel noise that a masked prior adds to each code's confidence. It falls
             linearly to 0 over the forward passes.
     """
