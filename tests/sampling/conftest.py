@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sampling.pipeline import TwoStagePipeline
 from stage1_vqvae import extract
 from stage1_vqvae.codebooks import initialise_codebooks
 from stage1_vqvae.model import VQVAE
@@ -132,3 +133,15 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         return in_tmp
 
     return make
+
+
+@pytest.fixture
+def pipeline(tiny_run) -> TwoStagePipeline:
+    tiny_run()
+    return TwoStagePipeline.load("models", "cpu")
+
+
+@pytest.fixture
+def pixels(pipeline) -> torch.Tensor:
+    """The test images, uint8."""
+    return open_prepared(paths.PREPARED)["test"].pixels(slice(None))
