@@ -204,6 +204,6 @@ def _explained(error: Exception) -> UserError | None:
         cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torch's cache of compiled code")
         return UserError(
             f"torch.compile failed ({reason}); set compile to false in the stage's training section, install a C++ "
-            f"compiler if there is none, or delete {cache}: a run that was killed may have left an unfinished file there"
+            f"compiler if there is none, or delete {cache}: a run that was killed may have left half a file there"
         )
     return None
