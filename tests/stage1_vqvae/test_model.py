@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from shipped import parameters
 
 from stage1_vqvae.codebooks import initialise_codebooks, re_estimate_codebooks
 from stage1_vqvae.model import VQVAE, load_vqvae
@@ -37,24 +38,9 @@ def config(
         "residual_blocks": 1,
         "residual_channels": 4,
     }
-    values = {
-        "codebook_size": sizes if isinstance(sizes, int) else list(sizes),
-        "codebook_dim": 4,
-        "codebook_update": "ema",
-        "ema_decay": 0.9,
-        "ema_epsilon": 1e-5,
-        "commitment_cost": 0.25,
-        "codebook_cost": 1.0,
-        "projection_dim": None,
-        "distance": "euclidean",
-        "entropy_bonus": 0.0,
-        "entropy_temperature": 1.0,
-        "diveq_variance": 0.0,
-        "gradient_estimator": "straight_through",
-        "start": "kmeans",
-        "kmeans_rounds": 3,
-        "revival_threshold": 0.02,
-    }
+    size = sizes if isinstance(sizes, int) else list(sizes)
+    changes = {"codebook_size": size, "codebook_dim": 4, "ema_decay": 0.9, "diveq_variance": 0.0, "kmeans_rounds": 3}
+    values = parameters("stage1_vqvae.quantizer.vq", **changes)
     parameters = {"gaussian": {"fit_images": 4}, "discretized_logistic": {"min_log_scale": -7.0}}
     return {
         "image_shape": list(shape),

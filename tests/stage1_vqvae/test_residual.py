@@ -8,27 +8,18 @@ from typing import Any
 import pytest
 import torch
 import vector_quantize_pytorch as oracle
+from shipped import parameters
 
 from stage1_vqvae.quantizers.build import build_quantizers
 
-VQ: dict[str, Any] = {
-    "codebook_size": 8,
-    "codebook_dim": 4,
-    "projection_dim": None,
-    "distance": "euclidean",
-    "codebook_update": "ema",
-    "ema_decay": 0.9,
-    "ema_epsilon": 1e-5,
-    "commitment_cost": 0.25,
-    "codebook_cost": 1.0,
-    "entropy_bonus": 0.0,
-    "entropy_temperature": 1.0,
-    "gradient_estimator": "straight_through",
-    "diveq_variance": 0.0,
-    "start": "kmeans",
-    "kmeans_rounds": 5,
-    "revival_threshold": 0.0,
-}
+VQ = parameters(
+    "stage1_vqvae.quantizer.vq",
+    codebook_size=8,
+    codebook_dim=4,
+    ema_decay=0.9,
+    diveq_variance=0.0,
+    revival_threshold=0.0,
+)
 
 
 @pytest.fixture(autouse=True)

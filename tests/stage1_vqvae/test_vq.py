@@ -8,29 +8,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from shipped import parameters
 
 from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.search import gather_statistics, nearest
 from stage1_vqvae.quantizers.vq import VectorQuantizer
 
-DEFAULTS: dict[str, Any] = {
-    "codebook_size": 8,
-    "codebook_dim": 4,
-    "codebook_update": "ema",
-    "ema_decay": 0.9,
-    "ema_epsilon": 1e-5,
-    "commitment_cost": 0.25,
-    "codebook_cost": 1.0,
-    "projection_dim": None,
-    "distance": "euclidean",
-    "entropy_bonus": 0.0,
-    "entropy_temperature": 1.0,
-    "diveq_variance": 0.0,
-    "gradient_estimator": "straight_through",
-    "start": "normal",
-    "kmeans_rounds": 5,
-    "revival_threshold": 0.0,
-}
+DEFAULTS = parameters(
+    "stage1_vqvae.quantizer.vq",
+    codebook_size=8,
+    codebook_dim=4,
+    ema_decay=0.9,
+    diveq_variance=0.0,
+    start="normal",
+    revival_threshold=0.0,
+)
 
 
 @pytest.fixture(autouse=True)
