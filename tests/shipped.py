@@ -16,5 +16,5 @@ def shipped() -> Params:
 
 
 def parameters(path: str, **changes: Any) -> dict[str, Any]:
-    """The values of a section or an option by its dotted path, with changes: `parameters("stage1_vqvae.quantizer.vq")`."""
+    """The values of a section or an option by its dotted path, with changes; "stage1_vqvae.quantizer.vq", for one."""
     return {**shipped().used(path), **changes}

@@ -41,13 +41,13 @@ def config(
     size = sizes if isinstance(sizes, int) else list(sizes)
     changes = {"codebook_size": size, "codebook_dim": 4, "ema_decay": 0.9, "diveq_variance": 0.0, "kmeans_rounds": 3}
     values = parameters("stage1_vqvae.quantizer.vq", **changes)
-    parameters = {"gaussian": {"fit_images": 4}, "discretized_logistic": {"min_log_scale": -7.0}}
+    likelihoods = {"gaussian": {"fit_images": 4}, "discretized_logistic": {"min_log_scale": -7.0}}
     return {
         "image_shape": list(shape),
         "data_variance": 0.25,
         "network": {"name": "conv", "conv": conv},
         "quantizer": {"name": "vq", "vq": values | vq},
-        "likelihood": {"name": likelihood, likelihood: parameters[likelihood]},
+        "likelihood": {"name": likelihood, likelihood: likelihoods[likelihood]},
     }
 
 
