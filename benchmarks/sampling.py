@@ -83,7 +83,7 @@ def make(name: str, precision: str, grid: int) -> Prior:
 def same_tokens(prior: Prior, tokens: torch.Tensor, streams: Streams) -> float:
     """The share of the sampled tokens that full recomputation chooses too, with the same random numbers."""
     logits, uniforms = prior.logits(tokens, None), streams.uniforms(prior.layout.num_tokens)
-    filters = Settings().filters(0)
+    filters = Settings.plain().filters(0)
     chosen = [choose(logits[:, i], uniforms[:, i], **filters) for i in range(tokens.shape[1])]
     return (torch.stack(chosen, 1) == tokens).double().mean().item()
 
@@ -181,7 +181,7 @@ def code() -> str:
 def measure(row: str, batch: int, grid: int, options: argparse.Namespace) -> dict[str, Any]:
     name, precision = row.split(", ")
     prior = make(name, precision, grid)
-    streams, settings = Streams(0, tuple(range(batch)), torch.device("cpu")), Settings()
+    streams, settings = Streams(0, tuple(range(batch)), torch.device("cpu")), Settings.plain()
     actions = {"ours": lambda: generate(prior, None, streams, settings)}
     apart = {}
     if isinstance(prior, Transformer):

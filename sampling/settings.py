@@ -20,7 +20,8 @@ FILTERS = ("temperature", "top_k", "top_p", "min_p")
 class Settings:
     """How codes are chosen. The first five settings take one value, or one for each level, coarsest first.
 
-    With the defaults, images come from exactly the distribution that an autoregressive prior has learned.
+    The defaults are those of params.yaml as it ships. With `Settings.plain()`, images come from exactly the distribution
+    that an autoregressive prior has learned.
 
     Attributes:
         temperature, top_k, top_p, min_p: see `sampling.choose.probabilities`. Codes of codebooks above a prior's
@@ -35,14 +36,19 @@ class Settings:
             linearly to 0 over the forward passes.
     """
 
-    temperature: Each | list[Each] = 1.0
+    temperature: Each | list[Each] = 0.9
     top_k: Each | list[Each] = None
     top_p: Each | list[Each] = None
     min_p: Each | list[Each] = None
-    guidance_scale: Each | list[Each] = 1.0
+    guidance_scale: Each | list[Each] = 2.0
     guidance_schedule: str = "constant"
     decoding_steps: int = 8
     choice_temperature: float = 4.5
+
+    @classmethod
+    def plain(cls) -> Settings:
+        """Temperature 1, no filter, and no guidance."""
+        return cls(temperature=1.0, guidance_scale=1.0)
 
     @classmethod
     def checked(cls, layout: CodeLayout, values: dict[str, Any]) -> Settings:
@@ -94,7 +100,7 @@ class Settings:
 
     def unguided(self) -> Settings:
         """A copy with temperature 1 and without filters or guidance."""
-        plain = Settings()
+        plain = Settings.plain()
         return Settings(**asdict(self) | {name: getattr(plain, name) for name in (*FILTERS, "guidance_scale")})
 
     def _at(self, name: str, level: int) -> Each:

@@ -170,7 +170,9 @@ def masked_tokens(prior, tokens, labels, settings, given, seed, span):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("settings", [Settings(), Settings(guidance_scale=2.5, top_p=0.95)], ids=["plain", "guided"])
+@pytest.mark.parametrize(
+    "settings", [Settings.plain(), Settings(guidance_scale=2.5, top_p=0.95)], ids=["plain", "guided"]
+)
 @every_kind
 def test_decoding_gives_the_tokens_of_recomputation(name, settings, layout, num_classes, random_prior):
     prior, labels = random_prior(name, layout, num_classes), classes_of(12, num_classes)
@@ -195,7 +197,7 @@ def test_an_image_is_the_same_in_any_batch(name, layout, num_classes, random_pri
 @every_kind
 def test_given_tokens_are_kept_and_the_others_answer_to_them(name, scale, layout, num_classes, random_prior):
     prior, labels = random_prior(name, layout, num_classes), classes_of(8, num_classes)
-    whole, settings = generate(prior, labels, streams(2, range(8)), Settings()), Settings(guidance_scale=scale)
+    whole, settings = generate(prior, labels, streams(2, range(8)), Settings.plain()), Settings(guidance_scale=scale)
     given = torch.where(torch.rand(whole.shape) < 0.5, (whole + 1) % layout.codebook_sizes, -1)
     given[0] = whole[0]
     tokens = generate(prior, labels, streams(1, range(8)), settings, given)
@@ -267,7 +269,7 @@ def test_guidance_by_one_is_no_guidance(name, layout, num_classes, random_prior)
 @pytest.mark.parametrize("name", ALL)
 def test_what_is_told_of_the_way_sums_to_one(name, random_prior):
     parts = []
-    generate(random_prior(name), None, streams(0, range(2)), Settings(), tick=parts.append)
+    generate(random_prior(name), None, streams(0, range(2)), Settings.plain(), tick=parts.append)
     assert sum(parts) == pytest.approx(1) and min(parts) > 0
 
 
@@ -286,4 +288,4 @@ def test_weights_that_are_nan_are_reported_where_levels_have_unequal_codebooks(n
     for parameter in prior.parameters():
         parameter.data.fill_(torch.nan)
     with pytest.raises(UserError, match="NaN"):
-        generate(prior, None, streams(0, range(3)), Settings())
+        generate(prior, None, streams(0, range(3)), Settings.plain())

@@ -30,7 +30,9 @@ def prior(prior_arguments):
     return prior.double().eval()
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(top_p=0.9, temperature=[1.0, 0.5])], ids=["plain", "set"])
+@pytest.mark.parametrize(
+    "settings", [Settings.plain(), Settings(top_p=0.9, temperature=[1.0, 0.5])], ids=["plain", "set"]
+)
 def test_masked_decoding_chooses_alike_however_many_at_once(settings, prior, monkeypatch):
     labels = torch.arange(5) % 3
     whole = generate(prior, labels, streams(5), settings)
@@ -48,7 +50,7 @@ def test_masked_decoding_knows_a_cosine_of_its_codes_after_each_step(steps, prio
         return original(self, tokens, masked, *arguments)
 
     monkeypatch.setattr(type(prior), "predict", noted)
-    generate(prior, torch.zeros(3, dtype=torch.int64), streams(3), Settings(decoding_steps=steps))
+    generate(prior, torch.zeros(3, dtype=torch.int64), streams(3), Settings(decoding_steps=steps, guidance_scale=1.0))
     count, n = min(steps, LAYOUT.num_tokens), LAYOUT.num_tokens
     assert len(unknown) == count and unknown[0] == [n] * 3
     for step, left in enumerate(unknown[1:], 1):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
 import torch
+from shipped import parameters
 
 from sampling.generate import generate
 from sampling.pipeline import TwoStagePipeline
@@ -161,10 +163,17 @@ def test_images_and_masks_of_another_kind_are_refused(pipeline, call):
         call(pipeline, torch.zeros(2, 1, 8, 8))
 
 
-def test_settings_that_are_left_out_are_those_of_the_learned_distribution(pipeline):
+def test_settings_that_are_left_out_are_those_of_params_yaml(pipeline):
+    names = [field.name for field in fields(Settings)]
+    shipped = {name: value for name, value in parameters("sampling").items() if name in names}
+    assert asdict(Settings()) == shipped
+    assert torch.equal(pipeline.generate(4, "each", **shipped), pipeline.generate(4, "each"))
+
+
+def test_plain_settings_are_the_learned_distribution():
     plain = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "guidance_scale": 1.0}
-    assert torch.equal(pipeline.generate(4, **plain), pipeline.generate(4))
-    assert Settings(temperature=0.5, top_k=3, guidance_scale=2.0).unguided() == Settings()
+    assert {name: asdict(Settings.plain())[name] for name in plain} == plain
+    assert Settings(temperature=0.5, top_k=3, guidance_scale=2.0).unguided() == Settings.plain()
 
 
 # Strides and codebook sizes of a run, by the label of a prior.
@@ -260,7 +269,8 @@ def test_a_null_label_that_was_never_shown_is_not_used(tiny_run, raw_params):
         with pytest.raises(UserError, match="trained with label_dropout 0"):
             refused()
     classes = [0] * len(pixels)
-    assert len(pipeline.generate(2, "each")) == 2 and len(pipeline.complete(images, mask, classes)) == len(images)
+    assert len(pipeline.generate(2, "each", guidance_scale=1.0)) == 2
+    assert len(pipeline.complete(images, mask, classes, guidance_scale=1.0)) == len(images)
     pipeline.log_likelihood(pixels, classes)
     pipeline.log_likelihood(pixels, class_probabilities=[0.5, 0.25, 0.25])
 

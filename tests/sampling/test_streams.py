@@ -42,7 +42,7 @@ def test_frequencies_of_sequences_are_their_probabilities(monkeypatch):
     grid = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
     pairs = torch.cartesian_prod(grid, grid)
     monkeypatch.setattr(Streams, "uniforms", lambda self, count, *purpose: pairs)
-    tokens = generate(Table(0), None, streams(0, range(len(pairs))), Settings())
+    tokens = generate(Table(0), None, streams(0, range(len(pairs))), Settings.plain())
     share = torch.bincount(tokens[:, 0] * 2 + tokens[:, 1], minlength=4).double() / len(tokens)
     assert share.tolist() == pytest.approx([0.27, 0.03, 0.07, 0.63], abs=1e-9)
 
@@ -50,8 +50,8 @@ def test_frequencies_of_sequences_are_their_probabilities(monkeypatch):
 def test_guidance_one_runs_no_null_rows_and_is_no_guidance():
     guided, plain = Table(2), Table(2)
     labels = torch.arange(50) % 2
-    one = generate(plain, labels, streams(0, range(50)), Settings())
-    near = generate(guided, labels, streams(0, range(50)), Settings(guidance_scale=1.0 + 1e-12))
+    one = generate(plain, labels, streams(0, range(50)), Settings.plain())
+    near = generate(guided, labels, streams(0, range(50)), Settings(temperature=1.0, guidance_scale=1.0 + 1e-12))
     assert plain.rows == [50] and guided.rows == [100]
     assert torch.equal(one, near)
 
@@ -80,4 +80,4 @@ def test_uniforms_are_uniform():
 def test_a_prior_that_breaks_is_reported_not_sampled():
     prior = Table(0, constant=torch.nan)
     with pytest.raises(UserError, match="NaN"):
-        generate(prior, None, streams(0, range(3)), Settings())
+        generate(prior, None, streams(0, range(3)), Settings.plain())
