@@ -20,8 +20,8 @@ FILTERS = ("temperature", "top_k", "top_p", "min_p")
 class Settings:
     """How codes are chosen. The first five settings take one value, or one for each level, coarsest first.
 
-    The defaults are those of params.yaml as it ships. With `Settings.plain()`, images come from exactly the distribution
-    that an autoregressive prior has learned.
+    The defaults are those of params.yaml as it ships. With `Settings.plain()`, images come from exactly the
+    distribution that an autoregressive prior has learned.
 
     Attributes:
         temperature, top_k, top_p, min_p: see `sampling.choose.probabilities`. Codes of codebooks above a prior's
