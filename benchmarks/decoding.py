@@ -1,10 +1,11 @@
-"""What one token costs: products with fixed weights, and one query's attention, ours against torch's own.
+"""Measures what one token costs: products with fixed weights, and the attention of one query, ours and torch's own.
 
     python benchmarks/decoding.py [--repeats 11] [--json FILE]
 
-Products: the four of a transformer's layer of width 256, eight layers one after another, so that weights come from
-where they would; `F.linear` against `Product`, microseconds a layer. Attention: 8 heads of 32, after so many positions,
-eight layers likewise; `scaled_dot_product_attention` against `KVCache.ask`. Interleaved; medians (quartiles).
+Products: `F.linear` and `Product`, for the four products of a transformer layer of width 256. Attention:
+`scaled_dot_product_attention` and `KVCache.ask`, for 8 heads of width 32, after so many positions. Both run eight
+layers one after another, so that weights are read from where decoding would read them. Times are microseconds per
+layer, as medians and quartiles; the methods are timed in turn.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""Every prior on the codes of one VQ-VAE: one dataset, so many minutes of training each.
+"""Compares every prior on the codes of one VQ-VAE: one dataset, the same minutes of training for each.
 
     python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8] [--only NAME ...] [--grids FOLDER]
 
-These presets have one level, where a chain is its only link: it has no row. Runs the product's own stages in --folder,
-which is kept: `prepare`, `train_vqvae`, `extract_codes`, `train_classifier` of the preset once; then, for each prior,
-as many steps as fit into --minutes (a step is timed first; compiling and validating come on top; the schedule stretched
-over them, the weights that validate best kept), `sample` and `evaluate`, and completions (benchmarks/completion.py). A
-row a prior, on the test split; a row that --rows holds is not run again: give another file to measure again. Prints the
-table in markdown; --grids keeps the grids of each, and PRESET.png, two samples per class, one row per prior, in the
-table's order, and PRESET_completed.png: test images, what is given of them, and what each trained prior makes of that.
+It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. Then
+each prior is trained for as many steps as fit into --minutes: a step is timed first; compilation and validation come on
+top. The learning rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`,
+`evaluate` and completions (benchmarks/completion.py) run. Each prior is a row, measured on the test split. A row that
+the file --rows holds is not run again; give another file to measure again. The presets have one level of codes, where a
+chain is its only link, so a chain has no row.
+
+The script prints the table in markdown. --grids keeps each prior's grids of images, and makes two pictures with a row
+for each prior, in the table's order: PRESET.png has two samples of each class; PRESET_completed.png has test images,
+what is given of them, and what each trained prior makes of that.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ MEASURED_SECONDS = 20
 VALIDATIONS = 8
 NOTHING = argparse.Namespace(complete=None, mask=None, label=None, count=None, output=None)
 WIDTHS = {"layers": 4, "width": 192, "heads": 6, "dropout": 0.1}
-SNAIL = {"channels": 96, "hidden_channels": 96, "kernel_size": 5, "blocks": 2, "residuals": 3, "heads": 6}
+SNAIL = {"width": 96, "channels": 1.0, "hidden": 1.0, "kernel_size": 5, "layers": 2, "residuals": 3, "heads": 6}
 SNAIL |= {"conditioning_blocks": 0, "dropout": 0.1}
 TRAINING = {
     "batch_size": 64,
@@ -63,10 +66,10 @@ TRAINING = {
     "patience": None,
     "weight_ema_decay": 0.0,
 }
-PRIORS: dict[str, dict[str, Any]] = {  # label: name, and what params.yaml's section of it is changed by
+PRIORS: dict[str, dict[str, Any]] = {  # by label: the option's name, and the changes of its section in params.yaml
     "uniform": {"name": "uniform"},
     "counts": {"name": "counts"},
-    "pixelcnn": {"name": "pixelcnn", "layers": 8, "channels": 96, "kernel_size": 5, "dropout": 0.1},
+    "pixelcnn": {"name": "pixelcnn", "layers": 8, "width": 96, "channels": 1.0, "kernel_size": 5, "dropout": 0.1},
     "pixelsnail": {"name": "pixelsnail"} | SNAIL,
     "transformer, gpt2": {"name": "transformer", "architecture": "gpt2"} | WIDTHS,
     "transformer, llama": {"name": "transformer", "architecture": "llama"} | WIDTHS,
@@ -77,7 +80,7 @@ TRAINED = [label for label in PRIORS if label not in ("uniform", "counts")]
 
 
 def changes_of(label: str, steps: int) -> dict[str, Any]:
-    """Changes by dotted path that choose a prior, and train it for so many steps."""
+    """The changes of params.yaml, by dotted path, that choose a prior and train it for so many steps."""
     name, section = PRIORS[label]["name"], PRIOR + PRIORS[label]["name"] + "."
     found = {PRIOR + "name": name} | {section + key: v for key, v in PRIORS[label].items() if key != "name"}
     if label in TRAINED:
@@ -90,7 +93,7 @@ def changes_of(label: str, steps: int) -> dict[str, Any]:
 
 
 def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
-    """How many steps fit, once it is compiled."""
+    """The number of training steps that fit into the minutes, without compilation. It is a multiple of VALIDATIONS."""
     torch.compiler.reset()  # all families share one code object, of which only so many forms are kept
     params, codes = params_of(options, changes_of(label, 1000) | {"runtime.log_every": 1}), open_codes(paths.CODES)
     section = params.stage2_prior.chosen
@@ -112,7 +115,7 @@ def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None
 
 
 def run_once(options: argparse.Namespace) -> None:
-    """The stages before the prior, unless they have been run."""
+    """Runs the stages before the prior, unless their results are there."""
     params = params_of(options)
     for path, stage in (
         (paths.PREPARED, prepare),
@@ -125,7 +128,7 @@ def run_once(options: argparse.Namespace) -> None:
 
 
 def images_per_second(pipeline: TwoStagePipeline, guidance_scale: float, count: int = 256) -> float:
-    """Of the second of two equal batches of `count`."""
+    """The rate of sampling, measured on the second of two equal batches of `count` images."""
     for _ in range(2):
         began = time.perf_counter()
         pipeline.generate(count, guidance_scale=guidance_scale, batch_size=count)
@@ -174,14 +177,14 @@ def file_name(preset: str, label: str) -> str:
 
 
 def cells(path: Path, columns: int) -> torch.Tensor:
-    """The square images of a grid on disk, so many a row: uint8 (rows, columns, 3, size, size)."""
+    """The square images of a grid picture with so many columns: uint8 (rows, columns, 3, size, size)."""
     picture = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).movedim(-1, 0)[:, PADDING:, PADDING:]
     step = picture.shape[-1] // columns
     return picture.unfold(1, step - PADDING, step).unfold(2, step - PADDING, step).movedim(0, 2)
 
 
 def overviews(folder: Path, preset: str, labels: list[str], columns: int) -> None:
-    """All priors in two pictures, from their grids."""
+    """Makes the two pictures of all priors from their grids."""
     names = [file_name(preset, label) for label in labels]
     samples = [cells(folder / f"{name}.png", columns)[:, :2].flatten(0, 1) for name in names]
     save_grid(image_grid(torch.cat(samples), len(samples[0])), folder / f"{preset}.png")
@@ -194,7 +197,7 @@ def overviews(folder: Path, preset: str, labels: list[str], columns: int) -> Non
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, of rows in their order."""
+    """The table of the rows in markdown, in their order."""
     lines = [
         "| prior | parameters | steps | nats/token | rate | total, bits/dim | agreement, default | unguided "
         "| completed | images/s, unguided, guided |",

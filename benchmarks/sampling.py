@@ -1,26 +1,27 @@
-"""How fast are codes sampled? Ours against recomputation, rows so far, and transformers' generate, and the bounds.
+"""Measures how fast codes are sampled, by several methods, and how fast this machine could be.
 
     python benchmarks/sampling.py [ROW ...] [--batch 1 16 64] [--grid 8 16 32] [--repeats 3] [--json FILE]
 
-A row is a prior and a precision. Random weights and codes; all priors without classes, 512 codes. A chain takes what
-its links take, and `uniform` what `counts` does.
+A row is a prior and a precision. Weights and codes are random, there are no classes, and codebooks have 512 codes. A
+chain has no row, because it takes as long as its links; `uniform` has none, because it takes as long as `counts`.
 
-ours: `sampling.generate` of a whole batch of grids, from the first random number to the last code. `same tokens` is the
-share that full recomputation chooses too, with the same random numbers: in bf16, ties fall otherwise.
-recompute: the whole grid anew for each token; timed at single tokens and multiplied (each costs the same).
-rows: all rows so far anew for each token, as rosinality's sampler does, with our model; timed at --places rows from the
-first to the last, each with as much room as its rows need, and summed along straight lines between. Both in the faster
-of two memory layouts.
-generate: `transformers`' own, on the same weights with tables of its own for tokens and logits, with a growing and a
-static cache; for a row in bf16 also in fp32. `logits apart`: ours, token by token, from its whole sequence's on the
-same inputs, at most, in standard deviations of the logits.
-bounds: the FLOPs of the passes, attention left out, at this machine's rate of large matrix products; and the bytes of
-the weights as often as they are used (for each token, or position, or row, or pass of a masked prior) at its rate of
-reading memory: what a cache holds may come faster.
+ours: `sampling.generate` for a whole batch of grids, from the first random number to the last code. `same tokens` is
+    the share of tokens that full recomputation chooses too, with the same random numbers. It is below 1 in bf16, where
+    rounding decides between codes of equal probability.
+recompute: the whole grid is computed again for each token. A few tokens are timed and multiplied, because every token
+    costs the same.
+rows: for each token, all rows so far are computed again, as rosinality's sampler does, with our model. It is timed at
+    --places rows from the first to the last, and interpolated linearly between them.
+generate: the `generate` of `transformers` on the same weights, with tables of its own for tokens and logits, with a
+    growing and with a static cache. A row in bf16 has it in fp32 too. `logits apart` is the largest difference between
+    the logits of our decoder and those of the library's whole sequence, in standard deviations of the logits.
+bounds: two lower bounds of the time. The first is the FLOPs of the forward passes without attention, at this machine's
+    rate of large matrix products. The second is the bytes of the weights, as often as they are used, at its rate of
+    reading memory. What a processor's cache holds may be read faster.
 
-Everything that is whole is timed --repeats times in turn, median (quartiles); what is called slow above, once a place.
-A case that --results holds is not measured again, unless the code has changed since. At the end a table of what it
-holds and was measured now.
+`recompute` and `rows` use the faster of two memory layouts, and are timed once at each place. Everything else is timed
+--repeats times in turn; the median and the quartiles are reported. A case that the file --results holds is not measured
+again, unless the code has changed since. The script ends with a table of all cases.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def make(name: str, precision: str, grid: int) -> Prior:
 
 @torch.inference_mode()
 def same_tokens(prior: Prior, tokens: torch.Tensor, streams: Streams) -> float:
-    """The share of tokens, sampled with the streams, that full recomputation chooses given those before."""
+    """The share of the sampled tokens that full recomputation chooses too, with the same random numbers."""
     logits, uniforms = prior.logits(tokens, None), streams.uniforms(prior.layout.num_tokens)
     filters = Settings().filters(0)
     chosen = [choose(logits[:, i], uniforms[:, i], **filters) for i in range(tokens.shape[1])]
@@ -88,7 +89,7 @@ def same_tokens(prior: Prior, tokens: torch.Tensor, streams: Streams) -> float:
 
 
 def faster_layout(seconds: Callable[[Prior], float], prior: Prior) -> float:
-    """The less of what it takes with weights as they are, and in channels-last."""
+    """The lower of two times: with the weights as they are, and with convolutions in the channels-last layout."""
     if not isinstance(prior, GridPrior):
         return seconds(prior)
     return min(seconds(prior), seconds(copy.deepcopy(prior).to(memory_format=torch.channels_last)))
@@ -102,14 +103,14 @@ def once(action: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def recompute(prior: Prior, batch: int, places: int) -> float:
-    """Seconds of a grid by full recomputation: the median of a few tokens, times all tokens."""
+    """Seconds for a batch of grids by full recomputation: the median time of a few tokens, times all tokens."""
     tokens = torch.randint(CODES, (batch, prior.layout.num_tokens))
     seconds = [once(lambda: prior.logits(tokens, None)[:, 0].argmax(-1)) for _ in range(places)]
     return float(np.median(seconds)) * prior.layout.num_tokens
 
 
 def last_logits(prior: GridPrior, codes: torch.Tensor) -> torch.Tensor:
-    """Logits (B, V) of the first code of the last position of some rows, codes (B, rows, w, d), from all of these."""
+    """Logits (B, V) of the first code of the last position, computed from all codes so far, (B, rows, w, depth)."""
     rows, labels = codes.shape[1], torch.full((len(codes),), prior.num_classes)
     place, label = prior.surroundings[0]([])[:, :, :rows], prior.labels[0](labels)
     grid = prior.grids[0].features(prior.embeddings[0](codes).sum(3).movedim(-1, 1), place, label)
@@ -118,7 +119,7 @@ def last_logits(prior: GridPrior, codes: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def rows_so_far(prior: GridPrior, batch: int, places: int) -> float:
-    """Seconds of a grid by recomputing the rows so far for each token, summed over rows."""
+    """Seconds for a batch of grids if the rows so far are computed again for each token."""
     level = prior.layout.levels[0]
     measured = sorted({round(r) for r in np.linspace(1, level.height, places)})
     seconds = []
@@ -131,9 +132,10 @@ def rows_so_far(prior: GridPrior, batch: int, places: int) -> float:
 
 
 def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], object]], float]:
-    """`generate` on the prior's own blocks with each kind of cache; and how far teacher-forced logits are apart.
+    """The library's `generate` on the prior's own weights with each kind of cache, and `logits apart`.
 
-    That is ours, token by token, against the library's whole sequence: the most, over our logits' standard deviation.
+    The latter is the largest difference between our logits, decoded token by token, and the library's for the whole
+    sequence, in standard deviations of the logits.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -170,7 +172,7 @@ def library(prior: Transformer, batch: int) -> tuple[dict[str, Callable[[], obje
 
 
 def code() -> str:
-    """What the code that is measured hashes to."""
+    """A hash of the code that is measured."""
     own = [REPOSITORY / "sampling" / f"{name}.py" for name in ("choose", "generate", "settings")]
     own += [REPOSITORY / "benchmarks" / f"{name}.py" for name in ("sampling", "sampling_bounds")]
     return code_of(*own, *(REPOSITORY / "stage2_prior" / "priors").rglob("*.py"))
@@ -231,7 +233,10 @@ COLUMNS += ["generate", "same tokens"]
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: a row per case; others' time as a multiple of ours, of `generate` with its faster cache, in fp32."""
+    """A table in markdown with a row for each case.
+
+    Other methods are given as multiples of our time; `generate` in fp32, with the faster of its caches.
+    """
     names = ["row", "grid", "batch", *COLUMNS]
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
 

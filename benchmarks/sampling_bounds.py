@@ -1,4 +1,4 @@
-"""How fast sampling could be on this machine: a prior's arithmetic, the bytes of its weights, and the rates of both."""
+"""Lower bounds of the time of sampling on this machine, from a prior's arithmetic and the bytes of its weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stage2_prior.priors.masked import Masked
 
 
 def machine(dtype: torch.dtype) -> dict[str, float]:
-    """FLOP/s of large matrix products, the faster of torch's own and those of decoding; bytes/s of reading memory."""
+    """This machine's rates: FLOP/s of large matrix products (the faster of two ways), bytes/s of reading memory."""
     a = torch.randn(2048, 2048, dtype=dtype)
     weights = torch.randn(64 * 2**20)  # 256 MB: no cache holds it
     packed = Product(a, None, len(a))
@@ -23,22 +23,22 @@ def machine(dtype: torch.dtype) -> dict[str, float]:
     return {"flops": 2 * 2048**3 / fastest, "bytes": weights.nbytes / times["read"]["low"]}
 
 
-ONCE_A_ROW = (".above.", ".condition.", ".vertical_")  # of the weights of convolutional priors
-ONCE = ("embedding", "token", "place", "label", "wte", "wpe")  # or tables, of which a row is read
+ONCE_A_ROW = (".above.", ".condition.", ".vertical_")  # weights of convolutional priors that are used once a row
+ONCE = ("embedding", "token", "place", "label", "wte", "wpe")  # weights used once, and tables of which a row is read
 
 
 @torch.inference_mode()
 def bounds(prior: Prior, batch: int, rates: dict[str, float]) -> dict[str, float]:
-    """Seconds below which products and convolutions, and reading the weights from memory, cannot come."""
+    """The least seconds that products and convolutions take, and that reading the weights from memory takes."""
     work = work_of(prior, batch)
     return {"arithmetic": work["flops"] / rates["flops"], "weights": work["bytes"] / rates["bytes"]}
 
 
 def work_of(prior: Prior, batch: int) -> dict[str, float]:
-    """FLOPs of products and convolutions of sampling a batch, and bytes of weights as often as they are used."""
+    """What sampling a batch takes: FLOPs of products and convolutions, and bytes of weights, counted at every use."""
     tokens = torch.zeros(batch, prior.layout.num_tokens, dtype=torch.int64)
     passes = Settings().decoding_steps if isinstance(prior, Masked) else 1
-    with FlopCounterMode(display=False) as counter:  # which knows torch's own operators, not those of `Product`
+    with FlopCounterMode(display=False) as counter:  # it counts torch's own operators, not those of `Product`
         if isinstance(prior, Masked):
             prior.predict(tokens, torch.ones_like(tokens, dtype=torch.bool), None)
         else:
@@ -52,7 +52,7 @@ def work_of(prior: Prior, batch: int) -> dict[str, float]:
             times = passes
         elif any(part in f".{name}" for part in ONCE_A_ROW):
             times = level.height
-        else:  # of a transformer down a position's codes each token uses all, of other parts each position
+        else:  # a depth transformer's weights are used for each token, all others for each position
             times = positions * (level.depth if name.startswith("down.") else 1)
         used += p.nbytes * times
     counts = counter.get_flop_counts().get("Global", {})

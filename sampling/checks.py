@@ -1,7 +1,8 @@
-"""What the pipeline refuses at its border. All raise UserError."""
+"""Checks of what users pass to the pipeline. All raise a UserError."""
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,23 +11,34 @@ from sampling.settings import Settings
 from stage2_prior.priors.base import Prior
 from tessera.errors import UserError
 
-SLACK = 1e-3  # beyond [-1, 1], for images that were computed
+SLACK = 1e-3  # how far images may lie outside [-1, 1]: computed ones are rounded
 
 
 def numbers(*named: tuple[str, Any, int]) -> None:
-    """Refuse what is no int, since 1.0 or True would stand for another random stream than 1, or is below its least."""
+    """Refuses values that are not whole numbers, or are below a least one.
+
+    Integers of numpy are whole numbers. True and 1.0 are refused, because they would select another random stream
+    than 1.
+
+    Args:
+        named: name, value and least allowed value, of each number.
+    """
     for name, value, least in named:
-        if type(value) is not int or value < least:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise UserError(f"{name}: expected a whole number of at least {least}, got {value!r}")
 
 
 def sizes(batch_size: Any) -> list[tuple[str, Any, int]]:
-    """A batch size to check, where one is given."""
+    """The argument of `numbers` for a batch size, which may also be None."""
     return [] if batch_size is None else [("batch_size", batch_size, 1)]
 
 
 def probabilities(values: Any, labels: Any, prior: Prior) -> torch.Tensor | None:
-    """Probabilities of the classes, float64 (num_classes,), by which labels are to be summed out, or None."""
+    """The classes' probabilities p(y), float64 (num_classes,), by which labels are summed out; None for None.
+
+    Raises:
+        UserError: they are not probabilities of the prior's classes, or `labels` are given too.
+    """
     if values is None:
         return None
     if labels is not None:
@@ -42,7 +54,10 @@ def probabilities(values: Any, labels: Any, prior: Prior) -> torch.Tensor | None
 
 
 def shape(images: torch.Tensor, expected: tuple[int, int, int], dtype: torch.dtype) -> None:
-    """Refuse images of another shape (C, H, W) or dtype."""
+    """Refuses images of another shape than (B, C, H, W), or of another dtype.
+
+    `expected`: (C, H, W).
+    """
     if images.dtype != dtype or images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
         raise UserError(
             f"images: expected {dtype} (B, {', '.join(map(str, expected))}), got {images.dtype} "
@@ -51,7 +66,7 @@ def shape(images: torch.Tensor, expected: tuple[int, int, int], dtype: torch.dty
 
 
 def in_range(images: torch.Tensor) -> None:
-    """Refuse float images out of [-1, 1]."""
+    """Refuses float images with values outside [-1, 1]."""
     if not (images.amin() >= -1 - SLACK and images.amax() <= 1 + SLACK):
         raise UserError(
             f"images: expected values in [-1, 1], got {images.amin():g} to {images.amax():g}; "
@@ -60,12 +75,19 @@ def in_range(images: torch.Tensor) -> None:
 
 
 def null_label(labels: torch.Tensor | None, prior: Prior, settings: Settings | None = None) -> None:
-    """Refuse what needs the null label (no label, or guidance) of a prior that was never shown it."""
+    """Refuses what needs the null label, if training never showed it to the prior.
+
+    Guidance needs it, and so does an image without a label.
+
+    Args:
+        labels: int64 (B,) or None for the null label.
+        settings: the sampling settings; None if nothing is sampled.
+    """
     if prior.null_label:
         return
     guided = settings is not None and settings.guided(range(len(prior.layout.levels)))
     if guided or labels is None or (labels == prior.num_classes).any():
         raise UserError(
-            "this prior was trained with label_dropout 0 and does not know the null label: give every image a "
-            "class, and guidance_scale 1; or train it with label_dropout above 0"
+            "this prior was trained with label_dropout 0 and does not know the null label: give every image a class "
+            '(labels="each" gives the classes in turn), and guidance_scale 1; or train it with label_dropout above 0'
         )

@@ -1,4 +1,4 @@
-"""Logits and a uniform number to a token: guidance, temperature, top-k, top-p, min-p, inverse CDF. Pure functions."""
+"""Chooses a token from logits and a random number: guidance, temperature, filters, inverse CDF. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import torch
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance of logits (B, V): u + s·(c - u); a value impossible in either stays impossible.
+    """Classifier-free guidance: logits u + s · (c - u), (B, V). A value that is impossible in u or c stays impossible.
 
-    Source: Ho and Salimans 2022, equation 6, with s = 1 + w, on logits.
+    Args:
+        conditional: c, (B, V), given the label.
+        unconditional: u, (B, V), given the null label.
+        scale: s, at least 0. 1 gives c.
+
+    Source: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6 with s = 1 + w, applied to logits.
     """
     impossible = conditional.isneginf() | unconditional.isneginf()
     guided = unconditional + scale * (conditional - unconditional)
@@ -18,16 +23,21 @@ def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) 
 def probabilities(
     logits: torch.Tensor, temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
 ) -> torch.Tensor:
-    """Logits (B, V) to float64 probabilities (B, V) after the filters, in the order temperature, top-k, top-p, min-p.
+    """Probabilities, float64 (B, V), from logits (B, V).
 
-    Each filter sees what the ones before it left, renormalised. `top_k` keeps the k likeliest values (of equals, the
-    lower ones); `top_p` the fewest likeliest values whose mass reaches p; `min_p` those with at least min_p times the
-    likeliest value's probability. None switches a filter off. Temperature must be above 0.
+    Temperature is applied first, then top-k, top-p and min-p. Each filter works on the probabilities that the filters
+    before it left, which are scaled to sum to 1. None switches a filter off.
+
+    Args:
+        temperature: above 0; logits are divided by it.
+        top_k: keeps the k likeliest values. Of equally likely ones, the lower values are kept.
+        top_p: in (0, 1]. Keeps the fewest likeliest values whose probabilities sum to at least p.
+        min_p: in [0, 1). Keeps the values with at least min_p times the probability of the likeliest one.
 
     Source: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p).
     """
     logits = logits.double()
-    if temperature != 1:  # the maximum first, so that a tiny temperature cannot overflow
+    if temperature != 1:  # the maximum is subtracted first, so that a tiny temperature does not overflow
         logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     p = torch.softmax(logits, -1)
     if top_k is None and top_p is None and min_p is None:
@@ -47,17 +57,14 @@ def probabilities(
 
 
 def inverse_cdf(p: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The first value whose cumulative probability passes u; never one of probability 0.
+    """The first value whose cumulative probability exceeds u, int64 (B,). A value of probability 0 is never chosen.
 
     Args:
-        p: float64 (B, V), need not sum to exactly 1.
-        uniforms: float64 (B,) in [0, 1).
-
-    Returns:
-        int64 (B,).
+        p: probabilities, float64 (B, V). They need not sum to exactly 1.
+        uniforms: u, float64 (B,) in [0, 1).
     """
-    # Where p is 0 the sum is taken for 0: rounding may lift a parallel sum there. The largest sum passes any u below 1;
-    # where p is NaN nothing does, and 0 is chosen, since any codebook has it.
+    # A sum that is computed in parallel may rise, by rounding, at a value of probability 0. Such sums are set to 0.
+    # The largest sum exceeds u · (largest sum) for any u below 1. If p is NaN nothing does, and value 0 is chosen.
     cumulative = p.cumsum(-1).masked_fill_(p == 0, 0)
     passed = cumulative > uniforms[:, None] * cumulative.amax(-1, keepdim=True)
     return passed.byte().argmax(-1)
@@ -71,9 +78,13 @@ def choose(
     top_p: float | None,
     min_p: float | None,
 ) -> torch.Tensor:
-    """Pick one token a row: int64 (B,) from logits (B, V) and uniforms float64 (B,) in [0, 1).
+    """Chooses one token for each row, int64 (B,).
 
-    Temperature 0 is the likeliest token, whatever the filters and the uniforms.
+    Args:
+        logits: (B, V).
+        uniforms: random numbers, float64 (B,) in [0, 1).
+        temperature, top_k, top_p, min_p: see `probabilities`. Temperature 0 chooses the likeliest token, whatever the
+            filters and the random numbers.
     """
     if temperature == 0:
         return logits.argmax(-1)

@@ -150,7 +150,7 @@ class TwoStagePipeline:
         if batch_size is None and count > 1:
             self._image_bytes = self._image_bytes or memory.image_bytes(self.vqvae, self.drawing, self.device)
             batch_size = memory.batch_size(self._image_bytes, self.drawing, self.device)
-        return torch.arange(count).split(1 if batch_size is None else batch_size)
+        return torch.arange(count).split(1 if batch_size is None else int(batch_size))
 
     @staticmethod
     def _bar(count: int, what: str) -> Any:
@@ -190,7 +190,7 @@ class TwoStagePipeline:
         checks.shape(images, self.layout.image_shape, torch.float32)
         checks.in_range(images)
         checks.numbers(("batch_size", batch_size, 1))
-        parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in images.split(batch_size)]
+        parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in images.split(int(batch_size))]
         return torch.cat(parts).float().clamp(-1, 1).cpu()
 
     @torch.no_grad()

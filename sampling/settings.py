@@ -1,4 +1,4 @@
-"""The settings of sampling: how logits become codes, level by level."""
+"""The settings of sampling: how codes are chosen from a prior's logits, level by level."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
 
-Each = float | int | None  # a value for every level
+Each = float | int | None  # the value of one level
 FILTERS = ("temperature", "top_k", "top_p", "min_p")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How codes are chosen. The first five take one value, or one per level, coarsest first.
+    """How codes are chosen. The first five settings take one value, or one for each level, coarsest first.
 
-    With the defaults images come from exactly the distribution that an autoregressive prior has learned.
+    With the defaults, images come from exactly the distribution that an autoregressive prior has learned.
 
     Attributes:
-        temperature, top_k, top_p, min_p: see `sampling.choose.probabilities`; None switches a filter off. Codes above a
-            prior's `largest_softmax` are chosen in parts, each by itself: so these work on the parts, and a `top_k`
-            above the largest part filters nothing.
-        guidance_scale: 1 for none (see `sampling.choose.guide`).
-        guidance_schedule: "constant", or "linear": from 1 at the first of all codes to the scale at the last.
-        decoding_steps: forward passes that a masked prior takes for one level's, or one image's, codes.
-        choice_temperature: scale of the noise on which codes a masked prior keeps; after pass n times 1 - n/steps.
+        temperature, top_k, top_p, min_p: see `sampling.choose.probabilities`. Codes of codebooks above a prior's
+            `largest_softmax` are chosen in several parts. These settings then act on each part, and a `top_k` above the
+            largest part filters nothing.
+        guidance_scale: see `sampling.choose.guide`; 1 means no guidance.
+        guidance_schedule: "constant", or "linear": the scale then rises from 1 at an image's first code to
+            `guidance_scale` at its last.
+        decoding_steps: number of forward passes in which a masked prior fills in the codes of an image, or of its level
+            if it is the link of a chain.
+        choice_temperature: scale of the Gumbel noise that a masked prior adds to each code's confidence. It falls
+            linearly to 0 over the forward passes.
     """
 
     temperature: Each | list[Each] = 1.0
@@ -41,16 +46,18 @@ class Settings:
 
     @classmethod
     def checked(cls, layout: CodeLayout, values: dict[str, Any]) -> Settings:
-        """Settings by name for codes of a layout; those left out keep their defaults.
+        """Settings from values by name, checked against a layout. Names that are missing keep their defaults.
+
+        Numbers of numpy count as numbers.
 
         Raises:
-            UserError: an unknown name, a value out of range or of another type, `top_k` over every level's codebook, or
-                not as many values as levels.
+            UserError: a name is unknown, a value is out of range or of another type, `top_k` is above every level's
+                codebook size, or there are not as many values as levels.
         """
         names = [f.name for f in fields(cls)]
         if unknown := sorted(set(values) - set(names)):
             raise UserError(f"{unknown[0]}: no such sampling setting; there are {', '.join(names)}")
-        settings = cls(**values)
+        settings = cls(**{name: _plain(value) for name, value in values.items()})
         for name in (*FILTERS, "guidance_scale"):
             value = getattr(settings, name)
             several = value if isinstance(value, list | tuple) else [value]
@@ -73,26 +80,34 @@ class Settings:
         return settings
 
     def filters(self, level: int) -> dict[str, Each]:
-        """`choose`'s arguments for a level."""
+        """The arguments of `sampling.choose.choose` for a level."""
         return {name: self._at(name, level) for name in FILTERS}
 
     def scale(self, level: int, progress: float) -> float:
-        """The guidance scale for a level, at a moment from 0 (the first code) to 1 (the last)."""
+        """The guidance scale of a level, at a moment from 0 (the image's first code) to 1 (its last)."""
         scale = self._at("guidance_scale", level)
         return 1 + (scale - 1) * progress if self.guidance_schedule == "linear" else scale
 
     def guided(self, levels: Iterable[int]) -> bool:
-        """Whether any of these levels has guidance."""
+        """Whether any of these levels has a guidance scale other than 1."""
         return any(self._at("guidance_scale", level) != 1 for level in levels)
 
     def unguided(self) -> Settings:
-        """The same decoding, at temperature 1 without guidance or filters."""
+        """A copy with temperature 1 and without filters or guidance."""
         plain = Settings()
         return Settings(**asdict(self) | {name: getattr(plain, name) for name in (*FILTERS, "guidance_scale")})
 
     def _at(self, name: str, level: int) -> Each:
+        """The value of a setting for a level."""
         value = getattr(self, name)
         return value[level if len(value) > 1 else 0] if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy, or numbers of numpy in a list, as numbers of Python. Other values stay as they are."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_number(value: object) -> bool:
@@ -100,7 +115,7 @@ def _is_number(value: object) -> bool:
 
 
 def _check(name: str, value: object, vocabulary: int) -> None:
-    """One value of a setting; raises UserError."""
+    """Refuses a value that a setting cannot have, by a UserError. `vocabulary`: the largest codebook it applies to."""
     optional = name in ("top_k", "top_p", "min_p")
     if value is None and optional:
         return

@@ -182,8 +182,8 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
         if edited := [name for name in names if before[kind].get(name) != now[kind].get(name)]:
             what = "params.yaml: " + edited[0] if kind == "parameters" else edited[0]
             raise UserError(
-                f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of older code "
-                f"or parameters; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
+                f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of older "
+                f"code or parameters; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
             )
 
 
@@ -195,14 +195,15 @@ def _explained(error: Exception) -> UserError | None:
     names, said = {kind.__name__ for kind in type(error).__mro__}, str(error)
     if "OutOfMemoryError" in names:
         return UserError(
-            f"the GPU's memory is not enough ({said.split('. ')[0]}); lower the batch_size of what ran: that "
-            "in the stage's training section, or runtime.batch_size where it measures, or sampling.batch_size"
+            f"the GPU's memory is not enough ({said.split('. ')[0]}); lower the batch_size of what ran: "
+            "that of the stage's training section for training, runtime.batch_size for measuring on validation images, "
+            "sampling.batch_size for sampling"
         )
     if names & {"BackendCompilerFailed", "InductorError"}:
         reason = " ".join(said.split("\n\nSet TORCH")[0].split())[:300]
         cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torch's cache of compiled code")
         return UserError(
             f"torch.compile failed ({reason}); set compile to false in the stage's training section, install a C++ "
-            f"compiler if there is none, or delete {cache}, where a run that was killed may have left half a file"
+            f"compiler if there is none, or delete {cache}: a run that was killed may have left half a file there"
         )
     return None

@@ -110,7 +110,7 @@ class Prior(nn.Module):
 
     def measured_at_once(self, batch_size: int) -> int:
         """Number of sequences per call of `nll`: `batch_size`, or fewer if their logits would not fit in memory."""
-        return max(1, min(batch_size, MEASURED_LOGITS // (self.layout.num_tokens * self.layout.vocabulary)))
+        return max(1, min(int(batch_size), MEASURED_LOGITS // (self.layout.num_tokens * self.layout.vocabulary)))
 
     def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
         """The training loss: mean nats per token, a scalar.

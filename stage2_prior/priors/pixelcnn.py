@@ -1,4 +1,4 @@
-"""A gated PixelCNN over codes: one network a level, a finer level conditioned on all coarser ones."""
+"""The prior `pixelcnn`: a gated PixelCNN for each level, conditioned on all coarser levels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tessera.parameters.sections import Misfit, PositiveFloat
 
 
 class Parameters(NetworkParams):
-    """Parameters of `pixelcnn`; a layer is one of each stack.
+    """Parameters of `pixelcnn`. A layer is one convolutional layer in each of the two stacks.
 
-    `channels`: of each stack, as a fraction of the width.
+    `channels`: channels of each stack, as a fraction of the width. `kernel_size`: positions a side.
     """
 
     channels: PositiveFloat
@@ -24,10 +24,10 @@ class Parameters(NetworkParams):
 
 
 class PixelCNN(GridPrior):
-    """p(codes | label), level by level in raster order, by gated convolutions without a blind spot.
+    """p(codes | label), level by level in raster order, by gated convolutions that see all earlier positions.
 
-    Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", section 2; a network a
-    level as in Razavi, van den Oord and Vinyals 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", 3.2.
+    Source: van den Oord et al. 2016, "Conditional Image Generation with PixelCNN Decoders", section 2. One network for
+    each level: Razavi, van den Oord and Vinyals 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", 3.2.
     """
 
     def __init__(

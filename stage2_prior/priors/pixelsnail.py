@@ -1,4 +1,4 @@
-"""A PixelSNAIL over codes: one network a level, a finer level conditioned on all coarser ones."""
+"""The prior `pixelsnail`: a PixelSNAIL for each level, conditioned on all coarser levels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tessera.parameters.sections import Count, Misfit, Positive, PositiveFloat
 
 
 class Parameters(NetworkParams):
-    """Parameters of `pixelsnail`; a layer is `residuals` residual blocks and an attention.
+    """Parameters of `pixelsnail`. A layer is `residuals` residual blocks, then an attention.
 
-    `channels`: as a fraction of the width. `hidden`: channels inside a residual block, as a fraction of these.
-    `heads`: of attention, 0 for none.
-    `conditioning_blocks`: residual blocks over the coarser levels' codes.
+    `channels`: as a fraction of the width. `hidden`: channels inside a residual block, as a fraction of the channels.
+    `heads`: of the attention; 0: there is none. `kernel_size`: positions a side. `conditioning_blocks`: residual blocks
+    over the codes of the coarser levels.
     """
 
     heads: Count
@@ -38,8 +38,8 @@ class Parameters(NetworkParams):
 class PixelSNAIL(GridPrior):
     """p(codes | label), level by level in raster order, by causal gated residual blocks and causal attention.
 
-    Source: Chen et al. 2017, "PixelSNAIL: An Improved Autoregressive Generative Model"; a network a level, the finer
-    ones behind a stack of residual blocks over the coarser codes, as in Razavi et al. 2019, section 3.2.
+    Source: Chen et al. 2017, "PixelSNAIL: An Improved Autoregressive Generative Model"; one
+    network for each level, with residual blocks over the coarser codes: Razavi et al. 2019, section 3.2.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class PixelSNAIL(GridPrior):
         conditioning_blocks: int,
         first: int = 0,
     ) -> None:
-        """`heads`: of attention, 0 for none (as for the finest levels of large images)."""
+        """Arguments: see `Parameters`. The finest levels of large images are usually modelled without attention."""
         size = {"channels": int(channels * width), "kernel_size": kernel_size, "blocks": layers}
         size["hidden"] = int(hidden * size["channels"])
         size |= {"residuals": residuals, "heads": heads, "dropout": dropout}

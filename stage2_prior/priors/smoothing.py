@@ -1,8 +1,11 @@
-"""Smoothed histograms: class and position -> position -> level and depth -> uniform, by strengths that the data choose.
+"""Smooths histograms of codes by coarser histograms.
 
-A histogram with counts m of M, and its parent's probability q, gives (m + a q) / (M + a). The strength a is the one
-under which each training code is best predicted from all the others (leave-one-out), at every tier: no code predicts
-itself, so nothing is held out, and the closed form needs only the counts.
+There are four tiers: for each class and position, for each position, for each level and depth, and uniform. A histogram
+in which a code has count m of a total M gives it the probability (m + a q) / (M + a), where q is the code's probability
+in the next coarser tier.
+
+The strength a of each tier is the one that predicts each training code best from all other training codes. No code
+helps to predict itself, so no codes need to be held out, and the likelihood has a closed form in the counts.
 
 Source: MacKay and Peto 1995, "A Hierarchical Dirichlet Language Model" (the smoothing); Ney, Essen and Kneser 1995,
 "On the Estimation of 'Small' Probabilities by Leaving-One-Out" (the estimate).
@@ -17,42 +20,42 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-SEARCH = np.linspace(math.log(1e-3), math.log(1e9), 29)  # of log a: from no smoothing to the parent alone
+SEARCH = np.linspace(math.log(1e-3), math.log(1e9), 29)  # values of log a: from no smoothing to the coarser tier alone
 
 
 def left_out(counts: np.ndarray, totals: np.ndarray | float, strength: float, parent: np.ndarray | float) -> np.ndarray:
-    """Probability of a code of each cell, predicted from all codes but itself.
+    """The probability of a training code, for each cell of a histogram, predicted from all codes but itself.
 
     Args:
-        counts: m >= 1 (the cell's own count, the code included).
-        totals: M, the count of the cell's whole histogram.
-        strength: a > 0, in codes.
-        parent: the parent's probability of that code, it left out there too.
+        counts: m, at least 1, the cell's count with the code itself.
+        totals: M, the total of the cell's histogram.
+        strength: a, above 0, in the unit of counts.
+        parent: q, the code's probability in the coarser tier, from which the code was left out too.
     """
     return (counts - 1 + strength * parent) / (totals - 1 + strength)
 
 
 def best_strength(counts: np.ndarray, totals: np.ndarray | float, parent: np.ndarray | float) -> float:
-    """The strength with the highest leave-one-out likelihood; arguments as in `left_out`, non-empty cells only."""
+    """The strength that predicts the codes best. Arguments: see `left_out`, for the cells that are not empty."""
 
     def nats(log_strength: float) -> float:
         return -float((counts * np.log(left_out(counts, totals, math.exp(log_strength), parent))).sum())
 
-    # The likelihood may have several tops: a coarse search first, then the top itself.
+    # The likelihood may have several maxima, so a coarse search comes first.
     near = int(np.argmin([nats(x) for x in SEARCH]))
     bounds = SEARCH[max(near - 1, 0)], SEARCH[min(near + 1, len(SEARCH) - 1)]
     return math.exp(minimize_scalar(nats, bounds=bounds, method="bounded").x)
 
 
 def smooth_group(counts: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Smooth the histograms of positions that share a codebook.
+    """Smooths the histograms of positions that share a codebook.
 
     Args:
-        counts: (classes + 1, positions, K); the last row is over all codes, whatever their class.
+        counts: (classes + 1, positions, K). The last row counts the codes of all classes.
 
     Returns:
-        probabilities of the same shape, float64, the last row for the null label; and the strengths of level,
-        position and class.
+        probabilities, float64 of the same shape, of which the last row is the null label's; and the strengths of the
+        tiers level, position and class.
     """
     by_class, by_position = counts[:-1], counts[-1]
     level, size = by_position.sum(0), by_position.shape[-1]
@@ -82,10 +85,12 @@ def smooth_group(counts: np.ndarray) -> tuple[np.ndarray, tuple[float, float, fl
 
 
 def smooth(counts: Tensor, places: Tensor, sizes: Tensor) -> Tensor:
-    """int64 counts (classes + 1, n, V), the last row over all codes, to float32 log-probabilities, -inf beyond K.
+    """Log-probabilities, float32 (classes + 1, n, V), from counts; -inf beyond a token's codebook.
 
     Args:
-        places: (n, 4), each token's level, row, column and depth; sizes: (n,), its K.
+        counts: int64 (classes + 1, n, V). The last row counts the codes of all classes.
+        places: (n, 4), each token's level, row, column and depth.
+        sizes: (n,), each token's codebook size K.
     """
     table = torch.full(counts.shape, float("-inf"))
     groups = places[:, [0, 3]]  # level and depth

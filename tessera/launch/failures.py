@@ -41,9 +41,11 @@ def report(message: str, status: int) -> bool:
     if folder is None:
         return False
     content = {"seconds": time.time(), "message": message, "status": status}
+    file = Path(folder, f"{os.environ['LOCAL_RANK']}.json")
     try:
-        Path(folder, f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(content), encoding="utf-8")
-    except OSError:  # the other process is gone, and its folder with it
+        file.with_suffix(".unfinished").write_text(json.dumps(content), encoding="utf-8")
+        file.with_suffix(".unfinished").replace(file)  # this process may be killed while it writes
+    except OSError:  # the entry point is gone, and its folder with it
         return False
     return True
 

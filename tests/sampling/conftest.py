@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from shipped import parameters
 
+from sampling.pipeline import TwoStagePipeline
 from stage1_vqvae import extract
 from stage1_vqvae.codebooks import initialise_codebooks
 from stage1_vqvae.model import VQVAE
@@ -58,24 +60,8 @@ def publish_prepared(shape: tuple[int, int, int], classes: int, seed: int = 0) -
 def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], identity: str, seed: int = 0) -> None:
     """An untrained VQ-VAE whose codebook starts from the data, so that many codes are used."""
     conv = {"strides": strides, "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4}
-    vq = {
-        "codebook_size": sizes,
-        "codebook_dim": 4,
-        "codebook_update": "ema",
-        "ema_decay": 0.99,
-        "ema_epsilon": 1e-5,
-        "commitment_cost": 0.25,
-        "codebook_cost": 1.0,
-        "projection_dim": None,
-        "distance": "euclidean",
-        "entropy_bonus": 0.0,
-        "entropy_temperature": 1.0,
-        "diveq_variance": 0.0,
-        "gradient_estimator": "straight_through",
-        "start": "kmeans",
-        "kmeans_rounds": 2,
-        "revival_threshold": 0.0,
-    }
+    changes = {"codebook_size": sizes, "codebook_dim": 4, "kmeans_rounds": 2, "revival_threshold": 0.0}
+    vq = parameters("stage1_vqvae.quantizer.vq", **changes)
     config = {
         "image_shape": list(stats.image_shape),
         "data_variance": stats.variance,
@@ -132,3 +118,15 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         return in_tmp
 
     return make
+
+
+@pytest.fixture
+def pipeline(tiny_run) -> TwoStagePipeline:
+    tiny_run()
+    return TwoStagePipeline.load("models", "cpu")
+
+
+@pytest.fixture
+def pixels(pipeline) -> torch.Tensor:
+    """The test images, uint8."""
+    return open_prepared(paths.PREPARED)["test"].pixels(slice(None))

@@ -45,7 +45,7 @@ def test_codes_loss_and_gradients_equal_vector_quantize_pytorch(name: str) -> No
 @pytest.mark.parametrize("name", ["lfq", "bsq"])
 @pytest.mark.parametrize("group", [1, 2, 4, 9])
 def test_entropies_are_those_of_brute_force_within_groups(name: str, group: int) -> None:
-    """Each vector's over all 2^5 codes, whatever the groups; the mean's summed over groups of bits."""
+    """Each vector's entropy is that over all 2^5 codes; the entropy of the mean is a sum over groups of bits."""
     torch.manual_seed(0)
     quantizer = binary(name, entropy_group_bits=group).double()
     target = quantizer.to_target(torch.randn(40, 5).double())

@@ -52,7 +52,7 @@ def build(
 
 
 def steps(task: VQVAETask, params: Params, count: int = 3) -> None:
-    """Training steps as the trainer takes them."""
+    """Takes training steps as the training loop does."""
     optimizer = build_optimizer(dict(task.model.named_parameters()), params.stage1_vqvae.training, task.re_estimated)
     task.model.train()
     task.initialise()
@@ -68,7 +68,7 @@ def steps(task: VQVAETask, params: Params, count: int = 3) -> None:
 
 
 def check(task: VQVAETask, params: Params) -> None:
-    """It trains; then its codes are in range and decode to what its forward pass decodes to, to the bit."""
+    """Trains a model. Then its codes must be in range and decode bit for bit to the image of the forward pass."""
     learned = {name for name, _ in task.model.named_parameters()}
     learned |= {name for name in task.model.state_dict() if name.endswith("codebook")}
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
@@ -76,7 +76,7 @@ def check(task: VQVAETask, params: Params) -> None:
     after = task.model.state_dict()
     still = [name for name in learned if torch.equal(after[name], before[name])]
     assert not [name for name in still if name.startswith("quantizers.")]
-    assert len(still) < len(learned) / 4  # FSQ may start with z_q = 0 everywhere, of which some layers learn nothing
+    assert len(still) < len(learned) / 4  # FSQ may start with z_q = 0 everywhere, and some layers then learn nothing
     model = task.model.eval()
     images = to_float(task.train.pixels(slice(0, 6)))
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_re_estimation_after_the_weights_have_moved_lowers_the_quantization_erro
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of dynamo's own making
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # which dynamo itself causes
 @pytest.mark.parametrize(
     ("network", "likelihood"), [("conv", "mixture_of_logistics"), ("resnet", "gaussian"), ("vit", "laplace")]
 )

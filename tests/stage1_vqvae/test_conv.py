@@ -70,8 +70,11 @@ def test_a_finer_level_depends_on_the_coarser_code() -> None:
 
 
 def test_the_published_cifar_network_has_its_number_of_parameters() -> None:
-    """Written out from the layers of the 2017 paper's public PyTorch notebook; a convolution has a bias but for the
-    residual ones: 4x4 3->64, 4x4 64->128, 3x3 128->128, 2 x (3x3 128->32, 1x1 32->128), 1x1 128->64, and the mirror."""
+    """The count follows the layers of the public PyTorch notebook of the 2017 paper.
+
+    They are 4x4 3->64, 4x4 64->128, 3x3 128->128, twice (3x3 128->32, 1x1 32->128), 1x1 128->64, and the mirror image.
+    All convolutions have a bias, except those in residual blocks.
+    """
 
     def conv(size: int, inputs: int, outputs: int, bias: bool = True) -> int:
         return size * size * inputs * outputs + bias * outputs
@@ -95,7 +98,7 @@ def test_no_residual_blocks_are_possible() -> None:
 
 
 def test_shortcuts_alone_are_a_linear_code_of_patches() -> None:
-    """With the rest silenced: an orthonormal projection of each patch, and its transpose gives its part back."""
+    """All other layers are set to 0. The encoder is then an orthonormal projection of each patch."""
     net = ConvNetwork(
         (3, 8, 16),
         3,

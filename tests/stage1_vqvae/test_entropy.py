@@ -1,4 +1,4 @@
-"""Entropies of soft assignments against their definition in float64, blocks and processes included."""
+"""Entropies of soft assignments against their definition in float64, with blocks and with processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_code_that_no_vector_wants_is_no_nan() -> None:
 
 
 def test_the_gradient_of_two_processes_averages_to_that_of_the_whole_batch(monkeypatch) -> None:
-    """As DDP does it: each process has half of the batch, the mean assignment is summed over both."""
+    """As under DDP, each process has half of the batch, and the mean assignment is summed over both."""
     torch.manual_seed(0)
     vectors, codebook = torch.randn(20, 3).double(), torch.randn(5, 3).double()
     halves = vectors.split(10)

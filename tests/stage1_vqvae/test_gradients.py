@@ -16,19 +16,19 @@ def pairs(count: int = 40, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def defined_rotation(z: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-    """λRz of one vector, R the rotation from z to the code as an explicit matrix, λ and R constants."""
+    """λRz of one vector, where R is an explicit rotation matrix from z to the code, and λ and R are constants."""
     with torch.no_grad():
         e, q = z / z.norm(), code / code.norm()
         r = (e + q) / (e + q).norm()
         matrix = torch.eye(len(z), dtype=z.dtype) - 2 * torch.outer(r, r) + 2 * torch.outer(q, e)
-        torch.testing.assert_close(matrix @ matrix.T, torch.eye(len(z), dtype=z.dtype))  # a rotation indeed
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(len(z), dtype=z.dtype))  # R is a rotation
         assert torch.det(matrix) == pytest.approx(1)
         scale = code.norm() / z.norm()
     return scale * (matrix @ z)
 
 
 def gradient(output: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """Of a loss that weighs every element differently and is not linear."""
+    """The gradient of a nonlinear loss that weighs every element differently."""
     weights = torch.linspace(0.5, 2, output.numel(), dtype=output.dtype).view_as(output)
     return torch.autograd.grad((weights * output.sin()).sum(), z)[0]
 
@@ -60,7 +60,7 @@ def test_rotation_is_autograd_on_its_definition() -> None:
 
 
 def test_rotation_keeps_the_angle_between_gradient_and_vector() -> None:
-    """The trick's point (Fifty et al. 2024, section 4.3): what the gradient is to the code, it becomes to z."""
+    """The gradient has the same angle to z that it had to the code (Fifty et al. 2024, section 4.3)."""
     z, code = (t.double() for t in pairs())
     z.requires_grad_()
     outgoing = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -140,7 +140,7 @@ def test_diveq_equals_vector_quantize_pytorch() -> None:
 
 
 def test_diveq_noise_belongs_to_its_seed_and_has_its_variance() -> None:
-    """Of a z far from its code, the direction's error is the noise over the distance, in all but one dimension."""
+    """Far from the code, the error of the direction is the noise divided by the distance, in all but one dimension."""
     z, code = torch.zeros(50, 40, 5), torch.tensor([1e3, 0.0, 0.0, 0.0, 0.0]).expand(50, 40, 5)
     seeds = torch.arange(50)
     estimator = Estimator("diveq", 0.25)

@@ -1,4 +1,4 @@
-"""Grouped quantization: each group by itself, or all by one codebook."""
+"""Grouped quantization, with a codebook for each group or one for all groups."""
 
 from __future__ import annotations
 
@@ -8,27 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from shipped import parameters
 
 from stage1_vqvae.quantizers.build import build_quantizers
 
-VQ: dict[str, Any] = {
-    "codebook_size": 8,
-    "codebook_dim": 3,
-    "projection_dim": None,
-    "distance": "euclidean",
-    "codebook_update": "ema",
-    "ema_decay": 0.9,
-    "ema_epsilon": 1e-5,
-    "commitment_cost": 0.25,
-    "codebook_cost": 1.0,
-    "entropy_bonus": 0.0,
-    "entropy_temperature": 1.0,
-    "gradient_estimator": "rotation",
-    "diveq_variance": 0.0,
-    "start": "kmeans",
-    "kmeans_rounds": 5,
-    "revival_threshold": 0.0,
-}
+VQ = parameters(
+    "stage1_vqvae.quantizer.vq",
+    codebook_size=8,
+    codebook_dim=3,
+    ema_decay=0.9,
+    gradient_estimator="rotation",
+    diveq_variance=0.0,
+    revival_threshold=0.0,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +94,7 @@ def test_residual_in_groups_gives_depth_times_groups_codes() -> None:
 
 
 def test_groups_of_residuals_equal_vector_quantize_pytorch() -> None:
-    """Indices and codes while training, and the EMA's state after 5 steps."""
+    """Indices and codes agree in training, and the running means agree after 5 steps."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whatever an oracle's import has to say is not about us
         from vector_quantize_pytorch import GroupedResidualVQ
@@ -128,7 +120,7 @@ def test_groups_of_residuals_equal_vector_quantize_pytorch() -> None:
     for step in range(5):
         z = torch.randn(2, 30, 9)
         output, (code, indices, _) = quantizer(z), theirs(z)
-        assert torch.equal(output.indices.view(2, 30, 3, 2), indices.permute(1, 2, 0, 3))  # the group is the slower
+        assert torch.equal(output.indices.view(2, 30, 3, 2), indices.permute(1, 2, 0, 3))  # groups come before depths
         torch.testing.assert_close(output.z_q, code)
         quantizer.update(step, seed=0)
     for mine, other in pairs:
@@ -157,7 +149,7 @@ def test_a_list_of_sizes_reaches_the_innermost_codebook_of_each_level() -> None:
     levels = build_quantizers({"name": "grouped", "grouped": values}, 2)
     assert [q.codebook_size for q in levels] == [4, 9]
     assert [len(q.parts[0].layers[1].codebook) for q in levels] == [4, 9]
-    assert residual["quantizer"]["vq"]["codebook_size"] == [4, 9]  # what it was built from is as it was
+    assert residual["quantizer"]["vq"]["codebook_size"] == [4, 9]  # building has not changed the configuration
 
 
 def test_stochastic_groups_draw_apart_and_each_image_its_own() -> None:
@@ -175,5 +167,5 @@ def test_stochastic_groups_draw_apart_and_each_image_its_own() -> None:
     quantizer = grouped(2, share=True, inner={"name": "soft_em", "soft_em": soft})
     z, seeds = torch.randn(1, 9, 2).repeat(3, 1, 2), torch.tensor([4, 5, 6])
     drawn = quantizer.draw(z, seeds)
-    assert not torch.equal(drawn[..., 0], drawn[..., 1])  # equal vectors, one codebook: only the noise differs
+    assert not torch.equal(drawn[..., 0], drawn[..., 1])  # vectors and codebook are equal; only the noise differs
     assert torch.equal(quantizer.draw(z[1:2], seeds[1:2]), drawn[1:2])

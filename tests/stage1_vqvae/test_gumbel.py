@@ -70,7 +70,7 @@ def test_the_temperature_falls_by_a_cosine_and_stays() -> None:
         seen.append(gumbel.update(step, seed=0)["temperature"].item())
     assert seen[4] == pytest.approx(0.5) and seen[9:] == pytest.approx([0.1] * 3)
     assert seen[0] == pytest.approx(0.1 + 0.4 * (1 + math.cos(math.pi / 10)))
-    assert gumbel.state_dict()["temperature"] == gumbel.temperature  # a resumed run goes on from it
+    assert gumbel.state_dict()["temperature"] == gumbel.temperature  # a resumed run needs it
 
 
 def test_draws_follow_the_softmax_of_the_logits_and_evaluation_is_its_mode() -> None:

@@ -19,7 +19,7 @@ OPTIONS = {
 
 
 def definition(z: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """z_q, indices and loss, with the whole matrix of assignments."""
+    """z_q, indices and loss, computed with the whole matrix of assignments."""
     logits = z @ codebook.t()
     p, indices = logits.softmax(1), logits.argmax(1)
     hard = F.one_hot(indices, len(codebook)).to(z)

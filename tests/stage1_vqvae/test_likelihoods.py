@@ -1,4 +1,4 @@
-"""p(x | z) is exact: against scipy's distribution functions, closed forms, and its own sum over the 256 values."""
+"""Likelihoods against scipy's distribution functions, closed forms, and the sum over all 256 values."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def gaussian(scale: float) -> FittedScale:
 
 
 def every_value(likelihood: torch.nn.Module, *parameters: float) -> np.ndarray:
-    """log p of all 256 values under the same parameters."""
+    """log p of each of the 256 values under the same parameters."""
     tensor = torch.tensor(parameters, dtype=torch.float64).view(1, -1, 1, 1).expand(-1, -1, 1, 256)
     return likelihood.log_prob(tensor, PIXELS).numpy().ravel()
 
 
 def oracle(family: stats.rv_continuous, location: float, scale: float) -> np.ndarray:
-    """log of the interval's probability, from whichever tail keeps more digits."""
+    """The log-probability of each value's interval, computed from the tail that keeps more digits."""
     left = family.cdf(UPPER, location, scale) - family.cdf(LOWER, location, scale)
     right = family.sf(LOWER, location, scale) - family.sf(UPPER, location, scale)
     with np.errstate(divide="ignore"):
@@ -71,13 +71,13 @@ def test_the_probability_of_training_sums_to_one_in_float32_too() -> None:
 @pytest.mark.parametrize("location", [-1.4, -0.2, 0.0, 0.7, 1.2])
 @pytest.mark.parametrize("scale", [0.01, 0.08, 0.5, 3.0])
 def test_log_probabilities_are_the_differences_of_scipys_distribution_functions(location: float, scale: float) -> None:
-    scale = float(np.exp(np.float64(np.float32(math.log(scale)))))  # as the model keeps it
+    scale = float(np.exp(np.float64(np.float32(math.log(scale)))))  # the model keeps the log scale in float32
     for log_prob, family in (
         (every_value(gaussian(scale), location), stats.norm),
         (every_value(DiscretizedLogistic(min_log_scale=-9.0), location, math.log(scale)), stats.logistic),
     ):
         expected = oracle(family, location, scale)
-        seen = expected > -600  # below, scipy's own difference underflows
+        seen = expected > -600  # scipy's own difference underflows below
         np.testing.assert_allclose(log_prob[seen], expected[seen], rtol=1e-9, atol=1e-9)
 
 
@@ -156,7 +156,7 @@ def test_fit_survives_a_perfect_reconstruction() -> None:
 
 
 def test_a_distribution_spread_far_wider_than_the_pixels_costs_one_bit_a_dimension() -> None:
-    """Half of the mass lies in either tail, which the values 0 and 255 own."""
+    """Each tail holds half of the mass, and the values 0 and 255 include the tails."""
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2)
     bits = gaussian(1e7).nll(torch.zeros(1, 1, 1, 2), pixels) / (2 * math.log(2))
     assert bits.item() == pytest.approx(1, abs=1e-6)
@@ -178,7 +178,7 @@ def test_nll_adds_up_the_dimensions_of_each_image() -> None:
         chances = [likelihood.log_prob(parameters, torch.full_like(pixels, value)).exp() for value in range(256)]
         average = sum(chance * value for chance, value in zip(chances, values, strict=True)).float()
         expected = parameters[:, :2].clamp(-1, 1) if name == "gaussian" else average
-        # The outermost values own the tails but stand at the ends of [-1, 1], half a value inside where these begin.
+        # The outermost values include the tails. They stand at -1 and 1, half an interval inside where the tails begin.
         torch.testing.assert_close(mean, expected, rtol=0, atol=1e-5 if name == "gaussian" else 1 / 255)
 
 
@@ -205,7 +205,7 @@ def test_laplace_probabilities_of_the_256_values_sum_to_one(location: float, sca
 
 def test_laplace_keeps_its_digits_where_a_difference_would_lose_them() -> None:
     likelihood = Laplace(fit_images=1)
-    likelihood.log_scale.fill_(math.log(1e6))  # an interval is a millionth of the scale, across the location
+    likelihood.log_scale.fill_(math.log(1e6))  # an interval is a millionth of the scale wide
     log_prob = every_value(likelihood, float(IMAGES[100]))
     assert log_prob[100] == pytest.approx(math.log(2 / 255 / 1e6 / 2), abs=1e-6)
     likelihood.log_scale.fill_(math.log(1e-3))
@@ -237,7 +237,7 @@ def test_clipped_mean_is_the_expectation_over_the_256_values(location: float, lo
 
 
 def test_probabilities_are_integrals_of_the_densities() -> None:
-    """By adding up densities on a fine grid: no distribution function is asked."""
+    """The integrals are sums of densities on a fine grid, without any distribution function."""
     location, scale, value, points = 0.13, 0.07, 140, 20_000
     grid = IMAGES[value] - 1 / 255 + (np.arange(points) + 0.5) * (2 / 255 / points)
     u = np.abs(grid - location) / scale
@@ -269,7 +269,7 @@ def test_plain_errors_have_finite_gradients_everywhere(name: str, spread: float)
 
 
 def test_fitting_keeps_a_part_of_every_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large run's values would not fit into memory; the scale is that of all of them."""
+    """All pixel values of a large data set would not fit into memory. A random part gives the same scale."""
     from stage1_vqvae.likelihoods import fitted
     from stage1_vqvae.likelihoods.intervals import log_normal_interval
 

@@ -96,7 +96,7 @@ def component(weight: float, location: list[float], log_scale: list[float], coup
 
 
 def expectation_of_two_channels(likelihood: torch.nn.Module, parameters: torch.Tensor) -> np.ndarray:
-    """By all 65,536 pairs of values, whose probabilities must sum to 1."""
+    """The mean over all 65,536 pairs of values, whose probabilities must sum to 1."""
     red, green = torch.meshgrid(*[torch.arange(256, dtype=torch.uint8)] * 2, indexing="ij")
     pixels = torch.stack([red, green])[None]
     joint = likelihood.log_prob(parameters.expand(-1, -1, 256, 256), pixels).sum(1).exp()
@@ -115,7 +115,7 @@ def expectation_of_two_channels(likelihood: torch.nn.Module, parameters: torch.T
     ids=["inside", "a component beyond the range", "coupled to a channel beyond the range", "wide"],
 )
 def test_mixture_mean_is_the_expectation_over_all_values(parts: list[np.ndarray], tolerance: float) -> None:
-    """Saturated pixels drive locations far outside [-1, 1], where an average of locations is no image."""
+    """Saturated pixels drive locations far outside [-1, 1], so that an average of locations would not be the mean."""
     parameters = torch.from_numpy(np.concatenate(parts)).view(1, -1, 1, 1)
     expected = expectation_of_two_channels(mixture(2), parameters)
     np.testing.assert_allclose(mixture(2).mean(parameters).flatten(), expected, atol=tolerance)

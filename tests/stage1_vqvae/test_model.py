@@ -1,4 +1,4 @@
-"""VQVAE: encode, decode, its loss, its codebooks' care, and a published one read back."""
+"""The VQVAE: encoding, decoding, the loss, computing codebooks from images, and reading a published model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from shipped import parameters
 
 from stage1_vqvae.codebooks import initialise_codebooks, re_estimate_codebooks
 from stage1_vqvae.model import VQVAE, load_vqvae
@@ -37,31 +38,16 @@ def config(
         "residual_blocks": 1,
         "residual_channels": 4,
     }
-    values = {
-        "codebook_size": sizes if isinstance(sizes, int) else list(sizes),
-        "codebook_dim": 4,
-        "codebook_update": "ema",
-        "ema_decay": 0.9,
-        "ema_epsilon": 1e-5,
-        "commitment_cost": 0.25,
-        "codebook_cost": 1.0,
-        "projection_dim": None,
-        "distance": "euclidean",
-        "entropy_bonus": 0.0,
-        "entropy_temperature": 1.0,
-        "diveq_variance": 0.0,
-        "gradient_estimator": "straight_through",
-        "start": "kmeans",
-        "kmeans_rounds": 3,
-        "revival_threshold": 0.02,
-    }
-    parameters = {"gaussian": {"fit_images": 4}, "discretized_logistic": {"min_log_scale": -7.0}}
+    size = sizes if isinstance(sizes, int) else list(sizes)
+    changes = {"codebook_size": size, "codebook_dim": 4, "ema_decay": 0.9, "diveq_variance": 0.0, "kmeans_rounds": 3}
+    values = parameters("stage1_vqvae.quantizer.vq", **changes)
+    likelihoods = {"gaussian": {"fit_images": 4}, "discretized_logistic": {"min_log_scale": -7.0}}
     return {
         "image_shape": list(shape),
         "data_variance": 0.25,
         "network": {"name": "conv", "conv": conv},
         "quantizer": {"name": "vq", "vq": values | vq},
-        "likelihood": {"name": likelihood, likelihood: parameters[likelihood]},
+        "likelihood": {"name": likelihood, likelihood: likelihoods[likelihood]},
     }
 
 
@@ -220,7 +206,7 @@ def test_bf16_autocast_trains_with_a_float32_loss(likelihood: str) -> None:
 def test_every_likelihood_trains_and_brings_the_image_nearer(params, likelihood: str, shape: tuple) -> None:
     chosen = params({"stage1_vqvae.likelihood.name": likelihood}).stage1_vqvae.likelihood.values()
     model = VQVAE(config(shape) | {"likelihood": chosen})
-    images = torch.full((4, *shape), 0.4)  # plain grey ones: three steps show in the loss
+    images = torch.full((4, *shape), 0.4)  # images of one grey: three steps are enough to lower the loss
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     distortions = []
     for step in range(3):

@@ -1,4 +1,4 @@
-"""Noise of stochastic codes: each image's own, and of the distribution it is named for."""
+"""Random numbers of quantizers: they depend on the image's seed alone and have the right distribution."""
 
 from __future__ import annotations
 

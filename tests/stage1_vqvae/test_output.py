@@ -20,7 +20,7 @@ def test_perplexity_of_counts_is_exp_of_the_entropy_with_and_without_a_table(mon
 
 @pytest.mark.parametrize("table", [0, 2**18])
 def test_counts_are_those_of_all_processes(monkeypatch, table: int) -> None:
-    """Two processes, one after the other: what the second would be sent is what the first has."""
+    """Two processes run one after the other. What the first one sends is added to what the second one has."""
     monkeypatch.setattr(output, "TABLE", table)
     batches, sent = [torch.tensor([1, 1, 2]), torch.tensor([2, 5, 5])], []
     for rank in (0, 1):

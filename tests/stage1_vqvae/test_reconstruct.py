@@ -1,4 +1,4 @@
-"""What the VQ-VAE keeps, as a picture."""
+"""The pictures of images and their reconstructions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_image_stands_above_each_level_alone_and_all(
         whole = to_uint8(model.decode(codes))
         alone = [to_uint8(model.decode(codes, [level])) for level in range(len(strides))]
     versions = [pixels, *(alone if len(strides) > 1 else []), whole]
-    factor = 2  # 24 pixels wide: enlarged to 48
+    factor = 2  # images are 24 pixels wide and are shown 48 pixels wide
     for row, version in enumerate(versions):
         top, left = 2 + row * (16 * factor + 2), 2 + 3 * (24 * factor + 2)
         shown = picture[:, top : top + 16 * factor : factor, left : left + 24 * factor : factor]

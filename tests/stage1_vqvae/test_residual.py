@@ -1,4 +1,4 @@
-"""Residual quantization: sums of codes, one gradient, and the start and re-estimation of every depth."""
+"""Residual quantization: sums of codes, one gradient, and computing each depth's codebook from data."""
 
 from __future__ import annotations
 
@@ -8,27 +8,18 @@ from typing import Any
 import pytest
 import torch
 import vector_quantize_pytorch as oracle
+from shipped import parameters
 
 from stage1_vqvae.quantizers.build import build_quantizers
 
-VQ: dict[str, Any] = {
-    "codebook_size": 8,
-    "codebook_dim": 4,
-    "projection_dim": None,
-    "distance": "euclidean",
-    "codebook_update": "ema",
-    "ema_decay": 0.9,
-    "ema_epsilon": 1e-5,
-    "commitment_cost": 0.25,
-    "codebook_cost": 1.0,
-    "entropy_bonus": 0.0,
-    "entropy_temperature": 1.0,
-    "gradient_estimator": "straight_through",
-    "diveq_variance": 0.0,
-    "start": "kmeans",
-    "kmeans_rounds": 5,
-    "revival_threshold": 0.0,
-}
+VQ = parameters(
+    "stage1_vqvae.quantizer.vq",
+    codebook_size=8,
+    codebook_dim=4,
+    ema_decay=0.9,
+    diveq_variance=0.0,
+    revival_threshold=0.0,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +182,7 @@ def test_lfq_is_successive_approximation_by_halves() -> None:
 
 
 def test_the_commitment_to_each_bit_is_as_large_as_the_error_it_leaves() -> None:
-    """The squared error that each depth leaves, in z's own units: a finer bit does not pull harder."""
+    """The loss of each depth is the squared error that it leaves, in z's units. Finer bits do not pull harder."""
     lfq = {"bits": 3, "commitment_cost": 0.5, "entropy_cost": 0.0, "entropy_temperature": 1.0, "diversity": 1.0}
     quantizer = residual(4, inner={"name": "lfq", "lfq": {**lfq, "entropy_group_bits": 3}})
     z = torch.rand(100, 3) * 4 - 2

@@ -1,4 +1,4 @@
-"""The VQGAN network against another's, its size, and where its attention is."""
+"""The VQGAN network: its layers against transformers' copy, its size, and where it has attention."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def middle(width: int) -> int:
 
 
 def expected(widths: list[int], blocks: int, attended: set[int], z: int, dim: int, channels: int) -> int:
-    """Parameters of encoder, decoder and the two 1x1, counted from the paper's description."""
+    """The number of parameters of encoder, decoder and the two 1x1 convolutions, from the paper's description."""
     encoder, inputs = conv(3, channels, widths[0]), widths[0]
     for i, width in enumerate(widths):
         encoder += block(inputs, width) + (blocks - 1) * block(width, width)
@@ -62,16 +62,16 @@ def expected(widths: list[int], blocks: int, attended: set[int], z: int, dim: in
     return encoder + decoder + norm(widths[0]) + conv(3, widths[0], channels) + conv(1, z, dim) + conv(1, dim, z)
 
 
-# The counts were also taken once from diffusers 0.42.1's VQModel without its codebook; with it they are the published
-# sizes: LlamaGen's README has 72M and 70M.
+# The counts equal those of VQModel in diffusers 0.42.1 without its codebook. With the codebook they are the published
+# sizes: LlamaGen's README states 72M and 70M.
 @pytest.mark.parametrize(
     ("multipliers", "factors", "z", "dim", "peer"),
     [
         ([1, 1, 2, 2, 4], [16], 256, 256, 71_879_555),  # VQGAN, factor 16
         ([1, 2, 4], [], 3, 3, 55_298_206),  # latent diffusion's factor 4, and the rotation trick's 64x64 latent
         ([1, 1, 2, 2, 4], [16], 256, 32, 71_764_643),  # the rotation trick's 16x16 latent
-        ([1, 1, 2, 2, 4], [16], 256, 8, 71_752_331),  # LlamaGen's factor 16, with 131,072 of a codebook
-        ([1, 2, 2, 4], [8], 256, 8, 69_978_763),  # its factor 8
+        ([1, 1, 2, 2, 4], [16], 256, 8, 71_752_331),  # LlamaGen's factor 16; its codebook has 131,072 parameters more
+        ([1, 2, 2, 4], [8], 256, 8, 69_978_763),  # LlamaGen's factor 8
     ],
 )
 def test_the_size_is_counted_from_the_description(multipliers, factors, z, dim, peer) -> None:
@@ -94,7 +94,7 @@ def test_the_size_is_counted_from_the_description(multipliers, factors, z, dim, 
 
 
 def peer_layers(resolutions: nn.ModuleList) -> Iterator[nn.Module]:
-    """Of one resolution after the other: each block, its attention, and the change of resolution."""
+    """The layers of one resolution after the other: each block, its attention, and the change of resolution."""
     for resolution in resolutions:
         for index, block in enumerate(resolution.block):
             yield block
@@ -107,7 +107,7 @@ def middle_of(half: nn.Module) -> list[nn.Module]:
 
 
 def copy(ours: nn.Module, theirs: nn.Module) -> None:
-    """The peer's weights of one layer into ours."""
+    """Copies the weights of one layer of the other implementation into ours."""
     state = theirs.state_dict()
     if isinstance(ours, ResBlock):
         names = {"norm1": "first_norm", "norm2": "second_norm", "conv1": "first", "conv2": "second"}
@@ -122,7 +122,7 @@ def copy(ours: nn.Module, theirs: nn.Module) -> None:
 
 @pytest.mark.parametrize("multipliers", [[1, 2], [1, 1, 2]])
 def test_with_the_weights_of_a_peer_it_computes_the_same(multipliers: list[int]) -> None:
-    """transformers' copy of taming-transformers' network, which has its attention at the coarsest resolution."""
+    """JanusVQVAE of transformers copies the network of taming-transformers, with attention at the coarsest grid."""
     torch.manual_seed(0)
     sizes = {"base_channels": 32, "channel_multiplier": multipliers, "latent_channels": 6, "embed_dim": 5}
     peer = JanusVQVAE(JanusVQVAEConfig(**sizes, num_res_blocks=2, num_embeddings=2)).double().eval()
@@ -147,7 +147,7 @@ def test_with_the_weights_of_a_peer_it_computes_the_same(multipliers: list[int])
 
 
 def test_a_coarser_pixel_sees_three_by_three_from_its_own_two_by_two_on() -> None:
-    """Every second pixel and the one after the next, zero beyond the right and lower edge."""
+    """Each output pixel sees three input pixels from every second one on, with zeros right of and below the image."""
     down, image = Downsample(1), torch.arange(1.0, 25.0).view(1, 1, 4, 6)
     nn.init.zeros_(down.conv.weight)
     nn.init.zeros_(down.conv.bias)

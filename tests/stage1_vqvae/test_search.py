@@ -1,4 +1,4 @@
-"""Searching codes: brute force, ties, blocks, memory; k-means++ and Lloyd."""
+"""The search for codes against brute force, with ties, blocks and little memory; k-means."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_codes_far_from_the_origin_are_told_apart() -> None:
     vectors = torch.randn(500, 16) * 0.1 + 100
     exact = torch.cdist(vectors.double(), codebook.double())
     found = exact.gather(1, nearest(vectors, codebook)[:, None]).squeeze(1)
-    assert (found <= exact.amin(1) * (1 + 1e-4)).all()  # in float32, 100 itself is known to 1e-5 of the spread
+    assert (found <= exact.amin(1) * (1 + 1e-4)).all()  # float32 rounds 100 by about 1e-5 of the spread
 
 
 def test_a_code_that_has_run_away_spoils_no_other() -> None:
@@ -79,7 +79,7 @@ def test_statistics_are_counts_and_sums() -> None:
 
 @pytest.mark.parametrize("size", [10, 100])
 def test_kmeans_plus_plus_finds_clusters_that_random_centres_miss(size: int) -> None:
-    """A cluster of its own for each centre: drawn at random, a third of them would have none."""
+    """Each centre lies in another cluster. Centres drawn at random would leave a third of the clusters without one."""
     centres = torch.randn(size, 8) * 100
     vectors = (centres.repeat(30, 1) + torch.randn(30 * size, 8))[torch.randperm(30 * size)]
     found, counts = kmeans(vectors, size, 0, torch.Generator().manual_seed(1))
@@ -95,7 +95,7 @@ def test_kmeans_rounds_are_lloyds(rounds: int) -> None:
     centres = kmeans(vectors, 12, 0, torch.Generator().manual_seed(5))[0].double()
     for _ in range(rounds):
         own = torch.cdist(vectors.double(), centres).argmin(1)
-        assert own.unique().numel() == 12  # an empty cluster is another test's matter
+        assert own.unique().numel() == 12  # another test covers empty clusters
         centres = torch.stack([vectors.double()[own == centre].mean(0) for centre in range(12)])
     found, counts = kmeans(vectors, 12, rounds, torch.Generator().manual_seed(5))
     torch.testing.assert_close(found.double(), centres, rtol=1e-4, atol=1e-5)

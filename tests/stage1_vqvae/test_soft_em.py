@@ -1,4 +1,4 @@
-"""Soft EM: what is drawn, what it moves, and that evaluation is hard."""
+"""Soft EM: which codes are drawn and how they move; evaluation takes the nearest code."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 import torch
 from scipy import stats
+from shipped import parameters
 
 from stage1_vqvae.quantizers import soft_em
 from stage1_vqvae.quantizers.soft_em import SoftEM
 
-DEFAULTS = {
-    "codebook_size": 6,
-    "codebook_dim": 3,
-    "samples": 4,
-    "ema_decay": 0.8,
-    "ema_epsilon": 1e-5,
-    "commitment_cost": 0.25,
-    "start": "normal",
-    "kmeans_rounds": 3,
-    "revival_threshold": 0.0,
-}
+DEFAULTS = parameters(
+    "stage1_vqvae.quantizer.soft_em",
+    codebook_size=6,
+    codebook_dim=3,
+    samples=4,
+    ema_decay=0.8,
+    start="normal",
+    kmeans_rounds=3,
+    revival_threshold=0.0,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""ViT-VQGAN's transformers: positions, attention, size."""
+"""The ViT-VQGAN network: positions, attention and size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_without_positions_the_transformer_would_not_know_places() -> None:
     order = torch.randperm(7)
     torch.testing.assert_close(block(x)[:, order], block(x[:, order]))
     net = ViTNetwork((1, 8, 12), 1, 3, patch=4, width=16, layers=1, heads=2, mlp_ratio=2, dropout=0.0)
-    features = net.encode(torch.ones(1, 1, 8, 12))[0]  # equal patches, told apart by their places
+    features = net.encode(torch.ones(1, 1, 8, 12))[0]  # equal patches, which differ in their positions alone
     assert len(features[0].flatten(1).t().unique(dim=0)) == 6
 
 
@@ -45,7 +45,7 @@ def test_a_block_is_the_field_s_pre_norm_layer() -> None:
 
 
 def test_a_transformer_has_the_published_size_of_vit_base() -> None:
-    """Dosovitskiy et al. 2021, table 1: 86M, of which torchvision's vit_b_16 has 85,056,000 in layers and last norm."""
+    """Table 1 of Dosovitskiy et al. 2021 states 86M. Layers and last norm of torchvision's vit_b_16 have 85,056,000."""
     with torch.device("meta"):
         net = ViTNetwork((3, 256, 256), 3, 32, patch=8, width=768, layers=12, heads=12, mlp_ratio=4, dropout=0.0)
     assert sum(p.numel() for p in net.encoder.parameters()) == 85_056_000

@@ -8,29 +8,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from shipped import parameters
 
 from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.search import gather_statistics, nearest
 from stage1_vqvae.quantizers.vq import VectorQuantizer
 
-DEFAULTS: dict[str, Any] = {
-    "codebook_size": 8,
-    "codebook_dim": 4,
-    "codebook_update": "ema",
-    "ema_decay": 0.9,
-    "ema_epsilon": 1e-5,
-    "commitment_cost": 0.25,
-    "codebook_cost": 1.0,
-    "projection_dim": None,
-    "distance": "euclidean",
-    "entropy_bonus": 0.0,
-    "entropy_temperature": 1.0,
-    "diveq_variance": 0.0,
-    "gradient_estimator": "straight_through",
-    "start": "normal",
-    "kmeans_rounds": 5,
-    "revival_threshold": 0.0,
-}
+DEFAULTS = parameters(
+    "stage1_vqvae.quantizer.vq",
+    codebook_size=8,
+    codebook_dim=4,
+    ema_decay=0.9,
+    diveq_variance=0.0,
+    start="normal",
+    revival_threshold=0.0,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +39,7 @@ def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def brute_force(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """The first of the nearest codes, from the full table of differences in float64."""
+    """The first of the nearest codes, found in the full table of distances in float64."""
     table = (vectors.double()[:, None] - codebook.double()[None]).square().sum(-1)
     return torch.tensor([min(range(len(codebook)), key=row.__getitem__) for row in table.tolist()])
 
@@ -211,7 +203,7 @@ def test_a_code_that_starts_without_vectors_stays_at_its_place() -> None:
     vq = quantizer(start="kmeans")
     vq.initialise_from_data(lambda: torch.randn(3, 4) + 50, torch.Generator().manual_seed(0))
     started = vq.codebook.clone()
-    vq(torch.zeros(20, 4))  # none of them is near
+    vq(torch.zeros(20, 4))  # all codes are far from these vectors
     vq.update(0, seed=0)
     assert (vq.codebook.norm(dim=1) > 1).sum() >= 7
     unused = vq.codebook.norm(dim=1) > 90

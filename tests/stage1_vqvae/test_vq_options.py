@@ -57,7 +57,7 @@ def test_five_cosine_steps_equal_vector_quantize_pytorch(make_vq) -> None:
 
 def test_cosine_codes_stay_on_the_sphere_and_move_to_their_vectors_mean_direction(make_vq) -> None:
     vq = make_vq(distance="cosine", ema_decay=0.0, start="kmeans")
-    vectors = torch.randn(300, 4) * torch.rand(300, 1) * 10  # lengths do not count
+    vectors = torch.randn(300, 4) * torch.rand(300, 1) * 10  # lengths have no influence
     vq.initialise_from_data(lambda: vectors, torch.Generator().manual_seed(0))
     torch.testing.assert_close(vq.codebook.norm(dim=1), torch.ones(8))
     indices = vq(vectors).indices.squeeze(1)
@@ -71,7 +71,7 @@ def test_unused_cosine_codes_stay_where_they_are(make_vq) -> None:
     vq = make_vq(distance="cosine", codebook_size=16, ema_decay=0.5, revival_threshold=0.0)
     z = torch.nn.functional.normalize(torch.randn(1, 4), dim=-1).expand(30, 4)
     before = vq.codebook.clone()
-    for step in range(300):  # the sums of the unused end below float32's smallest number
+    for step in range(300):  # the sums of unused codes fall below float32's smallest number
         vq(z)
         vq.update(step, seed=0)
     used = vq.eval()(z).indices.unique()
@@ -131,7 +131,8 @@ def test_diveq_moves_z_and_a_gradient_codebook_by_each_images_own_noise(make_vq)
     z, seeds = torch.randn(6, 5, 4), torch.arange(6)
     output = vq(z, seeds)
     distance = (output.code - z).norm(dim=-1)
-    torch.testing.assert_close((output.z_q - z).norm(dim=-1), distance)  # as far as the code, nearly its way
+    # z_q lies as far from z as the code does, and nearly in the code's direction.
+    torch.testing.assert_close((output.z_q - z).norm(dim=-1), distance)
     assert (output.z_q - output.code).abs().max() > 0
     torch.testing.assert_close(vq(z[2:3], seeds[2:3]).z_q, output.z_q[2:3])
     output.z_q.square().sum().backward()
@@ -163,4 +164,4 @@ def test_a_state_read_back_goes_on_as_the_original_would(make_vq, changes: dict[
         each.eval()
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in vq.state_dict().items())
     output = vq(z)
-    assert torch.equal(output.z_q, other.lookup(output.indices))  # the code, whatever the estimator
+    assert torch.equal(output.z_q, other.lookup(output.indices))  # in evaluation it is the code for every estimator

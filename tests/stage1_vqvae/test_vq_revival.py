@@ -1,4 +1,4 @@
-"""Unused codes of the vector quantizer are revived: which ones, where they go, and what it depends on."""
+"""The revival of unused codes of the vector quantizer: which codes move, and where to."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_revived_code_stays_where_it_was_put(make_vq) -> None:
     vq(torch.rand(30, 2))
     vq.update(0, seed=0)
     revived = vq.codebook[2].clone()
-    vq(vq.codebook[:1].expand(30, 2))  # a batch of which the code gets nothing: its mean must not move
+    vq(vq.codebook[:1].expand(30, 2))  # this batch has no vector for the code, whose mean must not move
     vq.update(1, seed=0)
     torch.testing.assert_close(vq.codebook[2], revived, rtol=1e-3, atol=1e-3)
 
