@@ -2,8 +2,9 @@
 
     python -m stage0_images.prepare
 
-data.source in params.yaml says which images; images that cannot be used are listed in data/prepared/quarantine.jsonl.
-The same source and parameters write the same bytes. If anything is wrong, what was in data/prepared stays.
+`data.source` in params.yaml names the images. Images that cannot be used are listed in data/prepared/quarantine.jsonl
+(tessera/images/prepared.py lists the other files). The same source and parameters give the same bytes. After an error
+data/prepared is as it was before.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
 
 USES = ("data",)  # the sections of params.yaml that change what this stage makes
 
-TASK_IMAGES = 32  # images a thread is given at a time: enough that handing over costs nothing
-TASK_BYTES = 2**22  # and not more than this of decoded images
+# A thread is given this many images at a time, so that handing them over costs little, but no more than TASK_BYTES of
+# decoded images.
+TASK_IMAGES = 32
+TASK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
 class Part:
-    """A prepared split to be: the rows of one of the source's splits."""
+    """What one prepared split is made of: some rows of one of the source's splits."""
 
     split: SourceSplit
     rows: np.ndarray
@@ -47,16 +50,22 @@ class Part:
 
 @dataclass
 class Quarantine:
-    """The images refused so far, out of `total`, each by split and index as the source has them."""
+    """The images that were refused so far.
+
+    Attributes:
+        total: the number of all images, good and bad.
+        rows: for each refused image its split and index in the source, its file if known, and the reason.
+    """
 
     total: int
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, split: str, index: int, file: str | None, reason: str, params: DataParams) -> None:
-        """Record one more.
+        """Record a refused image.
 
         Raises:
-            UserError: it is one too many for `data.max_bad_fraction`; with the first reasons.
+            UserError: more than `data.max_bad_fraction` of all images are now refused. The message has the first three
+                reasons.
         """
         self.rows.append({"split": split, "index": index, "file": file, "reason": reason})
         if len(self.rows) > params.max_bad_fraction * self.total:
@@ -68,7 +77,10 @@ class Quarantine:
 
 
 def divide(source: Source, params: DataParams) -> dict[str, Part]:
-    """The three splits: the source's own, a missing one cut from its training images by `data.split_seed`.
+    """Divide the source's images into train, validation and test.
+
+    A split that the source has is used as it is. A missing one is drawn from the training images with the random seed
+    `data.split_seed`.
 
     Raises:
         UserError: nothing would be left to train on.
@@ -99,9 +111,13 @@ def divide(source: Source, params: DataParams) -> dict[str, Part]:
 
 
 def decoded(part: Part, params: DataParams, pool: Executor, ahead: int) -> Iterator[list]:
-    """Pixels uint8 (C, H, W), or the `BadImage`, with row and file of each image: in order, a task's worth at a time.
+    """Decode a split's images in threads, and yield the results in order.
 
-    At most `ahead` tasks are begun before their results are taken.
+    Args:
+        ahead: the largest number of tasks whose results wait to be taken. It bounds the memory in use.
+
+    Yields:
+        For each task a list of (row, file, result). The result is uint8 (C, H, W), or the `BadImage`.
     """
     from stage0_images.pixels import BadImage, read_image
 
@@ -130,7 +146,10 @@ def decoded(part: Part, params: DataParams, pool: Executor, ahead: int) -> Itera
 def write_split(
     part: Part, folder: Path, params: DataParams, blocks: Iterator[list], quarantine: Quarantine, bar: tqdm
 ) -> np.ndarray:
-    """Write images.npy and, for labelled data, labels.npy; returns how often each pixel value 0..255 occurs.
+    """Write images.npy and, for labelled data, labels.npy.
+
+    Returns:
+        How often each pixel value 0..255 occurs, int64 (256,).
 
     Raises:
         UserError: too many images were refused, or all of this split.
@@ -169,7 +188,11 @@ def write_split(
 
 
 def mean_and_variance(histogram: np.ndarray) -> tuple[float, float]:
-    """Mean and variance of pixels in [-1, 1] from the counts of their values 0..255; exact up to the last rounding."""
+    """The mean and variance of pixels in [-1, 1], computed exactly and then rounded once.
+
+    Args:
+        histogram: how often each value 0..255 occurs, int64 (256,).
+    """
     from fractions import Fraction
 
     counts = [int(count) for count in histogram]
@@ -181,7 +204,7 @@ def mean_and_variance(histogram: np.ndarray) -> tuple[float, float]:
 
 
 def write_all(source: Source, staging: Path, params: Params) -> str:
-    """Write every split, stats.json and quarantine.jsonl into `staging`; returns a line that sums them up."""
+    """Write every split, stats.json and quarantine.jsonl into `staging`. Returns a summary of one line."""
     from concurrent.futures import ThreadPoolExecutor
 
     from tqdm import tqdm
@@ -214,7 +237,8 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
         )
     (staging / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in quarantine.rows]
-    (staging / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
+    # A file name that is not UTF-8 is written with JSON's own escapes.
+    (staging / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     each = ", ".join(f"{name} {count}" for name, count in counts.items())
     classes = f"{stats.num_classes} classes" if stats.classes else "no labels"
     unused = f"; splits not used: {', '.join(source.unused)}" if source.unused else ""
@@ -222,11 +246,11 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Open the source, then publish."""
+    """Open the source and publish its images."""
     from stage0_images.sources import open_source
     from tessera.artifacts.publishing import publishing, scratch
 
-    # Beside the output rather than in /tmp, which may be memory: a copy of a parquet dataset goes here.
+    # `datasets` copies a parquet dataset into this folder. /tmp would be a bad place, since it may be in memory.
     with scratch(paths.PREPARED.with_name("source")) as cache:
         source = open_source(params.data, cache)
         with publishing(paths.PREPARED, "prepared", parents={}) as staging:

@@ -210,13 +210,17 @@ class PartedArray:
     def _rows(self, rows: np.ndarray) -> np.ndarray:
         if len(self.parts) == 1 or not len(rows):
             return self._part(0)[rows]
-        where = np.searchsorted(self._starts, rows, "right") - 1
-        order = np.argsort(where, kind="stable")  # rows of one part stand together
-        numbers, begins = np.unique(where[order], return_index=True)
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for number, places in zip(numbers, np.split(order, begins[1:]), strict=True):
-            found[places] = self._part(int(number))[rows[places] - self._starts[number]]
-        return found
+        order = np.argsort(rows)  # rows of one part stand together
+        rows = rows[order]
+        ends = np.searchsorted(rows, self._starts).tolist()
+        found, begin = np.empty((len(rows), *self.shape[1:]), self.dtype), 0
+        for number, end in enumerate(ends[1:]):
+            if end > begin:
+                found[begin:end] = self._part(number)[rows[begin:end] - self._starts[number]]
+                begin = end
+        result = np.empty_like(found)
+        result[order] = found
+        return result
 
 
 def open_parts(manifest: Manifest, folder: str, stem: str, rows: int, part_rows: int) -> list[CheckedArray]:

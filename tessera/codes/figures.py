@@ -8,10 +8,13 @@ from tessera.codes.layout import CodeLayout
 
 
 def codebook_figures(counts: torch.Tensor) -> dict[str, float]:
-    """`codebook_usage`, the share of codes that occur, and `perplexity`, exp(entropy), the means over depths.
+    """How evenly the codes of one level are used, averaged over depths.
 
     Args:
-        counts: int64 (depth, K), of a whole split: over a batch they would say little.
+        counts: int64 (depth, K), how often each code occurs in a whole split.
+
+    Returns:
+        `codebook_usage`, the share of codes that occur, and `perplexity`, exp(entropy in nats) of their frequencies.
     """
     shares = counts.cpu().double() / counts.sum(-1, keepdim=True).cpu()
     perplexity = torch.special.entr(shares).sum(-1).exp()
@@ -22,7 +25,7 @@ class CodeCounts:
     """How often each code occurs, summed over batches.
 
     Attributes:
-        levels: int64 (depth, K) per level.
+        levels: int64 (depth, K) for each level.
     """
 
     def __init__(self, layout: CodeLayout, device: torch.device | str = "cpu") -> None:
@@ -31,10 +34,10 @@ class CodeCounts:
         self.levels = [torch.zeros(size, dtype=torch.int64, device=device) for size in sizes]
 
     def add(self, codes: list[torch.Tensor]) -> None:
-        """Count grids [(B, h, w, depth), ...] too."""
+        """Add the codes of grids [(B, h, w, depth), ...]."""
         for total, more in zip(self.levels, self.layout.counts(codes), strict=True):
             total += more
 
     def figures(self) -> list[dict[str, float]]:
-        """`codebook_figures` of each level."""
+        """The `codebook_figures` of each level, coarsest first."""
         return [codebook_figures(level) for level in self.levels]

@@ -16,9 +16,13 @@ T = TypeVar("T", float, torch.Tensor)
 
 @dataclass(frozen=True)
 class Level:
-    """One grid of codes: `height` x `width` positions, `depth` codes a position, each below `codebook_size`.
+    """The shape of one grid of codes.
 
-    `sizes`: each depth's own codebook size, where they differ; `codebook_size` is the largest of them.
+    Attributes:
+        height, width: positions of the grid.
+        depth: codes a position.
+        codebook_size: each code is below this number.
+        sizes: the codebook size of each depth (depth,), if they differ. `codebook_size` is then the largest of them.
     """
 
     height: int
@@ -29,7 +33,7 @@ class Level:
 
     @property
     def depth_sizes(self) -> tuple[int, ...]:
-        """How many values the code of each depth has, (depth,)."""
+        """The codebook size of each depth, (depth,)."""
         return self.sizes or (self.codebook_size,) * self.depth
 
     @property
@@ -39,10 +43,17 @@ class Level:
 
 @dataclass(frozen=True)
 class CodeLayout:
-    """The shape of an image's codes: levels, coarsest first, and how they form one sequence.
+    """The shape of an image's codes, and how they form one sequence of tokens.
 
-    The sequence runs level by level, then row, column and depth, so every token comes after all coarser levels and
-    after its position's earlier depths.
+    The sequence goes through the levels, and within a level through rows, columns and depths. A token therefore comes
+    after the tokens of all coarser levels, and after the earlier depths of its own position.
+
+    Attributes:
+        image_shape: (C, H, W).
+        levels: coarsest first.
+
+    Raises:
+        ValueError: a size is not positive, or there is no level.
     """
 
     image_shape: tuple[int, int, int]
@@ -57,46 +68,57 @@ class CodeLayout:
 
     @property
     def num_tokens(self) -> int:
-        """N: tokens an image."""
+        """N, the number of tokens of an image."""
         return sum(level.tokens for level in self.levels)
 
     @property
     def vocabulary(self) -> int:
-        """V: the largest codebook."""
+        """V, the size of the largest codebook."""
         return max(level.codebook_size for level in self.levels)
 
     @property
     def dimensions(self) -> int:
-        """C·H·W."""
+        """C·H·W, the number of values of an image."""
         return math.prod(self.image_shape)
 
     def bits_per_dim(self, nats: T) -> T:
-        """Nats per image, a number or a tensor, in bits per dimension."""
+        """Convert nats per image, a number or a tensor, to bits per dimension."""
         return nats / (self.dimensions * math.log(2))
 
     @property
     def uniform_nats(self) -> float:
-        """Nats an image under the uniform prior: Σ log K over its tokens (van den Oord et al. 2017, section 3.1)."""
+        """-log p(z) in nats per image under the uniform prior: the sum of log K over the tokens.
+
+        Source: van den Oord et al. 2017, section 3.1.
+        """
         return sum(level.height * level.width * math.log(size) for level in self.levels for size in level.depth_sizes)
 
     def slices(self) -> list[slice]:
-        """Each level's place in the sequence."""
-        ends = accumulate(level.tokens for level in self.levels)  # numpy's would break a compiled prior's graph
+        """The part of the sequence that each level takes."""
+        ends = accumulate(level.tokens for level in self.levels)  # numpy's cumsum would break a compiled prior's graph
         return [slice(end - level.tokens, end) for end, level in zip(ends, self.levels, strict=True)]
 
     def check(self, codes: list[torch.Tensor]) -> None:
-        """Refuse, by a ValueError, what are not grids [(B, h, w, depth), ...] of this layout."""
+        """Refuse code grids of another layout.
+
+        Raises:
+            ValueError: the grids are not [(B, h, w, depth), ...] of this layout.
+        """
         expected = [(level.height, level.width, level.depth) for level in self.levels]
         if [tuple(c.shape[1:]) for c in codes] != expected:
             raise ValueError(f"expected code grids {expected}, got {[tuple(c.shape[1:]) for c in codes]}")
 
     def flatten(self, codes: list[torch.Tensor]) -> torch.Tensor:
-        """Grids [(B, h, w, depth), ...] to tokens (B, N)."""
+        """Turn grids [(B, h, w, depth), ...] into tokens (B, N). Raises `ValueError`: see `check`."""
         self.check(codes)
         return torch.cat([c.flatten(1) for c in codes], dim=1)
 
     def unflatten(self, tokens: torch.Tensor) -> list[torch.Tensor]:
-        """Tokens (B, N) to grids [(B, h, w, depth), ...]."""
+        """Turn tokens (B, N) into grids [(B, h, w, depth), ...].
+
+        Raises:
+            ValueError: the tokens have another shape.
+        """
         if tokens.ndim != 2 or tokens.shape[1] != self.num_tokens:
             raise ValueError(f"expected tokens (B, {self.num_tokens}), got {tuple(tokens.shape)}")
         return [
@@ -105,8 +127,11 @@ class CodeLayout:
         ]
 
     def counts(self, codes: list[torch.Tensor]) -> list[torch.Tensor]:
-        """How often each code occurs in grids [(B, h, w, depth), ...]: int64 (depth, K) a level, since each depth of a
-        position has a codebook of its own."""
+        """How often each code occurs in grids [(B, h, w, depth), ...].
+
+        Returns:
+            int64 (depth, K) for each level. Depths are counted apart, since each depth has a codebook of its own.
+        """
         found = []
         for grid, level in zip(codes, self.levels, strict=True):
             places = grid.reshape(-1, level.depth) + torch.arange(level.depth, device=grid.device) * level.codebook_size
@@ -116,7 +141,7 @@ class CodeLayout:
 
     @cached_property
     def places(self) -> torch.Tensor:
-        """int64 (N, 4): each token's level, row, column and depth."""
+        """The level, row, column and depth of each token, int64 (N, 4)."""
         rows = []
         for index, level in enumerate(self.levels):
             grid = torch.cartesian_prod(
@@ -127,22 +152,22 @@ class CodeLayout:
 
     @cached_property
     def codebook_sizes(self) -> torch.Tensor:
-        """int64 (N,): how many values each token has."""
+        """The number of values that each token may take, int64 (N,)."""
         by_level = [torch.tensor(level.depth_sizes).repeat(level.height * level.width) for level in self.levels]
         return torch.cat(by_level)
 
     @cached_property
     def allowed(self) -> torch.Tensor:
-        """bool (N, V): which values each token may take; logits elsewhere are -inf."""
+        """Which values each token may take, bool (N, V). All other logits are -inf."""
         return torch.arange(self.vocabulary) < self.codebook_sizes[:, None]
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest unsigned type that holds every code."""
+        """The smallest unsigned dtype that holds every code."""
         return np.min_scalar_type(self.vocabulary - 1)
 
     def to_json(self) -> dict:
-        """JSON values; what is None is left out."""
+        """The layout as JSON values, from which `from_json` makes it again. Fields that are None are left out."""
         levels = [{name: v for name, v in asdict(level).items() if v is not None} for level in self.levels]
         return {"image_shape": self.image_shape, "levels": levels}
 

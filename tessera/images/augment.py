@@ -1,4 +1,4 @@
-"""Mirrored and shifted copies of images: pixels stay uint8, and borders repeat their edge."""
+"""Mirrors and shifts images. Pixels stay uint8."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import torch
 
 
 def shift(pixels: torch.Tensor, down: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Move each image of (B, C, H, W) by its own (B,) whole pixels; what enters repeats the edge."""
+    """Shift each image by its own number of pixels. The pixels that come in repeat the edge.
+
+    Args:
+        pixels: (B, C, H, W).
+        down, right: whole pixels (B,); negative numbers shift up and left.
+    """
     batch, channels, height, width = pixels.shape
     rows = (torch.arange(height) - down[:, None]).clamp(0, height - 1)
     columns = (torch.arange(width) - right[:, None]).clamp(0, width - 1)
@@ -15,7 +20,13 @@ def shift(pixels: torch.Tensor, down: torch.Tensor, right: torch.Tensor) -> torc
 
 
 def augment(pixels: torch.Tensor, horizontal_flip: bool, max_shift: int, random: torch.Generator) -> torch.Tensor:
-    """Mirror half of the images and shift each by up to `max_shift` pixels each way, drawing for the whole batch."""
+    """Mirror each image with probability 1/2, and shift it by up to `max_shift` pixels in each direction.
+
+    Args:
+        pixels: uint8 (B, C, H, W).
+        horizontal_flip: whether images are mirrored at all.
+        random: random numbers are drawn for the whole batch at once.
+    """
     if horizontal_flip:
         flip = torch.rand(len(pixels), generator=random) < 0.5
         pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)

@@ -10,21 +10,36 @@ from torchvision.utils import make_grid
 
 from tessera.artifacts.files import replacing
 
-READABLE = 48  # pixels; smaller images are enlarged by a whole factor, so that pixels stay square and sharp
+READABLE = 48  # pixels; smaller images are enlarged by a whole number, so that pixels stay square and sharp
 PADDING = 2
 GREY = 128
 COLUMNS = 8
 
 
 def image_grid(pixels: torch.Tensor, columns: int) -> torch.Tensor:
-    """Lay out uint8 images (n, C, H, W), C 1 or 3, row by row, as one picture."""
+    """Lay out images row by row as one picture.
+
+    Args:
+        pixels: uint8 (n, C, H, W), C 1 or 3.
+        columns: images a row.
+
+    Returns:
+        uint8 (3, height, width).
+    """
     factor = max(1, -(-READABLE // max(pixels.shape[-2:])))
     enlarged = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     return make_grid(enlarged, nrow=columns, padding=PADDING, pad_value=GREY)
 
 
 def stacked_grid(stacks: list[torch.Tensor]) -> torch.Tensor:
-    """Lay out several versions of the same images, each uint8 (n, C, H, W), one above the other, as one picture."""
+    """Lay out several versions of the same images as one picture, each image above its other versions.
+
+    Args:
+        stacks: the versions, each uint8 (n, C, H, W).
+
+    Returns:
+        uint8 (3, height, width).
+    """
     count = len(stacks[0])
     columns = min(COLUMNS, count)
     rows = [part for band in zip(*(stack.split(columns) for stack in stacks), strict=True) for part in band]
@@ -34,6 +49,6 @@ def stacked_grid(stacks: list[torch.Tensor]) -> torch.Tensor:
 
 
 def save_grid(picture: torch.Tensor, path: Path) -> None:
-    """Write a picture as a PNG without metadata: the same picture gives the same bytes."""
+    """Write a picture uint8 (3, height, width) as a PNG file. The same picture always gives the same bytes."""
     with replacing(path) as temporary:
         Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(temporary, format="PNG")
