@@ -27,7 +27,7 @@ class PriorTask(Task):
     def __init__(self, model: Prior, codes: Codes, params: PriorTrainingParams) -> None:
         self.model, self.codes, self.params = model, codes, params
         self.order = SampleOrder(len(codes["train"]), params.batch_size, params.seed)
-        links = list(getattr(model, "links", ()))
+        links = model.chained()
         # The level that each loss is of; empty for a prior that is trained as a whole.
         self.levels: dict[str, int] = {}
         if len(links) > 1:

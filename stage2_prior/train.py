@@ -83,13 +83,13 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
     name, training = params.stage2_prior.name, getattr(params.stage2_prior.chosen, "training", None)
     config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
+    # A prior knows the null label if training shows it, or if the codes have no other label.
+    config["null_label"] = training is None or not codes.num_classes or training.label_dropout > 0
     accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", training.seed if training else 0))
     prior = build_prior(config)
     prior.fit(Batches(codes["train"], params.runtime.batch_size))
     if prior.trained:
-        # A prior knows the null label if training shows it, or if the codes have no other label.
-        prior.null_label = not codes.num_classes or training.label_dropout > 0
         whole = {**prior_config(prior), "training": training.values()}
         task = PriorTask(prior, codes, training)
         metrics = train("train_prior", task, training, params.runtime, accelerator, whole, parents)

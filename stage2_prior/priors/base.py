@@ -160,6 +160,10 @@ class Prior(nn.Module):
                 tensor.data = tensor.data.to(dtype)
         return copy.requires_grad_(False)
 
+    def chained(self) -> list[Prior]:
+        """The priors of a chain, coarsest level first, which are trained independently. Other priors have none."""
+        return []
+
     def blocks(self) -> Iterable[Recomputable]:
         """The modules that gradient checkpointing computes again, one after another."""
         return ()

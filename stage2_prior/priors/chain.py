@@ -80,6 +80,10 @@ class Chain(Prior):
             end = link.layout.num_tokens
             link.fit((tokens[:, :end], labels) for tokens, labels in batches)
 
+    def chained(self) -> list[Prior]:
+        """See `Prior.chained`."""
+        return list(self.links)
+
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """See `Prior.nll`."""
         return torch.cat([link.nll(tokens[:, : link.layout.num_tokens], labels) for link in self.links], dim=1)
