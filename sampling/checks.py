@@ -29,7 +29,7 @@ def numbers(*named: tuple[str, Any, int]) -> None:
 
 
 def sizes(batch_size: Any) -> list[tuple[str, Any, int]]:
-    """The argument of `numbers` for a batch size, which may also be None."""
+    """The arguments with which `numbers` checks a batch size: one (name, value, least value), or none for None."""
     return [] if batch_size is None else [("batch_size", batch_size, 1)]
 
 

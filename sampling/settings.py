@@ -99,7 +99,7 @@ class Settings:
         return any(self._at("guidance_scale", level) != 1 for level in levels)
 
     def unguided(self) -> Settings:
-        """A copy with temperature 1 and without filters or guidance."""
+        """A copy of these settings with temperature 1, no filter and no guidance. All other settings are kept."""
         plain = Settings.plain()
         return Settings(**asdict(self) | {name: getattr(plain, name) for name in (*FILTERS, "guidance_scale")})
 

@@ -16,15 +16,21 @@ Batches = Callable[[], Iterable[torch.Tensor]]  # returns float images (B, C, H,
 
 @torch.no_grad()
 def initialise_codebooks(model: VQVAE, batches: Batches, seed: int) -> None:
-    """Moves every codebook to the data, coarsest level first. Leaves the model in training mode.
+    """Lets each quantizer place its codes by encoded images, coarsest level first. Leaves the model in training mode.
 
-    A quantizer that all levels share is initialised once per level: from the vectors of the coarsest level, then, with
-    the codes so found, from those of the two coarsest levels, and so on.
+    What a quantizer does with the vectors is its own matter (`Quantizer.initialise_from_data`). Those that do not look at
+    the data keep the codes of their constructor.
+
+    A quantizer of one level gets vectors of that level. They depend on the codes of coarser levels, which come first. A
+    quantizer that all levels share is initialised once per level. The first time it gets the vectors of the coarsest
+    level. The second time it gets those of the two coarsest levels, where the finer vectors depend on the codes just
+    found. Each further time adds a level.
 
     Args:
-        model: the model, with its first weights.
-        batches: a function that returns images. They must be the same on every process.
-        seed: the random seed of the training.
+        model: the model before its first step of training.
+        batches: a function that returns batches of images, float (B, C, H, W) in [-1, 1]. They are the same at each call
+            and on every process.
+        seed: the training's random seed. It picks the vectors and starts k-means.
     """
     model.eval()
     for level in range(len(model.layout.levels)):

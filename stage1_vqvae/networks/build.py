@@ -22,12 +22,12 @@ def network_class(config: dict[str, Any]) -> type[Network]:
 def build_network(
     config: dict[str, Any], image_shape: tuple[int, int, int], outputs: int, codebook_dim: int
 ) -> Network:
-    """Builds a network with random weights.
+    """Builds a network, which is an encoder and a decoder in one module, with random weights.
 
     Args:
         config: {"name": NAME, NAME: {its parameters}}.
         image_shape: (C, H, W).
-        outputs: the number of channels of the likelihood's parameters.
+        outputs: the number of channels that the decoder returns for each pixel: the likelihood's parameters.
         codebook_dim: D, the width of z.
     """
     return network_class(config)(image_shape, outputs, codebook_dim, **config[config["name"]])

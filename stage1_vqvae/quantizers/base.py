@@ -143,10 +143,13 @@ class Quantizer(nn.Module):
         """
 
     def re_estimate(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Computes the codes anew for averaged weights. By default nothing happens, and the average keeps the codes.
+        """Computes the codes again from vectors of the model with averaged weights. By default it does nothing.
+
+        A quantizer that keeps the default lets the moving average of the weights include all its trained parameters.
 
         Args:
-            batches: a function that returns batches of z, each float (M, D).
+            batches: a function that returns batches of z, float (M, D) each. M may differ from batch to batch. The method may
+                call it several times; each call returns the same batches.
         """
 
     def note(self, indices: torch.Tensor) -> None:

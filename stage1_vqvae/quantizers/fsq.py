@@ -42,15 +42,20 @@ class Parameters(QuantizerParams):
 
 
 class FSQ(Quantizer):
-    """Rounds each channel to a grid of values in [-1, 1].
+    """Squashes each channel of z by tanh and rounds it to a grid of values in [-1, 1]. Each channel has its own grid.
 
-    An index counts the values of all channels in mixed radix; the first channel changes fastest. With an even number of
-    values, 0 is one of them, and there is one value more below 0 than above. Inside a residual quantizer, such a grid
-    is raised by half a step instead. It is then symmetric, and no target in [-1, 1] is further than half a step from
-    its code, which is the range that the next depth expects.
+    The width D is the length of `levels`, and the number of codes K is the product of `levels`. An index is a number whose
+    digits are the places of the channels' values. The digit of the first channel changes fastest.
+
+    A grid of an odd number L of values goes from -1 to 1 in steps of 2 / (L - 1). A grid of an even number L of values has
+    steps of 2 / L and goes from -1 to 1 - 2 / L, so it contains 0 and has one value more below 0 than above.
+
+    Inside a residual quantizer an even grid is raised by half a step. It then goes from -1 + 1 / L to 1 - 1 / L. Every
+    target in [-1, 1] then lies within half a step of its code. The residual quantizer divides the rest by half a step
+    (`residual_scale`), so the targets of the next depth lie in [-1, 1] again.
 
     Args:
-        levels: the number of values of each channel.
+        levels: the number of values of each channel (not the levels of code grids).
     """
 
     def __init__(self, *, levels: list[int], inside_residual: bool = False) -> None:

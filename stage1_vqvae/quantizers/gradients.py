@@ -119,7 +119,7 @@ class Estimator:
 
     @property
     def stochastic(self) -> bool:
-        """Whether the estimator draws random numbers."""
+        """Whether a call draws random numbers. Only diveq with a variance above 0 does."""
         return self.name == "diveq" and self.variance > 0
 
     def __call__(self, z: torch.Tensor, code: torch.Tensor, seeds: torch.Tensor | None = None) -> torch.Tensor:

@@ -59,7 +59,15 @@ class GroupedQuantizer(Quantizer):
         return [derived(seeds, group) for group in range(self.groups)]
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
-        """Quantizes each group of channels of z (..., D) by its own quantizer."""
+        """Cuts each target (..., D) into groups of channels and quantizes each group by itself.
+
+        Each group has its own quantizer, or all groups have the same one if they share a codebook.
+
+        Returns:
+            z_q (..., D), indices (..., groups · depth of one quantizer), targets and codes of the groups, joined along the last
+            dimension in the order of the groups. Targets and codes are None where the quantizers have none. The loss is the
+            mean of the groups' losses.
+        """
         cut = target.chunk(self.groups, -1)
         found = [part(x, s) for part, x, s in zip(self._parts(), cut, self._seeds(seeds), strict=True)]
         loss = torch.stack([output.loss for output in found]).mean()

@@ -39,7 +39,16 @@ class Sampler(Protocol):
         ...
 
     def choose(self, logits: Tensor, uniforms: Tensor, level: int) -> Tensor:
-        """One token for each row, int64 (B,), from logits (B, V) and random numbers (B,)."""
+        """Draws one token for each row: the level's temperature and filters act on the logits, then a number decides.
+
+        Args:
+            logits: (B, V), after `guide` where guidance acts. An impossible value has -inf.
+            uniforms: float64 (B,) in [0, 1), one random number for each row. They are ignored where `greedy` is True.
+            level: the level of the tokens, which decides temperature and filters.
+
+        Returns:
+            int64 (B,). B counts rows: the masked prior passes one row for each image and position.
+        """
         ...
 
     def greedy(self, level: int) -> bool:

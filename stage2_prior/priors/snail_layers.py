@@ -180,15 +180,27 @@ class GatedResidual(nn.Module):
         return self.close(x, self.first.one(F.elu(x), state), state)
 
     def close(self, x: Tensor, hidden: Tensor, state: SnailState) -> Tensor:
-        """The second half of `one`, from the output of the first, (B, hidden), with any auxiliary features in it."""
+        """The second half of `one`: from the output of the first convolution to the block's output (B, channels).
+
+        Args:
+            x: (B, channels), the block's input at the position.
+            hidden: (B, hidden), the output of `first` there. The caller has added the auxiliary features, if any.
+            state: how far the grid has been decoded; it is changed.
+        """
         return x + F.glu(self.second.one(F.elu(hidden), state), 1)
 
 
 class CausalAttention(nn.Module):
-    """Attention of every position over all positions up to and including its own.
+    """Multi-head attention over one grid. A position attends to itself and to all positions before it, row by row.
+
+    There is no layer after the attention.
 
     Args:
-        queries, keys: input channels of the queries, and of the keys and values. width: channels of the output.
+        queries: channels of the input from which the queries are computed.
+        keys: channels of the input from which the keys and the values are computed.
+        width: channels of the output, those of all heads together.
+        heads: the number of heads. It divides `width`.
+        dropout: the share of attention weights that training drops.
     """
 
     def __init__(self, queries: int, keys: int, width: int, heads: int, dropout: float) -> None:

@@ -8,13 +8,14 @@ from tessera.codes.layout import CodeLayout
 
 
 def codebook_figures(counts: torch.Tensor) -> dict[str, float]:
-    """How evenly the codes of one level are used, averaged over depths.
+    """How evenly the codes of one level are used. Each figure is computed for each depth, then averaged over depths.
 
     Args:
         counts: int64 (depth, K), how often each code occurs in a whole split.
 
     Returns:
-        `codebook_usage`, the share of codes that occur, and `perplexity`, exp(entropy in nats) of their frequencies.
+        `codebook_usage`, the share of the K codes that occur, from 0 to 1; and `perplexity`, from 1 to K: exp of the
+        entropy, in nats, of the frequencies of the codes.
     """
     shares = counts.cpu().double() / counts.sum(-1, keepdim=True).cpu()
     perplexity = torch.special.entr(shares).sum(-1).exp()

@@ -128,7 +128,14 @@ class CodeSplit:
 
 @dataclass(frozen=True)
 class Codes:
-    """The codes of a dataset: splits by name, layout, class names in the order of the labels, and manifest."""
+    """The published codes of a dataset. Codes are read from disk, and checked, when they are used.
+
+    Attributes:
+        splits: by name ("train", "validation", "test").
+        layout: the shape of an image's codes.
+        classes: the class names in the order of the labels; None for unlabelled data.
+        manifest: of the folder.
+    """
 
     splits: dict[str, CodeSplit]
     layout: CodeLayout

@@ -69,7 +69,11 @@ def _ignore_warnings_of_ddp() -> None:
 
 
 def configure_torch(threads: int | None) -> None:
-    """Set the number of threads, by `runtime.threads` or what the machine offers, and exact float32."""
+    """Set how many threads torch uses, and have it compute float32 without TF32 on a GPU.
+
+    Args:
+        threads: `runtime.threads`. None: OMP_NUM_THREADS, or else the cores that the machine offers to this process.
+    """
     set_threads(threads)
     exact_float32()
 

@@ -103,11 +103,17 @@ def _quota(folder: Path, version: int) -> float | None:
 
 @contextmanager
 def thread_environment(threads: int) -> Iterator[None]:
-    """Tell all libraries the number of threads by environment variables, which they read when they are loaded.
+    """Within a `with` block, tell all libraries the number of threads by environment variables.
 
-    OMP_NUM_THREADS is read by OpenMP, MKL and OpenBLAS, so by torch and numpy. torch.compile starts as many compiler
-    processes as TORCHINDUCTOR_COMPILE_THREADS says. torch's inter-op threads need no limit: only `torch.jit.fork` uses
-    them, which this project does not call.
+    Libraries read the variables when they are loaded, so torch and numpy must be imported inside the block. On exit the
+    variables get their old values back.
+
+    OpenMP, MKL and OpenBLAS, and so torch and numpy, read OMP_NUM_THREADS, which is overwritten. torch.compile starts as
+    many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says, which is set only where it is not set yet. torch's
+    inter-op threads need no limit: only `torch.jit.fork` uses them, which this project does not call.
+
+    Args:
+        threads: the number of threads.
     """
     changes = {"OMP_NUM_THREADS": str(threads)}
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:

@@ -45,10 +45,20 @@ def out_of_patience(progress: Progress, criterion: str, patience: int | None) ->
 
 
 def improved(metrics: dict[str, float], progress: Progress, patience: int | None) -> set[str]:
-    """Count a validation for every criterion that has patience left; returns those that reached their best value.
+    """Count a validation for every criterion that has patience left. Smaller values are better.
+
+    A criterion whose patience has run out is left alone, whatever its value.
+
+    Args:
+        metrics: the figures of the validation, by name.
+        progress: the best values so far; it is changed.
+        patience: a criterion has none left after this many counted validations without improvement. None: no limit.
+
+    Returns:
+        the names of the criteria whose value is smaller than all before.
 
     Raises:
-        UserError: the value of a criterion is not finite.
+        UserError: the value of a counted criterion is not finite. Nothing has been counted then.
     """
     counted = [name for name in progress.choices if not out_of_patience(progress, name, patience)]
     for name in counted:
