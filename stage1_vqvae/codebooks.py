@@ -18,8 +18,8 @@ Batches = Callable[[], Iterable[torch.Tensor]]  # returns float images (B, C, H,
 def initialise_codebooks(model: VQVAE, batches: Batches, seed: int) -> None:
     """Lets each quantizer place its codes by encoded images, coarsest level first. Leaves the model in training mode.
 
-    What a quantizer does with the vectors is its own matter (`Quantizer.initialise_from_data`). Those that do not look at
-    the data keep the codes of their constructor.
+    What a quantizer does with the vectors is its own matter (`Quantizer.initialise_from_data`). Those that do not look
+    at the data keep the codes of their constructor.
 
     A quantizer of one level gets vectors of that level. They depend on the codes of coarser levels, which come first. A
     quantizer that all levels share is initialised once per level. The first time it gets the vectors of the coarsest
@@ -28,8 +28,8 @@ def initialise_codebooks(model: VQVAE, batches: Batches, seed: int) -> None:
 
     Args:
         model: the model before its first step of training.
-        batches: a function that returns batches of images, float (B, C, H, W) in [-1, 1]. They are the same at each call
-            and on every process.
+        batches: a function that returns batches of images, float (B, C, H, W) in [-1, 1]. They are the same at each
+            call and on every process.
         seed: the training's random seed. It picks the vectors and starts k-means.
     """
     model.eval()

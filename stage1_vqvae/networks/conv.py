@@ -23,9 +23,9 @@ from tessera.parameters.sections import Count, Positive, Section
 class Parameters(Section):
     """Parameters of `conv`.
 
-    `strides`: one factor for each level, finest level first; each is a power of two, at least 2. The first factor says by
-    how much the finest grid is smaller than the image, in each direction. Each further factor says by how much a grid is
-    smaller than the next finer one.
+    `strides`: one factor for each level, finest level first; each is a power of two, at least 2. The first factor says
+    by how much the finest grid is smaller than the image, in each direction. Each further factor says by how much a
+    grid is smaller than the next finer one.
     """
 
     strides: Annotated[tuple[int, ...], Field(min_length=1)]

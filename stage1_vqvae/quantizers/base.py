@@ -148,8 +148,8 @@ class Quantizer(nn.Module):
         A quantizer that keeps the default lets the moving average of the weights include all its trained parameters.
 
         Args:
-            batches: a function that returns batches of z, float (M, D) each. M may differ from batch to batch. The method may
-                call it several times; each call returns the same batches.
+            batches: a function that returns batches of z, float (M, D) each. M may differ from batch to batch. The
+                method may call it several times; each call returns the same batches.
         """
 
     def note(self, indices: torch.Tensor) -> None:

@@ -44,11 +44,11 @@ class Parameters(QuantizerParams):
 class FSQ(Quantizer):
     """Squashes each channel of z by tanh and rounds it to a grid of values in [-1, 1]. Each channel has its own grid.
 
-    The width D is the length of `levels`, and the number of codes K is the product of `levels`. An index is a number whose
-    digits are the places of the channels' values. The digit of the first channel changes fastest.
+    The width D is the length of `levels`, and the number of codes K is the product of `levels`. An index is a number
+    whose digits are the places of the channels' values. The digit of the first channel changes fastest.
 
-    A grid of an odd number L of values goes from -1 to 1 in steps of 2 / (L - 1). A grid of an even number L of values has
-    steps of 2 / L and goes from -1 to 1 - 2 / L, so it contains 0 and has one value more below 0 than above.
+    A grid of an odd number L of values goes from -1 to 1 in steps of 2 / (L - 1). A grid of an even number L of values
+    has steps of 2 / L and goes from -1 to 1 - 2 / L, so it contains 0 and has one value more below 0 than above.
 
     Inside a residual quantizer an even grid is raised by half a step. It then goes from -1 + 1 / L to 1 - 1 / L. Every
     target in [-1, 1] then lies within half a step of its code. The residual quantizer divides the rest by half a step

@@ -64,9 +64,9 @@ class GroupedQuantizer(Quantizer):
         Each group has its own quantizer, or all groups have the same one if they share a codebook.
 
         Returns:
-            z_q (..., D), indices (..., groups · depth of one quantizer), targets and codes of the groups, joined along the last
-            dimension in the order of the groups. Targets and codes are None where the quantizers have none. The loss is the
-            mean of the groups' losses.
+            z_q (..., D), indices (..., groups · depth of one quantizer), targets and codes of the groups, joined along
+            the last dimension in the order of the groups. Targets and codes are None where the quantizers have none.
+            The loss is the mean of the groups' losses.
         """
         cut = target.chunk(self.groups, -1)
         found = [part(x, s) for part, x, s in zip(self._parts(), cut, self._seeds(seeds), strict=True)]

@@ -92,7 +92,13 @@ class Readout(nn.Module):
         return widen(project(self.heads[depth], self.mix(features)), self.vocabulary)
 
     def decoding(self, rows: int) -> Callable[[Tensor, int], Tensor]:
-        """`forward` as a function without dropout, for features of `rows` positions: (rows, channels) -> (rows, K)."""
+        """`forward` as a function without dropout and gradients: (features, depth) -> logits (rows, K).
+
+        The function's `features` are (rows, channels). They include the embeddings of the position's earlier depths.
+
+        Args:
+            rows: the usual number of rows of `features`, one for each sequence. Other numbers work too.
+        """
         into, gelu, _ = self.mix
         mix = Product(into.weight, into.bias, rows, gelu.approximate)
         heads = [Product(head.weight, head.bias, rows) for head in self.heads]

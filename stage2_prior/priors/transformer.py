@@ -46,12 +46,12 @@ class TransformerState:
 class Transformer(Autoregressive):
     """p(codes | label) from one causal transformer over one sequence of all tokens.
 
-    The sequence takes the levels from coarse to fine, and within a level rows, columns and depths. A token therefore sees
-    all tokens of coarser levels and all earlier tokens of its own level. A prior that is the link of a chain predicts only
-    the levels from `first` on. The coarser levels are given to it.
+    The sequence takes the levels from coarse to fine, and within a level rows, columns and depths. A token therefore
+    sees all tokens of coarser levels and all earlier tokens of its own level. A prior that is the link of a chain
+    predicts only the levels from `first` on. The coarser levels are given to it.
 
-    The input that predicts a token is a sum of embeddings: of the token before it, of the level, row, column and depth of
-    the token to be predicted, and of the label. A special row stands for the token before the first one.
+    The input that predicts a token is a sum of embeddings: of the token before it, of the level, row, column and depth
+    of the token to be predicted, and of the label. A special row stands for the token before the first one.
 
     Source: Esser, Rombach and Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis", section 3.2 (a
     transformer over a VQ model's codes).

@@ -108,8 +108,8 @@ def thread_environment(threads: int) -> Iterator[None]:
     Libraries read the variables when they are loaded, so torch and numpy must be imported inside the block. On exit the
     variables get their old values back.
 
-    OpenMP, MKL and OpenBLAS, and so torch and numpy, read OMP_NUM_THREADS, which is overwritten. torch.compile starts as
-    many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says, which is set only where it is not set yet. torch's
+    OpenMP, MKL and OpenBLAS, and so torch and numpy, read OMP_NUM_THREADS, which is overwritten. torch.compile starts
+    as many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says, which is set only where it is not set yet. torch's
     inter-op threads need no limit: only `torch.jit.fork` uses them, which this project does not call.
 
     Args:
