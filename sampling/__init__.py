@@ -1,1 +1,1 @@
-"""Samples and figures from both stages."""
+"""Both stages together: sampling, completing, and the likelihood of images."""

@@ -70,7 +70,7 @@ def in_range(images: torch.Tensor) -> None:
     if not (images.amin() >= -1 - SLACK and images.amax() <= 1 + SLACK):
         raise UserError(
             f"images: expected values in [-1, 1], got {images.amin():g} to {images.amax():g}; "
-            "`tessera.images.prepared.to_float` makes them of uint8"
+            "`tessera.images.pixels.to_float` makes them of uint8"
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stage2_prior.parameters import PriorTrainingParams
+from stage2_prior.parameters import PriorTrainingParams  # at run time too: `config` there is code of this stage
 from stage2_prior.priors.base import Prior
 from tessera.codes.layout import CodeLayout
 from tessera.codes.store import Codes, CodeSplit

@@ -84,7 +84,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     name, training = params.stage2_prior.name, getattr(params.stage2_prior.chosen, "training", None)
     config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
     # A prior knows the null label if training shows it, or if the codes have no other label.
-    config["null_label"] = training is None or not codes.num_classes or training.label_dropout > 0
+    learns = params.stage2_prior.chosen.learns()
+    config["null_label"] = not learns or not codes.num_classes or training.label_dropout > 0
     accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", training.seed if training else 0))
     prior = build_prior(config)

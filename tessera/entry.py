@@ -88,7 +88,14 @@ def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: boo
     if count > 1:
         return processes.start(count, name, argv, threads)
     changed = code.changed()
-    if [params.used(path) for path in uses] != [load(arguments.params).used(path) for path in uses]:
+    try:
+        now = load(arguments.params)
+    except UserError as error:
+        raise UserError(
+            f"{error}; the file was edited while this ran, so nobody can tell whether this stage's parameters were; "
+            "correct it and run again"
+        ) from None
+    if [params.used(path) for path in uses] != [now.used(path) for path in uses]:
         changed.append(arguments.params)
     if changed:
         raise UserError(
@@ -177,6 +184,11 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
     if not recorded.is_file():
         return
     before, now = read_json(recorded), fingerprint(module, uses, params)
+    if before["module"] != now["module"]:
+        raise UserError(
+            f"dvc.yaml: the command of this stage was edited since the stage `fingerprint` ran, from "
+            f"{before['module']} to {now['module']}; run `dvc repro -f -s fingerprint`, then again"
+        )
     for kind in ("parameters", "code"):
         names = sorted({*before[kind], *now[kind]})
         if edited := [name for name in names if before[kind].get(name) != now[kind].get(name)]:

@@ -60,5 +60,9 @@ def code(module: str, uses: tuple[str, ...], params: Params) -> dict[str, str]:
 
 
 def fingerprint(module: str, uses: tuple[str, ...], params: Params) -> dict[str, Any]:
-    """What a stage's results depend on besides its data, as JSON values: `code` and `parameters`."""
-    return {"code": code(module, uses, params), "parameters": {path: params.used(path) for path in uses}}
+    """What a stage's results depend on besides its data, as JSON values: `module`, `code` and `parameters`."""
+    return {
+        "module": module,
+        "code": code(module, uses, params),
+        "parameters": {path: params.used(path) for path in uses},
+    }

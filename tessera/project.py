@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tessera.errors import UserError
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("tessera", "stage0_images", "stage1_vqvae", "stage2_prior", "sampling", "evaluation")
 
@@ -25,7 +27,8 @@ def loaded() -> list[Path]:
 
 
 def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    conditions = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    return isinstance(node, ast.If) and ast.unparse(node.test) in conditions and not node.orelse
 
 
 def _is_docstring(node: ast.AST) -> bool:
@@ -71,11 +74,17 @@ def _runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def modules_imported(file: Path) -> Iterator[str]:
-    """The dotted names that a file imports, inside functions too; of `from a import b` both `a` and `a.b`."""
+    """The dotted names that a file imports, inside functions too; of `from a import b` both `a` and `a.b`.
+
+    Raises:
+        UserError: a relative import, which would have to be resolved to be followed.
+    """
     for node in _runtime_nodes(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise UserError(f"{file}:{node.lineno}: a relative import; import by the full name, from the package's")
             yield str(node.module)
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from stage2_prior.priors.drawing import Part, Sampler
 from stage2_prior.priors.heads import LevelHeads
 from tessera.codes.layout import CodeLayout
+from tessera.errors import UserError
 
 MEASURED_LOGITS = 2**28  # logits per call of `nll`: 1 GB in float32, and a few GB at the peak
 
@@ -174,5 +175,11 @@ class Prior(nn.Module):
         Raises:
             UserError: the prior cannot do it.
         """
-        for block in self.blocks():
+        blocks = list(self.blocks())
+        if not blocks:
+            raise UserError(
+                f"stage2_prior.training.gradient_checkpointing: the prior {self.name} has no blocks to compute again; "
+                "set it to false"
+            )
+        for block in blocks:
             block.recompute_in_backward()

@@ -25,6 +25,9 @@ class Parameters(PriorParams):
 
     links: Annotated[tuple[Link, ...], Field(min_length=1)]
 
+    def learns(self) -> bool:
+        return any(link.chosen.learns() for link in self.links)
+
     def arguments(self) -> dict[str, Any]:
         """What the chain is built from: its links. Each splits its own codes by its own `largest_softmax`."""
         return {"links": [{"name": link.name, "params": link.chosen.arguments()} for link in self.links]}
@@ -136,4 +139,5 @@ class Chain(Prior):
     def checkpoint_gradients(self) -> None:
         """See `Prior.checkpoint_gradients`."""
         for link in self.links:
-            link.checkpoint_gradients()
+            if link.trained:
+                link.checkpoint_gradients()

@@ -30,6 +30,10 @@ class PriorParams(Section):
 
     largest_softmax: Annotated[int, Field(ge=2)]
 
+    def learns(self) -> bool:
+        """Whether the prior is trained by gradients. A chain is if one of its links is."""
+        return self.trained
+
     def arguments(self) -> dict[str, Any]:
         """The arguments of the prior's constructor, as JSON values: all parameters but those of its training."""
         return {name: value for name, value in self.values().items() if name != "training"}

@@ -197,6 +197,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-S", dest="changes", action="append", default=[], metavar="key=value", help="on top of it")
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
     arguments = parser.parse_args(argv)
+    if not PRESETS.is_dir():
+        raise UserError(f"{PRESETS}: no such folder; presets are in the repository, so run this there")
     lines = apply(arguments.params, arguments.name, read_changes(arguments.changes))
     print("\n".join([*lines, f"{arguments.params}: {len(lines)} values changed"]))
     return 0

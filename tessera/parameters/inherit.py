@@ -58,7 +58,7 @@ def _section(schema: type[Section], raw: Any, path: Path, filled: Filled, around
 
 
 def _choice(schema: type[Choice], raw: dict[str, Any], path: Path, filled: Filled, around: list[Source]) -> Any:
-    """A choice whose options are complete; a nested one keeps no shared values of its own."""
+    """A choice whose options are complete. A nested one keeps no shared values that its option has taken."""
     sources = [(raw, path), *around] if schema.nested else [(raw, path)]
     found = dict(raw)
     for name in schema.option_names():
@@ -66,13 +66,24 @@ def _choice(schema: type[Choice], raw: dict[str, Any], path: Path, filled: Fille
         if not isinstance(own, dict):
             continue
         part, place = section_in(schema.model_fields[name].annotation), (*path, name)
-        layers = [(values[name], (*where, name)) for values, where in sources if isinstance(values.get(name), dict)]
-        layers += sources  # an option's own values, nearest first, are stronger than shared ones
+        layers: list[Source] = []  # the strongest first: what stands nearer, and in one choice the option's own values
+        for values, where in sources:
+            layers += [(values[name], (*where, name))] if isinstance(values.get(name), dict) else []
+            layers.append((values, where))
         found[name] = _section(part, _merged(own, part, layers, place, filled), place, filled, sources)
-    if schema.nested and isinstance(raw.get("name"), str):
-        shared = {key for values, _ in around for key in values}
-        found = {key: value for key, value in found.items() if key in schema.model_fields or key not in shared}
+    if schema.nested and raw.get("name") in schema.option_names():
+        taken = _taken(schema, raw["name"])
+        found = {key: value for key, value in found.items() if key not in taken}
     return found
+
+
+def _taken(schema: type[Choice], name: str) -> set[str]:
+    """The shared values that the chosen option takes. One with a choice inside takes what any option there may take."""
+    parts = {option: section_in(schema.model_fields[option].annotation) for option in schema.option_names()}
+    inner = [section_in(info.annotation) for info in parts[name].model_fields.values()]
+    if any(part and issubclass(part, Choice) for part in inner):
+        return {key for part in parts.values() for key in part.model_fields}
+    return set(parts[name].model_fields)
 
 
 def _merged(own: dict[str, Any], part: type[Section], layers: list[Source], path: Path, filled: Filled) -> dict:

@@ -41,6 +41,8 @@ def _relevant(error: dict[str, Any]) -> bool:
     """
     if error["type"] == "missing" and _misses_shared(_location(error)):
         return False
+    if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
+        return False  # the list is long enough; an item of it is wrong, which is told by itself
     if isinstance(error["input"], list | tuple):
         return error["loc"][-1] not in ONE
     return error["type"] != "tuple_type" or "[" not in str(error["loc"][-1])
@@ -64,13 +66,24 @@ def _unknown(location: tuple, path: str, raw: Any) -> str:
     for part in location[:-1]:
         present = present[part]
     names = [name for name in section.model_fields if name not in present] or list(section.model_fields)
+    if issubclass(section, Choice) and section.nested:  # it also takes the shared values that its option has
+        chosen = section_in(section.model_fields.get(present.get("name"), section.model_fields["name"]).annotation)
+        names = ["name", *(chosen.model_fields if chosen else section.option_names())]
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
     return f"{path}: unknown parameter{f'; did you mean `{close[0]}`?' if close else ''}"
 
 
+def _where(location: tuple, filled: Filled) -> tuple:
+    """Where in params.yaml a value stands that an option may have inherited."""
+    for depth in range(len(location), 0, -1):
+        if location[:depth] in filled.source:
+            return (*filled.source[location[:depth]], *location[depth:])
+    return location
+
+
 def _describe(error: dict[str, Any], filled: Filled) -> str:
     location = _location(error)
-    path = ".".join(str(part) for part in filled.source.get(location, location))
+    path = ".".join(str(part) for part in _where(location, filled))
     if error["type"] == "missing":
         option = isinstance(_section_at(location), type) and issubclass(_section_at(location), Choice)
         named = option and location[-1] in _section_at(location).option_names()

@@ -48,6 +48,15 @@ class Params(Section):
                     f"data.{side}: {getattr(self.data, side)} is not divisible by {factor}, by which "
                     f"stage1_vqvae.network.{network.name} downsamples; choose a multiple of {factor}"
                 )
+        for path, shift in (
+            ("stage1_vqvae.augmentation.shift", self.stage1_vqvae.augmentation.shift),
+            ("extract_codes.shift", self.extract_codes.shift),
+        ):
+            if shift >= min(self.data.height, self.data.width):
+                raise ValueError(
+                    f"{path}: {shift} pixels would move an image of {self.data.height}x{self.data.width} out of sight; "
+                    "give less than its shorter side"
+                )
         sizes = quantizer.chosen.sizes
         if len(sizes) not in (1, levels):
             raise ValueError(
@@ -113,7 +122,7 @@ class Params(Section):
         found = {"stage1_vqvae.training": self.stage1_vqvae.training}
         prior = self.stage2_prior
         if hasattr(prior.chosen, "training"):
-            found[f"stage2_prior.{prior.name}.training"] = prior.chosen.training
+            found["stage2_prior.training"] = prior.chosen.training
         return {**found, "classifier.training": self.classifier.training}
 
     def used(self, path: str) -> Any:

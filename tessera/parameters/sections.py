@@ -105,8 +105,9 @@ def choice(base: type[Choice], **classes: type[Section]) -> type[Any]:
 def nested_choice(package: str, refused: dict[str, str]) -> type[Any]:
     """A choice inside an option of the same package, such as the quantizer inside a residual quantizer.
 
-    Only the chosen option is kept. What its section does not give, and it need not be there, comes from the choice
-    around it: from the option's section there, and from the shared values, which may be overridden here too.
+    Only the chosen option is kept, and its section may be left out. A value comes from the nearest place that has it:
+    the option's section here, the shared values here, the option's section in the choice around, the shared values
+    there.
     """
 
     base = type("Nested", (Choice,), {"__module__": __name__, "__annotations__": {}})

@@ -254,11 +254,12 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             {"sampling.precision": "bf16", "sampling.batch_size": None},
             ["sampling", "batch_size", "bf16", "give a number"],
         ),
+        ({"extract_codes.shift": 8}, ["extract_codes.shift: 8", "8x8"]),
         ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
         ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),
         (
             {"stage2_prior.name": "pixelcnn", "stage2_prior.pixelcnn.training": {"warmup_steps": 1500}},
-            ["stage2_prior.pixelcnn.training.warmup_steps"],
+            ["stage2_prior.training.warmup_steps: 1500"],
         ),
         ({"stage2_prior.heads": 3}, ["stage2_prior.transformer", "width 128", "heads 3"]),
         ({"stage2_prior.pixelcnn.kernel_size": 4}, ["stage2_prior.pixelcnn.kernel_size", "must be odd", "4"]),
@@ -403,10 +404,35 @@ def test_a_nested_quantizer_takes_the_section_beside_and_overrides_it(params):
     assert quantizer.residual.quantizer.chosen.distance == "cosine"
 
 
+def test_the_nearer_value_is_stronger(params):
+    """A value inside a nested choice is stronger than every value around it, the option's own section there too."""
+    inner = {"name": "simvq", "gradient_estimator": "straight_through"}
+    quantizer = params({"stage1_vqvae.quantizer.residual.quantizer": inner}).stage1_vqvae.quantizer
+    assert quantizer.residual.quantizer.chosen.gradient_estimator == "straight_through"
+    links = [{"name": "pixelsnail", "width": 64}]
+    found = params({"stage2_prior.chain.links": links, "stage2_prior.pixelsnail.width": 256}).stage2_prior
+    assert found.chain.links[0].chosen.width == 64 and found.pixelsnail.width == 256
+
+
+@pytest.mark.parametrize("link", [{"training": {"steps": 5}}, {"layers": "oops"}, {"chain": 5}])
+def test_a_nested_choice_refuses_what_it_has_no_use_for(params, link):
+    with pytest.raises(UserError, match=r"stage2_prior\.chain\.links\.0\."):
+        params({"stage2_prior.chain.links": [{"name": "counts"} | link]})
+
+
 def test_a_fault_of_a_shared_value_is_told_once_where_it_stands(params):
     with pytest.raises(UserError) as caught:
         params({"stage2_prior.width": 0})
     assert str(caught.value).count("stage2_prior.width") == 1 and "pixelcnn" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        params({"stage2_prior.width": 128, "stage1_vqvae.quantizer.codebook_size": ["a"]})
+    assert "gumbel" not in str(caught.value) and "grouped" not in str(caught.value)
+
+
+def test_a_fault_in_a_list_is_told_once(params):
+    with pytest.raises(UserError) as caught:
+        params({"stage1_vqvae.quantizer.fsq.levels": [5, 1]})
+    assert "at least 1 item" not in str(caught.value)
 
 
 def test_options_that_are_not_chosen_need_not_fit_the_shared_values(params):
