@@ -41,6 +41,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
+    from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
     parents, section = {"prepared": prepared.manifest.identity}, params.classifier
@@ -63,7 +64,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         config = {"available": True, "classifier": config}
         save_model(paths.CLASSIFIER, "classifier", config, task.model.state_dict(), parents)
-        print(f"{paths.CLASSIFIER}: validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        print(f"{paths.CLASSIFIER}: validation {line(metrics)}")
     accelerator.wait_for_everyone()
 
 

@@ -107,6 +107,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     pipeline = TwoStagePipeline.load(paths.MODELS, precision=section.precision)
     settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})
     image, known = read_given(arguments.image, arguments.mask, pipeline.vqvae.config["preparation"])
+    if not known.any():
+        raise UserError(
+            f"{arguments.mask}: no pixel is white, so no pixel of the image is known; is the mask inverted?"
+        )
     whole = asdict(settings) | {"seed": section.seed, "batch_size": section.batch_size}
     pictures = complete(pipeline, image, known, arguments.count, arguments.label, whole)
     save_grid(image_grid(pictures, min(section.grid_columns, len(pictures))), arguments.output)

@@ -244,7 +244,7 @@ class VQVAE(nn.Module):
         found = [q.update(step, seed_of("level", seed, level)) for level, q in enumerate(self.quantizers)]
         scalars = {name: torch.stack([figures[name] for figures in found]).mean() for name in found[0]}
         if len(found) > 1:
-            scalars |= {f"{name}_level{i}": value for i, f in enumerate(found) for name, value in f.items()}
+            scalars |= {f"{name}_level_{i}": value for i, f in enumerate(found) for name, value in f.items()}
         return scalars
 
     def discard(self) -> None:

@@ -145,7 +145,7 @@ class VQVAETask(Task):
             for name, value in found.items():
                 figures[name] = figures.get(name, 0.0) + value / len(levels)
                 if len(levels) > 1:
-                    figures[f"{name}_level{level}"] = value
+                    figures[f"{name}_level_{level}"] = value
         return figures
 
 

@@ -27,6 +27,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
+    from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
     section = params.stage1_vqvae
@@ -39,7 +40,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     metrics = train("train_vqvae", task, section.training, params.runtime, accelerator, whole, parents)
     if accelerator.is_main_process:
         save_model(paths.VQVAE, "vqvae", config, task.model.state_dict(), parents)
-        print(f"{paths.VQVAE}: validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        print(f"{paths.VQVAE}: validation {line(metrics)}")
     accelerator.wait_for_everyone()
 
 

@@ -77,7 +77,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
-    from tessera.training.tracking import csv_text
+    from tessera.training.tracking import csv_text, line
 
     codes = open_codes(paths.CODES)
     parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
@@ -102,7 +102,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             metrics = _write_untrained(nats | nats_by_level(by_token, codes.layout))
         write_text(RESULTS / "tokens.csv", csv_text(token_rows(by_token, codes.layout)))
         save_model(paths.PRIOR, "prior", prior_config(prior), prior.state_dict(), parents)
-        print(f"{paths.PRIOR}: {name}, validation " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        print(f"{paths.PRIOR}: {name}, validation {line(metrics)}")
     accelerator.wait_for_everyone()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:
     if folder.is_dir():
         source = str(folder) if source.startswith("~") else source
         return {"data.watch": source, "data.revision": None} | changes | {"data.source": source}
-    if source.startswith(("/", ".", "~")):
+    if source != "digits" and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         raise UserError(f"data.source: no folder {source}; give an existing folder, or a Hub id such as owner/name")
     return changes
 

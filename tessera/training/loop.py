@@ -23,7 +23,7 @@ from tessera.training.resuming import RunTensors
 from tessera.training.steps import Stepper
 from tessera.training.stopping import StopRequest
 from tessera.training.task import Task
-from tessera.training.tracking import write_results
+from tessera.training.tracking import line, write_results
 from tessera.training.validation import best_steps, copied, improved, weights_in, weights_to_publish
 
 
@@ -120,8 +120,8 @@ class Trainer:
         if best:
             progress.metrics = metrics
         progress.validation.append({"step": progress.step, **metrics, **best_steps(progress, self.groups)})
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        self._say(f"step {progress.step}/{self.params.steps}  {figures}  ({time.monotonic() - began:.1f} s)")
+        seconds = time.monotonic() - began
+        self._say(f"step {progress.step}/{self.params.steps}  {line(metrics)}  (validated in {seconds:.1f} s)")
 
     def _save(self) -> None:
         # Before the first validation there are no best weights; the present ones stand in their place.

@@ -12,6 +12,11 @@ from tessera.artifacts.files import json_text, write_text
 Row = dict[str, float]
 
 
+def line(metrics: dict[str, float]) -> str:
+    """Figures as one line for a person: whole numbers as they are, others with four digits."""
+    return "  ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v:.4g}" for k, v in metrics.items())
+
+
 def csv_text(rows: list[Row]) -> str:
     """Rows as CSV text. A column comes where it first appears, and is empty in rows that lack it.
 

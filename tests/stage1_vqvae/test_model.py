@@ -174,8 +174,8 @@ def test_update_names_each_levels_perplexity_and_their_mean() -> None:
     model = VQVAE(config())
     model(floats(4, (3, 8, 16)))
     found = model.update(0, seed=0)
-    assert set(found) == {"perplexity", "perplexity_level0", "perplexity_level1"}
-    torch.testing.assert_close(found["perplexity"], (found["perplexity_level0"] + found["perplexity_level1"]) / 2)
+    assert set(found) == {"perplexity", "perplexity_level_0", "perplexity_level_1"}
+    torch.testing.assert_close(found["perplexity"], (found["perplexity_level_0"] + found["perplexity_level_1"]) / 2)
     single = VQVAE(config((1, 8, 8), [2], 6))
     single(floats(4, (1, 8, 8)))
     assert set(single.update(0, seed=0)) == {"perplexity"}
