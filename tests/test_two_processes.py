@@ -144,7 +144,7 @@ def test_two_processes_extract_the_bytes_that_one_does(
     one, two = copies(in_tmp, "one", "two")
     two_against_one([one, two], ["-m", "stage1_vqvae.extract"], environment)
     files = [{p.relative_to(f): p.read_bytes() for p in (f / "data/codes").rglob("*.*")} for f in (one, two)]
-    assert files[0] == files[1] and len(files[0]) == 3 * 2 + 2
+    assert files[0] == files[1] and len(files[0]) == 9 + 1 + 1 + 3 + 2  # passes of the splits, labels, layout, manifest
 
 
 def test_an_entry_point_and_torchrun_start_the_same_training(
