@@ -103,6 +103,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     configure_torch(params.runtime.threads)
     if arguments.count < 1:
         raise UserError(f"--count: expected at least 1, got {arguments.count}")
+    if arguments.output.is_dir():
+        raise UserError(f"--output: {arguments.output} is a folder; give a file name, such as completed.png")
     section = params.sampling
     pipeline = TwoStagePipeline.load(paths.MODELS, precision=section.precision)
     settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -106,11 +107,16 @@ class TwoStagePipeline:
             return torch.arange(start, start + count) % classes if classes else None
         if not classes:
             raise UserError("labels: this prior was trained without labels; leave them out")
-        labels = torch.as_tensor(labels)
-        if labels.is_floating_point() or labels.shape != (count,):
-            raise UserError(
-                f"labels: expected {count} whole numbers, one an image, got {tuple(labels.shape)} of {labels.dtype}"
-            )
+        given, wanted = labels, f"labels: expected {count} whole numbers, one an image"
+        try:
+            found = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+            if found.dtype.kind not in "iu" or found.shape != (count,):
+                raise UserError(f"{wanted}, got {found.shape} of {found.dtype}")
+            labels = torch.from_numpy(found.astype(np.int64))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{wanted}, got {type(given).__name__}: {' '.join(str(error).split())}") from error
         wrong = labels[(labels < 0) | (labels > classes)]
         if len(wrong):
             raise UserError(

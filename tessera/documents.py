@@ -88,7 +88,7 @@ def read_yaml(path: Path, advice: str = REPAIR) -> Any:
 
 def parse_yaml(data: bytes | str, name: object, advice: str = REPAIR) -> Any:
     """The value of YAML 1.2 text; `name` stands for it in messages. See `read_yaml`."""
-    data = data.encode() if isinstance(data, str) else data
+    data = data.encode(errors="replace") if isinstance(data, str) else data
     if len(data) > YAML_BYTES:
         raise UserError(f"{name}: larger than {YAML_BYTES} bytes, the most that is read; {advice}")
     return _parsed(data, name, "YAML", _load_yaml, advice, finite=True)
@@ -125,6 +125,10 @@ def _check(value: Any, finite: bool) -> None:
     """
     level, depth = [value], 0
     while level:
+        if odd := [
+            key for one in level if isinstance(one, dict) for key in one if not isinstance(key, str | int | float)
+        ]:
+            raise Unreadable(f"the key {odd[0]!r} is no text; put it between quotes")
         if finite and any(isinstance(one, float) and not math.isfinite(one) for one in level):
             raise Unreadable("it holds NaN or an infinite number; only finite numbers are allowed")
         if depth > DEPTH:

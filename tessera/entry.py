@@ -7,6 +7,7 @@ torch is imported only after params.yaml is checked, so that `--help` and mistak
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -152,22 +153,26 @@ def _failed(error: Exception) -> int:
     return 2
 
 
+# Errors of the file system that a user can mend: a place that is taken, of another kind, read-only, or full.
+PLACES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
 class Code:
     """The text of all of the project's files at the moment when this object is made."""
 
     def __init__(self) -> None:
-        self.texts = {file: file.read_text(encoding="utf-8") for file in files()}
+        self.texts = {file: file.read_bytes() for file in files()}
 
     def changed(self) -> list[Path]:
         """The files that this process has imported and that do something else now. A comment does not count."""
-        now = {file: file.read_text(encoding="utf-8") for file in loaded() if file.is_file()}
+        now = {file: file.read_bytes() for file in loaded() if file.is_file()}
         edited = [file for file in loaded() if now.get(file) != self.texts.get(file)]
         return [file for file in edited if not (file in now and file in self.texts and self._alike(file, now[file]))]
 
-    def _alike(self, file: Path, text: str) -> bool:
+    def _alike(self, file: Path, text: bytes) -> bool:
         try:
             return syntax(text) == syntax(self.texts[file])
-        except SyntaxError:
+        except (SyntaxError, ValueError):
             return False
 
 
@@ -200,10 +205,12 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
 
 
 def _explained(error: Exception) -> UserError | None:
-    """An error of torch's as advice to the user, or None for an error that no user can mend.
+    """An error of torch's, or of the file system, as advice to the user, or None for an error that no user can mend.
 
     Errors are recognised by the names of their classes, because torch may not be imported yet.
     """
+    if isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
+        return UserError(f"{error.filename}: {error.strerror}; this stage must be able to write there")
     names, said = {kind.__name__ for kind in type(error).__mro__}, str(error)
     if "OutOfMemoryError" in names:
         return UserError(

@@ -56,7 +56,7 @@ def code(module: str, uses: tuple[str, ...], params: Params) -> dict[str, str]:
         if used <= found:
             break
         found = closure(found | used)
-    return {file.relative_to(ROOT).as_posix(): syntax(file.read_text(encoding="utf-8")) for file in sorted(found)}
+    return {file.relative_to(ROOT).as_posix(): syntax(file.read_bytes()) for file in sorted(found)}
 
 
 def fingerprint(module: str, uses: tuple[str, ...], params: Params) -> dict[str, Any]:

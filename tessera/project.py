@@ -16,8 +16,14 @@ PACKAGES = ("tessera", "stage0_images", "stage1_vqvae", "stage2_prior", "samplin
 
 
 def files() -> list[Path]:
-    """Every Python file of the project, sorted."""
-    return sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+    """Every Python file of the project, sorted. An editor's lock file or a hidden file beside them is none."""
+    found = (file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+    return sorted(file for file in found if is_module(file))
+
+
+def is_module(file: Path) -> bool:
+    """Whether a path that ends in .py is a file that can be imported."""
+    return file.stem.isidentifier() and file.is_file()
 
 
 def loaded() -> list[Path]:
@@ -57,7 +63,7 @@ def _written(node: object) -> Iterator[str]:
 
 
 @cache
-def syntax(text: str) -> str:
+def syntax(text: str | bytes) -> str:
     """SHA-256 of what a file's text does: comments, docstrings, layout and imports for type checkers do not count."""
     digest = hashlib.sha256()
     for part in _written(ast.parse(text)):
@@ -79,7 +85,7 @@ def modules_imported(file: Path) -> Iterator[str]:
     Raises:
         UserError: a relative import, which would have to be resolved to be followed.
     """
-    for node in _runtime_nodes(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in _runtime_nodes(ast.parse(file.read_bytes(), str(file))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -79,7 +79,7 @@ def read_changes(words: list[str]) -> dict[str, Any]:
     """
     changes: dict[str, Any] = {}
     for word in words:
-        path, equals, text = word.partition("=")
+        path, equals, text = word.removeprefix("+").partition("=")  # DVC wants a + before a key that is not there yet
         if not path or not equals:
             raise UserError(f"-S {word}: expected key=value, such as -S data.source=FOLDER")
         changes[path] = parse_yaml(text, f"-S {word}", "correct the value")

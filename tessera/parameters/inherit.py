@@ -62,7 +62,9 @@ def _choice(schema: type[Choice], raw: dict[str, Any], path: Path, filled: Fille
     sources = [(raw, path), *around] if schema.nested else [(raw, path)]
     found = dict(raw)
     for name in schema.option_names():
-        own = raw.get(name, {} if schema.nested and name == raw.get("name") else None)
+        own = raw.get(name)
+        if own is None and schema.nested and name == raw.get("name"):
+            own = {}  # its section may be left out, or be a key without anything
         if not isinstance(own, dict):
             continue
         part, place = section_in(schema.model_fields[name].annotation), (*path, name)

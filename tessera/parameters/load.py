@@ -15,6 +15,7 @@ from tessera.parameters.inherit import Filled, fill, section_in
 from tessera.parameters.root import Params, schema
 from tessera.parameters.sections import Choice, Section
 
+MOST_FAULTS = 12  # that one message tells
 ONE = ("int", "float", "constrained-int", "constrained-float")  # pydantic's names for what is no list
 
 
@@ -120,6 +121,8 @@ def validate(raw: Any, origin: str = "params.yaml") -> Params:
     Raises:
         UserError: one line with every fault: dotted path, value, what is allowed, nearest valid name.
     """
+    if raw is None:
+        raise UserError(f"{origin}: empty; write it anew with `python -m tessera preset digits`, or restore it by Git")
     if not isinstance(raw, dict):
         raise UserError(f"{origin}: expected a mapping of sections, got {type(raw).__name__}")
     filled = fill(schema(), raw)
@@ -128,7 +131,10 @@ def validate(raw: Any, origin: str = "params.yaml") -> Params:
         return schema().model_validate_json(json.dumps(filled.tree, default=str))
     except ValidationError as error:
         faults = [_describe(e, filled) for e in error.errors() if _relevant(e)]
-        raise UserError(f"{origin}: " + "; ".join(dict.fromkeys(faults))) from None
+        different = list(dict.fromkeys(faults))
+        more = f"; and {len(different) - MOST_FAULTS} more" if len(different) > MOST_FAULTS else ""
+        text = f"{origin}: " + "; ".join(different[:MOST_FAULTS]) + more
+        raise UserError("".join(c if c.isprintable() else repr(c)[1:-1] for c in text)) from None
 
 
 def load(path: Path) -> Params:

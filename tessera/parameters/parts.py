@@ -17,6 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tessera.errors import UserError
+from tessera.project import is_module
+
 PARAMETERS = "Parameters"  # the class that makes a file an option
 
 
@@ -57,8 +60,8 @@ def _needed(tree: ast.Module) -> list[ast.stmt]:
 @cache
 def options(package: str) -> dict[str, Path]:
     """The options of a package and their files, by name in alphabetical order."""
-    files = {file.stem: file for file in sorted(folder_of(package).glob("*.py"))}
-    return {name: file for name, file in files.items() if f"class {PARAMETERS}(" in file.read_text(encoding="utf-8")}
+    files = {file.stem: file for file in sorted(folder_of(package).glob("*.py")) if is_module(file)}
+    return {name: file for name, file in files.items() if f"class {PARAMETERS}(".encode() in file.read_bytes()}
 
 
 @cache
@@ -67,14 +70,21 @@ def parameters_of(package: str, name: str) -> type[Any]:
 
     Raises:
         KeyError: the package has no such option.
+        UserError: the file is not Python, or its class cannot be made.
     """
     file = options(package)[name]
-    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     # A module of its own, so that pydantic finds the names in annotations; it must not pass for the option's.
     module = ModuleType(f"{package}.{name}:{PARAMETERS}")
     sys.modules[module.__name__] = module
-    kept = ast.Module(_needed(tree), type_ignores=[])
-    exec(compile(kept, str(file), "exec"), module.__dict__)
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+        kept = ast.Module(_needed(tree), type_ignores=[])
+        exec(compile(kept, str(file), "exec"), module.__dict__)
+    except Exception as error:  # the file of a part that somebody is writing may do anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{file}: its class {PARAMETERS} cannot be read ({reason}); correct it, or move it away"
+        ) from error
     return module.__dict__[PARAMETERS]
 
 
@@ -91,10 +101,13 @@ def class_of(package: str, name: str, base: type) -> type:
     """The one public subclass of `base` in an option's file.
 
     Raises:
-        TypeError: the file defines none, or several.
+        UserError: the file defines none, or several.
     """
     found = list(classes_of(package, name, base))
     if len(found) != 1:
         names = ", ".join(kind.__name__ for kind in found) or "none"
-        raise TypeError(f"{package}.{name}: expected one public subclass of {base.__name__}, found {names}")
+        raise UserError(
+            f"{options(package)[name]}: expected one public subclass of {base.__name__}, found {names}; define one, "
+            "and let the names of others begin with _"
+        )
     return found[0]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_serializer
 
+from tessera.errors import UserError
 from tessera.parameters.parts import options, parameters_of
 
 Positive = Annotated[int, Field(ge=1)]
@@ -98,6 +99,9 @@ def choice(base: type[Choice], **classes: type[Section]) -> type[Any]:
         classes: the parameters' class of an option, where it is not the one in the option's file.
     """
     names = base.option_names()
+    if taken := [name for name in names if hasattr(Choice, name) or name in base.model_fields]:
+        file = options(base.package)[taken[0]]
+        raise UserError(f"{file}: an option cannot be called `{taken[0]}`, which is a name of the section; rename it")
     fields: dict[str, Any] = {name: (classes.get(name) or parameters_of(base.package, name), ...) for name in names}
     return create_model(base.__name__, __base__=base, __module__=base.__module__, name=(Literal[*names], ...), **fields)
 

@@ -287,3 +287,19 @@ def test_only_drawing_has_the_lower_precision(tiny_run):
         assert torch.equal(lower.log_likelihood(pixels)[name], value)
     with pytest.raises(UserError, match="precision: expected fp32 or bf16, got 'fp16'"):
         TwoStagePipeline.load("models", "cpu", precision="fp16")
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 2][::-1], np.array([0, 2])[::-1], np.array([2, 0], np.uint16), np.array([2, 0], ">i4")]
+)
+def test_whole_numbers_of_any_kind_are_labels(pipeline, labels):
+    assert pipeline.check_labels(labels, 2).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    "labels", [[None, 1], {1, 2}, [[1], [2, 3]], [10**30, 1], [True, False], [0.0, 1.0], ["a", "b"]]
+)
+def test_what_is_no_label_is_one_line(pipeline, labels):
+    with pytest.raises(UserError, match="labels: expected 2 whole numbers") as caught:
+        pipeline.check_labels(labels, 2)
+    assert "\n" not in str(caught.value)

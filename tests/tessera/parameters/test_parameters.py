@@ -15,9 +15,9 @@ from tessera.cli.preset import leaves
 from tessera.errors import UserError
 from tessera.parameters import Params, load, read_yaml, validate
 from tessera.parameters.inherit import section_in
-from tessera.parameters.parts import options, parameters_of
+from tessera.parameters.parts import class_of, options, parameters_of
 from tessera.parameters.root import schema
-from tessera.parameters.sections import Choice, Section
+from tessera.parameters.sections import Choice, Section, choice
 
 
 def edited(text: str, tmp_path: Path, repository: Path, old: str) -> Path:
@@ -322,7 +322,7 @@ def test_the_values_of_a_choice_are_the_chosen_options(params):
     }
 
 
-@pytest.mark.parametrize(("text", "word"), [("a: [1", "not valid YAML"), ("- 1\n", "mapping"), ("", "mapping")])
+@pytest.mark.parametrize(("text", "word"), [("a: [1", "not valid YAML"), ("- 1\n", "mapping"), ("", "empty")])
 def test_a_file_that_is_no_mapping_is_one_line(tmp_path, text, word):
     file = tmp_path / "params.yaml"
     file.write_text(text, encoding="utf-8")
@@ -454,3 +454,72 @@ def test_parameters_read_without_the_option_are_those_of_its_file(package):
     for name in options(package):
         whole = import_module(f"{package}.{name}").Parameters
         assert parameters_of(package, name).model_json_schema() == whole.model_json_schema(), name
+
+
+# A file beside the options that is no option, and one that is broken.
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of options with one file, `good`, which a test may add to."""
+    folder = tmp_path / "some_options"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("", encoding="utf-8")
+    good = "from tessera.parameters.sections import Section\nclass Parameters(Section):\n    size: int\n"
+    (folder / "good.py").write_text(good, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options.cache_clear()
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "some_options"]:
+        del sys.modules[name]
+    options.cache_clear()
+    parameters_of.cache_clear()
+
+
+def test_files_that_cannot_be_imported_are_no_options(package):
+    (package / ".#good.py").symlink_to("nobody@nowhere.1")  # an editor's lock
+    (package / "._good.py").write_bytes(b"\0\5\xff")
+    (package / "good copy.py").write_bytes((package / "good.py").read_bytes())
+    (package / "folder.py").mkdir()
+    assert list(options("some_options")) == ["good"]
+    assert list(parameters_of("some_options", "good").model_fields) == ["size"]
+
+
+@pytest.mark.parametrize("text", ["class Parameters(Section):  (((", "class Parameters(Nowhere):\n    size: int\n"])
+def test_an_option_that_is_being_written_is_one_line_with_its_file(package, text):
+    (package / "half.py").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"half\.py: its class Parameters cannot be read") as caught:
+        parameters_of("some_options", "half")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_option_without_its_class_says_what_is_missing(package):
+    with pytest.raises(UserError, match=r"good\.py: expected one public subclass of Choice, found none"):
+        class_of("some_options", "good", Choice)
+
+
+def test_an_option_cannot_have_the_name_of_a_shared_value(package):
+    (package / "width.py").write_bytes((package / "good.py").read_bytes())
+    base = type("Base", (Choice,), {"__module__": __name__, "__annotations__": {"width": int}})
+    base.package = "some_options"
+    with pytest.raises(UserError, match=r"width\.py: an option cannot be called `width`"):
+        choice(base)
+
+
+def test_an_empty_section_of_a_nested_option_is_as_if_left_out(params):
+    link = {"name": "transformer", "transformer": None}
+    assert params({"stage2_prior.chain.links": [link]}).stage2_prior.chain.links[0].chosen.width == 128
+
+
+def test_an_empty_file_says_how_to_write_it_anew(tmp_path):
+    (tmp_path / "params.yaml").write_text("# nothing\n", encoding="utf-8")
+    with pytest.raises(UserError, match="empty; write it anew with `python -m tessera preset digits`"):
+        load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("key", ["2020-01-01", "[1, 2]"])
+def test_a_key_that_is_no_text_is_one_line(tmp_path, repository, key):
+    text = (repository / "params.yaml").read_text(encoding="utf-8").replace("data:\n", f"data:\n  {key}: 2\n", 1)
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="is no text; put it between quotes"):
+        load(tmp_path / "params.yaml")
