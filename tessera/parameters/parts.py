@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -88,22 +87,16 @@ def parameters_of(package: str, name: str) -> type[Any]:
     return module.__dict__[PARAMETERS]
 
 
-def classes_of(package: str, name: str, base: type) -> Iterator[type]:
-    """The public subclasses of `base` that an option's file defines; imports the option."""
-    module = import_module(f"{package}.{name}")
-    for value in vars(module).values():
-        own = isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
-        if own and not value.__name__.startswith("_"):
-            yield value
-
-
 def class_of(package: str, name: str, base: type) -> type:
     """The one public subclass of `base` in an option's file.
 
     Raises:
         UserError: the file defines none, or several.
     """
-    found = list(classes_of(package, name, base))
+    module = import_module(f"{package}.{name}")
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base)]
+    own = [kind for kind in classes if kind.__module__ == module.__name__]  # and not imported by the file
+    found = [kind for kind in own if not kind.__name__.startswith("_")]
     if len(found) != 1:
         names = ", ".join(kind.__name__ for kind in found) or "none"
         raise UserError(
