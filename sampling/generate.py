@@ -42,7 +42,7 @@ class Streams:
 
 
 class BatchSampler:
-    """What a prior is given to draw the codes of one batch with: `stage2_prior.priors.drawing.Sampler`.
+    """Chooses the tokens of one batch for a prior: the protocol `stage2_prior.priors.drawing.Sampler`.
 
     Args:
         streams: the images' random streams.
@@ -70,7 +70,7 @@ class BatchSampler:
         return conditional if scale == 1 else guide(conditional, unconditional, scale)
 
     def uniforms(self, count: int, *purpose: int | str) -> Tensor:
-        """Random numbers, float64 (B, count) in [0, 1), of the images' streams for a purpose."""
+        """Random numbers, float64 (B, count) in [0, 1); the same numbers at every call with one purpose."""
         return self.streams.uniforms(count, *purpose)
 
     def choose(self, logits: Tensor, uniforms: Tensor, level: int) -> Tensor:

@@ -26,7 +26,10 @@ class PriorTrainingParams(TrainingParams):
 
 
 class PriorChoice(Choice):
-    """The choice of the prior, and what priors share; `heads` 0 is for priors that can do without attention."""
+    """The choice of the prior, and the values that priors share.
+
+    heads: 0 is allowed for a prior that needs no attention.
+    """
 
     package: ClassVar[str] = PACKAGE
 
@@ -38,7 +41,7 @@ class PriorChoice(Choice):
     training: PriorTrainingParams
 
     def config(self) -> dict[str, Any]:
-        """Name and parameters of the chosen prior without its training: what it is built from, as JSON values."""
+        """What the chosen prior is built from, as JSON values: `name`, and `params`, its arguments without training."""
         return {"name": self.name, "params": self.chosen.arguments()}
 
 

@@ -73,7 +73,7 @@ class FSQ(Quantizer):
 
     @property
     def residual_scale(self) -> torch.Tensor:
-        """Half a step of each channel, float32 (D,): the largest error."""
+        """Half the distance between two values of each channel, float32 (D,)."""
         return 0.5 / self.half_width
 
     def to_target(self, z: torch.Tensor) -> torch.Tensor:

@@ -48,10 +48,16 @@ class Residual(nn.Module):
 
 
 class Surroundings(nn.Module):
-    """What a level is conditioned on before its first token: learned features of its places, and all coarser codes.
+    """The features that all tokens of one level are conditioned on: one vector for each position of its grid.
+
+    They are the sum of a learned vector of the position and, if there are coarser levels, of convolutions over the
+    codes of all these levels.
 
     Args:
-        index: the level. blocks: residual blocks over the coarser codes.
+        layout: all levels of an image.
+        index: the level's place in the layout.
+        channels: of the features.
+        blocks: number of residual blocks over the coarser codes.
     """
 
     def __init__(self, layout: CodeLayout, index: int, channels: int, blocks: int) -> None:
@@ -67,7 +73,12 @@ class Surroundings(nn.Module):
             self.conditioning.extend(Residual(channels) for _ in range(blocks))
 
     def forward(self, grids: list[Tensor]) -> Tensor:
-        """All coarser code grids [(B, h, w, depth), ...] -> features (1 or B, channels, h, w) of this level's grid."""
+        """Features (B, channels, h, w) of this level's grid; (1, channels, h, w) if there are no coarser levels.
+
+        Args:
+            grids: int64 codes of all coarser levels, coarsest first, each (B, its h, its w, its depth). They are
+                embedded, summed over depth, and enlarged to this level's grid by repetition.
+        """
         if not len(self.coarser):
             return self.place
         maps = [embed(codes).sum(3).movedim(-1, 1) for embed, codes in zip(self.coarser, grids, strict=True)]
@@ -172,7 +183,12 @@ class Grid(nn.Module):
         return joined(logits, 3).flatten(1, 3)
 
     def start_decoding(self, place: Tensor, label: Tensor) -> GridState:
-        """Begins to decode a grid. Arguments: see `features`."""
+        """The state before the grid's first token, which `next_logits` takes and changes.
+
+        Args:
+            place: (1 or B, channels, h, w), from `Surroundings`.
+            label: (B, channels), the label's embedding.
+        """
         return GridState(self.begin(place, label), self.readout.decoding(len(label)), label)
 
     def next_logits(self, state: GridState, embedding: Tensor | None) -> Tensor:

@@ -191,9 +191,9 @@ class GatedResidual(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Multi-head attention over one grid. A position attends to itself and to all positions before it, row by row.
+    """Multi-head attention over one grid. A position attends to itself and to all positions before it in raster order.
 
-    There is no layer after the attention.
+    The heads' outputs are the result: no linear layer follows them.
 
     Args:
         queries: channels of the input from which the queries are computed.
@@ -219,7 +219,13 @@ class CausalAttention(nn.Module):
         return found.mT.flatten(1, 2).unflatten(2, asking.shape[2:])
 
     def one(self, asking: Tensor, asked: Tensor, state: SnailState) -> Tensor:
-        """The output at one position: (B, queries) and (B, keys) -> (B, width)."""
+        """The output (B, width) at the next position in raster order. Its key and value are added to `state`.
+
+        Args:
+            asking: the position's input of the query, (B, queries).
+            asked: the position's input of the key and the value, (B, keys).
+            state: the decoding's state with the keys and values of all positions before.
+        """
         if self not in state.caches:
             first, size = self.query.weight, state.level.height * state.level.width
             shape = (state.batch, self.heads, size, first.shape[0] // self.heads)

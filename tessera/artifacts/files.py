@@ -34,7 +34,10 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file to write. On a clean exit the file replaces `path` in one step."""
+    """A context with the path of a temporary file to write, which replaces `path` in one step at the end.
+
+    The file is flushed to disk before it takes the place. After an exception it is deleted, and `path` is unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
     try:

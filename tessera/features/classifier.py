@@ -28,10 +28,12 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Classifier(nn.Module):
-    """Blocks of convolutions with the image halved between them, a mean over positions, and a linear layer.
+    """Tells the class of an image: blocks of convolutions, a mean over positions, and a linear layer.
+
+    Pooling halves height and width between two blocks.
 
     Attributes:
-        config: the values it was built from.
+        config: the values that the classifier was built from, see `__init__`.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:

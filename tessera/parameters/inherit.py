@@ -35,7 +35,15 @@ def section_in(annotation: Any) -> type[Section] | None:
 
 
 def fill(schema: type[Section], raw: dict[str, Any]) -> Filled:
-    """The whole of params.yaml with every option's section complete. What is no mapping stays as it came."""
+    """A copy of params.yaml in which every option's section also has the shared values that it takes.
+
+    Values that nobody gives stay missing, and a value that should be a mapping and is not stays as it is. Validation
+    reports both later.
+
+    Args:
+        schema: the section that the whole file is read into.
+        raw: the file's values; they are not changed.
+    """
     filled = Filled({})
     filled.tree = _section(schema, raw, (), filled, [])
     return filled

@@ -33,7 +33,7 @@ class Section(BaseModel):
     refuses: ClassVar[dict[str, str]] = {}  # keys that other sections of the kind have and this one cannot; why
 
     def values(self) -> dict[str, Any]:
-        """The section as JSON values."""
+        """The section as a tree of JSON values. Of a choice it holds `name` and the chosen option only."""
         return self.model_dump(mode="json")
 
     def fits_together(self) -> None:
