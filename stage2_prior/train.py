@@ -66,6 +66,7 @@ def _write_untrained(nats: dict[str, float]) -> dict[str, float]:
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Build the prior, fit or train it, measure it, publish it."""
+    import numpy as np
     import torch
 
     from stage2_prior.priors.build import build_prior, prior_config
@@ -86,6 +87,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     # A prior knows the null label if training shows it, or if the codes have no other label.
     learns = params.stage2_prior.chosen.learns()
     config["null_label"] = not learns or not codes.num_classes or training.label_dropout > 0
+    if codes.classes:
+        images = np.bincount(np.asarray(codes["train"].labels), minlength=codes.num_classes).tolist()
+        config |= {"class_names": list(codes.classes), "class_images": images}
     accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", training.seed if training else 0))
     prior = build_prior(config)

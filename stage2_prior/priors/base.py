@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -42,7 +42,7 @@ class Prior(nn.Module):
     Attributes:
         layout: the code grids, `num_classes`: the number of classes (0: no labels), `first`: the first own level.
         given_tokens: number of tokens of the levels before `first`.
-        name, params, null_label: see `describe`.
+        name, params, null_label, class_names, class_images: see `describe`.
         resolved_params: arguments that the constructor worked out itself. They replace those that it was given when a
             published prior is built again.
     """
@@ -52,6 +52,8 @@ class Prior(nn.Module):
     exact = True  # False: `nll` estimates an upper bound of -log p
     noise = 0  # number of uniform random numbers per image that `forward` takes
     null_label = True
+    class_names: tuple[str, ...] | None = None
+    class_images: tuple[int, ...] | None = None
     name: str
     params: dict[str, Any]
 
@@ -61,15 +63,33 @@ class Prior(nn.Module):
         self.resolved_params: dict[str, Any] = {}
         self.given_tokens = layout.slices()[first].start
 
-    def describe(self, name: str, params: dict[str, Any], null_label: bool = True) -> None:
+    def describe(
+        self,
+        name: str,
+        params: dict[str, Any],
+        null_label: bool = True,
+        class_names: Sequence[str] | None = None,
+        class_images: Sequence[int] | None = None,
+    ) -> None:
         """Records what the prior was built from, so that it can be published and built again.
 
         Args:
             name: the option's name.
             params: its arguments, as JSON values.
             null_label: False if training never showed the null label, so that its probabilities mean nothing.
+            class_names: (num_classes,), or None if they are not known.
+            class_images: the number of training images of each class, (num_classes,), or None if it is not known. The
+                prior has learned nothing of a class without images.
+
+        Raises:
+            ValueError: there are not as many names or numbers as classes.
         """
         self.name, self.params, self.null_label = name, {**params, **self.resolved_params}, null_label
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_images = None if class_images is None else tuple(class_images)
+        for values in (self.class_names, self.class_images):
+            if values is not None and len(values) != self.num_classes:
+                raise ValueError(f"{len(values)} names or numbers of images for {self.num_classes} classes")
 
     @property
     def own_tokens(self) -> int:

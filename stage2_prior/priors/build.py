@@ -36,7 +36,7 @@ def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
         config: a dictionary with these keys. "name": an option of this package. "params": its arguments; codes of
             codebooks larger than the argument `largest_softmax` are modelled as sub-tokens. "layout": from
             `CodeLayout.to_json`. "num_classes". "null_label": False for a prior that was never shown the null label
-            (default True).
+            (default True). "class_names" and "class_images": see `Prior.describe` (default None).
         first: the first level that the prior covers. It is conditioned on the levels before.
 
     Raises:
@@ -48,7 +48,8 @@ def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
     inner_layout = split_layout(layout, largest) if largest else layout
     inner = family(inner_layout, config["num_classes"], first=first, **params)
     prior = inner if inner_layout == layout else SubTokens(layout, inner)
-    prior.describe(config["name"], config["params"], config.get("null_label", True))
+    known = {name: config[name] for name in ("null_label", "class_names", "class_images") if name in config}
+    prior.describe(config["name"], config["params"], **known)
     return prior
 
 
@@ -60,6 +61,8 @@ def prior_config(prior: Prior) -> dict[str, Any]:
         "layout": prior.layout.to_json(),
         "num_classes": prior.num_classes,
         "null_label": prior.null_label,
+        "class_names": prior.class_names and list(prior.class_names),
+        "class_images": prior.class_images and list(prior.class_images),
     }
 
 
