@@ -17,6 +17,8 @@ def each(kind: Any) -> Any:
 TopK = Positive | None
 TopP = Annotated[float, Field(gt=0, le=1)] | None
 MinP = Annotated[float, Field(ge=0, lt=1)] | None
+MOST_GUIDANCE = 1000  # far above any useful scale; guided logits stay finite in float32
+Guidance = Annotated[float, Field(ge=0, le=MOST_GUIDANCE)]
 
 
 class SamplingParams(Section):
@@ -30,7 +32,7 @@ class SamplingParams(Section):
     top_k: each(TopK)
     top_p: each(TopP)
     min_p: each(MinP)
-    guidance_scale: each(NonNegative)
+    guidance_scale: each(Guidance)
     guidance_schedule: Literal["constant", "linear"]
     decoding_steps: Positive
     choice_temperature: NonNegative
@@ -44,3 +46,8 @@ class SamplingParams(Section):
                 "batch_size: with precision bf16 samples depend on it, by rounding; give a number, say 256"
             )
         return self
+
+    def used_with(self, params: Any) -> dict[str, Any]:
+        """The values without those that the chosen prior does not use when it draws."""
+        unused = {"decoding_steps", "choice_temperature"} - params.stage2_prior.chosen.draws_by()
+        return {name: value for name, value in self.values().items() if name not in unused}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sampling.parameters import MOST_GUIDANCE
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
 
@@ -110,9 +111,11 @@ class Settings:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy, or numbers of numpy in a list, as numbers of Python. Other values stay as they are."""
+    """Numbers of numpy, alone, in an array or in a list, as numbers of Python. Other values stay as they are."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -136,5 +139,7 @@ def _check(name: str, value: object, vocabulary: int) -> None:
         raise UserError(f"top_p: expected a number above 0, at most 1, or None for no filter, got {value}")
     if name == "min_p" and not 0 <= value < 1:
         raise UserError(f"min_p: expected a number of at least 0, below 1, or None for no filter, got {value}")
-    if name in ("temperature", "guidance_scale") and not (math.isfinite(value) and value >= 0):
-        raise UserError(f"{name}: expected a number of at least 0, got {value}")
+    if name == "temperature" and not (math.isfinite(value) and value >= 0):
+        raise UserError(f"temperature: expected a number of at least 0, got {value}")
+    if name == "guidance_scale" and not 0 <= value <= MOST_GUIDANCE:
+        raise UserError(f"guidance_scale: expected a number from 0 to {MOST_GUIDANCE}, got {value}")

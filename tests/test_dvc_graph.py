@@ -160,6 +160,8 @@ def expected_stages(leaf: str, raw: dict[str, Any]) -> set[str]:
     section = leaf.split(".")[0]
     if section == "runtime":
         return set()
+    if leaf in ("sampling.decoding_steps", "sampling.choice_temperature") and raw["stage2_prior"]["name"] != "masked":
+        return set()  # a chain's only link is not masked here
     found = {STAGE_OF[section]}
     for choice in CHOICES:
         rest = leaf.removeprefix(f"{choice}.")
@@ -282,6 +284,14 @@ def test_a_leaf_changes_the_fingerprint_of_exactly_the_stages_that_use_it(raw_pa
     assert not wrong, "\n".join(wrong)
     drawn = raw_params["stage1_vqvae"]["quantizer"]["name"] in ("gumbel", "soft_em")  # others can only have 0 draws
     assert unchanged == ([] if drawn else ["extract_codes.draws"])
+
+
+def test_what_only_a_masked_prior_samples_by_counts_where_a_link_of_a_chain_is_masked(params):
+    for links, used in ((["masked"], True), (["pixelcnn"], False)):
+        changes = {"stage2_prior.name": "chain", "stage2_prior.chain.links": [{"name": name} for name in links]}
+        found = used_by(params(changes))["sample"]["parameters"]["sampling"]
+        assert ("decoding_steps" in found) == ("choice_temperature" in found) == used
+        assert "temperature" in found
 
 
 @pytest.mark.parametrize("choice", CHOICES)

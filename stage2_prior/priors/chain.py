@@ -28,6 +28,9 @@ class Parameters(PriorParams):
     def learns(self) -> bool:
         return any(link.chosen.learns() for link in self.links)
 
+    def draws_by(self) -> frozenset[str]:
+        return frozenset().union(*(link.chosen.draws_by() for link in self.links))
+
     def arguments(self) -> dict[str, Any]:
         """What the chain is built from: its links. Each splits its own codes by its own `largest_softmax`."""
         return {"links": [{"name": link.name, "params": link.chosen.arguments()} for link in self.links]}

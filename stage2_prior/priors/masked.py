@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Parameters(AttentionParams):
     far estimates spread, so there are at least two.
     """
 
+    sampled_by: ClassVar[frozenset[str]] = frozenset({"decoding_steps", "choice_temperature"})
     bound_draws: Annotated[int, Field(ge=2)]
 
 

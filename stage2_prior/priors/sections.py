@@ -27,12 +27,18 @@ class PriorParams(Section):
     """
 
     trained: ClassVar[bool] = True  # trained by gradients, so that its section has the parameters `training`
+    # Which of `decoding_steps` and `choice_temperature` of `sampling` the prior draws by. Others change no sample.
+    sampled_by: ClassVar[frozenset[str]] = frozenset()
 
     largest_softmax: Annotated[int, Field(ge=2)]
 
     def learns(self) -> bool:
         """Whether the prior is trained by gradients. A chain is if one of its links is."""
         return self.trained
+
+    def draws_by(self) -> frozenset[str]:
+        """`sampled_by` of this prior. A chain draws by what its links draw by."""
+        return self.sampled_by
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the prior's constructor, as JSON values: all parameters but those of its training."""

@@ -134,7 +134,7 @@ class Params(Section):
         node: Any = self
         for key in path.split("."):
             node = getattr(node, key)
-        return node.values()
+        return node.used_with(self)
 
 
 @cache

@@ -36,6 +36,10 @@ class Section(BaseModel):
         """The section as a tree of JSON values. Of a choice it holds `name` and the chosen option only."""
         return self.model_dump(mode="json")
 
+    def used_with(self, params: Any) -> dict[str, Any]:
+        """The values, as JSON values, that a stage uses together with the options which `params` chooses elsewhere."""
+        return self.values()
+
     def fits_together(self) -> None:
         """Refuse values that do not fit together. Of the options of a choice only the chosen one is asked.
 
