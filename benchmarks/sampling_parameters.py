@@ -60,7 +60,7 @@ def main() -> None:
     for guidance in arguments.guidance:
         for temperature in arguments.temperature:
             settings = {"guidance_scale": guidance, "temperature": temperature, "seed": SEED, "batch_size": 256}
-            pixels = to_uint8(pipeline.generate(arguments.images, **settings))
+            pixels = to_uint8(pipeline.generate(arguments.images, labels, **settings))
             agreement = (predict(classifier, pixels) == labels).float().mean().item()
             distance = frechet(features(classifier, pixels), real)
             rows.append(

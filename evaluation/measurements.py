@@ -117,7 +117,8 @@ class Evaluation:
     def _images(self) -> tuple[float, dict[str, float], dict[str, float]]:
         """Distortion in bits per dimension, reconstruction quality, and what the classifier makes of both."""
         split, codes, vqvae = self.prepared["test"], self.codes["test"], self.pipeline.vqvae
-        sums = dict.fromkeys(("nats", "psnr", "ssim", "error", "real", "rebuilt"), 0.0)
+        sums = dict.fromkeys(("nats", "psnr", "ssim", "error", "real", "rebuilt", "judged"), 0.0)
+        trained = torch.tensor(self.pipeline.classes.trained)  # a class without training images cannot be recognised
         for rows in batches(len(split), self.batch_size, "test images"):
             pixels = split.pixels(rows).to(self.pipeline.device)
             images = to_float(pixels)
@@ -130,17 +131,21 @@ class Evaluation:
             sums["error"] += squared_error(rebuilt, images).sum().item()
             if self.classifier is not None:
                 labels = split.label_tensor(rows)
-                sums["real"] += (predict(self.classifier, pixels) == labels).sum().item()
-                sums["rebuilt"] += (predict(self.classifier, to_uint8(rebuilt)) == labels).sum().item()
+                judged = torch.isin(labels, trained)
+                sums["judged"] += judged.sum().item()
+                for name, version in {"real": pixels, "rebuilt": to_uint8(rebuilt)}.items():
+                    sums[name] += (predict(self.classifier, version) == labels)[judged].sum().item()
         mean = {name: value / len(split) for name, value in sums.items()}
         reconstruction = {
             "psnr": mean["psnr"],
             "ssim": mean["ssim"],
             "nmse": mean["error"] / (self.layout.dimensions * self.prepared.stats.variance),
         }
-        agreement = {"real_accuracy": mean["real"], "reconstruction_agreement": mean["rebuilt"]}
-        distortion = self.layout.bits_per_dim(mean["nats"])
-        return distortion, reconstruction, agreement if self.classifier is not None else {}
+        agreement = {}
+        if sums["judged"]:
+            names = {"real": "real_accuracy", "rebuilt": "reconstruction_agreement"}
+            agreement = {figure: sums[name] / sums["judged"] for name, figure in names.items()}
+        return self.layout.bits_per_dim(mean["nats"]), reconstruction, agreement
 
     @torch.no_grad()
     def _rates(self) -> dict[str, dict[str, float]]:

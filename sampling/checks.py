@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from sampling.memory import free_bytes
 from sampling.settings import Settings
 from stage2_prior.priors.base import Prior
 from tessera.errors import UserError
+from tessera.project import ROOT
 
 SLACK = 1e-3  # how far images may lie outside [-1, 1]: computed ones are rounded
+MOST_IMAGES = 10**9  # of one call
 
 
 def numbers(*named: tuple[str, Any, int]) -> None:
@@ -26,6 +31,65 @@ def numbers(*named: tuple[str, Any, int]) -> None:
     for name, value, least in named:
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise UserError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def count(n: Any) -> int:
+    """The number of images of one call, as an int.
+
+    Raises:
+        UserError: it is no whole number from 1 to `MOST_IMAGES`.
+    """
+    numbers(("n", n, 1))
+    if n > MOST_IMAGES:
+        raise UserError(f"n: expected at most {MOST_IMAGES} images, got {n}; draw them in several calls, with `start`")
+    return int(n)
+
+
+def fit_in_memory(n: int, shape: tuple[int, int, int]) -> None:
+    """Refuses to gather more images (C, H, W) in one tensor than the free memory holds.
+
+    While batches are joined to one tensor, every image is in memory twice.
+    """
+    channels, height, width = shape
+    needed, free = 2 * 4 * n * channels * height * width, free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise UserError(
+            f"n: {n} images take {needed / 2**30:.1f} GB of memory and {free / 2**30:.1f} GB are free; draw fewer, or "
+            "take them batch by batch from `batches`"
+        )
+
+
+def device(wanted: Any) -> torch.device:
+    """The device that a user named, or the GPU (else the CPU) for None.
+
+    Raises:
+        UserError: it does not exist here, or has no float64, which exact sampling needs.
+    """
+    try:
+        found = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if found.type != "mps":
+            torch.zeros(1, dtype=torch.float64, device=found).item()
+            return found
+    except (RuntimeError, AssertionError, TypeError, ValueError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"device: expected cpu, or cuda where there is a GPU, got {wanted!r} ({reason})") from error
+    raise UserError("device mps: it has no float64, which exact sampling needs; use cpu")
+
+
+def warn_of_other_checkout(folder: Path) -> None:
+    """Warns, in a line on standard error, if `folder` lies in another checkout of Tessera than the code that runs.
+
+    Python may find an installed Tessera, or that of PYTHONPATH, before the one in the current folder.
+    """
+    for here in (folder, *folder.parents):
+        if (here / "tessera" / "project.py").is_file():
+            if not here.samefile(ROOT):
+                print(
+                    f"warning: the code of {ROOT} runs here, and not that of {here}; to change it run `python -m`, or "
+                    f"`pip install -e {here}`",
+                    file=sys.stderr,
+                )
+            return
 
 
 def sizes(batch_size: Any) -> list[tuple[str, Any, int]]:
@@ -43,7 +107,14 @@ def probabilities(values: Any, labels: Any, prior: Prior) -> torch.Tensor | None
         return None
     if labels is not None:
         raise UserError("class_probabilities: sums over all labels, so give no labels beside them")
-    p, classes = torch.as_tensor(values, dtype=torch.float64).cpu(), prior.num_classes
+    classes = prior.num_classes
+    try:
+        p = torch.as_tensor(values, dtype=torch.float64).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(
+            f"class_probabilities: expected {classes} numbers of at least 0 that sum to 1, one a class, got "
+            f"{type(values).__name__}; equal ones are [1 / {classes}] * {classes}"
+        ) from error
     whole = abs(p.sum().item() - 1) <= 1e-6  # not if one is NaN
     if p.shape != (classes,) or not classes or (p < 0).any() or not whole:
         raise UserError(

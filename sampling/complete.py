@@ -1,13 +1,13 @@
 """Complete an image: keep its known pixels and sample the rest.
 
-    python -m sampling.complete IMAGE --mask MASK [--class N] [--count 8] [--output completed.png]
+    python -m sampling.complete IMAGE --mask MASK [--class sneaker] [--count 8] [--output completed.png]
 
 MASK is an image of the same size, white where pixels are known. Reads models/vqvae and models/prior, and writes one
 picture: the image with grey for what is unknown, and then the completions.
 
-A code is given where all the pixels that it stands for are known; the others are sampled, at the settings of
-`sampling` in params.yaml. An autoregressive prior samples in the order of its sequence, so that a code depends on the
-given codes before it only.
+A code is given where all the pixels that it stands for are known; the others are sampled. Values that no option gives
+are those of `sampling` in params.yaml. An autoregressive prior samples in the order of its sequence, so that a code
+depends on the given codes before it only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tessera import entry, paths
+from sampling import options
+from tessera import entry
 from tessera.errors import UserError
 from tessera.parameters import Params
 
@@ -38,7 +39,7 @@ def read_given(image: Path, mask: Path, preparation: dict[str, Any]) -> tuple[to
         preparation: how the model's images were prepared, from its own configuration.
 
     Raises:
-        UserError: a file cannot be read, or the two have different sizes.
+        UserError: a file cannot be read, the two have different sizes, or no pixel is known.
     """
     import numpy as np
     import torch
@@ -63,6 +64,13 @@ def read_given(image: Path, mask: Path, preparation: dict[str, Any]) -> tuple[to
     if sizes[0] != sizes[1]:  # each would be cut and scaled in its own way, and they would not cover each other
         one, other = ("x".join(map(str, size)) for size in sizes)
         raise UserError(f"{mask}: {other} pixels, but {image} has {one}; make a mask of the image's own size")
+    brightest = int(found[1].max())
+    if brightest < WHITE:
+        advice = "multiply its values by 255" if brightest == 1 else "make it white there; or is it inverted?"
+        raise UserError(
+            f"{mask}: no pixel is white ({WHITE} of 255 or more), so no pixel of the image is known: the brightest is "
+            f"{brightest}; {advice}"
+        )
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])[0] >= WHITE
 
 
@@ -93,39 +101,41 @@ def complete(
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Load the models, read the image, complete it and write the picture."""
-    from dataclasses import asdict, fields
+    options.whole(arguments, "count")
+    options.picture_path(arguments.output)
+    section = options.section_with(arguments, params.sampling)
+    from dataclasses import asdict
 
-    from sampling.pipeline import TwoStagePipeline
-    from sampling.settings import Settings
+    from sampling.pictures import require_size
     from tessera.images.grids import image_grid, save_grid
     from tessera.launch.devices import configure_torch
 
     configure_torch(params.runtime.threads)
-    if arguments.count < 1:
-        raise UserError(f"--count: expected at least 1, got {arguments.count}")
-    if arguments.output.is_dir():
-        raise UserError(f"--output: {arguments.output} is a folder; give a file name, such as completed.png")
-    section = params.sampling
-    pipeline = TwoStagePipeline.load(paths.MODELS, precision=section.precision)
-    settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})
+    pipeline = options.load(arguments, section)
+    settings = options.settings_of(section, pipeline)
+    label = None if arguments.label is None else options.class_of(arguments.label, pipeline.classes)
+    require_size("--count", arguments.count + 1, pipeline.layout.image_shape)
     image, known = read_given(arguments.image, arguments.mask, pipeline.vqvae.config["preparation"])
-    if not known.any():
-        raise UserError(
-            f"{arguments.mask}: no pixel is white, so no pixel of the image is known; is the mask inverted?"
-        )
     whole = asdict(settings) | {"seed": section.seed, "batch_size": section.batch_size}
-    pictures = complete(pipeline, image, known, arguments.count, arguments.label, whole)
+    pictures = complete(pipeline, image, known, arguments.count, label, whole)
     save_grid(image_grid(pictures, min(section.grid_columns, len(pictures))), arguments.output)
-    guided = " without guidance, as there is no --class" if pipeline.num_classes and arguments.label is None else ""
+    guided = " without guidance, as there is no --class" if pipeline.num_classes and label is None else ""
     print(f"{arguments.output}: {known.float().mean():.0%} of the pixels given, {arguments.count} completions{guided}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to complete")
     parser.add_argument("--mask", type=Path, required=True, help="an image of the same size: white where it is known")
-    parser.add_argument("--class", type=int, dest="label", help="of the image (default: none in particular)")
+    parser.add_argument(
+        "--class",
+        dest="label",
+        metavar="CLASS",
+        help="of the image, by its name, or by its number if none has that name (default: none in particular)",
+    )
     parser.add_argument("--count", type=int, default=8, help="of completions (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("completed.png"), help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("completed.png"), help=".png (default: %(default)s)")
+    options.add_models(parser)
+    options.add_values(parser.add_argument_group("values in place of those in params.yaml"))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sampling.choose import choose, guide
 from sampling.settings import Each, Settings
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.drawing import Part
+from tessera.codes.layout import CodeLayout
 from tessera.randomness import seed_of
 
 
@@ -123,3 +125,13 @@ def generate(
     sampler = BatchSampler(streams, settings, len(layout.levels), labelled, tick)
     with torch.autocast(streams.device.type, enabled=False):  # the prior's own precision is what was asked for
         return prior.decode(sampler, labels, labels.new_empty(batch, 0), forced, Part())
+
+
+def known_tokens(layout: CodeLayout, known: Tensor) -> Tensor:
+    """Which tokens stand for known pixels only, bool (B, N), from which pixels are known, bool (B, 1, H, W)."""
+    unknown = (~known).float()
+    grids = []
+    for level in layout.levels:
+        cells = F.adaptive_max_pool2d(unknown, (level.height, level.width))[:, 0] == 0
+        grids.append(cells[..., None].expand(-1, -1, -1, level.depth))
+    return layout.flatten(grids)

@@ -7,21 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from sampling import checks, memory
-from sampling.generate import Streams, generate
+from sampling import checks, memory, pictures
+from sampling.describe import description, trained_steps
+from sampling.generate import Streams, generate, known_tokens
+from sampling.labels import Classes, Labels
 from sampling.likelihood import bits_per_dim
 from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors.build import load_prior
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
+from tessera.images.pixels import to_uint8
 from tessera.launch.devices import exact_float32
-
-Labels = Sequence[int] | torch.Tensor | str | None  # see `TwoStagePipeline.check_labels`
 
 
 def _advance(bar: Any, images: int, part: float) -> None:
@@ -31,8 +32,9 @@ def _advance(bar: Any, images: int, part: float) -> None:
 class TwoStagePipeline:
     """A VQ-VAE and a prior over its codes.
 
-    A label is the number of a class, or `num_classes` for the null label, which stands for no class in particular.
-    Guidance changes nothing for the null label. In every method `labels=None` is the null label for all images.
+    A label is the name or the number of a class, or `num_classes` for the null label, which stands for no class in
+    particular. Guidance changes nothing for the null label. In every method `labels=None` is the null label for all
+    images.
 
     Every method works in batches of `batch_size`. Results do not depend on it, up to rounding in fp32. When sampling,
     `batch_size=None` takes as many images at a time as memory holds. Sampling settings are those of
@@ -42,14 +44,15 @@ class TwoStagePipeline:
     def __init__(self, vqvae: Any, prior: Any, device: torch.device | str, precision: str = "fp32") -> None:
         if precision not in ("fp32", "bf16"):
             raise UserError(f"precision: expected fp32 or bf16, got {precision!r}")
-        self.device = torch.device(device)
-        if self.device.type == "mps":
-            raise UserError("device mps: it has no float64, which exact sampling needs; use cpu")
+        self.device = checks.device(device)
         if vqvae.layout != prior.layout:
             raise ValueError(f"the prior is for {prior.layout}, the VQ-VAE has {vqvae.layout}")
         exact_float32()
         self.vqvae, self.prior = vqvae.to(self.device).eval(), prior.to(self.device).eval()
         self.drawing = self.prior.lowered(torch.bfloat16) if precision == "bf16" else self.prior
+        self.classes = Classes.of(prior)
+        self.folder: Path | None = None  # where the models were loaded from
+        self.steps: dict[str, int] = {}  # for how long each model was trained, where its manifest says it
         self.parents: dict[str, str] = {}  # identities of the published models, where they were loaded
         self._image_bytes = 0  # that drawing one more image takes; 0: not found out yet
 
@@ -66,15 +69,21 @@ class TwoStagePipeline:
                 always fp32.
 
         Raises:
-            UserError: a model is missing or damaged, or the prior was made for another VQ-VAE.
+            UserError: there is no such device, a model is missing or damaged, or the prior was made for another VQ-VAE.
         """
-        folder = Path(folder)
+        folder, where = Path(folder), checks.device(device)
+        checks.warn_of_other_checkout(Path.cwd())
         vqvae, vqvae_manifest = load_vqvae(folder / "vqvae")
         prior, prior_manifest = load_prior(folder / "prior")
         prior_manifest.require_parent("vqvae", vqvae_manifest.identity, folder / "prior")
-        pipeline = cls(vqvae, prior, device or ("cuda" if torch.cuda.is_available() else "cpu"), precision)
+        pipeline = cls(vqvae, prior, where, precision)
+        pipeline.folder = folder
+        pipeline.steps = trained_steps(folder)
         pipeline.parents = {"vqvae": vqvae_manifest.identity, "prior": prior_manifest.identity}
         return pipeline
+
+    def __repr__(self) -> str:
+        return description(self)
 
     @property
     def layout(self) -> CodeLayout:
@@ -85,45 +94,14 @@ class TwoStagePipeline:
         return self.prior.num_classes
 
     def check_labels(self, labels: Labels, count: int, start: int = 0) -> torch.Tensor | None:
-        """Labels as a tensor.
-
-        Args:
-            labels: a class for each image; "each" for the classes in turn, image i having class i mod num_classes (and
-                none where the prior was trained without labels); None for the null label.
-            count: number of images; start: place of the first one in the run.
-
-        Returns:
-            int64 (count,), or None for the null label.
+        """The labels of `count` images that are sampled from place `start` of a run on: `Classes.numbers`, `repeat` on.
 
         Raises:
-            UserError: labels for a prior without classes, a wrong number of them, or a class that does not exist.
+            UserError: see `sampling.labels.Classes.numbers`; or no training image shows a class.
         """
-        classes = self.num_classes
-        if labels is None:
-            return None
-        if isinstance(labels, str):
-            if labels != "each":
-                raise UserError(f'labels: expected whole numbers, "each" or None, got {labels!r}')
-            return torch.arange(start, start + count) % classes if classes else None
-        if not classes:
-            raise UserError("labels: this prior was trained without labels; leave them out")
-        given, wanted = labels, f"labels: expected {count} whole numbers, one an image"
-        try:
-            found = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-            if found.dtype.kind not in "iu" or found.shape != (count,):
-                raise UserError(f"{wanted}, got {found.shape} of {found.dtype}")
-            labels = torch.from_numpy(found.astype(np.int64))
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{wanted}, got {type(given).__name__}: {' '.join(str(error).split())}") from error
-        wrong = labels[(labels < 0) | (labels > classes)]
-        if len(wrong):
-            raise UserError(
-                f"labels: class {int(wrong[0])} does not exist; choose from 0 to {classes - 1}, or {classes} for no "
-                "class in particular"
-            )
-        return labels.long()
+        numbers = self.classes.numbers(labels, count, start, repeat=True)
+        self.classes.require_trained(numbers)
+        return numbers
 
     def batches(
         self,
@@ -136,27 +114,29 @@ class TwoStagePipeline:
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
         """What `generate` gives, a batch at a time: for more images than memory holds."""
-        chosen = Settings.checked(self.layout, settings)
-        checks.numbers(("n", count, 1), ("seed", seed, 0), ("start", start, 0), *checks.sizes(batch_size))
+        chosen, count = Settings.checked(self.layout, settings), checks.count(count)
+        checks.numbers(("seed", seed, 0), ("start", start, 0), *checks.sizes(batch_size))
+        seed, start = int(seed), int(start)
         labels = self.check_labels(labels, count, start)
         checks.null_label(labels, self.prior, chosen)
 
         def draw() -> Iterator[torch.Tensor]:
             with self._bar(count, "generate") as bar:
                 for rows in self._parts(count, batch_size):
-                    streams = Streams(seed, tuple(start + i for i in rows.tolist()), self.device)
+                    streams = Streams(seed, tuple(range(start + rows.start, start + rows.stop)), self.device)
                     classes = None if labels is None else labels[rows].to(self.device)
-                    tick = partial(_advance, bar, len(rows))
+                    tick = partial(_advance, bar, len(streams.indices))
                     yield self.decode_tokens(generate(self.drawing, classes, streams, chosen, tick=tick))
 
         return draw()
 
-    def _parts(self, count: int, batch_size: int | None) -> tuple[torch.Tensor, ...]:
+    def _parts(self, count: int, batch_size: int | None) -> Iterator[slice]:
         """The places 0 to `count` - 1, cut into batches; `batch_size` None takes as many images as memory holds."""
         if batch_size is None and count > 1:
             self._image_bytes = self._image_bytes or memory.image_bytes(self.vqvae, self.drawing, self.device)
             batch_size = memory.batch_size(self._image_bytes, self.drawing, self.device)
-        return torch.arange(count).split(1 if batch_size is None else int(batch_size))
+        size = 1 if batch_size is None else int(batch_size)
+        return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
 
     @staticmethod
     def _bar(count: int, what: str) -> Any:
@@ -169,7 +149,8 @@ class TwoStagePipeline:
 
         Args:
             n: how many.
-            labels: (n,) classes; "each" for the classes in turn; None for the null label (see `check_labels`).
+            labels: (n,) classes by name or number; fewer, which are then taken in turn; one, for all images; "each" for
+                all classes in turn; None for the null label (see `sampling.labels.Classes.numbers`).
             settings: those of `Settings`; `seed`; `batch_size`; and `start`, the place of the first image in the run.
                 Images 3 to 5 of a run are n=3, start=3.
 
@@ -179,7 +160,27 @@ class TwoStagePipeline:
         Raises:
             UserError: a setting or label that does not exist.
         """
+        checks.fit_in_memory(checks.count(n), self.layout.image_shape)
         return torch.cat(list(self.batches(n, labels, **settings)))
+
+    def to_pil(self, images: torch.Tensor) -> list[Image.Image]:
+        """Images as Pillow has them, for saving and showing: `pipeline.to_pil(images)[0].save("image.png")`.
+
+        Args:
+            images: float (B, C, H, W) in [-1, 1], as the other methods return them, or uint8.
+
+        Returns:
+            Grey or RGB images, a list of B.
+
+        Raises:
+            UserError: images of another shape or dtype, or out of range.
+        """
+        if isinstance(images, torch.Tensor) and images.dtype != torch.uint8:
+            checks.shape(images, self.layout.image_shape, torch.float32)
+            checks.in_range(images)
+            images = to_uint8(images)
+        checks.shape(images, self.layout.image_shape, torch.uint8)
+        return pictures.to_pil(images)
 
     @torch.no_grad()
     def decode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -196,7 +197,8 @@ class TwoStagePipeline:
         checks.shape(images, self.layout.image_shape, torch.float32)
         checks.in_range(images)
         checks.numbers(("batch_size", batch_size, 1))
-        parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in images.split(int(batch_size))]
+        parts = images.split(min(int(batch_size), len(images)))
+        parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in parts]
         return torch.cat(parts).float().clamp(-1, 1).cpu()
 
     @torch.no_grad()
@@ -220,7 +222,8 @@ class TwoStagePipeline:
         Args:
             images: float32 (B, C, H, W), in [-1, 1] where known.
             mask: bool (B, 1, H, W) or (H, W), True where a pixel is known.
-            labels: (B,) classes; "each" for the classes in turn; None for the null label (see `check_labels`).
+            labels: (B,) classes by name or number; one, for all; "each"; None for the null label (see
+                `sampling.labels.Classes.numbers`).
 
         Returns:
             float32 (B, C, H, W) in [-1, 1], on the CPU, the known pixels as they came.
@@ -231,7 +234,8 @@ class TwoStagePipeline:
         checks.shape(images, self.layout.image_shape, torch.float32)
         chosen = Settings.checked(self.layout, settings)
         checks.numbers(("seed", seed, 0), *checks.sizes(batch_size))
-        labels = self.check_labels(labels, len(images))
+        labels = self.classes.numbers(labels, len(images))
+        self.classes.require_trained(labels)
         labels = None if labels is None else labels.to(self.device)
         checks.null_label(labels, self.prior, chosen)
         shapes = [tuple(images.shape[-2:]), (len(images), 1, *images.shape[-2:])]
@@ -244,21 +248,12 @@ class TwoStagePipeline:
             for rows in self._parts(len(images), batch_size):
                 known, part = mask[rows].to(self.device), images[rows].to(self.device)
                 tokens = self.layout.flatten(self.vqvae.encode(part))
-                given = torch.where(self._known_tokens(known), tokens, -1)
-                streams = Streams(seed, tuple(rows.tolist()), self.device)
+                given = torch.where(known_tokens(self.layout, known), tokens, -1)
+                streams = Streams(int(seed), tuple(range(rows.start, rows.stop)), self.device)
                 classes = None if labels is None else labels[rows]
-                tokens = generate(self.drawing, classes, streams, chosen, given, partial(_advance, bar, len(rows)))
+                tokens = generate(self.drawing, classes, streams, chosen, given, partial(_advance, bar, len(part)))
                 parts.append(torch.where(mask[rows], images[rows], self.decode_tokens(tokens)))
         return torch.cat(parts)
-
-    def _known_tokens(self, known: torch.Tensor) -> torch.Tensor:
-        """Which tokens stand for known pixels only, bool (B, N), from which pixels are known, bool (B, 1, H, W)."""
-        unknown = (~known).float()
-        grids = []
-        for level in self.layout.levels:
-            cells = torch.nn.functional.adaptive_max_pool2d(unknown, (level.height, level.width))[:, 0] == 0
-            grids.append(cells[..., None].expand(-1, -1, -1, level.depth))
-        return self.layout.flatten(grids)
 
     @torch.no_grad()
     def log_likelihood(
@@ -273,8 +268,8 @@ class TwoStagePipeline:
 
         Args:
             images: uint8 (B, C, H, W).
-            labels: (B,) classes; "each" for the classes in turn; None for the null label (see `check_labels`). The bits
-                of the label itself are not in the rate.
+            labels: (B,) classes by name or number; one, for all; "each"; None for the null label (see
+                `sampling.labels.Classes.numbers`). The bits of the label itself are not in the rate.
             class_probabilities: (num_classes,) p(y), instead of labels: the rate is of p(z) = Σ p(y) p(z | y).
 
         Returns:
@@ -291,8 +286,8 @@ class TwoStagePipeline:
         checks.numbers(("batch_size", batch_size, 1))
         weights = checks.probabilities(class_probabilities, labels, self.prior)
         weights = None if weights is None else weights.to(self.device)
-        labels = self.check_labels(labels, len(images))
+        labels = self.classes.numbers(labels, len(images))
         labels = None if labels is None else labels.to(self.device)
         if weights is None:
             checks.null_label(labels, self.prior)
-        return bits_per_dim(self.vqvae, self.prior, images, labels, weights, batch_size)
+        return bits_per_dim(self.vqvae, self.prior, images, labels, weights, min(int(batch_size), len(images)))

@@ -1,60 +1,74 @@
 """Sample images from the published models.
 
     python -m sampling.sample
+    python -m sampling.sample --class sneaker --count 16 --temperature 0.9 --seed 7 --output grid.png
 
-Reads models/vqvae and models/prior, and writes results/sample (tessera/images/samples.py lists its files). default/ has
-images that were sampled with the parameters of params.yaml. unguided/ has images that were sampled at temperature 1
-without guidance or filters. grid.png shows the first images of default/.
+Without options this is the stage `sample` of the pipeline. It reads models/vqvae and models/prior, and writes
+results/sample (tessera/images/samples.py lists its files). default/ has images that were sampled with the parameters of
+params.yaml. unguided/ has images that were sampled at temperature 1 without guidance or filters. grid.png shows the
+first images of default/, a row for each class.
+
+With any option but --params, results/sample stays as it is: only the picture or the folder that the options name is
+written. Values that no option gives are those of `sampling` in params.yaml. docs/guide/sampling.md has examples.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sampling import options
 from tessera import entry, paths
 from tessera.parameters import Params
 
-USES = ("sampling",)  # the sections of params.yaml that change what this stage makes
-
-GRID_CLASSES = 50  # largest number of rows in the grid; of more classes the first 50 are shown
-
-
-def write_grid(folder: Path, count: int, classes: int, columns: int, path: Path) -> None:
-    """Write a picture of the first of `count` sampled images: a row for each class, or a square without classes."""
-    import math
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
     import torch
 
+    from sampling.labels import Classes
+    from sampling.parameters import SamplingParams
+
+USES = ("sampling",)  # the sections of params.yaml that change what this stage makes
+
+GRID_CLASSES = 50  # of more classes, a picture shows the first 50, unless they are named
+OUTPUT = Path("samples.png")
+ASKED = ("labels", "count", "output", "images", "models", *options.VALUES)
+
+
+def write_grid(folder: Path, count: int, classes: Classes, columns: int, path: Path) -> None:
+    """Write a picture of the first of `count` sampled images: a row for each class, or a square without classes."""
+    import torch
+
+    from sampling.pictures import classes_in_rows, square
     from tessera.images.grids import image_grid, save_grid
     from tessera.images.samples import written_images
 
-    if classes and count >= classes:
-        columns, rows = min(columns, count // classes), min(classes, GRID_CLASSES)
-        places = (torch.arange(columns) * classes + torch.arange(rows)[:, None]).flatten()
+    trained = len(classes.trained)
+    if trained and count >= trained:
+        columns, shown = min(columns, count // trained), classes.trained[:GRID_CLASSES]
+        places = (torch.arange(columns) * trained + torch.arange(len(shown))[:, None]).flatten()
+        picture = classes_in_rows(written_images(folder, places.numpy()), list(shown), columns, classes)
     else:
         places = torch.arange(min(count, columns**2))
-        columns = math.isqrt(len(places) - 1) + 1
-    save_grid(image_grid(written_images(folder, places.numpy()), columns), path)
+        picture = image_grid(written_images(folder, places.numpy()), square(len(places)))
+    save_grid(picture, path)
 
 
-def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Sample `sampling.images` images of each kind and publish them."""
+def publish(section: SamplingParams) -> None:
+    """The stage: sample `sampling.images` images of each kind and publish them."""
     import time
-    from dataclasses import asdict, fields
+    from dataclasses import asdict
 
     from sampling.pipeline import TwoStagePipeline
-    from sampling.settings import Settings
     from tessera.artifacts.publishing import publishing
     from tessera.images.pixels import to_uint8
     from tessera.images.samples import write_description, write_samples
-    from tessera.launch.devices import configure_torch
 
-    configure_torch(params.runtime.threads)
-    pipeline = TwoStagePipeline.load(paths.MODELS, precision=params.sampling.precision)
-    section = params.sampling
+    pipeline = TwoStagePipeline.load(paths.MODELS, precision=section.precision)
     run_settings = {"seed": section.seed, "batch_size": section.batch_size}
-    settings = Settings.checked(pipeline.layout, {f.name: getattr(section, f.name) for f in fields(Settings)})
+    settings = options.settings_of(section, pipeline)
     kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}
     with publishing(paths.SAMPLES, "samples", pipeline.parents) as folder:
         began = time.monotonic()
@@ -64,15 +78,161 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             pixels = (to_uint8(images).numpy() for images in batches)
             write_samples(folder / kind, pixels, None if labels is None else labels.numpy())
         seconds = time.monotonic() - began
-        classes, columns = pipeline.num_classes, section.grid_columns
-        write_grid(folder / "default", section.images, classes, columns, folder / "grid.png")
-        write_description(folder, kinds, section.images, pipeline.layout.image_shape, classes)
+        write_grid(folder / "default", section.images, pipeline.classes, section.grid_columns, folder / "grid.png")
+        write_description(folder, kinds, section.images, pipeline.layout.image_shape, pipeline.num_classes)
     images = len(kinds) * section.images
     print(f"{paths.SAMPLES}: {images} images in {seconds:.1f} s, {images / seconds:.0f} images a second")
 
 
+def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> None:
+    """Sample what the options ask for, and write the picture and the single images that they name.
+
+    Args:
+        section: the values of params.yaml, with those that options gave.
+        arguments: see `checked`.
+    """
+    from dataclasses import asdict
+
+    from sampling import pictures
+    from tessera.images.pixels import to_uint8
+
+    each, output = arguments.count or section.grid_columns, arguments.output
+    pipeline = options.load(arguments, section)
+    classes = pipeline.classes
+    named = [options.class_of(text, classes) for text in arguments.labels or ()]
+    numbers = named or list(classes.trained)
+    if not named and not arguments.images:
+        numbers = numbers[:GRID_CLASSES]
+    shown = numbers if named else numbers[:GRID_CLASSES]
+    if output:
+        pictures.require_size("--count", max(1, len(shown)) * each, pipeline.layout.image_shape)
+    settings = asdict(options.settings_of(section, pipeline))
+    settings |= {"seed": section.seed, "batch_size": section.batch_size}
+    batches = pipeline.batches(max(1, len(numbers)) * each, numbers or None, **settings)
+    pixels = (to_uint8(images) for images in batches)
+    if arguments.images:
+        names = [classes.name(number) for number in numbers]
+        pixels = write_images(pixels, names, arguments.images, kept=max(1, len(shown)) if output else 0)
+    kept = list(pixels)
+    what = (
+        [f" of each of {len(numbers)} classes"]
+        if len(numbers) > 1
+        else [f" of class {classes.name(n)}" for n in numbers]
+    )
+    said = f"{each} images" + "".join(what)
+    if output:
+        write_picture(kept, shown, section.grid_columns, classes, output)
+        print(f"{output}: {said}, seed {section.seed}")
+    if arguments.images:
+        print(f"{arguments.images}: {said}, seed {section.seed}")
+    if len(shown) < len(classes.trained) and not named and output:
+        print(f"{output} shows the first {len(shown)} of {len(classes.trained)} classes; name others by --class")
+
+
+def write_images(batches: Iterator[torch.Tensor], names: list[str], folder: Path, kept: int) -> Iterator[torch.Tensor]:
+    """Write each image as a PNG file of its own. The folder appears once it is complete.
+
+    Args:
+        batches: uint8 (B, C, H, W), the classes in turn.
+        names: of these classes; empty without classes.
+        kept: the images of so many of the first classes are yielded again.
+    """
+    import torch
+
+    from sampling.pictures import file_name, to_pil
+    from tessera.artifacts.publishing import scratch
+
+    with scratch(folder) as staging:
+        place = 0
+        for batch in batches:
+            for image in to_pil(batch):
+                image.save(staging / file_name(place, names[place % len(names)] if names else None))
+                place += 1
+            places = torch.arange(place - len(batch), place) % max(1, len(names))
+            yield batch[places < kept]
+        staging.rename(folder)
+
+
+def write_picture(batches: list[torch.Tensor], shown: list[int], columns: int, classes: Classes, path: Path) -> None:
+    """Write one picture: a class's images in rows of their own, or all images in a square.
+
+    Args:
+        batches: uint8 (B, C, H, W), the classes in turn.
+        shown: the numbers of these classes; empty without classes.
+        columns: images a row at most, where there are several classes.
+    """
+    import torch
+
+    from sampling.pictures import classes_in_rows, square
+    from tessera.images.grids import image_grid, save_grid
+
+    pixels = torch.cat(batches)
+    if not shown:
+        save_grid(image_grid(pixels, square(len(pixels))), path)
+        return
+    each = len(pixels) // len(shown)
+    columns = square(each) if len(shown) == 1 else -(-each // -(-each // columns))  # full rows, as far as possible
+    ordered = torch.cat([pixels[place :: len(shown)] for place in range(len(shown))])
+    save_grid(classes_in_rows(ordered, shown, columns, classes), path)
+
+
+def run(params: Params, arguments: argparse.Namespace) -> None:
+    """The stage, or what the options ask for."""
+    section, asked = params.sampling, any(getattr(arguments, name) is not None for name in ASKED)
+    if asked:
+        section, arguments = options.section_with(arguments, section), checked(arguments)
+    from tessera.launch.devices import configure_torch
+
+    configure_torch(params.runtime.threads)
+    if asked:
+        sample_as_asked(section, arguments)
+    else:
+        publish(section)
+
+
+def checked(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments, of which `output` is None only if `images` is given.
+
+    Raises:
+        UserError: so many images cannot be drawn, or a place cannot be written to.
+    """
+    if arguments.count is not None:
+        options.whole(arguments, "count")
+    if arguments.images is not None:
+        options.new_folder(arguments.images)
+    if arguments.output is not None:
+        options.picture_path(arguments.output)
+    elif arguments.images is None:
+        arguments.output = OUTPUT
+    return arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images of one's own; results/sample stays as it is")
+    group.add_argument(
+        "--class",
+        dest="labels",
+        action="append",
+        metavar="CLASS",
+        help="a class by its name, or by its number if none has that name; `none`: no class in particular; several "
+        "--class are allowed (default: every class)",
+    )
+    group.add_argument("--count", type=int, metavar="N", help="images of each class (default: sampling.grid_columns)")
+    group.add_argument("--output", type=Path, metavar="FILE", help=f"the picture, .png (default: {OUTPUT})")
+    group.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="write each image as a PNG file of its own into a new folder"
+    )
+    options.add_models(group)
+    values = parser.add_argument_group(
+        "values in place of those in params.yaml; results/sample stays as it is",
+        "Where codes have several levels, one value for all, or one for each, with commas: --temperature 0.9,1.0. "
+        "`none` switches a filter off.",
+    )
+    options.add_values(values)
+
+
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, add_arguments)
 
 
 if __name__ == "__main__":

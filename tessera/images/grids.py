@@ -16,6 +16,11 @@ GREY = 128
 COLUMNS = 8
 
 
+def enlargement(shape: tuple[int, ...]) -> int:
+    """By how much images (..., H, W) are enlarged in a picture."""
+    return max(1, -(-READABLE // max(shape[-2:])))
+
+
 def image_grid(pixels: torch.Tensor, columns: int) -> torch.Tensor:
     """Lay out images row by row as one picture.
 
@@ -26,7 +31,7 @@ def image_grid(pixels: torch.Tensor, columns: int) -> torch.Tensor:
     Returns:
         uint8 (3, height, width).
     """
-    factor = max(1, -(-READABLE // max(pixels.shape[-2:])))
+    factor = enlargement(pixels.shape)
     enlarged = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     return make_grid(enlarged, nrow=columns, padding=PADDING, pad_value=GREY)
 

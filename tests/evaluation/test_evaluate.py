@@ -20,6 +20,7 @@ from stage2_prior.priors.build import load_prior, prior_config
 from tessera import paths
 from tessera.artifacts.manifests import manifest_text, read_manifest
 from tessera.codes.store import open_codes
+from tessera.features.classifier import load_classifier, predict
 from tessera.images.pixels import to_float
 from tessera.images.prepared import open_prepared
 from tessera.images.samples import open_samples
@@ -86,9 +87,26 @@ def test_a_labelled_run_is_sampled_and_measured(tiny_run, capsys):
         assert split.images.shape == (14, 1, 8, 8) and split.images.dtype == np.uint8
         assert np.asarray(split.labels).tolist() == [i % 3 for i in range(14)]
     with Image.open(paths.SAMPLES / "grid.png") as grid:
-        assert grid.size == (3 * 50 + 2, 3 * 50 + 2)  # three classes, three columns
+        assert grid.height == 3 * 50 + 2  # three classes
+        assert 3 * 50 + 2 < grid.width < 3 * 50 + 2 + 100  # three columns, and the classes' names
         assert not grid.info  # no metadata
     assert (paths.RESULTS / "evaluate" / "images" / "reconstructions.png").is_file()
+
+
+def test_a_class_without_training_images_is_no_part_of_the_classifiers_figures(tiny_run):
+    tiny_run(untrained=1)
+    found = run_all()["classifier"]
+    test, (judge, _) = open_prepared(paths.PREPARED)["test"], load_classifier(paths.CLASSIFIER)
+    right = predict(judge, test.pixels(slice(None))) == test.label_tensor(slice(None))
+    known = test.label_tensor(slice(None)) != 1
+    assert found["real_accuracy"] == pytest.approx(right[known].float().mean().item())
+    assert found["real_accuracy"] > 0.9
+    assert right.float().mean() < 0.8, "the class without training images makes a difference"
+    for kind, name in {"default": "sample_agreement", "unguided": "unguided_agreement"}.items():
+        split = open_samples(paths.SAMPLES)[kind]
+        assert np.asarray(split.labels).tolist() == [0, 2] * 7
+        right = predict(judge, split.pixels(slice(None))) == split.label_tensor(slice(None))
+        assert found[name] == pytest.approx(right.float().mean().item())
 
 
 def test_an_unlabelled_run_of_two_levels_and_rectangles_says_unavailable(tiny_run):

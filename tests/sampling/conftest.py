@@ -38,16 +38,24 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 IMAGES = {"train": 48, "validation": 12, "test": 20}
 
 
-def publish_prepared(shape: tuple[int, int, int], classes: int, seed: int = 0) -> Stats:
-    """Random images whose brightness tells their class."""
+def publish_prepared(
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    names: tuple[str, ...] | None = None,
+    untrained: int | None = None,
+) -> Stats:
+    """Random images whose brightness tells their class. No training image shows the class `untrained`."""
     random = np.random.default_rng(seed)
-    names = tuple(f"class {i}" for i in range(classes)) or None
+    names = names or tuple(f"class {i}" for i in range(classes)) or None
     sides = dict(zip(("channels", "height", "width"), shape, strict=True))
     prepared_by = sides | {"fit": "crop", "background": [255, 255, 255], "max_pixels": 10**8}
     stats = Stats(shape, names, IMAGES, 0.0, 0.3, prepared_by)
     with publishing(paths.PREPARED, "prepared", {}) as folder:
         for split, count in IMAGES.items():
             labels = np.arange(count) % max(1, classes)
+            if split == "train" and untrained is not None:
+                labels[labels == untrained] = (untrained + 1) % classes
             pixels = random.integers(0, 60, (count, *shape)) + labels[:, None, None, None] * 60
             with ArrayWriter(folder / split / "images.npy", shape, np.uint8) as writer:
                 writer.append(pixels)
@@ -94,9 +102,11 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         sizes: Any = 8,
         prior: str = "counts",
         guidance_scale: float = 2.0,
+        names: tuple[str, ...] | None = None,
+        untrained: int | None = None,
     ) -> Path:
         strides = strides or [4]
-        stats = publish_prepared(shape, classes)
+        stats = publish_prepared(shape, len(names) if names else classes, names=names, untrained=untrained)
         raw_params["data"] |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
         raw_params["stage1_vqvae"]["network"]["conv"]["strides"] = strides
         raw_params["stage1_vqvae"]["quantizer"]["codebook_size"] = sizes

@@ -29,6 +29,8 @@ def files(tiny_run):
     mask[:4] = 255
     Image.fromarray(mask).save("mask.png")
     Image.fromarray(mask.repeat(2, axis=1)).save("wide.png")
+    Image.fromarray(mask * 0).save("black.png")
+    Image.fromarray(mask // 255).save("ones.png")
     return pixels
 
 
@@ -43,6 +45,17 @@ def test_completions_keep_the_given_pixels_and_differ_in_the_others(files):
         assert (image[:4] == files[:4]).all()
     assert len({image.tobytes() for image in completed}) > 1
     assert not paths.SAMPLES.exists()
+
+
+def test_a_class_by_name_and_values_on_the_command_line_are_used(files, monkeypatch):
+    asked, whole = [], TwoStagePipeline.complete
+    monkeypatch.setattr(TwoStagePipeline, "complete", lambda *a, **k: asked.append((a[3], k)) or whole(*a, **k))
+    Path("models").rename("elsewhere")
+    words = ["--class", "class 2", "--temperature", "0.5", "--seed", "9", "--models", "elsewhere", "--count", "2"]
+    assert complete.main(["image.png", "--mask", "mask.png", *words]) == 0
+    ((labels, settings),) = asked
+    assert labels == [2, 2] and settings["temperature"] == 0.5 and settings["seed"] == 9
+    assert settings["guidance_scale"] == 2.0  # as params.yaml has it
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "transparent"])
@@ -63,10 +76,20 @@ def test_a_mask_is_known_where_it_is_about_white_and_opaque(files, kind):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["image.png", "--mask", "mask.png", "--count", "0"], "--count: expected at least 1, got 0"),
+        (["image.png", "--mask", "mask.png", "--count", "0"], "--count: expected a number from 1 to 1000000000, got 0"),
         (["image.png", "--mask", "wide.png"], "wide.png: 16x8 pixels, but image.png has 8x8"),
         (["none.png", "--mask", "mask.png"], "none.png: unreadable file"),
-        (["image.png", "--mask", "mask.png", "--class", "7"], "class 7 does not exist"),
+        (["image.png", "--mask", "mask.png", "--class", "7"], "--class: no class is called '7'"),
+        (
+            ["image.png", "--mask", "mask.png", "--count", str(10**21)],
+            "--count: expected a number from 1 to 1000000000",
+        ),
+        (["image.png", "--mask", "mask.png", "--count", "1000000"], "--count: a picture has room for"),
+        (["image.png", "--mask", "black.png"], "black.png: no pixel is white (250 of 255 or more)"),
+        (["image.png", "--mask", "ones.png"], "the brightest is 1; multiply its values by 255"),
+        (["image.png", "--mask", "mask.png", "--output", "x.jpg"], "--output: x.jpg does not end in .png"),
+        (["image.png", "--mask", "mask.png", "--output", "."], "--output: . is a folder"),
+        (["image.png", "--mask", "mask.png", "--top-p", "0"], "--top-p: input should be greater than 0"),
     ],
 )
 def test_what_cannot_be_completed_is_one_line(files, capsys, arguments, message):

@@ -1,0 +1,66 @@
+"""What a pipeline is, in a few lines: its `repr`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tessera.artifacts.manifests import MANIFEST
+from tessera.documents import read_json
+
+if TYPE_CHECKING:
+    from sampling.pipeline import TwoStagePipeline
+
+SHOWN = 10  # class names
+
+
+def description(pipeline: TwoStagePipeline) -> str:
+    """Where the models are from, image size, classes, codes, and of both models parts, parameters and steps."""
+    channels, height, width = pipeline.layout.image_shape
+    config, prior = pipeline.vqvae.config, pipeline.prior
+    parts = [f"{kind} {config[kind]['name']}" for kind in ("network", "quantizer", "likelihood")]
+    precision = "bf16" if pipeline.drawing is not prior else "fp32"
+    rows = {
+        "images": f"{height}x{width} {'grey' if channels == 1 else 'RGB'}",
+        "classes": _classes(pipeline),
+        "codes": ", ".join(_level(level) for level in pipeline.layout.levels),
+        "vqvae": ", ".join([*parts, *_size(pipeline.vqvae, pipeline.steps.get("vqvae"))]),
+        "prior": ", ".join([_prior(prior), *_size(prior, pipeline.steps.get("prior"))]),
+    }
+    if prior.num_classes and not prior.null_label:
+        rows["classes"] += "; no images without a class"
+    where = "" if pipeline.folder is None else f" of {pipeline.folder}"
+    head = f"TwoStagePipeline{where}, on {pipeline.device}, draws in {precision}"
+    return "\n".join([head, *(f"  {name:<8} {text}" for name, text in rows.items())])
+
+
+def _classes(pipeline: TwoStagePipeline) -> str:
+    classes = pipeline.classes
+    if not classes.count:
+        return "none"
+    names = [classes.name(i) for i in range(min(classes.count, SHOWN))]
+    text = f"{classes.count}: {', '.join(names)}{', ...' if classes.count > SHOWN else ''}"
+    untrained = classes.count - len(classes.trained)
+    return text + (f"; {untrained} without training images" if untrained else "")
+
+
+def _level(level: Any) -> str:
+    depth = f" of {level.depth}" if level.depth > 1 else ""
+    return f"{level.height}x{level.width}{depth}, each one of {level.codebook_size}"
+
+
+def _prior(prior: Any) -> str:
+    """The prior's name, and those of the links of a chain."""
+    links = [link.name for link in prior.chained()]
+    return f"{prior.name} of {', '.join(links)}" if links else prior.name
+
+
+def _size(model: Any, steps: int | None) -> list[str]:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return [f"{count:,} parameters"] + ([f"{steps:,} steps"] if steps else [])
+
+
+def trained_steps(folder: Path) -> dict[str, int]:
+    """For how many steps the models in FOLDER/vqvae and FOLDER/prior were trained, where their manifests say it."""
+    found = {name: read_json(folder / name / MANIFEST).get("training") or {} for name in ("vqvae", "prior")}
+    return {name: training["steps"] for name, training in found.items() if "steps" in training}

@@ -1,0 +1,79 @@
+"""Pictures of sampled images: each class in rows of its own, with its name; and single images as Pillow has them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from PIL import Image
+
+from sampling.captions import beside, drawable
+from sampling.labels import Classes
+from tessera.errors import UserError
+from tessera.images.grids import GREY, PADDING, enlargement, image_grid
+
+MOST_PIXELS = 10**8  # of a picture; programs refuse to open, or take long for, what is larger
+
+
+def to_pil(pixels: torch.Tensor) -> list[Image.Image]:
+    """Images uint8 (B, C, H, W) as grey or RGB images of Pillow, a list of B."""
+    return [Image.fromarray(image) for image in pixels.cpu().permute(0, 2, 3, 1).squeeze(-1).numpy()]
+
+
+def classes_in_rows(pixels: torch.Tensor, numbers: list[int], columns: int, classes: Classes) -> torch.Tensor:
+    """A picture in which each class has one or several rows, with its name on the left.
+
+    Args:
+        pixels: uint8 (n, C, H, W), the images of each class, one class after the other; equally many of each.
+        numbers: of the classes, in this order.
+        columns: images a row.
+        classes: all classes, which have the names.
+
+    Returns:
+        uint8 (3, height, width).
+    """
+    each = len(pixels) // len(numbers)
+    rows = -(-each // columns)
+    blank = torch.full_like(pixels[:1], GREY).expand(rows * columns - each, -1, -1, -1)
+    padded = torch.cat([part for images in pixels.split(each) for part in (images, blank)])
+    names = [name for number in numbers for name in (_name(classes, number), *[None] * (rows - 1))]
+    return beside(image_grid(padded, columns), names, pixels.shape[2] * enlargement(pixels.shape))
+
+
+def square(count: int) -> int:
+    """The number of columns of the smallest square that holds `count` images."""
+    return math.isqrt(count - 1) + 1
+
+
+def require_size(option: str, images: int, image_shape: tuple[int, int, int]) -> None:
+    """Refuses a picture that is too large to look at.
+
+    Args:
+        option: the option that asks for so many images, for the message.
+        images: number of images in the picture, each of shape (C, H, W).
+
+    Raises:
+        UserError: it would have more than `MOST_PIXELS` pixels.
+    """
+    _, height, width = image_shape
+    factor = enlargement(image_shape)
+    size = images * (height * factor + PADDING) * (width * factor + PADDING)
+    if size > MOST_PIXELS:
+        most = images * MOST_PIXELS // size
+        raise UserError(f"{option}: a picture has room for {most} images of this size, not for {images}; ask for fewer")
+
+
+def file_name(place: int, name: str | None) -> str:
+    """The name of a single image's file, such as "00012-ankle_boot.png".
+
+    Args:
+        place: of the image in its run.
+        name: of its class; None without classes. A character that file systems may refuse becomes "_".
+    """
+    safe = "".join(c if c.isalnum() else "_" for c in name or "")[:40]
+    return f"{place:05d}-{safe}.png" if safe else f"{place:05d}.png"
+
+
+def _name(classes: Classes, number: int) -> str:
+    named = classes.names is not None and number < classes.count
+    return drawable(classes.name(number), number) if named else classes.name(number)
