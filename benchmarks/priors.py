@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ from stage2_prior.task import PriorTask
 from tessera import paths
 from tessera.codes.store import open_codes
 from tessera.features.classifier import load_classifier
-from tessera.images.grids import COLUMNS, PADDING, image_grid, save_grid
+from tessera.images.grids import COLUMNS, PADDING, enlargement, image_grid, save_grid
 from tessera.parameters import Params
 from tessera.randomness import seed_of
 
@@ -131,7 +130,7 @@ def images_per_second(pipeline: TwoStagePipeline, guidance_scale: float, count: 
     """The rate of sampling, measured on the second of two equal batches of `count` images."""
     for _ in range(2):
         began = time.perf_counter()
-        pipeline.generate(count, guidance_scale=guidance_scale, batch_size=count)
+        pipeline.generate(count, "each", guidance_scale=guidance_scale, batch_size=count)
     return count / (time.perf_counter() - began)
 
 
@@ -153,7 +152,10 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
     if options.grids:
         options.grids.mkdir(parents=True, exist_ok=True)
         name = file_name(options.preset, label)
-        shutil.copy(paths.SAMPLES / "grid.png", options.grids / f"{name}.png")
+        shape, columns = pipeline.layout.image_shape, params.sampling.grid_columns
+        wide = PADDING + columns * (shape[2] * enlargement(shape) + PADDING)
+        with Image.open(paths.SAMPLES / "grid.png") as grid:  # without the margin of names
+            grid.crop((grid.width - wide, 0, *grid.size)).save(options.grids / f"{name}.png")
         save_grid(picture, options.grids / f"{name}_completed.png")
     return {
         "preset": options.preset,

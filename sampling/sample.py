@@ -177,8 +177,8 @@ def write_picture(batches: list[torch.Tensor], shown: list[int], columns: int, c
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """The stage, or what the options ask for."""
-    section, asked = params.sampling, any(getattr(arguments, name) is not None for name in ASKED)
+    """The stage, or what the options ask for. Arguments without any options are those of the stage."""
+    section, asked = params.sampling, any(getattr(arguments, name, None) is not None for name in ASKED)
     if asked:
         section, arguments = options.section_with(arguments, section), checked(arguments)
     from tessera.launch.devices import configure_torch

@@ -63,6 +63,11 @@ def test_an_accent_may_be_written_in_either_way():
         assert Classes(1, (known,), (0,)).number(asked) == 0
 
 
+def test_names_that_look_alike_stay_apart():
+    classes = Classes(4, ("2", "²", " 2", "x"), (0, 1, 2, 3))
+    assert classes.numbers(["²", " 2", "2"], 3).tolist() == [1, 2, 0]
+
+
 def test_in_python_a_text_is_a_name_and_a_number_is_a_number():
     assert NUMBERED.numbers(["7", 2, "2"], 3).tolist() == [1, 2, 0]
     with pytest.raises(UserError, match="no class is called '3'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tessera import paths
 from tessera.artifacts.manifests import read_manifest
 from tessera.images.pixels import to_uint8
 from tessera.images.samples import open_samples
+from tessera.parameters import load
 
 NAMES = ("ankle boot", "猫", "7")
 
@@ -114,6 +116,11 @@ def test_classes_are_named_or_numbered(run, asked, numbers):
         wide, high = (2, 2) if len(numbers) == 1 else (2, 4)  # one class: a square; several: rows of up to 3
         assert picture.height == 2 + 50 * high and 2 + 50 * wide < picture.width < 2 + 50 * wide + 200
     assert not paths.SAMPLES.exists()
+
+
+def test_without_a_command_line_it_is_the_stage(run):
+    sample.run(load(paths.PARAMS), argparse.Namespace())
+    assert len(open_samples(paths.SAMPLES)["default"]) == 14 and not Path("samples.png").exists()
 
 
 def test_one_of_the_options_is_enough_and_a_picture_is_written(run):
