@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sampling import checks
+from sampling.describe import trained_steps
 from sampling.pipeline import TwoStagePipeline
 from stage2_prior.priors.build import build_prior, load_prior
 from tessera import paths
@@ -131,6 +132,15 @@ def test_the_repr_says_what_an_unlabelled_pipeline_of_a_chain_is(tiny_run):
         assert part in text
     size = sum(p.numel() for p in load_prior(paths.PRIOR)[0].parameters())
     assert f"{size:,} parameters" in text and len(text.splitlines()) == 6
+
+
+def test_the_repr_says_the_steps_that_manifests_tell(pipeline, tmp_path):
+    for name, raw in {"vqvae": {"training": {"steps": 1200}}, "prior": {"kind": "prior"}}.items():
+        (tmp_path / "told" / name).mkdir(parents=True)
+        (tmp_path / "told" / name / "manifest.json").write_text(json.dumps(raw), encoding="utf-8")
+    pipeline.steps = trained_steps(tmp_path / "told")
+    assert pipeline.steps == {"vqvae": 1200}
+    assert [line.split()[0] for line in repr(pipeline).splitlines() if "1,200 steps" in line] == ["vqvae"]
 
 
 def test_pillow_images_are_the_pixels_of_float_and_uint8_images(pipeline):
