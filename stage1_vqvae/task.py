@@ -29,6 +29,7 @@ class VQVAETask(Task):
     """Trains a VQ-VAE; its best weights have the smallest distortion on the validation split."""
 
     criterion = "distortion"
+    shown = "perplexity"
 
     def __init__(
         self,

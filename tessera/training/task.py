@@ -50,6 +50,7 @@ class Task:
     Attributes:
         model: whatever is trained must be computed by its `forward`, or several processes would not share gradients.
         criterion: the figure of `validate` whose smallest value chooses the best weights.
+        shown: a value of train.csv that the progress bar shows beside the loss; "" for none.
         losses: the name of each loss, in the order in which a step computes them. The numbers are the weights by which
             the losses of a step are averaged in the column `loss` of train.csv; they do not change the training.
         re_estimated: names of parameters that are re-estimated from data (`re_estimate`) wherever other weights are
@@ -58,6 +59,7 @@ class Task:
 
     model: nn.Module
     criterion: str
+    shown: str = ""
     losses: Mapping[str, float] = MappingProxyType({"loss": 1.0})
     re_estimated: frozenset[str] = frozenset()
 

@@ -23,9 +23,11 @@ from tessera.randomness import SampleOrder, generator
 from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
 from tessera.training.progress import Choice, Progress
+from tessera.training.running import request_end, running
 from tessera.training.task import Task
+from tessera.training.tracking import csv_text
 
-RUNTIME = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8)
+RUNTIME = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8, pictures=0.0)
 
 
 class Network(nn.Module):
@@ -109,6 +111,49 @@ def test_curves_have_a_row_each_log_step_and_each_validation(training: Callable,
     assert list(progress.train[0]) == ["step", "loss", "error", "seen", "learning_rate", "grad_norm"]
     assert [row["step"] for row in progress.validation] == [4, 8, 10]
     assert [row["learning_rate"] for row in progress.train] == [learning_rate(s - 1, training()) for s in (3, 6, 9)]
+
+
+def test_curves_can_be_read_while_the_training_runs(training: Callable, trained: Callable) -> None:
+    task, read = Regression(training()), {}
+
+    def look(step: int) -> None:
+        files = {path.stem: path.read_text() for path in Path("results/test").glob("*.csv")}
+        read[step] = {name: text.count("\n") - 1 for name, text in files.items()}
+
+    task.interrupt = look
+    progress = trained(task, log_every=2).progress
+    assert read[1] == {} and read[2] == read[3] == {"train": 1} and read[4] == {"train": 2, "validation": 1}
+    assert Path("results/test/train.csv").read_text() == csv_text(progress.train)
+    assert Path("results/test/validation.csv").read_text() == csv_text(progress.validation)
+
+
+def test_a_run_that_died_writes_no_row_twice(training: Callable, trained: Callable) -> None:
+    dying = Regression(training())
+    dying.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
+    with pytest.raises(SystemExit):
+        trained(dying)
+    resumed = trained(Regression(training()))
+    assert Path("results/test/train.csv").read_text() == csv_text(resumed.progress.train)
+    assert [row["step"] for row in resumed.progress.train] == [*range(1, 11)]
+
+
+def test_a_training_that_is_asked_to_end_ends_at_its_next_validation_and_is_repeated_by_the_steps_it_tells(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    def ask(step: int) -> None:
+        if step == 5:
+            (folder,) = running("test")
+            request_end(folder)
+
+    params = training(steps=20, validate_every=4)
+    task = Regression(params)
+    task.interrupt = ask
+    ended = trained(task, "ended")
+    assert ended.progress.step == 8 and ended.progress.finished
+    told = "steps: 8 and schedule_steps: 20 train the same again"
+    assert f"step 8: ends here, as `python -m tessera stop` asked; {told}" in capsys.readouterr().err
+    assert_same(ended, trained(Regression(training(validate_every=4, **params.after(8))), "repeated"))
+    assert_same(ended, trained(Regression(params), "ended"))  # the same command publishes again what there is
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -228,11 +273,14 @@ def test_the_best_weights_by_validation_are_left_in_the_model(training: Callable
     assert trainer.task.model.seen == 8 and not trainer.task.model.training
 
 
-def test_patience_ends_a_run_that_no_longer_improves(training: Callable, trained: Callable) -> None:
+def test_patience_ends_a_run_that_no_longer_improves(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
+) -> None:
     params = training(steps=40, validate_every=2, patience=3)
     trainer = trained(Regression(params, criteria=[5.0, 4.0, 4.5, 4.0, 6.0, 1.0]))
     assert [row["step"] for row in trainer.progress.validation] == [2, 4, 6, 8, 10]
     assert trainer.progress.choices["error"].best_step == 4 and trainer.progress.finished
+    assert "step 10: ends here, after 3 validations without improvement" in capsys.readouterr().err
 
 
 def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_finishes_it(

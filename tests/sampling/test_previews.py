@@ -1,0 +1,52 @@
+"""Pictures of a prior's samples while it is trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sampling.pipeline import TwoStagePipeline
+from stage2_prior import train
+from tessera import paths
+from tessera.images.grids import image_grid
+from tessera.images.pixels import to_uint8
+
+FOLDER = paths.RESULTS / "train_prior" / "images"
+
+
+def pictures() -> dict[int, torch.Tensor]:
+    """The pictures by step, uint8 (3, height, width)."""
+    found = {}
+    for path in FOLDER.glob("step-*.png"):
+        with Image.open(path) as image:
+            found[int(path.stem.removeprefix("step-"))] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return found
+
+
+@pytest.mark.parametrize("classes", [0, 3, 20])
+def test_a_picture_shows_what_the_prior_of_that_step_samples(tiny_run, classes: int) -> None:
+    tiny_run(classes=classes, prior="transformer", guidance_scale=2.0 if classes else 1.0)
+    best = json.loads((paths.RESULTS / "train_prior" / "metrics.json").read_text())["validation"]["step"]
+    labels = {0: None, 3: [0, 1, 2], 20: [0, 2, 5, 7, 10, 12, 15, 17]}[classes]
+    labels = labels and [label for label in labels for _ in range(4)]
+    pipeline = TwoStagePipeline.load("models", "cpu")
+    images = pipeline.generate(len(labels or range(32)), labels, seed=0)
+    assert torch.equal(pictures()[best], image_grid(to_uint8(images), 4 if classes else 8))
+
+
+def test_the_training_goes_on_without_the_vqvae_and_says_that_there_are_no_pictures(tiny_run, capsys) -> None:
+    tiny_run(prior="transformer")
+    weights = Path("models/prior/model.safetensors").read_bytes()
+    for folder in (paths.VQVAE, paths.PRIOR, Path(".state"), FOLDER):
+        shutil.rmtree(folder)
+    capsys.readouterr()
+    assert train.main([]) == 0
+    told = capsys.readouterr().err
+    assert told.count("note: no more pictures of this training (UserError: models/vqvae: no vqvae here") == 1
+    assert pictures() == {} and Path("models/prior/model.safetensors").read_bytes() == weights
