@@ -27,7 +27,8 @@ def speaks() -> bool:
 def say(line: str) -> None:
     """Print a line above all progress bars, if this is the first process."""
     if speaks():
-        tqdm.write(line, file=sys.stderr)
+        write = tqdm.write if sys.stderr.isatty() else print
+        write(line, file=sys.stderr)
 
 
 def _duration(seconds: float) -> str:
@@ -59,7 +60,7 @@ class Bar(tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         if self.terminal:
             return super().display(msg, pos)
-        # Every line of `say` draws all bars anew, so the pace is kept here too.
+        # Setting the figures beside a bar draws it anew, so the pace is kept here too.
         if self.n < self.total and time.monotonic() - self.printed >= PACE:
             print(self, file=sys.stderr, flush=True)
             self.printed = time.monotonic()
