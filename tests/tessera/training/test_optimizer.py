@@ -31,12 +31,12 @@ def test_the_learning_rate_warms_up_and_falls_to_its_floor(training) -> None:
 
 
 def test_a_schedule_may_be_longer_or_shorter_than_the_training(training) -> None:
-    whole = training(steps=100, learning_rate=1.0)
+    whole = training(steps=100, warmup_steps=10, learning_rate=1.0)
     for schedule in ("cosine", "exponential"):
-        long = training(steps=40, schedule=schedule, schedule_steps=100, learning_rate=1.0)
-        same = training(steps=100, schedule=schedule, learning_rate=1.0)
+        changes = {"schedule": schedule, "learning_rate": 1.0, "warmup_steps": 10}
+        long, same = training(steps=40, schedule_steps=100, **changes), training(steps=100, **changes)
         assert [learning_rate(s, long) for s in range(40)] == [learning_rate(s, same) for s in range(40)]
-        short = training(steps=100, schedule=schedule, schedule_steps=50, learning_rate=1.0)
+        short = training(steps=100, schedule_steps=50, **changes)
         assert {learning_rate(s, short) for s in range(50, 100)} == {whole.final_learning_rate_fraction}
 
 
