@@ -17,6 +17,7 @@ from tessera.training.task import Batch, Task
 class ClassifierTask(Task):
     """Trains a classifier; its best weights have the smallest cross-entropy on the validation split."""
 
+    section = "classifier.training"
     criterion = "cross_entropy"
     shown = "accuracy"
 

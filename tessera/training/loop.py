@@ -15,6 +15,7 @@ from tessera import paths
 from tessera.console import Bar, say, waiting
 from tessera.distributed import largest_over_processes, same_on_all_processes
 from tessera.errors import UserError
+from tessera.launch.precision import slow_bf16
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.training.checkpoint import StateFolder, fingerprint
 from tessera.training.groups import build_groups
@@ -45,7 +46,7 @@ class Trainer:
         size = accelerator.num_processes
         if params.batch_size % size:
             raise UserError(
-                f"training.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
+                f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
                 f"{size} processes; change one of them"
             )
         self.task, self.params, self.runtime, self.accelerator, self.state = task, params, runtime, accelerator, state
@@ -86,6 +87,9 @@ class Trainer:
         return self.progress
 
     def _train(self) -> None:
+        if self.params.precision == "bf16" and (slow := slow_bf16(self.device)):
+            faster = f"-S {self.task.section}.precision=fp32 -S {self.task.section}.channels_last=false"
+            say(f"warning: {slow}; this training is faster with `dvc exp run {faster}`")
         self.stepper.prepare()
         steps = range(self.progress.step, self.params.steps)
         self._show()

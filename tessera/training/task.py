@@ -45,10 +45,11 @@ class ParameterGroup:
 class Task:
     """What is trained: a model, its batches, its losses, its parameter groups and its validation.
 
-    A subclass sets `model` and `criterion`, and defines `batch` and `validate`. All else has a default.
+    A subclass sets `model`, `section` and `criterion`, and defines `batch` and `validate`. All else has a default.
 
     Attributes:
         model: whatever is trained must be computed by its `forward`, or several processes would not share gradients.
+        section: where the training's parameters stand in params.yaml, for messages.
         criterion: the figure of `validate` whose smallest value chooses the best weights.
         shown: a value of train.csv that the progress bar shows beside the loss; "" for none.
         losses: the name of each loss, in the order in which a step computes them. The numbers are the weights by which
@@ -58,6 +59,7 @@ class Task:
     """
 
     model: nn.Module
+    section: str
     criterion: str
     shown: str = ""
     losses: Mapping[str, float] = MappingProxyType({"loss": 1.0})

@@ -20,6 +20,7 @@ from tessera.errors import UserError
 from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import SampleOrder, generator
+from tessera.training import loop
 from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
 from tessera.training.progress import Choice, Progress
@@ -42,6 +43,7 @@ class Network(nn.Module):
 
 
 class Regression(Task):
+    section = "toy.training"
     criterion = "error"
 
     def __init__(self, params: TrainingParams, criteria: list[float] | None = None) -> None:
@@ -135,6 +137,18 @@ def test_a_run_that_died_writes_no_row_twice(training: Callable, trained: Callab
     resumed = trained(Regression(training()))
     assert Path("results/test/train.csv").read_text() == csv_text(resumed.progress.train)
     assert [row["step"] for row in resumed.progress.train] == [*range(1, 11)]
+
+
+def test_a_run_that_begins_in_a_slow_bf16_is_warned_once_with_what_mends_it(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    monkeypatch.setattr(loop, "slow_bf16", lambda device: "bf16 is slow here (7 times)")
+    trained(Regression(training(precision="bf16")), "low")
+    mended = "-S toy.training.precision=fp32 -S toy.training.channels_last=false"
+    expected = f"warning: bf16 is slow here (7 times); this training is faster with `dvc exp run {mended}`\n"
+    assert capsys.readouterr().err.count(expected) == 1
+    trained(Regression(training()), "full")
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_training_that_is_asked_to_end_ends_at_its_next_validation_and_is_repeated_by_the_steps_it_tells(
@@ -368,7 +382,9 @@ def test_an_accumulation_in_accelerates_environment_does_not_scale_the_gradient(
 
 def test_a_batch_that_the_processes_cannot_share_equally_is_refused(training: Callable) -> None:
     three = SimpleNamespace(num_processes=3)
-    with pytest.raises(UserError, match=r"training\.batch_size: 8 is the global batch and must be a multiple of the 3"):
+    with pytest.raises(
+        UserError, match=r"toy\.training\.batch_size: 8 is the global batch and must be a multiple of the 3"
+    ):
         Trainer(Regression(training()), training(), RUNTIME, three, None)
 
 
