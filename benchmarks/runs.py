@@ -91,11 +91,16 @@ def images(folder: Path, params: Params) -> PreparedImages:
 class Unsaved:
     """A trainer's state folder that keeps nothing: every run of a benchmark starts from the beginning."""
 
+    stage = "benchmark"
+
     def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         pass
 
     def latest(self) -> None:
         return None
+
+    def end_requested(self) -> bool:
+        return False
 
 
 class Timed:

@@ -45,7 +45,7 @@ class OurStep:
     """The trainer's own step with the notebook's optimizer settings."""
 
     def __init__(self, prepared: PreparedImages, threads: int, start: str = "normal", **training: Any) -> None:
-        notebook = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "beta1": 0.9, "beta2": 0.999}
+        notebook = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "betas": [0.9, 0.999]}
         notebook |= {"weight_decay": 0.0, "warmup_steps": 0, "schedule": "cosine", "final_learning_rate_fraction": 1.0}
         changes = {STAGE1 + f"training.{k}": v for k, v in (notebook | {"gradient_clip": None} | training).items()}
         params = parameters(EMA | changes | {VQ + "start": start, "runtime.threads": threads, "runtime.log_every": 1})

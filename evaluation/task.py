@@ -17,7 +17,9 @@ from tessera.training.task import Batch, Task
 class ClassifierTask(Task):
     """Trains a classifier; its best weights have the smallest cross-entropy on the validation split."""
 
+    section = "classifier.training"
     criterion = "cross_entropy"
+    shown = "accuracy"
 
     def __init__(self, model: Classifier, train: ImageSplit, validation: ImageSplit, params: ClassifierParams) -> None:
         self.model, self.train, self.validation = model, train, validation

@@ -72,7 +72,6 @@ def encode_split(model: VQVAE, split: ImageSplit, change: Pass, device: torch.de
     """
     import torch
     from accelerate.utils import gather
-    from tqdm import tqdm
 
     from tessera.distributed import world
     from tessera.images.augment import shift
@@ -81,7 +80,7 @@ def encode_split(model: VQVAE, split: ImageSplit, change: Pass, device: torch.de
 
     rank, size = world()
     layout = model.layout
-    for start in tqdm(range(0, len(split), TOGETHER * size), disable=None if rank == 0 else True, leave=False):
+    for start in range(0, len(split), TOGETHER * size):
         pixels = split.pixels(slice(start + rank * TOGETHER, start + (rank + 1) * TOGETHER))
         pixels = pixels.flip(-1) if change.flip else pixels
         batch = torch.zeros(TOGETHER, *layout.image_shape, dtype=torch.uint8)
@@ -154,15 +153,18 @@ def extract_split(
     import contextlib
 
     from tessera.codes.figures import CodeCounts
+    from tessera.console import Bar
 
     counts = CodeCounts(model.layout)
-    for index, change in enumerate(changes):
-        with writer.begin_pass(name, len(split)) if writer else contextlib.nullcontext() as file:
-            for tokens in encode_split(model, split, change, device):
-                if file:
-                    file.append(tokens.numpy())
-                if index == 0:
-                    counts.add(model.layout.unflatten(tokens))
+    with Bar(len(changes) * len(split), f"codes of {name}", "image") as bar:
+        for index, change in enumerate(changes):
+            with writer.begin_pass(name, len(split)) if writer else contextlib.nullcontext() as file:
+                for tokens in encode_split(model, split, change, device):
+                    if file:
+                        file.append(tokens.numpy())
+                    if index == 0:
+                        counts.add(model.layout.unflatten(tokens))
+                    bar.update(len(tokens))
     if writer and split.labels is not None:
         writer.write_labels(name, split.labels)
     return counts

@@ -11,16 +11,9 @@ level alone, coarsest first; all other levels are replaced by their mean embeddi
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from tessera import entry, paths
 from tessera.parameters import Params
-
-if TYPE_CHECKING:
-    import torch
-
-    from stage1_vqvae.model import VQVAE
-    from tessera.images.prepared import ImageSplit
 
 USES = ()  # the sections of params.yaml that change what this stage makes
 
@@ -28,28 +21,13 @@ IMAGES = paths.RESULTS / "reconstruct" / "images"
 GRID_IMAGES = 32  # images in each picture
 
 
-def rows(model: VQVAE, split: ImageSplit, device: torch.device) -> list[torch.Tensor]:
-    """The rows of a picture.
-
-    Returns:
-        uint8 (B, C, H, W) for each row: the first images of the split, their reconstructions from each level alone if
-        there are several levels, and their reconstructions from all levels.
-    """
-    from tessera.images.pixels import to_float, to_uint8
-
-    pixels = split.pixels(slice(0, GRID_IMAGES))
-    codes = model.encode(to_float(pixels.to(device)))
-    levels = len(codes)
-    kept = [[level] for level in range(levels)] if levels > 1 else []
-    found = [to_uint8(model.decode(codes, only).cpu()) for only in [*kept, list(range(levels))]]
-    return [pixels, *found]
-
-
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Draws a picture for the training split and one for the validation split."""
     import torch
 
     from stage1_vqvae.model import load_vqvae
+    from stage1_vqvae.pictures import reconstructions
+    from tessera.images.examples import spread_over_classes
     from tessera.images.grids import save_grid, stacked_grid
     from tessera.images.prepared import open_prepared
     from tessera.launch.devices import configure_torch
@@ -61,8 +39,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     for name in ("train", "validation"):
-        with torch.no_grad():
-            save_grid(stacked_grid(rows(model, prepared[name], device)), IMAGES / f"{name}.png")
+        split = prepared[name]
+        pixels = split.pixels(spread_over_classes(split, GRID_IMAGES))
+        save_grid(stacked_grid(reconstructions(model, pixels)), IMAGES / f"{name}.png")
     several = len(model.layout.levels) > 1
     print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" if several else ""))
 

@@ -28,7 +28,9 @@ ROUNDING = 1e-12  # relative error of a mean of float64 squares; a smaller varia
 class VQVAETask(Task):
     """Trains a VQ-VAE; its best weights have the smallest distortion on the validation split."""
 
+    section = "stage1_vqvae.training"
     criterion = "distortion"
+    shown = "perplexity"
 
     def __init__(
         self,

@@ -39,7 +39,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     whole = {**config, "augmentation": section.augmentation.values(), "training": section.training.values()}
     metrics = train("train_vqvae", task, section.training, params.runtime, accelerator, whole, parents)
     if accelerator.is_main_process:
-        save_model(paths.VQVAE, "vqvae", config, task.model.state_dict(), parents)
+        save_model(
+            paths.VQVAE, "vqvae", config, task.model.state_dict(), parents, section.training.after(metrics["steps"])
+        )
         print(f"{paths.VQVAE}: validation {line(metrics)}")
     accelerator.wait_for_everyone()
 

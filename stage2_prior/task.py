@@ -22,6 +22,7 @@ class PriorTask(Task):
     own, and its best weights have the smallest nats per token of its own level.
     """
 
+    section = "stage2_prior.training"
     criterion = "nats_per_token"
 
     def __init__(self, model: Prior, codes: Codes, params: PriorTrainingParams) -> None:

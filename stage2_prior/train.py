@@ -74,6 +74,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.artifacts.files import write_text
     from tessera.artifacts.models import save_model
     from tessera.codes.store import open_codes
+    from tessera.console import waiting
     from tessera.distributed import batch_share
     from tessera.launch import devices
     from tessera.randomness import seed_of
@@ -93,19 +94,24 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", training.seed if training else 0))
     prior = build_prior(config)
-    prior.fit(Batches(codes["train"], params.runtime.batch_size))
+    with waiting("fit of the prior"):
+        prior.fit(Batches(codes["train"], params.runtime.batch_size))
+    steps = None
     if prior.trained:
         whole = {**prior_config(prior), "training": training.values()}
         task = PriorTask(prior, codes, training)
         metrics = train("train_prior", task, training, params.runtime, accelerator, whole, parents)
+        steps = training.after(metrics["steps"])
     size = prior.measured_at_once(batch_share(params.runtime.batch_size))
-    by_token = nats_by_token(prior.to(accelerator.device).eval(), codes["validation"], size, accelerator.device)
+    prior.to(accelerator.device).eval()
+    with waiting("nats of each token"):
+        by_token = nats_by_token(prior, codes["validation"], size, accelerator.device)
     if accelerator.is_main_process:
         if not prior.trained:
             nats = {"nats_per_token": by_token.mean().item()}
             metrics = _write_untrained(nats | nats_by_level(by_token, codes.layout))
         write_text(RESULTS / "tokens.csv", csv_text(token_rows(by_token, codes.layout)))
-        save_model(paths.PRIOR, "prior", prior_config(prior), prior.state_dict(), parents)
+        save_model(paths.PRIOR, "prior", prior_config(prior), prior.state_dict(), parents, steps)
         print(f"{paths.PRIOR}: {name}, validation {line(metrics)}")
     accelerator.wait_for_everyone()
 

@@ -26,7 +26,7 @@ from tessera.launch import failures, processes
 from tessera.launch.parents import stop_with_parent
 from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import Params, load
-from tessera.project import files, loaded, syntax
+from tessera.project import ROOT, files, loaded, syntax
 
 Run = Callable[[Params, argparse.Namespace], None]
 
@@ -89,6 +89,9 @@ def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: boo
     if count > 1:
         return processes.start(count, name, argv, threads)
     changed = code.changed()
+    if changed and uses:
+        used = {ROOT / file for file in fingerprint(name, uses, params)["code"]}
+        changed = [file for file in changed if file in used]
     try:
         now = load(arguments.params)
     except UserError as error:

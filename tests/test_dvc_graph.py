@@ -130,8 +130,9 @@ def changed_values(path: str, value: Any) -> Iterator[Any]:
         yield from (v for v in (value * 2, value + 2, value / 2, value + 1, 1, 0.5) if v != value)
     elif isinstance(value, list):
         yield from ([2 * item for item in value], [1, *value], [*value, *value], [item - 1 for item in value])
+        yield [item / 2 for item in value]
     elif value is None:
-        yield from (1, 0.5, "other")
+        yield from (1, 0.5, "other", 1000)
     elif path.endswith(".name"):
         choice = path.removesuffix(".name")
         yield from (name for name in options(PACKAGES[choice]) if name != value)

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tessera.artifacts.files import file_hash, json_text
+from tessera.console import waiting
 from tessera.documents import JSON_BYTES, parse_json, read_bytes
 from tessera.errors import UserError
 
@@ -70,15 +71,20 @@ def file_entry(path: Path) -> dict[str, Any]:
     return {"bytes": size, "sha256": whole.hexdigest(), "blocks": blocks}
 
 
-def manifest_text(kind: str, parents: dict[str, str], files: dict[str, dict[str, Any]]) -> str:
+def manifest_text(
+    kind: str, parents: dict[str, str], files: dict[str, dict[str, Any]], training: dict[str, int] | None = None
+) -> str:
     """The text of a manifest.json.
 
     Args:
         kind: what the folder holds, a key of `REMEDY`.
         parents: the identity of each artifact that it was made from, by kind.
         files: the `file_entry` of every file, by its path relative to the folder.
+        training: what `publishing` is given, for people who read the manifest.
     """
     raw = {"kind": kind, "parents": parents, "files": files, "block_bytes": BLOCK}
+    if training is not None:
+        raw["training"] = training
     return json_text(raw | {"sha256": _own_hash(raw)})
 
 
@@ -236,11 +242,12 @@ def read_manifest(folder: Path, kind: str, contents: bool = True) -> Manifest:
         raise UserError(f"{path}: damaged, or written by another version: {reason}; {remedy}") from error
     if manifest.kind != kind:
         raise UserError(f"{folder}: expected a {kind}, found a {manifest.kind}; {remedy}")
-    for name in manifest.files:
-        if contents:
-            manifest.check(name)
-        else:
-            manifest.path(name)
+    with waiting(f"check of {folder}"):
+        for name in manifest.files:
+            if contents:
+                manifest.check(name)
+            else:
+                manifest.path(name)
     return manifest
 
 

@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 
 
 def save_model(
-    folder: Path, kind: str, config: dict[str, Any], tensors: dict[str, torch.Tensor], parents: dict[str, str]
+    folder: Path,
+    kind: str,
+    config: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    parents: dict[str, str],
+    training: dict[str, int] | None = None,
 ) -> None:
     """Publish a model as config.json, model.safetensors and manifest.json.
 
     Args:
         config: what `load_module` rebuilds the model from, as JSON values.
         parents: the identity of each artifact that it was trained on, by kind.
+        training: see `publishing`.
     """
     from safetensors.torch import save_file
 
-    with publishing(folder, kind, parents) as staging:
+    with publishing(folder, kind, parents, training) as staging:
         (staging / "config.json").write_text(json_text(config), encoding="utf-8")
         # No metadata: safetensors writes it in a random order, and the same run must write the same bytes.
         save_file({k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}, staging / "model.safetensors")

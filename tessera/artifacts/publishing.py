@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tessera.artifacts.files import flush
 from tessera.artifacts.manifests import MANIFEST, file_entry, manifest_text
+from tessera.console import waiting
 
 
 @contextmanager
@@ -77,21 +78,25 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def publishing(folder: Path, kind: str, parents: dict[str, str]) -> Iterator[Path]:
+def publishing(
+    folder: Path, kind: str, parents: dict[str, str], training: dict[str, int] | None = None
+) -> Iterator[Path]:
     """Yield an empty staging folder. On a clean exit it gets its manifest.json and replaces `folder`.
 
     Args:
         kind: what the folder holds, a key of `tessera.artifacts.manifests.REMEDY`.
         parents: the identity of each artifact that it was made from, by kind.
+        training: of a trained model, the values of `steps` and `schedule_steps` that train it again.
     """
     with scratch(folder) as staging:
         yield staging
         files = {}
-        for path in sorted(staging.rglob("*")):
-            flush(path)
-            if path.is_file():
-                files[path.relative_to(staging).as_posix()] = file_entry(path)
-        (staging / MANIFEST).write_text(manifest_text(kind, parents, files), encoding="utf-8")
+        with waiting(f"hashes of {folder}"):
+            for path in sorted(staging.rglob("*")):
+                flush(path)
+                if path.is_file():
+                    files[path.relative_to(staging).as_posix()] = file_entry(path)
+        (staging / MANIFEST).write_text(manifest_text(kind, parents, files, training), encoding="utf-8")
         flush(staging / MANIFEST)
         flush(staging)
         retired = staging.with_name(".old-".join(staging.name.rsplit(".new-", 1)))

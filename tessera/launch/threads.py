@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+# How often a thread of libgomp looks whether the others are done before it sleeps. By libgomp's own default a thread
+# looks for milliseconds. On a busy machine it then keeps the core from the very thread that it waits for.
+SPINS = 100_000
+
 
 def number_of_threads(wanted: int | None, processes: int | None = None) -> int:
     """The number of threads for one process.
@@ -109,7 +113,8 @@ def thread_environment(threads: int) -> Iterator[None]:
     variables get their old values back.
 
     OpenMP, MKL and OpenBLAS, and so torch and numpy, read OMP_NUM_THREADS, which is overwritten. torch.compile starts
-    as many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says, which is set only where it is not set yet. torch's
+    as many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says, which is set only where it is not set yet. So is
+    GOMP_SPINCOUNT, unless OMP_WAIT_POLICY says how threads wait: see `SPINS`. torch's
     inter-op threads need no limit: only `torch.jit.fork` uses them, which this project does not call.
 
     Args:
@@ -118,6 +123,8 @@ def thread_environment(threads: int) -> Iterator[None]:
     changes = {"OMP_NUM_THREADS": str(threads)}
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
         changes["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
+    if "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ:
+        changes["GOMP_SPINCOUNT"] = str(SPINS)
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:

@@ -86,10 +86,9 @@ class Params(Section):
                 "draw codes; set it to 0, or choose soft_em or gumbel"
             )
         for path, training in self.trainings().items():
-            if training.warmup_steps >= training.steps:
-                raise ValueError(
-                    f"{path}.warmup_steps: {training.warmup_steps} must be below {path}.steps, {training.steps}"
-                )
+            name = "steps" if training.schedule_steps is None else "schedule_steps"
+            if training.warmup_steps >= (end := getattr(training, name)):
+                raise ValueError(f"{path}.warmup_steps: {training.warmup_steps} must be below {path}.{name}, {end}")
 
     def _sampling_fits(self) -> None:
         """Guidance, and the numbers of values, against the prior and the levels that are sampled."""

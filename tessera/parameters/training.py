@@ -12,7 +12,9 @@ from tessera.parameters.sections import Count, Decay, Fraction, NonNegative, Pos
 class TrainingParams(Section):
     """How a model is trained: by AdamW, with a learning rate that rises linearly and then follows the schedule.
 
+    betas: AdamW's beta1 and beta2.
     batch_size: images in a step, over all processes together.
+    schedule_steps: number of steps until the learning rate reaches its end, where it stays; None: `steps`.
     """
 
     seed: Count
@@ -20,8 +22,8 @@ class TrainingParams(Section):
     batch_size: Positive
     learning_rate: PositiveFloat
     schedule: Literal["cosine", "exponential"]
-    beta1: Decay
-    beta2: Decay
+    schedule_steps: Positive | None
+    betas: tuple[Decay, Decay]
     weight_decay: NonNegative
     warmup_steps: Count
     final_learning_rate_fraction: Fraction
@@ -39,6 +41,10 @@ class TrainingParams(Section):
             raise ValueError("schedule exponential never reaches 0; set final_learning_rate_fraction above 0")
         return self
 
+    def after(self, steps: int) -> dict[str, int]:
+        """The values of `steps` and `schedule_steps` that train again what these parameters trained in some steps."""
+        return {"steps": steps, "schedule_steps": self.schedule_steps or self.steps}
+
 
 class RuntimeParams(Section):
     """How a run uses its machine. No stage depends on these values.
@@ -48,6 +54,7 @@ class RuntimeParams(Section):
     log_every: steps between two rows of train.csv.
     save_every: steps between two saved states.
     batch_size: images that are handled at once where nothing is trained.
+    pictures: the largest share of a training's time that its pictures may take; 0: there are none.
     """
 
     processes: Positive | None
@@ -55,3 +62,4 @@ class RuntimeParams(Section):
     log_every: Positive
     save_every: Positive
     batch_size: Positive
+    pictures: Fraction

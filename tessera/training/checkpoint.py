@@ -26,6 +26,7 @@ from tessera.artifacts.publishing import clear_unfinished, publishing
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.project import ROOT, loaded, syntax
+from tessera.training.running import END, LOCK, states_of
 
 KEPT = 2  # states that are kept: the newest, and an older one in case the newest is damaged
 
@@ -68,8 +69,7 @@ class StateFolder:
             exclusive: whether this process saves states and locks the folder. One process of a run does; its other
                 processes only read.
         """
-        root = Path(os.environ.get("DVC_ROOT", "."))
-        self.folder = root / ".state" / stage / identity
+        self.stage, self.folder = stage, states_of(stage) / identity
         self.exclusive = exclusive
         self.code = code_hash()  # computed now, because files that are edited later are not what this process runs
         self._lock: Any = None
@@ -83,7 +83,7 @@ class StateFolder:
         if not self.exclusive:
             return self
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "lock").open("a+")
+        self._lock = (self.folder / LOCK).open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,11 +98,16 @@ class StateFolder:
         self._lock.write(str(os.getpid()))
         self._lock.flush()
         clear_unfinished(self.folder)
+        (self.folder / END).unlink(missing_ok=True)
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._lock:
             self._lock.close()
+
+    def end_requested(self) -> bool:
+        """Whether a user has asked this training to end (`request_end`)."""
+        return (self.folder / END).exists()
 
     def _states(self) -> list[Path]:
         """Saved states, newest first."""

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from tessera import paths
+from tessera.console import Bar, say, waiting
 from tessera.distributed import largest_over_processes, same_on_all_processes
 from tessera.errors import UserError
+from tessera.launch.precision import slow_bf16
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.training.checkpoint import StateFolder, fingerprint
 from tessera.training.groups import build_groups
+from tessera.training.pictures import Pictures
 from tessera.training.progress import Progress
 from tessera.training.resuming import RunTensors
 from tessera.training.steps import Stepper
 from tessera.training.stopping import StopRequest
 from tessera.training.task import Task
-from tessera.training.tracking import line, write_results
+from tessera.training.tracking import GrowingCurve, line, write_results
 from tessera.training.validation import best_steps, copied, improved, weights_in, weights_to_publish
 
 
@@ -35,13 +37,16 @@ class Trainer:
     ) -> None:
         """Puts the model on the accelerator's device.
 
+        Args:
+            state: the run's saved states. Its stage names the folder of results where curves and pictures appear.
+
         Raises:
             UserError: the global batch cannot be divided equally among the processes.
         """
         size = accelerator.num_processes
         if params.batch_size % size:
             raise UserError(
-                f"training.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
+                f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
                 f"{size} processes; change one of them"
             )
         self.task, self.params, self.runtime, self.accelerator, self.state = task, params, runtime, accelerator, state
@@ -56,6 +61,9 @@ class Trainer:
         criteria = dict.fromkeys(group.settings.criterion for group in self.groups)
         self.progress = Progress.of(criteria, [group.name for group in self.groups])
         self.best: dict[str, torch.Tensor] = {}
+        results = paths.RESULTS / state.stage
+        self.curves = {name: GrowingCurve(results / f"{name}.csv") for name in ("train", "validation")}
+        self.pictures = Pictures(state.stage, results / "images", runtime.pictures)
 
     def run(self) -> Progress:
         """Train to the end, or go on from the last saved state; leave the best weights in the model.
@@ -66,7 +74,8 @@ class Trainer:
         """
         if not self._restore():
             self.task.model.train()
-            self.task.initialise()
+            with waiting("start from the data"):
+                self.task.initialise()
             # Each process has initialised by itself, and some operations may have rounded differently.
             same_on_all_processes(self.task.model.state_dict().values())
         if not self.progress.finished:
@@ -78,29 +87,44 @@ class Trainer:
         return self.progress
 
     def _train(self) -> None:
+        if self.params.precision == "bf16" and (slow := slow_bf16(self.device)):
+            faster = f"-S {self.task.section}.precision=fp32 -S {self.task.section}.channels_last=false"
+            say(f"warning: {slow}; this training is faster with `dvc exp run {faster}`")
         self.stepper.prepare()
         steps = range(self.progress.step, self.params.steps)
-        bar = tqdm(total=self.params.steps, initial=self.progress.step, disable=self._bar_off(), unit="step")
-        with StopRequest() as stop, ThreadPoolExecutor(1) as pool:
+        self._show()
+        if self.accelerator.is_main_process:
+            self.pictures.begin(self.progress.step)
+        bar = Bar(self.params.steps, self.state.stage, "step", self.progress.step)
+        with bar, StopRequest() as stop, ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self.task.batch, self.progress.step, self.rows)
             for step in steps:
                 if not any(self.stepper.is_trained(group, self.progress) for group in self.groups):
+                    say(f"step {step}: ends here, after {self.params.patience} validations without improvement")
                     break
                 batch = ahead.result()
                 if step + 1 < self.params.steps:
                     ahead = pool.submit(self.task.batch, step + 1, self.rows)
-                self.stepper.take(step, batch, self.progress)
+                compiles = self.params.compile and step == steps.start
+                with waiting("compilation") if compiles else nullcontext():
+                    self.stepper.take(step, batch, self.progress)
                 self.progress.step = step + 1
+                if (step + 1) % self.runtime.log_every == 0:
+                    self._show()
+                    bar.set_postfix_str(self._figures(), refresh=False)
                 bar.update()
+                ends = False
                 if (step + 1) % self.params.validate_every == 0 or step + 1 == self.params.steps:
                     self._validate()
+                    ends = self._end_requested()
                 if (number := stop.agreed(self.device)) is not None:
                     self._save()
-                    self._say(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+                    say(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
                     raise SystemExit(128 + number)
+                if ends:
+                    break
                 if (step + 1) % self.runtime.save_every == 0:
                     self._save()
-        bar.close()
         if len(self.progress.choices) > 1:
             # The best weights of different steps have never been measured together.
             with weights_in(self.task.model, self.best):
@@ -111,17 +135,44 @@ class Trainer:
     def _validate(self) -> None:
         """Measure the weights that would be published now, and keep those that are the best by their criterion."""
         began, model, progress = time.monotonic(), self.task.model, self.progress
-        with weights_to_publish(self.task, self.groups):
+        with waiting("validation", report=False), weights_to_publish(self.task, self.groups):
             metrics = self.task.validate()
             best = improved(metrics, progress, self.params.patience)
             for group in self.groups:
                 if group.settings.criterion in best:
                     self.best |= copied(model, group.state)
+            if self.accelerator.is_main_process:
+                self.pictures.draw(self.task, progress.step)
         if best:
             progress.metrics = metrics
         progress.validation.append({"step": progress.step, **metrics, **best_steps(progress, self.groups)})
+        self._show()
         seconds = time.monotonic() - began
-        self._say(f"step {progress.step}/{self.params.steps}  {line(metrics)}  (validated in {seconds:.1f} s)")
+        say(f"step {progress.step}/{self.params.steps}  {line(metrics)}  (validated in {seconds:.1f} s)")
+
+    def _end_requested(self) -> bool:
+        """Whether a user has asked the training to end after this validation; the same answer on every process."""
+        asked = self.accelerator.is_main_process and self.state.end_requested()
+        if not largest_over_processes(int(asked), self.device):
+            return False
+        step = self.progress.step
+        again = " and ".join(f"{name}: {value}" for name, value in self.params.after(step).items())
+        say(f"step {step}: ends here, as `python -m tessera stop` asked; {again} train the same again")
+        return True
+
+    def _show(self) -> None:
+        """Bring the CSV files up to date."""
+        if self.accelerator.is_main_process:
+            self.curves["train"].follow(self.progress.train)
+            self.curves["validation"].follow(self.progress.validation)
+
+    def _figures(self) -> str:
+        """What the progress bar shows: the loss, another figure of the training batch, and the last validation's."""
+        row, criterion = self.progress.train[-1], self.task.criterion
+        shown = {name: row[name] for name in ("loss", self.task.shown) if name in row}
+        if self.progress.validation:
+            shown[f"validation {criterion}"] = self.progress.validation[-1][criterion]
+        return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
     def _save(self) -> None:
         # Before the first validation there are no best weights; the present ones stand in their place.
@@ -150,23 +201,13 @@ class Trainer:
         tensors, values = saved
         progress = self.progress.read(values["progress"])
         if misfit := "the progress" if progress is None else self.tensors.misfit(tensors):
-            self._say(
-                f"note: {misfit} of the state in {self.state.folder} does not fit the code as it is; starting anew"
-            )
+            say(f"note: {misfit} of the state in {self.state.folder} does not fit the code as it is; starting anew")
             return False
         self.progress = progress
         self.best = self.tensors.restore(tensors)
         self.task.model.train()
-        self._say(f"going on from step {self.progress.step} ({self.state.folder})")
+        say(f"going on from step {self.progress.step} ({self.state.folder})")
         return True
-
-    def _bar_off(self) -> bool | None:
-        """What tqdm's `disable` is: None shows the bar on a terminal only."""
-        return None if self.accelerator.is_main_process else True
-
-    def _say(self, line: str) -> None:
-        if self.accelerator.is_main_process:
-            tqdm.write(line, file=sys.stderr)
 
 
 def train(
@@ -185,8 +226,9 @@ def train(
         parents: the identities of the inputs.
 
     Returns:
-        Validation figures of the best weights; `step`, at which they were reached; `parameters`, their number. Where
-        parameter groups have best steps of their own, `step` is the latest of them and `best_step_GROUP` tells each.
+        Validation figures of the best weights; `step`, at which they were reached; `steps`, how many were taken;
+        `parameters`, their number. Where parameter groups have best steps of their own, `step` is the latest of them
+        and `best_step_GROUP` tells each.
     """
     with StateFolder(stage, fingerprint(stage, values, parents), accelerator.is_main_process) as state:
         # The main process may just have cleared what a killed run left half done.
@@ -195,7 +237,7 @@ def train(
         progress = trainer.run()
     size = sum(parameter.numel() for parameter in task.model.parameters())
     step = max(choice.best_step for choice in progress.choices.values())
-    steps = {"step": step, **best_steps(progress, trainer.groups)}
+    steps = {"step": step, **best_steps(progress, trainer.groups), "steps": progress.step}
     metrics = {**progress.metrics, **steps, "parameters": size}
     if accelerator.is_main_process:
         curves = {"train": progress.train, "validation": progress.validation}

@@ -18,11 +18,12 @@ def learning_rate(step: int, params: TrainingParams) -> float:
     """The learning rate of a step, counted from 0.
 
     It rises linearly over `warmup_steps`. Then it falls to `final_learning_rate_fraction` of the full rate, along half
-    a cosine or exponentially.
+    a cosine or exponentially. It reaches this value after `schedule_steps` and keeps it.
     """
     if step < params.warmup_steps:
         return params.learning_rate * (step + 1) / params.warmup_steps
-    progress = (step - params.warmup_steps) / max(1, params.steps - params.warmup_steps)
+    steps = params.schedule_steps or params.steps
+    progress = min(1.0, (step - params.warmup_steps) / max(1, steps - params.warmup_steps))
     floor = params.final_learning_rate_fraction
     if params.schedule == "exponential":
         return params.learning_rate * floor**progress
@@ -51,7 +52,7 @@ def build_optimizer(
         {"params": [parameter for name, parameter in trained.items() if name in decayed], "weight_decay": decay},
         {"params": [parameter for name, parameter in trained.items() if name not in decayed], "weight_decay": 0.0},
     ]
-    rate, betas = params.learning_rate * group.learning_rate_factor, group.betas or (params.beta1, params.beta2)
+    rate, betas = params.learning_rate * group.learning_rate_factor, group.betas or params.betas
     return torch.optim.AdamW(parts, lr=rate, betas=betas, fused=True)
 
 

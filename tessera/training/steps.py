@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
+from tessera.console import say
 from tessera.distributed import sum_over_processes, world
 from tessera.errors import UserError
 from tessera.parameters.training import RuntimeParams, TrainingParams
@@ -121,9 +119,8 @@ class Stepper:
         for name, updated in finite.items():
             where = f" of {name}" if len(self.groups) > 1 else ""
             progress.skipped[name] = 0 if updated else progress.skipped[name] + 1
-            if not updated and self.accelerator.is_main_process:
-                line = f"step {step + 1}: the gradient{where} is not finite; the update is skipped"
-                tqdm.write(line, file=sys.stderr)
+            if not updated:
+                say(f"step {step + 1}: the gradient{where} is not finite; the update is skipped")
             if progress.skipped[name] >= MAX_SKIPPED:
                 raise UserError(
                     f"step {step + 1}: {MAX_SKIPPED} steps in a row without a finite gradient{where}; lower "

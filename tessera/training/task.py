@@ -45,11 +45,13 @@ class ParameterGroup:
 class Task:
     """What is trained: a model, its batches, its losses, its parameter groups and its validation.
 
-    A subclass sets `model` and `criterion`, and defines `batch` and `validate`. All else has a default.
+    A subclass sets `model`, `section` and `criterion`, and defines `batch` and `validate`. All else has a default.
 
     Attributes:
         model: whatever is trained must be computed by its `forward`, or several processes would not share gradients.
+        section: where the training's parameters stand in params.yaml, for messages.
         criterion: the figure of `validate` whose smallest value chooses the best weights.
+        shown: a value of train.csv that the progress bar shows beside the loss; "" for none.
         losses: the name of each loss, in the order in which a step computes them. The numbers are the weights by which
             the losses of a step are averaged in the column `loss` of train.csv; they do not change the training.
         re_estimated: names of parameters that are re-estimated from data (`re_estimate`) wherever other weights are
@@ -57,7 +59,9 @@ class Task:
     """
 
     model: nn.Module
+    section: str
     criterion: str
+    shown: str = ""
     losses: Mapping[str, float] = MappingProxyType({"loss": 1.0})
     re_estimated: frozenset[str] = frozenset()
 

@@ -17,17 +17,50 @@ def line(metrics: dict[str, float]) -> str:
     return "  ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v:.4g}" for k, v in metrics.items())
 
 
-def csv_text(rows: list[Row]) -> str:
-    """Rows as CSV text. A column comes where it first appears, and is empty in rows that lack it.
+def columns_of(rows: list[Row]) -> list[str]:
+    """The names of all values, each where it first appears."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def csv_text(rows: list[Row], columns: list[str] | None = None) -> str:
+    """Rows as CSV text. A value is empty in rows that lack it.
 
     A number is written in the shortest form that reads back as the same number.
+
+    Args:
+        columns: the columns of a header that is already there; None: those of the rows, and a header.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
+    writer = csv.DictWriter(text, columns_of(rows) if columns is None else columns, lineterminator="\n", restval="")
+    if columns is None:
+        writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+class GrowingCurve:
+    """A CSV file that gets the rows of a curve as they come. A reader finds whole rows at any moment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.columns, self.count = path, [], 0
+
+    def follow(self, rows: list[Row]) -> None:
+        """Bring the file up to date.
+
+        Args:
+            rows: the curve so far: the rows of the call before, and new ones. At the first call the file is written
+                anew, and a file that another training left is deleted if there is no row.
+        """
+        new = rows[self.count :]
+        if not rows:
+            self.path.unlink(missing_ok=True)
+        elif self.count and self.path.exists() and set(columns_of(new)) <= set(self.columns):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(csv_text(new, self.columns))
+        else:
+            self.columns = columns_of(rows)
+            write_text(self.path, csv_text(rows))
+        self.count = len(rows)
 
 
 def write_results(folder: Path, curves: dict[str, list[Row]], metrics: dict[str, Any]) -> None:

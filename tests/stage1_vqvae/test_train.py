@@ -40,7 +40,7 @@ RESULTS = paths.RESULTS / "train_vqvae"
 
 def published() -> dict[str, bytes]:
     """Every published byte of the stage."""
-    files = [p for folder in (paths.VQVAE, RESULTS) for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = [p for folder in (paths.VQVAE, RESULTS) for p in sorted(folder.rglob("*.*")) if p.suffix != ".png"]
     return {p.as_posix(): p.read_bytes() for p in files}
 
 

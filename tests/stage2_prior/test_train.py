@@ -72,7 +72,7 @@ def choose(name: str, rate: float = 0.0) -> dict[str, Any]:
 
 
 def published() -> dict[str, bytes]:
-    files = [p for folder in (paths.PRIOR, train.RESULTS) for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = [p for folder in (paths.PRIOR, train.RESULTS) for p in sorted(folder.rglob("*.*")) if p.suffix != ".png"]
     return {p.as_posix(): p.read_bytes() for p in files}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tessera.launch import threads
-from tessera.launch.threads import cgroup_quota, number_of_threads, thread_environment
+from tessera.launch.threads import SPINS, cgroup_quota, number_of_threads, thread_environment
 
 Write = Callable[..., None]
 VERSION_2 = "35 24 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw"
@@ -119,6 +119,18 @@ def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch
     with thread_environment(3):
         assert os.environ["OMP_NUM_THREADS"] == "3" and os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "5"
     assert "OMP_NUM_THREADS" not in os.environ and os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "5"
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_waiting_threads_spin_a_little_unless_the_user_says_how_they_wait(monkeypatch, own: dict[str, str]) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with thread_environment(3):
+        found = {name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ}
+    assert found == (own or {"GOMP_SPINCOUNT": str(SPINS)})
+    assert os.environ.get("GOMP_SPINCOUNT") == own.get("GOMP_SPINCOUNT")
 
 
 def test_the_affinity_of_this_process_counts() -> None:

@@ -97,7 +97,7 @@ def test_misspelt_name_of_a_choice_lists_the_options(params):
         ("stage1_vqvae.training.steps", 0),
         ("stage1_vqvae.training.compile", "no"),
         ("stage1_vqvae.training.compile", 1),
-        ("stage1_vqvae.training.beta2", 1.0),
+        ("stage1_vqvae.training.betas", [0.9, 1.0]),
         ("stage1_vqvae.network.conv.channels", 0),
         ("stage1_vqvae.likelihood.discretized_logistic.min_log_scale", -95.0),  # would overflow in float32
         ("stage1_vqvae.likelihood.mixture_of_logistics.min_log_scale", 95.0),

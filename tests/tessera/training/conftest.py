@@ -20,8 +20,8 @@ TRAINING = {
     "batch_size": 8,
     "learning_rate": 0.02,
     "schedule": "cosine",
-    "beta1": 0.9,
-    "beta2": 0.95,
+    "schedule_steps": None,
+    "betas": (0.9, 0.95),
     "weight_decay": 0.01,
     "warmup_steps": 2,
     "final_learning_rate_fraction": 0.1,
@@ -33,7 +33,7 @@ TRAINING = {
     "validate_every": 4,
     "patience": None,
 }
-RUNTIME = {"processes": None, "threads": 1, "log_every": 1, "save_every": 1000, "batch_size": 8}
+RUNTIME = {"processes": None, "threads": 1, "log_every": 1, "save_every": 1000, "batch_size": 8, "pictures": 0.03}
 
 
 @pytest.fixture

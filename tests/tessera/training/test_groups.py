@@ -97,13 +97,12 @@ def by_hand(params: TrainingParams, seeds: list[dict[str, int]]) -> Adversaries:
     task = Adversarial(params)
     model = task.model
     first = [*model.network.parameters(), model.scale]
-    betas = (params.beta1, params.beta2)
     generators = torch.optim.AdamW(
         [
             {"params": [p for p in first if p.ndim > 1], "weight_decay": params.weight_decay},
             {"params": [p for p in first if p.ndim < 2], "weight_decay": 0.0},
         ],
-        betas=betas,
+        betas=params.betas,
         fused=True,
     )
     second = list(model.discriminator.parameters())

@@ -20,12 +20,15 @@ from tessera.errors import UserError
 from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import SampleOrder, generator
+from tessera.training import loop
 from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
 from tessera.training.progress import Choice, Progress
+from tessera.training.running import request_end, running
 from tessera.training.task import Task
+from tessera.training.tracking import csv_text
 
-RUNTIME = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8)
+RUNTIME = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8, pictures=0.0)
 
 
 class Network(nn.Module):
@@ -40,6 +43,7 @@ class Network(nn.Module):
 
 
 class Regression(Task):
+    section = "toy.training"
     criterion = "error"
 
     def __init__(self, params: TrainingParams, criteria: list[float] | None = None) -> None:
@@ -109,6 +113,61 @@ def test_curves_have_a_row_each_log_step_and_each_validation(training: Callable,
     assert list(progress.train[0]) == ["step", "loss", "error", "seen", "learning_rate", "grad_norm"]
     assert [row["step"] for row in progress.validation] == [4, 8, 10]
     assert [row["learning_rate"] for row in progress.train] == [learning_rate(s - 1, training()) for s in (3, 6, 9)]
+
+
+def test_curves_can_be_read_while_the_training_runs(training: Callable, trained: Callable) -> None:
+    task, read = Regression(training()), {}
+
+    def look(step: int) -> None:
+        files = {path.stem: path.read_text() for path in Path("results/test").glob("*.csv")}
+        read[step] = {name: text.count("\n") - 1 for name, text in files.items()}
+
+    task.interrupt = look
+    progress = trained(task, log_every=2).progress
+    assert read[1] == {} and read[2] == read[3] == {"train": 1} and read[4] == {"train": 2, "validation": 1}
+    assert Path("results/test/train.csv").read_text() == csv_text(progress.train)
+    assert Path("results/test/validation.csv").read_text() == csv_text(progress.validation)
+
+
+def test_a_run_that_died_writes_no_row_twice(training: Callable, trained: Callable) -> None:
+    dying = Regression(training())
+    dying.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None
+    with pytest.raises(SystemExit):
+        trained(dying)
+    resumed = trained(Regression(training()))
+    assert Path("results/test/train.csv").read_text() == csv_text(resumed.progress.train)
+    assert [row["step"] for row in resumed.progress.train] == [*range(1, 11)]
+
+
+def test_a_run_that_begins_in_a_slow_bf16_is_warned_once_with_what_mends_it(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    monkeypatch.setattr(loop, "slow_bf16", lambda device: "bf16 is slow here (7 times)")
+    trained(Regression(training(precision="bf16")), "low")
+    mended = "-S toy.training.precision=fp32 -S toy.training.channels_last=false"
+    expected = f"warning: bf16 is slow here (7 times); this training is faster with `dvc exp run {mended}`\n"
+    assert capsys.readouterr().err.count(expected) == 1
+    trained(Regression(training()), "full")
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_training_that_is_asked_to_end_ends_at_its_next_validation_and_is_repeated_by_the_steps_it_tells(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    def ask(step: int) -> None:
+        if step == 5:
+            (folder,) = running("test")
+            request_end(folder)
+
+    params = training(steps=20, validate_every=4)
+    task = Regression(params)
+    task.interrupt = ask
+    ended = trained(task, "ended")
+    assert ended.progress.step == 8 and ended.progress.finished
+    told = "steps: 8 and schedule_steps: 20 train the same again"
+    assert f"step 8: ends here, as `python -m tessera stop` asked; {told}" in capsys.readouterr().err
+    assert_same(ended, trained(Regression(training(validate_every=4, **params.after(8))), "repeated"))
+    assert_same(ended, trained(Regression(params), "ended"))  # the same command publishes again what there is
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -228,11 +287,14 @@ def test_the_best_weights_by_validation_are_left_in_the_model(training: Callable
     assert trainer.task.model.seen == 8 and not trainer.task.model.training
 
 
-def test_patience_ends_a_run_that_no_longer_improves(training: Callable, trained: Callable) -> None:
+def test_patience_ends_a_run_that_no_longer_improves(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
+) -> None:
     params = training(steps=40, validate_every=2, patience=3)
     trainer = trained(Regression(params, criteria=[5.0, 4.0, 4.5, 4.0, 6.0, 1.0]))
     assert [row["step"] for row in trainer.progress.validation] == [2, 4, 6, 8, 10]
     assert trainer.progress.choices["error"].best_step == 4 and trainer.progress.finished
+    assert "step 10: ends here, after 3 validations without improvement" in capsys.readouterr().err
 
 
 def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_finishes_it(
@@ -320,7 +382,9 @@ def test_an_accumulation_in_accelerates_environment_does_not_scale_the_gradient(
 
 def test_a_batch_that_the_processes_cannot_share_equally_is_refused(training: Callable) -> None:
     three = SimpleNamespace(num_processes=3)
-    with pytest.raises(UserError, match=r"training\.batch_size: 8 is the global batch and must be a multiple of the 3"):
+    with pytest.raises(
+        UserError, match=r"toy\.training\.batch_size: 8 is the global batch and must be a multiple of the 3"
+    ):
         Trainer(Regression(training()), training(), RUNTIME, three, None)
 
 

@@ -30,6 +30,16 @@ def test_the_learning_rate_warms_up_and_falls_to_its_floor(training) -> None:
     assert learning_rate(0, training(warmup_steps=0, learning_rate=0.02)) == 0.02
 
 
+def test_a_schedule_may_be_longer_or_shorter_than_the_training(training) -> None:
+    whole = training(steps=100, warmup_steps=10, learning_rate=1.0)
+    for schedule in ("cosine", "exponential"):
+        changes = {"schedule": schedule, "learning_rate": 1.0, "warmup_steps": 10}
+        long, same = training(steps=40, schedule_steps=100, **changes), training(steps=100, **changes)
+        assert [learning_rate(s, long) for s in range(40)] == [learning_rate(s, same) for s in range(40)]
+        short = training(steps=100, schedule_steps=50, **changes)
+        assert {learning_rate(s, short) for s in range(50, 100)} == {whole.final_learning_rate_fraction}
+
+
 def test_an_exponential_schedule_falls_by_the_same_factor_each_step_and_needs_an_end(training) -> None:
     changes = {"steps": 102, "warmup_steps": 2, "learning_rate": 1.0, "schedule": "exponential"}
     params = training(**changes, final_learning_rate_fraction=0.01)

@@ -7,7 +7,7 @@ import io
 import json
 from pathlib import Path
 
-from tessera.training.tracking import csv_text, write_results
+from tessera.training.tracking import GrowingCurve, csv_text, write_results
 
 
 def test_columns_stand_in_order_of_first_appearance_and_gaps_stay_empty() -> None:
@@ -28,3 +28,36 @@ def test_the_same_run_writes_the_same_bytes(tmp_path: Path) -> None:
     assert files == ["metrics.json", "train.csv"]
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
     assert json.loads((tmp_path / "a" / "metrics.json").read_text()) == {"validation": {"nmse": 0.5}}
+
+
+def test_a_growing_curve_is_the_whole_curve_after_every_row(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": 1 / i} | ({"perplexity": float(i)} if i > 3 else {}) for i in range(1, 7)]
+    curve = GrowingCurve(tmp_path / "train.csv")
+    for count in (1, 2, 3, 4, 6):
+        curve.follow(rows[:count])
+        assert curve.path.read_text() == csv_text(rows[:count])
+
+
+def test_a_growing_curve_goes_on_in_another_process_without_a_doubled_row(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": float(i)} for i in range(5)]
+    GrowingCurve(tmp_path / "train.csv").follow(rows[:4])
+    resumed = GrowingCurve(tmp_path / "train.csv")
+    resumed.follow(rows[:2])  # the saved state is older than what was written
+    assert resumed.path.read_text() == csv_text(rows[:2])
+    resumed.follow(rows)
+    assert resumed.path.read_text() == csv_text(rows)
+
+
+def test_a_growing_curve_begins_without_the_rows_of_another_training(tmp_path: Path) -> None:
+    GrowingCurve(tmp_path / "train.csv").follow([{"step": 1, "loss": 1.0}])
+    GrowingCurve(tmp_path / "train.csv").follow([])
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_a_growing_curve_that_was_deleted_is_written_again(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": float(i)} for i in range(3)]
+    curve = GrowingCurve(tmp_path / "train.csv")
+    curve.follow(rows[:2])
+    curve.path.unlink()
+    curve.follow(rows)
+    assert curve.path.read_text() == csv_text(rows)

@@ -1,0 +1,114 @@
+"""How do threads that wait for one another cope with other programs? Training steps on an idle and on a busy machine.
+
+    python benchmarks/busy_machine.py [--load 4] [--repeats 5] [--steps 20] [--settings NAME ...] [--json FILE]
+
+A thread that is done early spins for a while before it sleeps. On a busy machine it takes the core from the thread that
+it waits for. `default`: libgomp's own number of turns. `ours`: what `tessera.launch.threads` sets. `passive`: no
+spinning at all. The other programs are loops that never wait. Every setting has a process of its own, in turn. The
+times are medians over processes of the median step (quartiles of the medians).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from timing import quartiles
+
+SETTINGS = {
+    "default": {},
+    "ours": {"GOMP_SPINCOUNT": "100000"},
+    "10,000 turns": {"GOMP_SPINCOUNT": "10000"},
+    "1,000 turns": {"GOMP_SPINCOUNT": "1000"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+}
+VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+WARMUP = 3
+PLAIN = {"precision": "fp32", "channels_last": False, "compile": False}
+
+
+def measure(model: str, steps: int) -> None:
+    """Print the seconds of each step, as JSON: the work of one process."""
+    from itertools import cycle
+
+    from runs import STAGE1, Steps, parameters, task_of
+    from stage1_speed import smooth_images
+
+    from tessera.launch.devices import set_threads
+
+    set_threads(None)
+    changes = {"runtime.log_every": 1, STAGE1 + "training.batch_size": 64}
+    fp32 = {STAGE1 + f"training.{name}": value for name, value in PLAIN.items()}
+    small = {STAGE1 + "network.conv.channels": 32, STAGE1 + "network.conv.stem_channels": 16}
+    params = parameters(changes | fp32 | (small if model == "small" else {}))
+    prepared = smooth_images(256)
+    task = task_of(params, prepared)
+    step = Steps(task, params.stage1_vqvae.training, params.runtime)
+    batches, times = cycle(prepared["train"].pixels(slice(None)).split(64)), []
+    for _ in range(WARMUP + steps):
+        began = time.perf_counter()
+        step({"images": next(batches)})
+        times.append(time.perf_counter() - began)
+    print(json.dumps(times[WARMUP:]))
+
+
+@contextmanager
+def busy(load: int) -> Iterator[None]:
+    """So many other programs, which never wait."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def step_seconds(model: str, setting: str, steps: int) -> float:
+    """The median step of one process."""
+    kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = [sys.executable, __file__, "--model", model, "--steps", str(steps), "--measure"]
+    done = subprocess.run(command, env=kept | SETTINGS[setting], capture_output=True, text=True, check=True)
+    return quartiles(json.loads(done.stdout.splitlines()[-1]))["median"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load", type=int, nargs="+", default=[0, 4], help="other programs (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--model", choices=("small", "cifar10"), help="default: both")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.model, options.steps)
+        return
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for model in [options.model] if options.model else ["small", "cifar10"]:
+        for load in options.load:
+            times: dict[str, list[float]] = {name: [] for name in options.settings}
+            with busy(load):
+                for _ in range(options.repeats):
+                    for name, seconds in times.items():
+                        seconds.append(step_seconds(model, name, options.steps))
+            print(f"\n{model}, {load} other programs: seconds a step", flush=True)
+            found[f"{model}, {load}"] = {name: quartiles(seconds) for name, seconds in times.items()}
+            first = found[f"{model}, {load}"][options.settings[0]]["median"]
+            for name, t in found[f"{model}, {load}"].items():
+                spread = f"{t['median']:.4f} ({t['low']:.4f} to {t['high']:.4f})"
+                print(f"  {name:14} {spread}, {first / t['median']:.2f} times as fast as {options.settings[0]}")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Whether bf16 is slow on this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera.launch.precision import slow_bf16
+
+SCRIPT = "import torch; from tessera.launch.precision import slow_bf16; print(slow_bf16(torch.device('cpu')))"
+CPU = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+
+
+def told(**environment: str) -> str:
+    """What a process says that sees a processor with fewer instructions."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=os.environ | environment, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="hides instructions of x86 processors")
+def test_a_processor_without_instructions_for_bf16_is_told_with_what_it_costs() -> None:
+    found = told(ONEDNN_MAX_CPU_ISA="AVX2", ATEN_CPU_CAPABILITY="avx2")
+    assert found.startswith("bf16 is slower than fp32 on this processor, which has no instructions for it (matrix")
+
+
+@pytest.mark.skipif("avx512_bf16" not in CPU and "amx_bf16" not in CPU, reason="needs a processor with bf16")
+def test_a_processor_with_instructions_for_bf16_is_not_warned_of() -> None:
+    assert told() == "None"
+
+
+def test_a_gpu_is_not_measured() -> None:
+    assert slow_bf16(torch.device("cuda")) is None

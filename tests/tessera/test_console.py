@@ -1,0 +1,93 @@
+"""What a person sees on standard error."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+
+import pytest
+
+from tessera import console
+from tessera.console import Bar, say, waiting
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def as_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Put a terminal in place of standard error. A fixture could not: pytest replaces it between setup and test."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    return sys.stderr
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "LONG", 0.05)
+    monkeypatch.setattr(console, "PACE", 0.05)
+
+
+def test_a_bar_on_a_terminal_shows_its_figures_in_place_and_leaves_nothing(monkeypatch) -> None:
+    terminal = as_terminal(monkeypatch)
+    with Bar(10, "train_vqvae", "step", initial=4) as bar:
+        bar.set_postfix_str("loss 0.5", refresh=False)
+        time.sleep(0.11)  # tqdm draws ten times a second at most
+        bar.update()
+        shown = terminal.getvalue()
+    assert "train_vqvae:  50%" in shown and "5/10" in shown and "loss 0.5" in shown
+    assert "\n" not in shown, "one line that is drawn anew"
+    assert terminal.getvalue().split("\r")[-2].strip() == ""
+
+
+def test_without_a_terminal_a_bar_is_a_line_now_and_then(impatient, capsys) -> None:
+    with Bar(10, "codes", "image") as bar:
+        bar.update(3)
+        say("a line")
+        assert capsys.readouterr().err == "a line\n", "the pace is not over"
+        time.sleep(0.06)
+        bar.set_postfix_str("loss 0.5", refresh=False)
+        bar.update(2)
+        said = capsys.readouterr().err
+        assert said.startswith("codes: 5/10 images, ") and said.endswith("left, loss 0.5\n") and said.count("\n") == 1
+        time.sleep(0.06)
+        bar.update(5)
+    assert capsys.readouterr().err == "", "the end is told by whoever shows the result"
+
+
+def test_what_is_quick_says_nothing(capsys) -> None:
+    with waiting("compilation"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_what_takes_long_is_named_while_it_goes_on_and_timed_at_its_end(impatient, capsys) -> None:
+    with waiting("compilation"):
+        time.sleep(0.2)
+        during = capsys.readouterr().err
+    assert during.startswith("compilation ...\n") and "compilation ... 0." in during
+    assert capsys.readouterr().err.endswith("compilation: 0.2 s\n")
+
+
+def test_on_a_terminal_what_takes_long_has_a_clock_that_goes_away(impatient, monkeypatch) -> None:
+    terminal = as_terminal(monkeypatch)
+    with waiting("validation", report=False):
+        time.sleep(0.2)
+        assert "validation ... 00:00" in terminal.getvalue()
+    assert "\n" not in terminal.getvalue() and terminal.getvalue().split("\r")[-2].strip() == ""
+
+
+def test_an_error_in_what_takes_long_arrives(impatient) -> None:
+    with pytest.raises(KeyError, match="inside"), waiting("compilation"):
+        time.sleep(0.1)
+        raise KeyError("inside")
+
+
+def test_only_the_first_process_of_a_run_speaks(impatient, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    say("a line")
+    with waiting("compilation"), Bar(10, "codes", "image") as bar:
+        time.sleep(0.2)
+        bar.update()
+    assert capsys.readouterr().err == ""
