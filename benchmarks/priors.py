@@ -43,7 +43,7 @@ from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
 from tessera import paths
 from tessera.codes.store import open_codes
-from tessera.features.classifier import load_classifier
+from tessera.features.classifiers.build import load_classifier
 from tessera.images.grids import COLUMNS, PADDING, enlargement, image_grid, save_grid
 from tessera.parameters import Params
 from tessera.randomness import seed_of

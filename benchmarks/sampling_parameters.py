@@ -21,7 +21,8 @@ import torch
 
 from sampling.pipeline import TwoStagePipeline
 from tessera import paths
-from tessera.features.classifier import Classifier, load_classifier, predict
+from tessera.features.classifiers.base import Classifier, predict
+from tessera.features.classifiers.build import load_classifier
 from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import open_prepared
 

@@ -2,7 +2,9 @@
 
     python -m evaluation.evaluate
 
-Writes results/evaluate/metrics.json (its keys: docs/likelihood.md) and images/reconstructions.png, and prints a table.
+Writes metrics.json (its keys: docs/likelihood.md) to results/evaluate, headlines.json with the few of them that DVC
+shows, and images/reconstructions.png, and prints a table. `evaluation.images` in params.yaml limits how many test
+images are measured. Figures that need a classifier are left out if there is none, and metrics.json says why.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 from tessera import entry, paths
 from tessera.parameters import Params
 
-USES = ("stage2_prior.counts",)  # the sections of params.yaml that change what this stage makes
+USES = ("stage2_prior.counts", "evaluation")  # the sections of params.yaml that change what this stage makes
 
 RESULTS = paths.RESULTS / "evaluate"
 
@@ -31,17 +33,23 @@ def table(metrics: dict[str, Any]) -> str:
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Check that everything belongs together, measure, write."""
+    from evaluation.figures import headlines
     from evaluation.measurements import Evaluation
     from tessera.artifacts.files import json_text, write_text
     from tessera.images.grids import save_grid
     from tessera.launch.devices import configure_torch
 
     configure_torch(params.runtime.threads)
-    evaluation = Evaluation(params.stage2_prior.counts.arguments(), params.runtime.batch_size)
+    counts, images = params.stage2_prior.counts.arguments(), params.evaluation.images
+    evaluation = Evaluation(counts, params.runtime.batch_size, images)
     metrics = evaluation.metrics()
     save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")
     write_text(RESULTS / "metrics.json", json_text(metrics))
+    write_text(RESULTS / "headlines.json", json_text(headlines(metrics)))
     print(table(metrics))
+    total = len(evaluation.prepared["test"])
+    if len(evaluation.rows) < total:
+        print(f"measured on {len(evaluation.rows)} of the {total} test images, a fixed random choice")
 
 
 def main(argv: list[str] | None = None) -> int:

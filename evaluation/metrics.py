@@ -11,6 +11,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from tessera.errors import UserError
 
 DATA_RANGE = 2.0  # of images in [-1, 1]
+SSIM_SIDE = 3  # pixels; no window fits into smaller images
 
 # The PSNR of an image that was only rounded to 8 bits, whose error has the variance step²/12. The PSNR of a perfect
 # image is infinite, and a single infinite value would make the mean over images meaningless.
@@ -29,6 +30,13 @@ def psnr(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return ratio.clamp(max=PSNR_CEILING)
 
 
+def ssim_unavailable(height: int, width: int) -> str | None:
+    """Why images of this size have no SSIM, or None if they have one."""
+    if min(height, width) >= SSIM_SIDE:
+        return None
+    return f"images of {height} x {width} pixels are smaller than {SSIM_SIDE} x {SSIM_SIDE}, its smallest window"
+
+
 def ssim_sigma(height: int, width: int) -> float:
     """The standard deviation of SSIM's Gaussian window, in pixels.
 
@@ -39,9 +47,9 @@ def ssim_sigma(height: int, width: int) -> float:
     Raises:
         UserError: a side has fewer than 3 pixels, and no window fits.
     """
+    if reason := ssim_unavailable(height, width):
+        raise UserError(f"SSIM: {reason}; raise data.height and data.width")
     reach = (min(height, width) - 1) // 2
-    if reach < 1:
-        raise UserError(f"SSIM needs images of at least 3 x 3 pixels, got {height} x {width}; raise data.height, width")
     return 1.5 if reach >= 5 else reach / 3.5
 
 

@@ -1,18 +1,34 @@
-"""Parameters of the classifier."""
+"""Parameters of the classifier and of the evaluation."""
 
 from __future__ import annotations
 
-from tessera.parameters.sections import Count, Dropout, Positive, Section
+from typing import ClassVar
+
+from tessera.features.classifiers.sections import PACKAGE
+from tessera.parameters.sections import Choice, Count, Positive, Section, choice
 from tessera.parameters.training import TrainingParams
 
 
-class ClassifierParams(Section):
-    """The classifier that tells which class a sample shows.
+class ClassifierChoice(Choice):
+    """The choice of the classifier that tells which class a sample shows, and what classifiers share.
 
-    `channels`: of its first block. `shift`: training images are shifted at random by up to so many pixels each way.
+    `shift`: training images are shifted at random by up to so many pixels each way.
     """
 
-    channels: Positive
-    dropout: Dropout
+    package: ClassVar[str] = PACKAGE
+
     shift: Count
     training: TrainingParams
+
+
+ClassifierParams = choice(ClassifierChoice)
+
+
+class EvaluationParams(Section):
+    """What is measured on the test split.
+
+    Attributes:
+        images: the number of test images, a fixed random choice (`evaluation.measurements.fixed_choice`); None: all.
+    """
+
+    images: Positive | None

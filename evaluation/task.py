@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from evaluation.parameters import ClassifierParams
 from tessera.distributed import batch_share, share, total
-from tessera.features.classifier import Classifier
+from tessera.features.classifiers.base import Classifier
 from tessera.images.augment import augment
 from tessera.images.prepared import ImageSplit
+from tessera.parameters.training import TrainingParams
 from tessera.randomness import SampleOrder, generator
 from tessera.training.task import Batch, Task
 
@@ -21,20 +21,23 @@ class ClassifierTask(Task):
     criterion = "cross_entropy"
     shown = "accuracy"
 
-    def __init__(self, model: Classifier, train: ImageSplit, validation: ImageSplit, params: ClassifierParams) -> None:
+    def __init__(
+        self, model: Classifier, train: ImageSplit, validation: ImageSplit, shift: int, training: TrainingParams
+    ) -> None:
+        """`shift`: training images are shifted at random by up to so many pixels each way."""
         self.model, self.train, self.validation = model, train, validation
-        self.params = params
-        self.order = SampleOrder(len(train), params.training.batch_size, params.training.seed)
+        self.shift, self.training = shift, training
+        self.order = SampleOrder(len(train), training.batch_size, training.seed)
 
     def compile(self) -> None:
-        """Compile the convolutions."""
-        self.model.blocks.compile()
+        """Compile the layers that take the time."""
+        self.model.compile_blocks()
 
     def batch(self, step: int, rows: slice) -> Batch:
         """uint8 `pixels`, each image shifted at random, and int64 `labels`."""
         indices = self.order.batch(step)
-        random = generator("augment", self.params.training.seed, step)
-        pixels = augment(self.train.pixels(indices), False, self.params.shift, random)
+        random = generator("augment", self.training.seed, step)
+        pixels = augment(self.train.pixels(indices), False, self.shift, random)
         return {"pixels": pixels[rows], "labels": self.train.label_tensor(indices)[rows]}
 
     @torch.no_grad()
@@ -42,7 +45,7 @@ class ClassifierTask(Task):
         """Cross-entropy in nats per image, and accuracy, over the whole validation split."""
         device = next(self.model.parameters()).device
         nats = hits = 0.0
-        for rows in share(len(self.validation), batch_share(self.params.training.batch_size)):
+        for rows in share(len(self.validation), batch_share(self.training.batch_size)):
             logits = self.model.logits(self.validation.pixels(rows).to(device))
             labels = self.validation.label_tensor(rows).to(device)
             nats += F.cross_entropy(logits, labels, reduction="sum").item()

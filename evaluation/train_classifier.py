@@ -3,8 +3,9 @@
     python -m evaluation.train_classifier
 
 `evaluate` asks the classifier whether a sample shows the class that was asked for. An interrupted training goes on from
-its last saved state. Curves and a summary are written to results/train_classifier. If the images have no labels, the
-published folder says so, and `evaluate` reports "unavailable".
+its last saved state. Curves and a summary are written to results/train_classifier. If there is no classifier, because
+`classifier.name` is none, or the images have no labels or are too small, the published folder says so in config.json,
+and `evaluate` leaves out the figures that need one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ USES = ("classifier",)  # the sections of params.yaml that change what this stag
 RESULTS = paths.RESULTS / "train_classifier"
 
 
-def _publish_none(parents: dict[str, str]) -> None:
-    """Publish a folder that says that there is no classifier, with curves of one row."""
+def _publish_none(parents: dict[str, str], reason: str) -> None:
+    """Publish a folder that says why there is no classifier, with curves of one row."""
     from tessera.artifacts.models import save_model
     from tessera.training.tracking import write_results
 
-    config = {"available": False, "reason": "the images have no labels"}
-    save_model(paths.CLASSIFIER, "classifier", config, {}, parents)
-    write_results(RESULTS, {"train": [{"step": 0}], "validation": [{"step": 0}]}, {"validation": "unavailable"})
-    print(f"{paths.CLASSIFIER}: the images have no labels, so there is no classifier")
+    save_model(paths.CLASSIFIER, "classifier", {"available": False, "reason": reason}, {}, parents)
+    write_results(RESULTS, {"train": [{"step": 0}], "validation": [{"step": 0}]}, {"unavailable": reason})
+    print(f"{paths.CLASSIFIER}: there is no classifier, since {reason}")
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -36,7 +36,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from evaluation.task import ClassifierTask
     from tessera.artifacts.models import save_model
-    from tessera.features.classifier import Classifier
+    from tessera.features.classifiers.build import build_classifier
     from tessera.images.prepared import open_prepared
     from tessera.launch import devices
     from tessera.randomness import seed_of
@@ -44,23 +44,20 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
-    parents, section = {"prepared": prepared.manifest.identity}, params.classifier
+    parents, chosen = {"prepared": prepared.manifest.identity}, params.classifier.chosen
     accelerator = devices.accelerator(params.runtime)
-    if not prepared.stats.num_classes:
+    if reason := chosen.unavailable(prepared.stats.image_shape, prepared.stats.num_classes):
         if accelerator.is_main_process:
-            _publish_none(parents)
+            _publish_none(parents, reason)
         accelerator.wait_for_everyone()
         return
-    config = {
-        "image_shape": list(prepared.stats.image_shape),
-        "num_classes": prepared.stats.num_classes,
-        "channels": section.channels,
-        "dropout": section.dropout,
-    }
-    torch.manual_seed(seed_of("initialise", section.training.seed))
-    task = ClassifierTask(Classifier(config), prepared["train"], prepared["validation"], section)
-    whole = {"classifier": config, **section.values()}
-    metrics = train("train_classifier", task, section.training, params.runtime, accelerator, whole, parents)
+    images = {"image_shape": list(prepared.stats.image_shape), "num_classes": prepared.stats.num_classes}
+    config = {"name": params.classifier.name, **images, **chosen.arguments()}
+    training = chosen.training
+    torch.manual_seed(seed_of("initialise", training.seed))
+    task = ClassifierTask(build_classifier(config), prepared["train"], prepared["validation"], chosen.shift, training)
+    whole = {"classifier": config, **chosen.values()}
+    metrics = train("train_classifier", task, training, params.runtime, accelerator, whole, parents)
     if accelerator.is_main_process:
         config = {"available": True, "classifier": config}
         steps = section.training.after(metrics["steps"])

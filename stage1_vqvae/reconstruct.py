@@ -6,6 +6,8 @@ Writes results/reconstruct/images/train.png and validation.png. The first row of
 shows their reconstructions. With several levels, a row for each level in between shows the reconstructions from that
 level alone, coarsest first; all other levels are replaced by their mean embedding over these images. Razavi et al.
 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", figure 3, is a similar picture.
+
+The images are spread over the classes. They are the same in every run of the same data.
 """
 
 from __future__ import annotations

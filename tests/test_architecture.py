@@ -25,13 +25,20 @@ MATHS = (
     "stage1_vqvae/networks/",
     "stage1_vqvae/quantizers/",
     "stage2_prior/priors/",
+    "tessera/features/",
     "sampling/choose.py",
 )
 ARITHMETIC = {"torch", "numpy", "scipy", "pydantic"}  # pydantic: an option's file holds its parameters' class
 RUNS_JOBS = {"subprocess", "multiprocessing", "threading", "concurrent", "signal", "socket", "argparse"}
 JOBS = ("tessera/training/", "tessera/launch", "tessera/entry.py", "tessera/cli/")
 COMMANDS = "tessera/cli/"  # which may import everything: they are about the whole
-OPTIONS = ("stage1_vqvae.networks", "stage1_vqvae.quantizers", "stage1_vqvae.likelihoods", "stage2_prior.priors")
+OPTIONS = (
+    "stage1_vqvae.networks",
+    "stage1_vqvae.quantizers",
+    "stage1_vqvae.likelihoods",
+    "stage2_prior.priors",
+    "tessera.features.classifiers",
+)
 
 
 def package(file: str) -> str:

@@ -35,13 +35,15 @@ STAGE_OF = {
     "stage2_prior": "train_prior",
     "classifier": "train_classifier",
     "sampling": "sample",
+    "evaluation": "evaluate",
 }
-CHOICES = ("stage1_vqvae.network", "stage1_vqvae.quantizer", "stage1_vqvae.likelihood", "stage2_prior")
+CHOICES = ("stage1_vqvae.network", "stage1_vqvae.quantizer", "stage1_vqvae.likelihood", "stage2_prior", "classifier")
 PACKAGES = {
     "stage1_vqvae.network": "stage1_vqvae.networks",
     "stage1_vqvae.quantizer": "stage1_vqvae.quantizers",
     "stage1_vqvae.likelihood": "stage1_vqvae.likelihoods",
     "stage2_prior": "stage2_prior.priors",
+    "classifier": "tessera.features.classifiers",
 }
 STAGES = [
     "prepare",
@@ -63,6 +65,7 @@ FOLLOWING = {
     "train_prior": ["train_prior", "sample", "evaluate"],
     "train_classifier": ["train_classifier", "evaluate"],
     "sample": ["sample", "evaluate"],
+    "evaluate": ["evaluate"],
 }
 
 
@@ -254,6 +257,7 @@ def leaves_that_matter(raw: dict[str, Any]) -> dict[str, Any]:
     [
         {},
         {"stage2_prior.name": "counts"},
+        {"classifier.name": "none"},
         {"stage2_prior.name": "pixelcnn", "stage1_vqvae.quantizer.name": "fsq"},
         {"stage2_prior.name": "chain", "stage1_vqvae.quantizer.name": "gumbel", "stage1_vqvae.network.name": "vit"},
         {"stage2_prior.name": "masked", "stage1_vqvae.likelihood.name": "mixture_of_logistics"},
@@ -303,7 +307,8 @@ def test_an_option_that_is_not_chosen_is_no_code_of_any_stage(choice, raw_params
     found = used_by(validate(raw_params))
     folder = PACKAGES[choice].replace(".", "/")
     users = {stage for stage in STAGES if f"{folder}/{node['name']}.py" in found[stage]["code"]}
-    assert users >= ({"train_prior"} if choice == "stage2_prior" else {"train_vqvae"}) | {"sample", "evaluate"}
+    trained = {"stage2_prior": "train_prior", "classifier": "train_classifier"}.get(choice, "train_vqvae")
+    assert users >= {trained, "evaluate"} | ({"sample"} if choice != "classifier" else set())
     for option in options(PACKAGES[choice]):
         if option not in (node["name"], "counts"):
             assert not any(f"{folder}/{option}.py" in stage["code"] for stage in found.values()), option
@@ -445,6 +450,8 @@ def test_dvc_reruns_exactly_what_a_change_concerns(rerun, stubbed):
         "stage1_vqvae.training.steps": (700, "train_vqvae"),
         "classifier.training.steps": (300, "train_classifier"),
         "data.split_seed": (1, "prepare"),
+        "evaluation.images": (100, "evaluate"),
+        "classifier.name": ("none", "train_classifier"),
     }
     for path, (value, stage) in cases.items():
         assert sorted(rerun({path: value})) == sorted(FOLLOWING[stage]), path
@@ -499,7 +506,7 @@ def test_an_experiment_swaps_the_prior_and_leaves_the_rest(stubbed):
     assert sorted((stubbed / ".git" / "ran").read_text(encoding="utf-8").split()) == sorted(FOLLOWING["train_prior"])
     shown = json.loads(dvc(stubbed, "exp", "show", "--json"))
     assert "counts" in json.dumps(shown)
-    assert "results/train_prior/metrics.json" in dvc(stubbed, "metrics", "diff", "--json")
+    assert list(json.loads(dvc(stubbed, "metrics", "diff", "--json"))["diff"]) == ["results/evaluate/headlines.json"]
     assert json.loads(dvc(stubbed, "params", "diff", "--json"))["params.yaml"] == {
         "stage2_prior.name": {"old": "transformer", "new": "counts"}
     }

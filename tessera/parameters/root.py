@@ -19,6 +19,7 @@ SECTIONS = {
     "stage2_prior": "stage2_prior.parameters:Stage2Params",
     "classifier": "evaluation.parameters:ClassifierParams",
     "sampling": "sampling.parameters:SamplingParams",
+    "evaluation": "evaluation.parameters:EvaluationParams",
     "runtime": "tessera.parameters.training:RuntimeParams",
 }
 
@@ -119,10 +120,11 @@ class Params(Section):
     def trainings(self) -> dict[str, Any]:
         """The training section of every stage that is trained, by its dotted path."""
         found = {"stage1_vqvae.training": self.stage1_vqvae.training}
-        prior = self.stage2_prior
-        if hasattr(prior.chosen, "training"):
-            found["stage2_prior.training"] = prior.chosen.training
-        return {**found, "classifier.training": self.classifier.training}
+        for name in ("stage2_prior", "classifier"):
+            chosen = getattr(self, name).chosen
+            if hasattr(chosen, "training"):
+                found[f"{name}.training"] = chosen.training
+        return found
 
     def used(self, path: str) -> Any:
         """What a stage uses of a section, as JSON values.

@@ -16,13 +16,16 @@ from tessera.artifacts.arrays import ArrayWriter
 from tessera.artifacts.files import json_text
 from tessera.artifacts.publishing import publishing
 from tessera.errors import UserError
-from tessera.features.classifier import Classifier, load_classifier, predict
+from tessera.features.classifiers.base import predict
+from tessera.features.classifiers.build import build_classifier, load_classifier
 from tessera.images.prepared import open_prepared
+
+CONV = {"name": "conv", "num_classes": 7, "channels": 6, "dropout": 0.5}
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9), (1, 28, 28), (3, 32, 64)])
 def test_any_size_from_four_pixels_and_any_batch(shape):
-    classifier = Classifier({"image_shape": shape, "num_classes": 7, "channels": 6, "dropout": 0.5}).eval()
+    classifier = build_classifier(CONV | {"image_shape": shape}).eval()
     pixels = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
     with torch.no_grad():
         logits = classifier.logits(pixels)
@@ -31,16 +34,16 @@ def test_any_size_from_four_pixels_and_any_batch(shape):
     assert torch.equal(predict(classifier, pixels), logits.argmax(-1))
 
 
-def test_images_too_small_are_refused():
+def test_a_classifier_refuses_images_that_are_too_small():
     with pytest.raises(UserError, match="at least 4 x 4"):
-        Classifier({"image_shape": (1, 2, 8), "num_classes": 7, "channels": 6, "dropout": 0.5})
+        build_classifier(CONV | {"image_shape": (1, 2, 8)})
 
 
 @pytest.fixture
 def quick(write_params):
     training = {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
     write_params(
-        {f"classifier.training.{name}": value for name, value in training.items()} | {"classifier.channels": 8}
+        {f"classifier.training.{name}": value for name, value in training.items()} | {"classifier.conv.channels": 8}
     )
 
 
@@ -69,13 +72,26 @@ def test_it_is_published_and_loads_from_its_own_files(quick, write_prepared):
     assert metrics["validation"]["accuracy"] > 0.8
 
 
-def test_without_labels_it_says_so(quick, write_prepared, capsys):
-    write_prepared(classes=0)
+@pytest.mark.parametrize(
+    ("shape", "classes", "name", "reason"),
+    [
+        ((1, 8, 8), 0, "conv", "the images have no labels"),
+        ((1, 8, 8), 3, "none", "classifier.name is none"),
+        ((1, 8, 2), 3, "conv", "images of 8 x 2 pixels are smaller than 4 x 4, which the classifier needs"),
+    ],
+)
+def test_where_there_is_no_classifier_the_published_folder_says_why(
+    quick, write_params, write_prepared, capsys, shape, classes, name, reason
+):
+    write_prepared(shape, classes=classes)
+    write_params({"classifier.name": name, "data.width": shape[2]})
     assert train_classifier.main([]) == 0
-    classifier, _ = load_classifier(paths.CLASSIFIER)
-    assert classifier is None
-    assert "no labels" in capsys.readouterr().out
-    assert json.loads((paths.CLASSIFIER / "config.json").read_text())["available"] is False
+    classifier, manifest = load_classifier(paths.CLASSIFIER)
+    assert classifier is None and set(manifest.parents) == {"prepared"}
+    assert reason in capsys.readouterr().out
+    assert json.loads((paths.CLASSIFIER / "config.json").read_text()) == {"available": False, "reason": reason}
+    metrics = json.loads((paths.RESULTS / "train_classifier" / "metrics.json").read_text())
+    assert metrics == {"unavailable": reason}
 
 
 @pytest.mark.parametrize("module", ["sampling.sample", "evaluation.evaluate", "evaluation.train_classifier"])

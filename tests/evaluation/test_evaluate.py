@@ -14,13 +14,16 @@ from PIL import Image
 
 from evaluation import evaluate
 from evaluation import train_classifier as classifier
+from evaluation.measurements import fixed_choice
 from sampling import sample
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors.build import load_prior, prior_config
 from tessera import paths
 from tessera.artifacts.manifests import manifest_text, read_manifest
 from tessera.codes.store import open_codes
-from tessera.features.classifier import load_classifier, predict
+from tessera.features.classifiers.base import predict
+from tessera.features.classifiers.build import load_classifier
+from tessera.images.examples import spread_over_classes
 from tessera.images.pixels import to_float
 from tessera.images.prepared import open_prepared
 from tessera.images.samples import open_samples
@@ -43,7 +46,10 @@ def run_all() -> dict:
 def check_figures(metrics: dict) -> None:
     """Every key of the design, and the likelihood figures against the definition, image by image."""
     for section, names in KEYS.items():
-        assert names <= set(metrics[section])
+        assert section in metrics.get("unavailable", {}) or names <= set(metrics[section])
+    headlines = json.loads((paths.RESULTS / "evaluate" / "headlines.json").read_text())
+    assert sum(map(len, headlines.values())) <= 10
+    assert all(metrics[section].items() >= figures.items() for section, figures in headlines.items())
     prepared, codes = open_prepared(paths.PREPARED), open_codes(paths.CODES)
     vqvae, _ = load_vqvae(paths.VQVAE)
     prior, _ = load_prior(paths.PRIOR)
@@ -113,9 +119,84 @@ def test_an_unlabelled_run_of_two_levels_and_rectangles_says_unavailable(tiny_ru
     tiny_run((3, 8, 12), classes=0, strides=[2, 2], sizes=[5, 9])
     metrics = run_all()
     check_figures(metrics)
-    assert set(metrics["classifier"].values()) == {"unavailable"}
+    assert metrics["unavailable"] == {"classifier": "the images have no labels"}
     assert len(metrics["codebook"]["per_level"]) == 2
     assert open_samples(paths.SAMPLES)["default"].labels is None
+
+
+def test_without_a_classifier_what_needs_one_is_left_out_and_that_is_said(tiny_run):
+    folder = tiny_run()
+    raw = json.loads((folder / "params.yaml").read_text())
+    raw["classifier"]["name"] = "none"
+    (folder / "params.yaml").write_text(json.dumps(raw))
+    metrics = run_all()
+    check_figures(metrics)
+    assert "classifier" not in metrics
+    assert metrics["unavailable"] == {"classifier": "classifier.name is none"}
+    assert len(open_samples(paths.SAMPLES)["default"].labels) == 14  # samples are of classes all the same
+
+
+def test_images_too_small_for_a_measure_have_the_other_figures(tiny_run):
+    tiny_run((1, 8, 2), strides=[2])
+    metrics = run_all()
+    assert {"psnr", "nmse"} == set(metrics["reconstruction"]) and "classifier" not in metrics
+    assert sorted(metrics["unavailable"]) == ["classifier", "reconstruction.ssim"]
+    assert "8 x 2 pixels are smaller than 3 x 3" in metrics["unavailable"]["reconstruction.ssim"]
+
+
+def limit_images(folder: Path, count: int | None) -> dict:
+    """Set evaluation.images, measure, and return the figures."""
+    raw = json.loads((folder / "params.yaml").read_text())
+    raw["evaluation"]["images"] = count
+    (folder / "params.yaml").write_text(json.dumps(raw))
+    assert evaluate.main([]) == 0
+    return json.loads((paths.RESULTS / "evaluate" / "metrics.json").read_text())
+
+
+def test_some_of_the_test_images_are_measured_and_the_figures_say_how_many(tiny_run, capsys):
+    folder = tiny_run()
+    whole = run_all()
+    assert whole["images"]["test"] == 20 == limit_images(folder, 1000)["images"]["test"]
+    assert "fixed random choice" not in capsys.readouterr().out
+    some = limit_images(folder, 7)
+    assert some["images"] == {"test": 7, "samples": 14}
+    assert "measured on 7 of the 20 test images" in capsys.readouterr().out
+    rows = fixed_choice(20, 7)
+    prepared, codes = open_prepared(paths.PREPARED), open_codes(paths.CODES)
+    vqvae, _ = load_vqvae(paths.VQVAE)
+    prior, _ = load_prior(paths.PRIOR)
+    pixels, tokens, labels = prepared["test"].pixels(rows), codes["test"].rows(rows), codes["test"].label_tensor(rows)
+    with torch.no_grad():
+        parameters = vqvae.decode_parameters(codes.layout.unflatten(tokens))
+        nats = vqvae.likelihood.nll(parameters, pixels).double().mean().item()
+        error = (vqvae.likelihood.mean(parameters) - to_float(pixels)).double().square().mean().item()
+        rate = prior.estimate(tokens, labels)[0].double().sum(1).mean().item()
+    assert some["bits_per_dim"]["distortion"] == pytest.approx(nats / (codes.layout.dimensions * math.log(2)))
+    assert some["nats_per_token"]["prior"] == pytest.approx(rate / codes.layout.num_tokens)
+    assert some["reconstruction"]["nmse"] == pytest.approx(error / prepared.stats.variance)
+    assert some["codebook"]["usage"] == len(np.unique(tokens)) / 8
+    assert some["bits_per_dim"] != whole["bits_per_dim"]
+
+
+def test_the_measured_images_depend_on_their_number_alone_and_smaller_choices_are_parts_of_larger_ones():
+    choices = [set(fixed_choice(1000, count).tolist()) for count in (10, 100, 999)]
+    assert [len(choice) for choice in choices] == [10, 100, 999]
+    assert choices[0] < choices[1] < choices[2]
+    assert fixed_choice(1000, None).tolist() == fixed_choice(1000, 2000).tolist() == list(range(1000))
+    assert max(choices[1]) > 900 and min(choices[1]) < 100  # and not the first, which may be of one class
+
+
+def test_the_picture_shows_images_of_every_class_in_turn(tiny_run):
+    tiny_run()
+    run_all()
+    split = open_prepared(paths.PREPARED)["test"]
+    with Image.open(paths.RESULTS / "evaluate" / "images" / "reconstructions.png") as image:
+        picture = torch.from_numpy(np.array(image))[..., 0]
+    rows = spread_over_classes(split, 32)
+    assert np.asarray(split.labels)[rows[:6]].tolist() == [0, 1, 2, 0, 1, 2]
+    for place in range(8):
+        left = 2 + place * 50
+        assert torch.equal(picture[2:50:6, left : left + 48 : 6], split.pixels(rows)[place, 0])
 
 
 @pytest.mark.parametrize(

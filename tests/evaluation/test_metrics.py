@@ -60,7 +60,7 @@ def test_ssim_is_its_formula_at_any_size(shape):
 def test_ssim_uses_the_usual_window_where_it_fits_and_refuses_where_none_does():
     assert ssim_sigma(11, 300) == ssim_sigma(256, 256) == 1.5
     assert ssim_sigma(8, 8) == pytest.approx(3 / 3.5)
-    with pytest.raises(UserError, match="at least 3 x 3"):
+    with pytest.raises(UserError, match="smaller than 3 x 3"):
         ssim_sigma(2, 64)
 
 

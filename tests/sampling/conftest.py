@@ -118,7 +118,7 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         raw_params["stage2_prior"]["training"] |= TRAINING
         raw_params["sampling"] |= {"images": 14, "grid_columns": 3, "temperature": 0.9}
         raw_params["sampling"]["guidance_scale"] = guidance_scale
-        raw_params["classifier"]["channels"] = 8
+        raw_params["classifier"]["conv"]["channels"] = 8
         raw_params["classifier"]["training"] |= {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
         raw_params["runtime"] |= {"processes": 1, "threads": 1, "batch_size": 8, "log_every": 10, "pictures": 1.0}
         (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")

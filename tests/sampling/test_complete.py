@@ -14,7 +14,8 @@ from sampling import complete
 from sampling.complete import read_given
 from sampling.pipeline import TwoStagePipeline
 from tessera import paths
-from tessera.features.classifier import load_classifier, predict
+from tessera.features.classifiers.base import predict
+from tessera.features.classifiers.build import load_classifier
 from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import open_prepared
 

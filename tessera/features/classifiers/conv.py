@@ -1,22 +1,36 @@
-"""The small classifier that tells which class an image shows."""
+"""A small convolutional classifier."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from tessera.artifacts.manifests import Manifest
-from tessera.artifacts.models import load_module
 from tessera.errors import UserError
+from tessera.features.classifiers.base import Classifier
+from tessera.features.classifiers.sections import ClassifierParams
 from tessera.images.pixels import to_float
+from tessera.parameters.sections import Count, Dropout, Positive
+from tessera.parameters.training import TrainingParams
 
 SMALLEST = 4  # the shorter side, in pixels, at which pooling stops
+
+
+class Parameters(ClassifierParams):
+    """Parameters of `conv`. `channels`: of its first block."""
+
+    smallest_side: ClassVar[int] = SMALLEST
+
+    channels: Positive
+    dropout: Dropout
+    shift: Count
+    training: TrainingParams
+
+    def arguments(self) -> dict[str, Any]:
+        return {"channels": self.channels, "dropout": self.dropout}
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -27,13 +41,10 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Classifier(nn.Module):
+class ConvClassifier(Classifier):
     """Tells the class of an image: blocks of convolutions, a mean over positions, and a linear layer.
 
     Pooling halves height and width between two blocks.
-
-    Attributes:
-        config: the values that the classifier was built from, see `__init__`.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -46,13 +57,12 @@ class Classifier(nn.Module):
         Raises:
             UserError: the images are smaller than 4 x 4 pixels.
         """
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         channels, height, width = config["image_shape"]
         if min(height, width) < SMALLEST:
             raise UserError(
                 f"the classifier needs images of at least {SMALLEST} x {SMALLEST} pixels, got {height} x {width}; "
-                "raise data.height and data.width, or set data.use_labels: false"
+                "raise data.height and data.width, or set classifier.name: none"
             )
         halvings = int(math.log2(min(height, width) / SMALLEST))
         widths = [config["channels"] * min(4, 2**i) for i in range(halvings + 1)]
@@ -64,28 +74,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(widths[-1], config["num_classes"])
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits of each class, float32 (B, num_classes), of uint8 pixels (B, C, H, W)."""
         return self.head(self.dropout(self.blocks(to_float(pixels)).mean((2, 3)))).float()
 
-    def forward(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The training loss, which is the mean cross-entropy in nats, and the accuracy on the batch."""
-        logits = self.logits(pixels)
-        return F.cross_entropy(logits, labels), {"accuracy": (logits.argmax(-1) == labels).float().mean()}
-
-
-def load_classifier(folder: Path) -> tuple[Classifier | None, Manifest]:
-    """The published classifier in evaluation mode on the CPU, or None if the images have no labels; and its manifest.
-
-    Raises:
-        UserError: it is missing, damaged, or not a classifier that this version builds.
-    """
-    model, manifest = load_module(
-        folder, "classifier", lambda c: Classifier(c["classifier"]) if c["available"] else nn.Identity()
-    )
-    return (model if isinstance(model, Classifier) else None), manifest
-
-
-@torch.no_grad()
-def predict(classifier: Classifier, pixels: torch.Tensor) -> torch.Tensor:
-    """The most probable class of each image, int64 (B,) on the CPU, of uint8 pixels (B, C, H, W)."""
-    return classifier.logits(pixels.to(next(classifier.parameters()).device)).argmax(-1).cpu()
+    def compile_blocks(self) -> None:
+        self.blocks.compile()

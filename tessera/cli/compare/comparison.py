@@ -1,0 +1,73 @@
+"""What is compared between runs: the parameters that differ, the figures, and which value of a figure is best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evaluation.figures import HEADLINES, HIGHER, better, in_order, needs_the_same_codes
+from tessera.cli.compare.revisions import Run
+
+DISTORTION = "evaluate:bits_per_dim.distortion"
+MISSING = object()  # stands for a value that a run does not have
+
+
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        runs: in the order in which they were named.
+        parameters: the paths of the parameters whose values differ. A run may not have one of them.
+        figures: the names (STAGE:PATH) of the figures that are shown.
+        notes: what the user must know to read the tables, a sentence each.
+    """
+
+    def __init__(self, runs: list[Run], every_figure: bool = False) -> None:
+        self.runs = runs
+        paths = dict.fromkeys(path for run in runs for path in run.parameters)
+        self.parameters = [path for path in paths if self._differs(path)]
+        known = dict.fromkeys(name for run in runs for name in run.figures)
+        self.figures = [name for name in in_order(known) if every_figure or name in HEADLINES]
+        self.notes = [note for run in runs for note in run.notes]
+        self.same_data = not any(path.startswith("data.") for path in self.parameters)
+        self.same_codes = self._same_codes()
+        if self.figures and not self.same_data:
+            self.notes.append("the runs have different data, by which figures cannot be compared: no best is marked")
+        elif not self.same_codes and any(needs_the_same_codes(name) for name in self.figures):
+            self.notes.append(
+                "rates and nats per token have no best here: they compare only between runs of the same VQ-VAE"
+            )
+
+    def _differs(self, path: str) -> bool:
+        values = [run.parameters.get(path, MISSING) for run in self.runs]
+        return any(value != values[0] or type(value) is not type(values[0]) for value in values)
+
+    def _same_codes(self) -> bool:
+        """Whether all runs have the same VQ-VAE, as far as its parameters and the test split's distortion tell."""
+        distortions = {run.figures[DISTORTION] for run in self.runs if DISTORTION in run.figures}
+        changed = [path for path in self.parameters if path.startswith("stage1_vqvae.")]
+        return self.same_data and not changed and len(distortions) <= 1
+
+    def best(self, figure: str) -> set[int]:
+        """The places of the runs that have the best value of a figure; none if all are equal or no run is better."""
+        direction = better(figure)
+        if direction is None or not self.same_data or (needs_the_same_codes(figure) and not self.same_codes):
+            return set()
+        values = {place: run.figures[figure] for place, run in enumerate(self.runs) if number(run.figures.get(figure))}
+        if len(set(values.values())) < 2:
+            return set()
+        extreme = max(values.values()) if direction == HIGHER else min(values.values())
+        return {place for place, value in values.items() if value == extreme}
+
+    def why_missing(self, figure: str, run: Run) -> str:
+        """What stands in place of a figure that a run does not have."""
+        stage, _, path = figure.partition(":")
+        if stage not in run.stages:
+            return "not run"
+        reasons = {name.removeprefix(f"{stage}:unavailable.") for name in run.figures if ":unavailable" in name}
+        parts = path.split(".")
+        return "unavailable" if any(".".join(parts[: i + 1]) in reasons for i in range(len(parts))) else "-"
+
+
+def number(value: Any) -> bool:
+    """Whether a figure is a number that can be better than another: finite, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")

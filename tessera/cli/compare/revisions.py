@@ -1,0 +1,187 @@
+"""Parameters and figures of a run, read from Git or from the working folder. DVC is not needed.
+
+A DVC experiment is a commit that refs/exps/../../NAME names. Its metrics.json files are part of it, since dvc.yaml does
+not cache them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tessera import paths
+from tessera.documents import JSON_BYTES, YAML_BYTES, parse_json, parse_yaml, read_bytes, read_json
+from tessera.errors import UserError
+from tessera.parameters import Params, validate
+
+WORKSPACE = "workspace"
+METRICS = "metrics.json"
+
+
+@dataclass
+class Run:
+    """What is known of one run.
+
+    Attributes:
+        label: the name that the user gave.
+        commit: its full hash; empty for the working folder.
+        parameters: the values of the parameters that it uses, by dotted path; see `used`.
+        figures: values by STAGE:PATH.
+        stages: the stages that have figures.
+        notes: what the user must know to read the values, a sentence each.
+    """
+
+    label: str
+    commit: str
+    parameters: dict[str, Any]
+    figures: dict[str, Any]
+    stages: set[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def git(*arguments: str) -> bytes | None:
+    """What a Git command prints, or None if it fails.
+
+    Raises:
+        UserError: Git is not installed.
+    """
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UserError("compare: reads revisions by git, which is not installed; install git") from None
+    return done.stdout if done.returncode == 0 else None
+
+
+def experiments() -> dict[str, list[tuple[str, str]]]:
+    """The DVC experiments by name: of each the hashes of the commit that it started from, and of its own."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in (git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or b"").decode().splitlines():
+        commit, _, ref = line.partition(" ")
+        parts = ref.split("/")  # refs/exps/AB/CDEF.../NAME; other references of DVC's own are shorter or not hashes
+        if len(parts) == 5 and len(parts[2]) == 2:
+            found.setdefault(parts[4], []).append((parts[2] + parts[3], commit))
+    return found
+
+
+def commit_of(name: str) -> str:
+    """The full hash of the commit that a revision or an experiment's name means.
+
+    Raises:
+        UserError: nothing has this name, or several experiments have it.
+    """
+    if git("rev-parse", "--git-dir") is None:
+        raise UserError("compare: this folder is no Git repository; run `git init`, and commit the runs to compare")
+    if found := git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
+        return found.decode().strip()
+    named = experiments()
+    here = named.get(name, [])
+    if len(here) > 1:
+        head = (git("rev-parse", "HEAD") or b"").decode().strip()
+        here = [one for one in here if one[0] == head] or here
+    if len(here) > 1:
+        hashes = ", ".join(commit[:7] for _, commit in here)
+        raise UserError(f"{name}: {len(here)} experiments have this name; give one of their hashes: {hashes}")
+    if here:
+        return here[0][1]
+    if name == "HEAD":
+        raise UserError("HEAD: there is no commit yet; commit the first run: git add dvc.lock params.yaml results")
+    known = f" ({', '.join(sorted(named)[:8])})" if named else ""
+    raise UserError(f"{name}: no revision of Git and no DVC experiment{known} has this name; `git log` lists commits")
+
+
+def used(raw: Any, origin: str) -> tuple[dict[str, Any], Params | None, list[str]]:
+    """The parameters that a run uses, by dotted path.
+
+    Of a choice only the chosen option counts, and its name is left out of the path: `stage2_prior.layers` is the layers
+    of whichever prior is chosen. `runtime` changes no result and is left out.
+
+    Returns:
+        The values; the validated parameters, or None if they are of another version of this program; and what to say.
+    """
+    notes = []
+    try:
+        params = validate(raw, origin)
+        tree = params.values()
+    except UserError as error:
+        fault = str(error).removeprefix(f"{origin}: ").split("; ")[0]
+        notes.append(
+            f"{origin}: written for another version ({fault}), so its values are shown as they stand in the file, "
+            "unchecked"
+        )
+        params, tree = None, raw if isinstance(raw, dict) else {}
+    sections = {name: section for name, section in tree.items() if name != "runtime"}
+    return dict(leaves(sections)), params, notes
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a tree by its dotted path. A list of sections is numbered; an empty section is no value."""
+    if isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        tree = {str(index): item for index, item in enumerate(tree)}
+    if not isinstance(tree, dict):
+        yield path, tree
+        return
+    name = tree.get("name")
+    if isinstance(name, str) and isinstance(tree.get(name), dict):
+        # Beside the chosen option a file that is shown as it stands has the other ones. `training` is shared by all.
+        shared = {key: value for key, value in tree.items() if not isinstance(value, dict) or key == "training"}
+        tree = shared | tree[name]
+    for key, value in tree.items():
+        yield from leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def read_run(name: str) -> Run:
+    """A run by a revision's name, an experiment's name, or "workspace".
+
+    Raises:
+        UserError: there is nothing of this name, it has no params.yaml, or a file of it is damaged.
+    """
+    if name == WORKSPACE:
+        return _of(name, "", read_bytes(paths.PARAMS, YAML_BYTES), dict(_files_here()))
+    commit = commit_of(name)
+    text = git("show", f"{commit}:./{paths.PARAMS.as_posix()}")
+    if text is None:
+        raise UserError(f"{name}: this revision has no {paths.PARAMS}; name one that has, from this folder")
+    return _of(name, commit, text, dict(_files_of(commit)))
+
+
+def _of(name: str, commit: str, text: bytes, files: dict[str, bytes]) -> Run:
+    parameters, params, notes = used(parse_yaml(text, f"{name}: {paths.PARAMS}"), f"{name}: {paths.PARAMS}")
+    if not commit and params and (stale := _stale_stages(params)):
+        notes.append(
+            f"{name}: params.yaml was edited since `dvc repro`, so the figures of {', '.join(stale)}, and of the "
+            "stages after, are of other parameters than those shown"
+        )
+    figures: dict[str, Any] = {}
+    for stage, data in files.items():
+        origin = f"{name}: {paths.RESULTS.as_posix()}/{stage}/{METRICS}"
+        figures |= {f"{stage}:{path}": value for path, value in leaves(parse_json(data, origin, finite=False))}
+    return Run(name, commit, parameters, figures, set(files), notes)
+
+
+def _files_here() -> Iterator[tuple[str, bytes]]:
+    for file in sorted(paths.RESULTS.glob(f"*/{METRICS}")):
+        yield file.parent.name, read_bytes(file, JSON_BYTES)
+
+
+def _files_of(commit: str) -> Iterator[tuple[str, bytes]]:
+    listed = git("ls-tree", "-r", "-z", "--name-only", commit, f"{paths.RESULTS.as_posix()}/") or b""
+    for file in map(Path, filter(None, listed.decode(errors="surrogateescape").split("\0"))):
+        if file.name == METRICS and file.parent.parent == paths.RESULTS:
+            yield file.parent.name, git("show", f"{commit}:./{file.as_posix()}") or b""
+
+
+def _stale_stages(params: Params) -> list[str]:
+    """The stages whose parameters were edited since the stage `fingerprint` ran."""
+    found = []
+    for file in sorted(paths.FINGERPRINTS.glob("*.json")):
+        recorded = read_json(file)["parameters"]
+        try:
+            now = {path: params.used(path) for path in recorded}
+        except AttributeError:  # a section of another version
+            continue
+        if now != recorded:
+            found.append(file.stem)
+    return found

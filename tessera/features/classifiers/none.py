@@ -1,0 +1,13 @@
+"""No classifier. The figures that need one are left out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tessera.features.classifiers.sections import ClassifierParams
+
+
+class Parameters(ClassifierParams):
+    """Parameters of `none`."""
+
+    trained: ClassVar[bool] = False
