@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -541,6 +542,29 @@ def test_every_prior_is_one_experiment_that_leaves_stage_1_alone(digits, name):
     bits = json.loads((digits / "results" / "evaluate" / "metrics.json").read_text(encoding="utf-8"))["bits_per_dim"]
     assert bits["total_prior"] == pytest.approx(bits["distortion"] + bits["rate_prior"])
     assert (digits / "results" / "sample" / "grid.png").is_file()
+
+
+@pytest.mark.slow
+def test_dvc_shows_few_figures_of_an_experiment_and_compare_finds_it_by_its_name(digits):
+    dvc(digits, "exp", "run", "-n", "by-counts", "-S", "stage2_prior.name=counts")
+    shown = next(csv.reader(dvc(digits, "exp", "show", "--only-changed", "--csv").splitlines()))
+    assert len(shown) < 40, shown
+    figures = json.loads(dvc(digits, "metrics", "show", "--json"))[""]["data"]
+    assert list(figures) == ["results/evaluate/headlines.json"]
+    assert len(leaves(figures["results/evaluate/headlines.json"]["data"])) == 10
+    command = [sys.executable, "-m", "tessera", "compare", "HEAD", "by-counts", "--csv", "compared.csv"]
+    done = subprocess.run(command, cwd=digits, capture_output=True, text=True, check=True)
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    with (digits / "compared.csv").open(newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert (rows["stage2_prior.name"]["HEAD"], rows["stage2_prior.name"]["by-counts"]) == ("uniform", "counts")
+    rate = json.loads((digits / "results" / "evaluate" / "metrics.json").read_text())["bits_per_dim"]["rate_prior"]
+    assert float(rows["evaluate:bits_per_dim.rate_prior"]["by-counts"]) == rate
+    (digits / "compared.csv").unlink()
+
+
+def test_dvc_has_few_plots_to_show(repository):
+    assert len(read_yaml(repository / "dvc.yaml")["plots"]) <= 12
 
 
 def described_files() -> dict[str, str]:
