@@ -19,10 +19,12 @@ from tessera.cli.compare.comparison import MISSING, Comparison, number
 
 WIDTH = 120  # the most columns of the terminal that are used
 NARROWEST = 60
-NAME = 52  # columns of the longest name in one line
+BESIDE_NAMES = 8  # a name takes at most half of the width less this many columns; longer ones are broken
 VALUE = 24  # columns of a value in one line; longer ones are broken, never cut
-GAP = 2  # between two columns
+PADDING = 2  # right of a column
+GAP = PADDING + 1  # between two columns, with the box's own column
 MARK = "* "
+HASH = 7  # digits of a commit that are shown
 
 
 def _shown(value: Any) -> str:
@@ -58,11 +60,11 @@ def _change(comparison: Comparison, name: str) -> str:
 
 
 def _heads(comparison: Comparison) -> list[str]:
-    """The head of each run's column: its name, and the beginning of its commit where that says more."""
+    """The head of each run's column: its name above its short hash, or the hash alone."""
     heads = []
     for run in comparison.runs:
-        short = run.commit[:7]
-        heads.append(f"{run.label}\n{short}" if short and not run.commit.startswith(run.label) else run.label)
+        by_hash = run.commit.startswith(run.label)
+        heads.append("\n".join(filter(None, ["" if by_hash else run.label, run.commit[:HASH]])))
     return heads
 
 
@@ -89,11 +91,12 @@ def _print_tables(console: Console, title: str, left: list[list[str]], heads: li
         min(VALUE, max(cell_len(line) for text in (head, *column) for line in text.split("\n"))) + GAP
         for head, column in zip(heads, columns, strict=True)
     ]
-    fixed = sum(min(NAME, max(map(cell_len, column))) + GAP for column in left)
-    for block in _blocks(widths, console.width - min(fixed, console.width // 2)):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, GAP, 0, 0), show_edge=False)
+    longest = console.width // 2 - BESIDE_NAMES
+    fixed = sum(min(longest, max(map(cell_len, column))) + GAP for column in left)
+    for block in _blocks(widths, console.width - fixed):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, PADDING, 0, 0), show_edge=False)
         for place, column in enumerate(left):
-            table.add_column(Text(column[0]), overflow="fold", max_width=NAME, no_wrap=place > 0)
+            table.add_column(Text(column[0]), overflow="fold", max_width=longest, no_wrap=place > 0)
         for run in block:
             table.add_column(Text(heads[run]), overflow="fold", max_width=VALUE, justify="right")
         for row in range(len(columns[0])):

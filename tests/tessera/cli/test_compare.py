@@ -20,6 +20,8 @@ from tessera.cli.preset import edit
 from tessera.fingerprint import fingerprint
 from tessera.parameters import load
 
+RATE = "evaluate:bits_per_dim.rate_prior"
+
 
 def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
@@ -187,6 +189,12 @@ def test_many_runs_and_long_values_fit_and_nothing_is_cut(project, capsys, monke
     text = compare(capsys, *names, "--all", "--csv", "table.csv")
     assert max(map(cell_len, text.splitlines())) <= min(120, int(columns))
     assert "…" not in text
+    if columns != "80":  # where names are broken
+        cells = [row(line, RATE)[1:] for line in text.splitlines() if line.startswith(f"{RATE} ")]
+        assert 1 < len(cells) <= 4 and sum(map(len, cells)) == 14  # several tables, and each value whole in one line
+        assert [float(value.removeprefix("* ")) for values in cells for value in values][1:13] == pytest.approx(
+            [0.1 + number / 7 for number in range(12)], rel=1e-3
+        )
     found = values_of(Path("table.csv"))
     assert found["data.source"][names[1]] == long
     assert [found["stage2_prior.layers"][name] for name in names[1:13]] == [str(2 + number) for number in range(12)]
