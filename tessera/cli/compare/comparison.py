@@ -16,14 +16,15 @@ class Comparison:
 
     Attributes:
         runs: in the order in which they were named.
-        parameters: the paths of the parameters whose values differ. A run may not have one of them.
+        parameters: the paths of the parameters that differ. A run may not use one of them. What options differ in is no
+            difference of its own: it follows from their names, unless the option's values were edited as well.
         figures: the names (STAGE:PATH) of the figures that are shown.
         notes: what the user must know to read the tables, a sentence each.
     """
 
     def __init__(self, runs: list[Run], every_figure: bool = False) -> None:
         self.runs = runs
-        paths = dict.fromkeys(path for run in runs for path in run.parameters)
+        paths = dict.fromkeys(path for run in runs for path in run.parameters.values)
         self.parameters = [path for path in paths if self._differs(path)]
         known = dict.fromkeys(name for run in runs for name in run.figures)
         self.figures = [name for name in in_order(known) if every_figure or name in HEADLINES]
@@ -38,8 +39,13 @@ class Comparison:
             )
 
     def _differs(self, path: str) -> bool:
-        values = [run.parameters.get(path, MISSING) for run in self.runs]
-        return any(value != values[0] or type(value) is not type(values[0]) for value in values)
+        users = [run for run in self.runs if path in run.parameters.values]
+        first = users[0].parameters.values[path]
+        if any(not _alike(run.parameters.values[path], first) for run in users):
+            return True
+        others = [run.parameters.everything for run in self.runs if path not in run.parameters.values]
+        places = {run.parameters.places[path] for run in users}
+        return any(not _alike(everything.get(place, MISSING), first) for everything in others for place in places)
 
     def _same_codes(self) -> bool:
         """Whether all runs have the same VQ-VAE, as far as its parameters and the test split's distortion tell."""
@@ -66,6 +72,11 @@ class Comparison:
         reasons = {name.removeprefix(f"{stage}:unavailable.") for name in run.figures if ":unavailable" in name}
         parts = path.split(".")
         return "unavailable" if any(".".join(parts[: i + 1]) in reasons for i in range(len(parts))) else "-"
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same; 1 is not true."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def number(value: Any) -> bool:

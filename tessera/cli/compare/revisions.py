@@ -16,9 +16,26 @@ from tessera import paths
 from tessera.documents import JSON_BYTES, YAML_BYTES, parse_json, parse_yaml, read_bytes, read_json
 from tessera.errors import UserError
 from tessera.parameters import Params, validate
+from tessera.parameters.sections import Choice, Section
 
 WORKSPACE = "workspace"
 METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of a run.
+
+    Attributes:
+        values: of the parameters that the run uses, by dotted path. Of a choice only the chosen option counts, and its
+            name is left out of the path: `stage2_prior.layers` is the layers of whichever prior is chosen.
+        places: the path of each with the names of options.
+        everything: all values, by the path with the names of options, also of options that are not chosen.
+    """
+
+    values: dict[str, Any]
+    places: dict[str, str]
+    everything: dict[str, Any]
 
 
 @dataclass
@@ -28,7 +45,7 @@ class Run:
     Attributes:
         label: the name that the user gave.
         commit: its full hash; empty for the working folder.
-        parameters: the values of the parameters that it uses, by dotted path; see `used`.
+        parameters: see `Parameters`.
         figures: values by STAGE:PATH.
         stages: the stages that have figures.
         notes: what the user must know to read the values, a sentence each.
@@ -36,7 +53,7 @@ class Run:
 
     label: str
     commit: str
-    parameters: dict[str, Any]
+    parameters: Parameters
     figures: dict[str, Any]
     stages: set[str]
     notes: list[str] = field(default_factory=list)
@@ -92,44 +109,70 @@ def commit_of(name: str) -> str:
     raise UserError(f"{name}: no revision of Git and no DVC experiment{known} has this name; `git log` lists commits")
 
 
-def used(raw: Any, origin: str) -> tuple[dict[str, Any], Params | None, list[str]]:
-    """The parameters that a run uses, by dotted path.
-
-    Of a choice only the chosen option counts, and its name is left out of the path: `stage2_prior.layers` is the layers
-    of whichever prior is chosen. `runtime` changes no result and is left out.
+def used(raw: Any, origin: str) -> tuple[Parameters, Params | None, list[str]]:
+    """The parameters of a run. `runtime`, which changes no result, is left out.
 
     Returns:
         The values; the validated parameters, or None if they are of another version of this program; and what to say.
     """
-    notes = []
     try:
         params = validate(raw, origin)
-        tree = params.values()
     except UserError as error:
         fault = str(error).removeprefix(f"{origin}: ").split("; ")[0]
-        notes.append(
-            f"{origin}: written for another version ({fault}), so its values are shown as they stand in the file, "
-            "unchecked"
-        )
-        params, tree = None, raw if isinstance(raw, dict) else {}
-    sections = {name: section for name, section in tree.items() if name != "runtime"}
-    return dict(leaves(sections)), params, notes
+        note = f"{origin}: written for another version ({fault}), so its values are shown as they stand in the file"
+        tree = {name: value for name, value in raw.items() if name != "runtime"} if isinstance(raw, dict) else {}
+        found = list(leaves(tree))
+        everything = {place: value for _, place, value in leaves(tree, chosen_alone=False)}
+        params, notes = None, [note]
+    else:
+        tree = {name: value for name, value in params.values().items() if name != "runtime"}
+        found, notes = list(leaves(tree)), []
+        everything = dict(_of_every_option(params, ""))
+    values = {path: value for path, _, value in found}
+    return Parameters(values, {path: place for path, place, _ in found}, everything), params, notes
 
 
-def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a tree by its dotted path. A list of sections is numbered; an empty section is no value."""
+def leaves(tree: Any, path: str = "", place: str = "", chosen_alone: bool = True) -> Iterator[tuple[str, str, Any]]:
+    """Every value of a tree with its path, and the path at which it stands in the tree.
+
+    The first path leaves out the name of a chosen option. A list of sections is numbered; an empty section is no value.
+
+    Args:
+        chosen_alone: whether values of options that are not chosen are left out.
+    """
     if isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
         tree = {str(index): item for index, item in enumerate(tree)}
     if not isinstance(tree, dict):
-        yield path, tree
+        yield path, place, tree
         return
-    name = tree.get("name")
-    if isinstance(name, str) and isinstance(tree.get(name), dict):
-        # Beside the chosen option a file that is shown as it stands has the other ones. `training` is shared by all.
-        shared = {key: value for key, value in tree.items() if not isinstance(value, dict) or key == "training"}
-        tree = shared | tree[name]
+    name = tree.get("name") if chosen_alone else None
+    option = tree.get(name) if isinstance(name, str) else None
     for key, value in tree.items():
-        yield from leaves(value, f"{path}.{key}" if path else str(key))
+        below = f"{place}.{key}".lstrip(".")
+        if isinstance(option, dict) and key == name:
+            yield from leaves(value, path, below, chosen_alone)
+        elif not isinstance(option, dict) or (key not in option and (not isinstance(value, dict) or key == "training")):
+            # Beside the chosen option a file that is shown as it stands has the others. All share `training`.
+            yield from leaves(value, f"{path}.{key}".lstrip("."), below, chosen_alone)
+
+
+def _of_every_option(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every value of validated parameters by its path, those of the options that are not chosen too."""
+    if isinstance(value, Choice):
+        names = ["name", *value.shared_names(), *value.option_names()]
+    elif isinstance(value, Section):
+        names = list(type(value).model_fields)
+    elif isinstance(value, tuple) and any(isinstance(item, Section) for item in value):
+        for index, item in enumerate(value):
+            yield from _of_every_option(item, f"{path}.{index}")
+        return
+    else:
+        plain = list(value) if isinstance(value, tuple) else value
+        yield from ((place, found) for _, place, found in leaves(plain, path, path))
+        return
+    for name in names:
+        if getattr(value, name) is not None or not isinstance(value, Choice):
+            yield from _of_every_option(getattr(value, name), f"{path}.{name}".lstrip("."))
 
 
 def read_run(name: str) -> Run:
@@ -157,7 +200,10 @@ def _of(name: str, commit: str, text: bytes, files: dict[str, bytes]) -> Run:
     figures: dict[str, Any] = {}
     for stage, data in files.items():
         origin = f"{name}: {paths.RESULTS.as_posix()}/{stage}/{METRICS}"
-        figures |= {f"{stage}:{path}": value for path, value in leaves(parse_json(data, origin, finite=False))}
+        figures |= {
+            f"{stage}:{path}": value
+            for _, path, value in leaves(parse_json(data, origin, finite=False), chosen_alone=False)
+        }
     return Run(name, commit, parameters, figures, set(files), notes)
 
 

@@ -113,7 +113,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         console = Console(width=columns, highlight=False, markup=False, emoji=False)
     heads, runs = _heads(comparison), comparison.runs
     if comparison.parameters:
-        values = [[_shown(run.parameters.get(path, MISSING)) for path in comparison.parameters] for run in runs]
+        values = [[_shown(run.parameters.values.get(path, MISSING)) for path in comparison.parameters] for run in runs]
         title = "parameters that differ (-: the run does not use it)"
         _print_tables(console, title, [["parameter", *comparison.parameters]], heads, values)
     else:
@@ -140,7 +140,7 @@ def csv_rows(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["kind", "name", "better", *(run.label for run in comparison.runs)])
     for path in comparison.parameters:
-        values = [run.parameters.get(path, MISSING) for run in comparison.runs]
+        values = [run.parameters.values.get(path, MISSING) for run in comparison.runs]
         writer.writerow(["parameter", path, "", *("" if value is MISSING else _shown(value) for value in values)])
     for name in comparison.figures:
         values = [run.figures.get(name, "") for run in comparison.runs]

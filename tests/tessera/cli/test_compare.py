@@ -67,7 +67,7 @@ def three_priors(project: Path) -> Path:
     """Three commits, tagged by the names of their priors."""
     git("tag", "transformer")
     for prior, rate in (("pixelcnn", 0.7123456), ("counts", 0.93)):
-        edit(paths.PARAMS, {"stage2_prior.name": prior})
+        edit(paths.PARAMS, {"stage2_prior.name": prior, "stage2_prior.pixelcnn.kernel_size": 5})
         write_metrics(rate)
         commit(prior)
         git("tag", prior)
@@ -93,9 +93,9 @@ def values_of(file: Path) -> dict[str, dict[str, str]]:
 def test_three_priors_side_by_side(three_priors, capsys):
     text = compare(capsys, "transformer", "pixelcnn", "counts")
     assert row(text, "stage2_prior.name") == ["transformer", "pixelcnn", "counts"]
-    assert row(text, "stage2_prior.architecture") == ["gpt2", "-", "-"]
-    assert row(text, "stage2_prior.kernel_size") == ["-", "3", "-"]
-    assert row(text, "stage2_prior.layers") == ["2", "2", "-"]  # shared: the first two use it, and alike
+    assert row(text, "stage2_prior.kernel_size") == ["-", "5", "-"]  # the first commit's file has 3
+    # What only some of them use, and the others would use with the same value, follows from the names.
+    assert "architecture" not in text and "stage2_prior.layers" not in text and "training.steps" not in text
     assert row(text, "evaluate:bits_per_dim.rate_prior") == ["lower", "0.7468", "* 0.7123", "0.9300"]
     assert row(text, "evaluate:classifier.sample_agreement") == ["higher", "0.6266", "* 0.6438", "0.5350"]
     assert row(text, "evaluate:bits_per_dim.distortion") == ["lower", "3.500", "3.500", "3.500"]  # all equal: no best
@@ -103,6 +103,27 @@ def test_three_priors_side_by_side(three_priors, capsys):
     for not_chosen in ("largest_softmax", "masked", "chain", "fsq", "data.source", "runtime", "perplexity"):
         assert not_chosen not in text
     assert git("rev-parse", "--short=7", "counts") in text
+
+
+def test_a_shared_value_counts_where_an_option_uses_it(three_priors, capsys):
+    edit(paths.PARAMS, {"stage2_prior.layers": 5})  # of `counts`, which has no layers
+    assert "no parameter that the runs use differs" in compare(capsys)
+    edit(paths.PARAMS, {"stage2_prior.name": "pixelcnn"})
+    assert row(compare(capsys, "pixelcnn"), "stage2_prior.layers") == ["2", "5"]
+    assert row(compare(capsys, "counts"), "stage2_prior.layers") == ["-", "5"]
+    assert row(compare(capsys, "transformer"), "stage2_prior.layers") == ["2", "5"]
+
+
+def test_options_inside_options_and_values_of_true_and_one(project, capsys):
+    quantizer = {"stage1_vqvae.quantizer.name": "residual", "stage1_vqvae.quantizer.shared_by_levels": True}
+    edit(paths.PARAMS, quantizer | {"stage1_vqvae.quantizer.residual.quantizer.name": "simvq"})
+    commit("residual")
+    edit(paths.PARAMS, {"stage1_vqvae.quantizer.residual.quantizer.codebook_size": 32})
+    text = compare(capsys)
+    assert row(text, "stage1_vqvae.quantizer.quantizer.codebook_size") == ["64", "32"]
+    text = compare(capsys, "first", "workspace")
+    assert row(text, "stage1_vqvae.quantizer.shared_by_levels") == ["-", "true"]
+    assert row(text, "stage1_vqvae.quantizer.quantizer.name") == ["-", "simvq"]
 
 
 def test_an_edit_of_an_option_that_is_not_chosen_is_no_difference(project, capsys):
@@ -169,7 +190,7 @@ def test_csv_has_the_rows_with_exact_values(three_priors, capsys):
         "name": "stage2_prior.kernel_size",
         "better": "",
         "transformer": "",
-        "pixelcnn": "3",
+        "pixelcnn": "5",
         "counts": "",
     }
 
