@@ -507,7 +507,7 @@ def test_an_experiment_swaps_the_prior_and_leaves_the_rest(stubbed):
     assert sorted((stubbed / ".git" / "ran").read_text(encoding="utf-8").split()) == sorted(FOLLOWING["train_prior"])
     shown = json.loads(dvc(stubbed, "exp", "show", "--json"))
     assert "counts" in json.dumps(shown)
-    assert list(json.loads(dvc(stubbed, "metrics", "diff", "--json"))["diff"]) == ["results/evaluate/headlines.json"]
+    assert list(json.loads(dvc(stubbed, "metrics", "diff", "--json"))) == ["results/evaluate/headlines.json"]
     assert json.loads(dvc(stubbed, "params", "diff", "--json"))["params.yaml"] == {
         "stage2_prior.name": {"old": "transformer", "new": "counts"}
     }
