@@ -60,7 +60,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     metrics = train("train_classifier", task, training, params.runtime, accelerator, whole, parents)
     if accelerator.is_main_process:
         config = {"available": True, "classifier": config}
-        steps = section.training.after(metrics["steps"])
+        steps = training.after(metrics["steps"])
         save_model(paths.CLASSIFIER, "classifier", config, task.model.state_dict(), parents, steps)
         print(f"{paths.CLASSIFIER}: validation {line(metrics)}")
     accelerator.wait_for_everyone()
