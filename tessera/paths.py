@@ -11,5 +11,6 @@ PRIOR = MODELS / "prior"
 CLASSIFIER = MODELS / "classifier"
 RESULTS = Path("results")
 FINGERPRINTS = RESULTS / "fingerprint"
+STATE = Path(".state")
 SAMPLES = RESULTS / "sample"
 SPLITS = ("train", "validation", "test")
