@@ -76,8 +76,9 @@ class DataParams(Preparation):
                     "revision",
                 )
             return
+        place = place.resolve()
         for folder in WRITTEN:
-            written = Path(os.path.abspath(folder))
+            written = folder.resolve()
             if place == written or written in place.parents or place in written.parents:
                 raise Misfit(
                     f"{self.source!r} holds {folder}, or lies in it, which the pipeline itself writes; move the images "

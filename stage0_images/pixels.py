@@ -91,6 +91,16 @@ def read_image(content: bytes | Path | np.ndarray | None, params: Preparation) -
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def largest_grey(content: bytes | Path | np.ndarray | None) -> int | None:
+    """The largest value of a grey image of more than 8 bits, else None. Call it within `decoding()`."""
+    try:
+        with Image.open(content if isinstance(content, Path) else io.BytesIO(content), formats=_formats()) as image:
+            deep = image.mode == "I" or image.mode.startswith("I;16")
+            return int(np.asarray(image).max()) if deep else None
+    except Exception:  # Pillow raises many kinds of errors; `read_image` tells why an image cannot be used
+        return None
+
+
 def _bytes(content: bytes | Path | None) -> bytes:
     """The bytes of an encoded image. Raises BadImage if there are none."""
     if isinstance(content, Path):

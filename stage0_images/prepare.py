@@ -44,7 +44,9 @@ TASK_IMAGES = 32
 TASK_BYTES = 2**22
 
 REFUSED = paths.PREPARED.with_name("quarantine.jsonl")  # the list of refused images where there are too many
-DARK = 128  # a warning is given if training pixels span fewer of the 256 values
+# A warning is given if training pixels span fewer of the 256 values than DARK and the first images are grey with more
+# than 8 bits, or fewer than BLANK.
+DARK, BLANK, LOOKED_AT = 128, 16, 16
 NAMED = 5  # classes that a line names
 
 
@@ -182,7 +184,8 @@ def write_all(source: Source, staging: Path, params: Params) -> list[str]:
         )
     (staging / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
     quarantine.write(staging / "quarantine.jsonl")
-    return [summary(stats, quarantine, source), *source.notes, *warnings(stats, histograms["train"])]
+    said = [*source.notes, *_about_range(histograms["train"], parts["train"], params.data), *_about_classes(stats)]
+    return [summary(stats, quarantine, source), *said]
 
 
 def summary(stats: Stats, quarantine: Quarantine, source: Source) -> str:
@@ -194,29 +197,40 @@ def summary(stats: Stats, quarantine: Quarantine, source: Source) -> str:
     return f"{each} images of {'x'.join(map(str, stats.image_shape))}, {classes}, {refused}{unused}"
 
 
-def warnings(stats: Stats, histogram: np.ndarray) -> list[str]:
-    """What the user should look at before training.
+def _about_range(histogram: np.ndarray, train: Part, params: DataParams) -> list[str]:
+    """A warning if the training pixels span a small part of the range.
 
     Args:
         histogram: how often each value occurs among training pixels, int64 (256,).
     """
-    found = []
+    from stage0_images.pixels import decoding, largest_grey
+
     values = histogram.nonzero()[0]
-    if values[-1] - values[0] < DARK:
-        found.append(
-            f"warning: the training pixels lie between {values[0]} and {values[-1]} of 0 to 255; if the files are grey "
-            "with more than 8 bits, data.grey_range says which of their values are black and white"
-        )
+    span = f"the training pixels lie between {values[0]} and {values[-1]} of 0 to 255"
+    if values[-1] - values[0] >= DARK:
+        return []
+    if params.grey_range is None:
+        with decoding():
+            found = [largest_grey(image.content) for image in train.split.fetch(train.rows[:LOOKED_AT])]
+        if largest := max((value for value in found if value is not None), default=None):
+            bits = max(8, largest.bit_length())
+            return [
+                f"warning: {span}, because the grey values of the first images reach {largest} of 65535; "
+                f"data.grey_range: [0, {2**bits - 1}] would make {2**bits - 1} white"
+            ]
+    return [f"warning: {span}; are these the right images?"] if values[-1] - values[0] < BLANK else []
+
+
+def _about_classes(stats: Stats) -> list[str]:
+    """A warning if classes have no training image."""
     absent = []
     if stats.classes:
         absent = [n for n, count in zip(stats.classes, stats.class_counts["train"], strict=True) if not count]
-    if absent:
-        names = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
-        found.append(
-            f"warning: {len(absent)} of {stats.num_classes} classes have no training image, so they are never sampled: "
-            f"{names}"
-        )
-    return found
+    if not absent:
+        return []
+    names = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
+    missing = f"{len(absent)} of {stats.num_classes} classes have no training image"
+    return [f"warning: {missing}, so they are never sampled: {names}"]
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ class Parameters(PriorParams):
             try:
                 link.chosen.check_codebooks(sizes[: index + 1])  # a link is also given the coarser levels
             except Misfit as error:
-                raise Misfit(error.reason, "links", str(index), *error.path) from None
+                raise Misfit(error.reason, "chain", "links", str(index), *error.path) from None
 
 
 class Chain(Prior):

@@ -12,7 +12,8 @@ import difflib
 import io
 import re
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
@@ -106,7 +107,9 @@ def _kinds(path: str) -> tuple[Any, ...]:
         if model is None:
             return ()
     info = model.model_fields.get(keys[-1])
-    return (info.annotation, *get_args(info.annotation)) if info else ()
+    if info is None:
+        return ()
+    return get_args(info.annotation) if get_origin(info.annotation) in (Union, UnionType) else (info.annotation,)
 
 
 def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:

@@ -235,16 +235,39 @@ def test_a_file_name_that_is_not_utf8_is_read_or_listed_by_escapes(prepare):
     assert [row["file"] for row in rows] == ["\\xff.png"]
 
 
-@pytest.mark.parametrize(("largest", "said"), [(16, "between 0 and 16"), (150, None)])
-def test_pixels_of_a_small_part_of_the_range_are_a_warning(prepare, capsys, largest, said):
-    Path("greys").mkdir()
+def write_greys(folder: str, largest: int, kind: type, ending: str) -> None:
+    Path(folder).mkdir()
+    ramp = np.linspace(0, largest, 64).reshape(8, 8)
     for i in range(20):
-        Image.fromarray(np.full((8, 8), i * largest // 19, np.uint8)).save(f"greys/{i:02}.png")
-    Path("greys/00.png").rename("greys/aa.png")
-    assert prepare(source="greys", validation_fraction=0.01, test_fraction=0.01, split_seed=1) == 0
-    output = capsys.readouterr().out
-    assert ("warning: the training pixels lie " + said if said else "0 refused\n") in output
-    assert ("data.grey_range" in output) == (said is not None)
+        Image.fromarray(np.roll(ramp, i).round().astype(kind)).save(f"{folder}/{i:02}.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind", "ending", "said"),
+    [
+        (255, np.int32, "tif", "reach 255 of 65535; data.grey_range: [0, 255]"),
+        (255, np.uint16, "tif", "reach 255 of 65535; data.grey_range: [0, 255]"),
+        (4080, np.uint16, "png", "reach 4080 of 65535; data.grey_range: [0, 4095]"),
+        (65535, np.uint16, "png", None),
+        (255, np.uint8, "png", None),
+        (60, np.uint8, "png", None),
+        (1, np.uint8, "png", "lie between 0 and 1 of 0 to 255; are these the right images?"),
+    ],
+)
+def test_pixels_of_a_small_part_of_the_range_are_a_warning(prepare, capsys, largest, kind, ending, said):
+    write_greys("greys", largest, kind, ending)
+    assert prepare(source="greys") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (1 if said is None else 2)
+    assert said is None or ("warning: the training pixels lie between" in lines[1] and said in lines[1])
+
+
+def test_grey_range_uses_the_whole_range(prepare, capsys):
+    write_greys("greys", 4080, np.uint16, "png")
+    assert prepare(source="greys", grey_range=[0, 4080]) == 0
+    assert np.asarray(open_prepared(PREPARED)["train"].images).max() == 255
+    assert "warning" not in capsys.readouterr().out
+    assert open_prepared(PREPARED).stats.preparation["grey_range"] == [0, 4080]
 
 
 @pytest.mark.parametrize("source", ["gone", "empty", "texts", "owner/name", "broken"])
