@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -38,6 +39,15 @@ class Preparation(Section):
     background: tuple[Byte, Byte, Byte]
     grey_range: Annotated[tuple[float, float], AfterValidator(_rising)] | None
     max_pixels: Positive
+
+    @classmethod
+    def of_model(cls, values: dict[str, Any]) -> Preparation:
+        """The values that a published VQ-VAE keeps. One from before `grey_range` existed has no such value.
+
+        Raises:
+            ValueError: they are not as `DataParams.preparation` gives them.
+        """
+        return cls.model_validate_json(json.dumps({"grey_range": None} | values))
 
 
 class DataParams(Preparation):
