@@ -15,7 +15,6 @@ from tessera.parameters.sections import Count, Fraction, Misfit, Positive, Secti
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-WRITTEN = (paths.PREPARED, paths.CODES, paths.MODELS, paths.RESULTS, paths.STATE)  # folders that stages write
 
 
 def _rising(values: tuple[float, float]) -> tuple[float, float]:
@@ -87,7 +86,7 @@ class DataParams(Preparation):
                 )
             return
         place = place.resolve()
-        for folder in WRITTEN:
+        for folder in paths.WRITTEN:
             written = folder.resolve()
             if place == written or written in place.parents or place in written.parents:
                 raise Misfit(
