@@ -41,8 +41,8 @@ def divide(source: Source, params: DataParams) -> dict[str, Part]:
     if train.count < 1 + len(cut):
         needed = ("one image is needed", "two images are needed", "three images are needed")[len(cut)]
         raise UserError(
-            f"data.source: {params.source!r}: {needed}, one for each of {', '.join(['train', *cut])}; there are "
-            f"{train.count} training images: add some"
+            f"data.source: {params.source!r}: {needed}, one for each of {', '.join(['train', *cut])}; it has "
+            f"{train.count} to divide, so add images"
         )
     if sum(sizes.values()) >= train.count:
         raise UserError(

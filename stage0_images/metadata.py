@@ -61,7 +61,7 @@ def read(folder: Path, files: list[str], params: DataParams) -> Metadata:
     for file in files_of(files):
         try:
             tables[file] = _usable(_rows(folder, file), params)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             notes.append(f"{shown(file)}: not used, since {' '.join(str(error).split())}")
     if tables and notes:
         raise UserError(f"data.source: {params.source!r}: {notes[0]}; correct it as {next(iter(tables))}, or remove it")
@@ -79,16 +79,19 @@ def read(folder: Path, files: list[str], params: DataParams) -> Metadata:
 
 
 def _rows(folder: Path, file: str) -> pa.Table:
-    """The rows of a metadata file, with paths relative to the folder. Raises OSError or ValueError with the reason."""
+    """The rows of a metadata file, with paths relative to the folder. Raises ValueError with the reason."""
     import pyarrow as pa
     from pyarrow import csv, json
 
-    if file.endswith(".csv"):
-        # An empty field is no label, but any text is one, "NA" too.
-        values = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-        table = csv.read_csv(folder / file, None, csv.ParseOptions(newlines_in_values=True), values)
-    else:
-        table = json.read_json(folder / file)
+    try:
+        if file.endswith(".csv"):
+            # An empty field is no label, but any text is one, "NA" too.
+            values = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+            table = csv.read_csv(folder / file, None, csv.ParseOptions(newlines_in_values=True), values)
+        else:
+            table = json.read_json(folder / file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"it cannot be read ({error})") from error
     columns = ", ".join(table.column_names)
     if FILE not in table.column_names:
         raise ValueError(f"it has no column {FILE}, which would name the images (its columns: {columns})")

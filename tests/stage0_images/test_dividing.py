@@ -47,7 +47,7 @@ def test_no_split_is_ever_empty(data):
 @pytest.mark.parametrize(
     ("splits", "line"),
     [
-        ({"train": 1}, "three images are needed, one for each of train, test, validation; there are 1 training"),
+        ({"train": 1}, "three images are needed, one for each of train, test, validation; it has 1 to divide"),
         ({"train": 2}, "three images are needed"),
         ({"train": 1, "test": 5}, "two images are needed, one for each of train, validation"),
     ],
