@@ -175,7 +175,7 @@ def test_the_range_of_grey_is_told_by_a_tiff_files_tags(read):
     assert np.array_equal(pixels({281: 4095}), expected), "MaxSampleValue ends 12 bits"
     whole = np.rint(values / 65535 * 255)
     assert np.array_equal(pixels({}), whole)
-    assert np.array_equal(pixels({281: 3000}), whole), "the brightest pixel of one image is no scale"
+    assert np.array_equal(pixels({281: 5000}), whole), "the brightest pixel of one image is no scale"
     assert np.array_equal(pixels({281: 1023}), whole), "nor is what a pixel exceeds"
 
 
