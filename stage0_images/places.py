@@ -8,6 +8,8 @@ from pathlib import Path
 from stage0_images.parameters import HUB_ID, DataParams
 from tessera.errors import UserError
 
+STAND_IN = Path("data/embedded.txt")  # what DVC watches where the source is no local folder; it never changes
+
 
 def local_folder(source: str) -> Path | None:
     """The absolute path of the folder that a source names, or None for digits or a Hub id.
@@ -44,9 +46,11 @@ def check_places(params: DataParams) -> Path | None:
     folder = local_folder(params.source)
     if folder is None:
         if not Path(params.watch).is_file():
+            here = Path(params.watch) == STAND_IN
+            remedy = f"restore it: `git restore {STAND_IN}`" if here else f"set it to {STAND_IN}"
             raise UserError(
-                f"data.watch: {params.watch!r} is not a file; with data.source {params.source!r}, which is no local "
-                "folder, set it to data/embedded.txt"
+                f"data.watch: {params.watch!r} is not a file, and data.source {params.source!r} is no local folder that "
+                f"DVC could watch; {remedy}"
             )
     elif os.path.abspath(params.watch) != str(folder):
         wanted = str(folder) if params.source.startswith("~") else params.source

@@ -65,6 +65,11 @@ def test_a_source_that_is_not_there_or_in_the_way_is_refused(check, changes, wor
     assert said.startswith("error: ") and all(word in said for word in words), said
 
 
+def test_a_stand_in_that_is_gone_is_to_be_restored(check):
+    Path("data/embedded.txt").unlink()
+    assert "'data/embedded.txt' is not a file" in (said := check({})) and "git restore data/embedded.txt" in said
+
+
 def test_a_folder_beside_what_the_pipeline_writes_is_fine(check):
     Path("data/photographs").mkdir()
     assert "valid" in check({"data.source": "data/photographs", "data.watch": "data/photographs"})
