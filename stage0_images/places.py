@@ -49,8 +49,8 @@ def check_places(params: DataParams) -> Path | None:
             here = Path(params.watch) == STAND_IN
             remedy = f"restore it: `git restore {STAND_IN}`" if here else f"set it to {STAND_IN}"
             raise UserError(
-                f"data.watch: {params.watch!r} is not a file, and data.source {params.source!r} is no local folder that "
-                f"DVC could watch; {remedy}"
+                f"data.watch: {params.watch!r} is not a file, and data.source {params.source!r} is no folder that DVC "
+                f"could watch; {remedy}"
             )
     elif os.path.abspath(params.watch) != str(folder):
         wanted = str(folder) if params.source.startswith("~") else params.source

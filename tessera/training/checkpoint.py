@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tessera import paths
 from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import clear_unfinished, publishing

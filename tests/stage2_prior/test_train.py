@@ -39,12 +39,9 @@ def on_the_cpu(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def write_codes(in_tmp: Path) -> Callable[..., None]:
-    """`write_codes(classes=3)`: data/codes of two levels with three passes, and a stand-in for its VQ-VAE.
+    """`write_codes(classes=3)`: data/codes of two levels with three passes, and a stand-in for its VQ-VAE."""
 
-    `shown`: only so many of the classes have images.
-    """
-
-    def write(classes: int = 3, seed: int = 0, shown: int | None = None) -> None:
+    def write(classes: int = 3, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
         with publishing(paths.VQVAE, "vqvae", {}) as folder:
             (folder / "config.json").write_text(f"{seed}", encoding="utf-8")
@@ -53,7 +50,7 @@ def write_codes(in_tmp: Path) -> Callable[..., None]:
         with publishing(paths.CODES, "codes", parents) as folder:
             writer = CodesWriter(folder, LAYOUT, tuple(f"class {i}" for i in range(classes)) or None)
             for name, (passes, count) in splits.items():
-                labels = np.arange(count) % (shown or max(1, classes))
+                labels = np.arange(count) % max(1, classes)
                 for number in range(passes):
                     noise = random.integers(0, 2, (count, LAYOUT.num_tokens))
                     with writer.begin_pass(name, count) as file:
@@ -299,19 +296,6 @@ def test_extra_passes_may_be_never_or_always(
     task = make_task(3, extra_pass_fraction=fraction)
     plain = task.codes["train"].rows(task.order.batch(2))
     assert (task.batch(2, slice(0, 8))["tokens"] == plain).all(1).unique().tolist() == expected
-
-
-def test_classes_without_training_images_are_told_to_whoever_samples(write_params: Write, write_codes: Write) -> None:
-    write_codes(3)
-    write_params(choose("counts"))
-    assert train.main([]) == 0
-    assert load_prior(paths.PRIOR)[0].absent_classes == ()
-    assert "absent_classes" not in json.loads((paths.PRIOR / "config.json").read_text())
-    write_codes(5, shown=3)
-    write_params(choose("counts"))
-    assert train.main([]) == 0
-    prior = load_prior(paths.PRIOR)[0]
-    assert prior.absent_classes == (3, 4) and prior.num_classes == 5
 
 
 def test_without_classes_every_label_is_the_null_label(write_params: Write, write_codes: Write) -> None:
