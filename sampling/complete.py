@@ -13,7 +13,6 @@ depends on the given codes before it only.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +49,8 @@ def read_given(image: Path, mask: Path, preparation: dict[str, Any]) -> tuple[to
 
     if not preparation:
         raise UserError("models/vqvae does not say how its images were prepared; make it anew with `dvc repro`")
-    as_image = Preparation.model_validate_json(json.dumps(preparation))
-    as_mask = as_image.model_copy(update={"channels": 1, "background": (0, 0, 0)})
+    as_image = Preparation.of_model(preparation)
+    as_mask = as_image.model_copy(update={"channels": 1, "background": (0, 0, 0), "grey_range": None})
     found, sizes = [], []
     for path, wanted in ((image, as_image), (mask, as_mask)):
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stage0_images.labels import label_column, read_labels, without_label
 from stage0_images.parameters import DataParams
+from stage0_images.splits import choose_splits
 from tessera.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
 
-# The names that a source may use for each split, in upper or lower case. If several are there, the first one is taken.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
+
+def shown(name: str) -> str:
+    """A file name as text that every encoding holds: its bytes that are not UTF-8 are written as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,21 @@ class SourceSplit:
 
 
 @dataclass(frozen=True)
+class Aside:
+    """A file or folder of the source that is not read.
+
+    Attributes:
+        file: its name relative to the source.
+        kind: what it is counted as, such as ".heic".
+        reason: why it is not read.
+    """
+
+    file: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Source:
     """An opened source of images.
 
@@ -62,11 +78,15 @@ class Source:
         splits: the splits by their standard names: train, validation and test.
         classes: the names of the classes in the order of their labels, or None without labels.
         unused: names of the source's splits that are not used.
+        aside: files that are not read.
+        notes: lines that tell the user how the source was understood.
     """
 
     splits: dict[str, SourceSplit]
     classes: tuple[str, ...] | None
-    unused: tuple[str, ...]
+    unused: tuple[str, ...] = ()
+    aside: tuple[Aside, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder: Path | None) -> Source:
@@ -83,46 +103,23 @@ def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder:
     """
     chosen = choose_splits(tables, params.source)
     used = {split: tables[name] for split, name in chosen.items()}
-    image = _image_column(used, params)
-    label = _label_column(used, params) if params.use_labels else None
+    image, notes = _image_column(used, params)
+    label = None
+    if params.use_labels:
+        label, more = label_column(used, params)
+        notes += more
     unused = sorted(tables.keys() - chosen.values())
-    if label is not None and "test" in used and _unlabelled(used["test"], label):
-        # The publisher keeps the labels of this test split secret. Where labels are wanted, it is of no use.
-        del used["test"]
-        unused.append(f"{chosen['test']} (no labels)")
-    classes, labels = (None, dict.fromkeys(used)) if label is None else _labels(used, chosen, label)
+    for split in ("validation", "test"):
+        if label is not None and split in used and without_label(used[split], label) == len(used[split]) > 0:
+            # The publisher keeps the labels of this split secret. Where labels are wanted, it is of no use.
+            del used[split]
+            unused.append(f"{chosen[split]} (no labels)")
+    classes, labels = (None, dict.fromkeys(used)) if label is None else read_labels(used, chosen, label)
     splits = {
         split: SourceSplit(chosen[split], len(table), labels[split], _fetcher(table, image, folder))
         for split, table in used.items()
     }
-    return Source(splits, classes, tuple(unused))
-
-
-def choose_splits(names: Iterable[str], source: str) -> dict[str, str]:
-    """Finds the standard splits among the splits of a source.
-
-    Args:
-        names: the source's own names of its splits.
-        source: the value of data.source, for the message.
-
-    Returns:
-        the source's own names, by the standard names train, validation and test. Splits that it lacks are left out.
-
-    Raises:
-        UserError: there is no training split.
-    """
-    own = {name.lower(): name for name in names}
-    chosen = {
-        split: next(own[alias] for alias in aliases if alias in own)
-        for split, aliases in SPLIT_NAMES.items()
-        if any(alias in own for alias in aliases)
-    }
-    if "train" not in chosen:
-        raise UserError(
-            f"data.source: {source!r} has no training split, only {', '.join(sorted(own.values())) or 'none'}; "
-            "expected one called train"
-        )
-    return chosen
+    return Source(splits, classes, tuple(unused), notes=tuple(notes))
 
 
 def _common_features(tables: dict[str, datasets.Dataset]) -> dict[str, Any]:
@@ -134,22 +131,6 @@ def _common_features(tables: dict[str, datasets.Dataset]) -> dict[str, Any]:
     }
 
 
-def _named(features: dict[str, Any], name: str, parameter: str) -> str:
-    """Returns a column's name that `data.parameter` gives, or raises UserError if there is no such column."""
-    if name not in features:
-        raise UserError(f"data.{parameter}: no column {name!r} in every split; the columns are {', '.join(features)}")
-    return name
-
-
-def _only(candidates: list[str], parameter: str, kind: str) -> str:
-    """Returns the only candidate, or raises UserError if `data.parameter` must choose among several."""
-    if len(candidates) > 1:
-        raise UserError(
-            f"data.{parameter}: several columns of {kind} type ({', '.join(candidates)}); name the one to use"
-        )
-    return candidates[0]
-
-
 def _is_image(feature: Any) -> bool:
     """Whether a column may hold images: it has image type, or it holds bytes, or structs with a field `bytes`."""
     import datasets
@@ -159,106 +140,34 @@ def _is_image(feature: Any) -> bool:
     return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
-def _image_column(tables: dict[str, datasets.Dataset], params: DataParams) -> str:
-    """The name of the image column: the one that the parameters name, or else the only one of image type."""
-    import datasets
+def _image_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tuple[str, list[str]]:
+    """The name of the image column, and what the user should be told about the choice.
 
-    features = _common_features(tables)
-    if params.image_column is not None:
-        name = _named(features, params.image_column, "image_column")
-        if not _is_image(features[name]):
-            raise UserError(f"data.image_column: column {name!r} holds no images, its type is {features[name]}")
-        return name
-    found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    if not found:
-        raise UserError(
-            f"data.image_column: no column of image type in every split of {params.source!r}; "
-            f"name one of its columns: {', '.join(features)}"
-        )
-    return _only(found, "image_column", "image")
-
-
-def _label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> str | None:
-    """The name of the label column: the one that the parameters name, or else the only one of class-label type.
-
-    Returns:
-        None if the parameters name no column and none has class-label type.
-    """
-    import datasets
-
-    if params.label_column is not None:
-        return _named(_common_features(tables), params.label_column, "label_column")
-    found = [name for name, feature in tables["train"].features.items() if isinstance(feature, datasets.ClassLabel)]
-    if not found:
-        return None
-    name = _only(found, "label_column", "class-label")
-    lacking = [split for split, table in tables.items() if name not in table.features]
-    if lacking:
-        raise UserError(
-            f"data.label_column: {name!r} is missing in the split {lacking[0]}; add it, or set data.use_labels: false"
-        )
-    return name
-
-
-def _without_label(table: datasets.Dataset, column: str) -> int:
-    """The number of rows without a label, which is null, or -1 in a column of class-label type."""
-    import datasets
-    import pyarrow.compute as pc
-
-    values = table.select_columns([column]).with_format("arrow")[:][column]
-    declared = isinstance(table.features[column], datasets.ClassLabel)
-    return values.null_count + (pc.sum(pc.less(values, 0)).as_py() or 0 if declared else 0)
-
-
-def _unlabelled(table: datasets.Dataset, column: str) -> bool:
-    """Whether a table has rows, and none of them has a label."""
-    return len(table) > 0 and _without_label(table, column) == len(table)
-
-
-def _labels(
-    tables: dict[str, datasets.Dataset], names: dict[str, str], column: str
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Reads the labels.
-
-    A column of class-label type has named classes. In a column of integers or strings, each value is a class, and the
-    classes are sorted.
-
-    Args:
-        tables: the table of each split, by the standard names.
-        names: the source's own names of the splits, by the standard names.
-        column: the label column.
-
-    Returns:
-        the names of the classes, and the labels of each split, int64 (count,).
+    It is the one that the parameters name, or the only one of image type. That one also takes the place of a named
+    column that is not there: a preset names the column of its own dataset.
 
     Raises:
-        UserError: splits have different types or classes, the type is of no use, or images have no label.
+        UserError: there is no such column, or more than one.
     """
     import datasets
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
-    features = {split: table.features[column] for split, table in tables.items()}
-    values = {s: t.select_columns([column]).with_format("arrow")[:][column] for s, t in tables.items()}
-    feature = features["train"]
-    if any(other != feature for other in features.values()):
-        raise UserError(f"data.label_column: {column!r} has other classes or another type in some splits than in train")
-    declared = isinstance(feature, datasets.ClassLabel)
-    kind = values["train"].type
-    if not declared and not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(f"data.label_column: {column!r} is of type {kind}; expected class labels, integers or strings")
-    for split, table in tables.items():
-        if missing := _without_label(table, column):
-            raise UserError(
-                f"data.label_column: {missing} of {len(table)} images of the split {names[split]} have no label "
-                f"(-1 or null in {column!r}); set data.use_labels: false to use the images without labels"
-            )
-    if declared:
-        return tuple(feature.names), {s: v.to_numpy().astype(np.int64) for s, v in values.items()}
-    classes = sorted(set().union(*(pc.unique(v).to_pylist() for v in values.values())))
-    known = pa.array(classes, kind)
-    numbered = {s: pc.index_in(v, value_set=known).to_numpy().astype(np.int64) for s, v in values.items()}
-    return tuple(str(name) for name in classes), numbered
+    features, wanted = _common_features(tables), params.image_column
+    if wanted in features:
+        if not _is_image(features[wanted]):
+            raise UserError(f"data.image_column: column {wanted!r} holds no images, its type is {features[wanted]}")
+        return wanted, []
+    found = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if not found:
+        missing = "" if wanted is None else f"no column {wanted!r}, and "
+        raise UserError(
+            f"data.image_column: {missing}no column of image type in every split of {params.source!r}; "
+            f"name one of its columns: {', '.join(features)}"
+        )
+    if len(found) > 1:
+        raise UserError(f"data.image_column: several columns of image type ({', '.join(found)}); name the one to use")
+    return found[0], [] if wanted is None else [
+        f"data.image_column: no column {wanted!r}; {found[0]!r}, the only one of image type, is used"
+    ]
 
 
 def _fetcher(table: datasets.Dataset, column: str, folder: Path | None) -> Callable[[np.ndarray], list[SourceImage]]:
@@ -281,5 +190,5 @@ def _fetch(table: datasets.Dataset, column: str, folder: Path | None, rows: np.n
         name = None if file is None else file.name
         if folder is not None and file is not None and file.is_relative_to(folder):
             name = file.relative_to(folder).as_posix()
-        images.append(SourceImage(file if data is None else data, name))
+        images.append(SourceImage(file if data is None else data, None if name is None else shown(name)))
     return images

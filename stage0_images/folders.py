@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stage0_images.columns import SPLIT_NAMES
+import numpy as np
+
+from stage0_images.columns import Aside, Source, SourceImage, SourceSplit, shown
 from stage0_images.parameters import DataParams
+from stage0_images.splits import choose_splits, is_split, split_of
 from tessera.errors import UserError
 
-if TYPE_CHECKING:
-    import datasets
+# Folders that operating systems and network drives make beside a user's own, in lower case.
+SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found")
+
+Folders = dict[str, tuple[str, ...]]  # the folders around each file, outermost first, by the file's name
 
 
-def list_files(folder: Path) -> list[str]:
-    """Lists all files below a folder, except hidden ones.
+def list_files(folder: Path) -> tuple[list[str], list[Aside]]:
+    """Lists all files below a folder, except hidden ones and those in hidden folders and folders of the system.
 
     Links to folders are followed. A folder that several links lead to is listed once.
 
     Returns:
-        paths relative to the folder, with forward slashes, sorted.
+        paths relative to the folder, with forward slashes, sorted; and the folders of the system.
 
     Raises:
         UserError: a folder cannot be listed.
@@ -30,6 +36,7 @@ def list_files(folder: Path) -> list[str]:
         raise UserError(f"data.source: {error.filename}: cannot be listed ({error.strerror})") from error
 
     found: list[str] = []
+    aside: list[Aside] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(place)
@@ -37,80 +44,168 @@ def list_files(folder: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(name for name in folders if name.lower() in SYSTEM):
+            file = shown(Path(place, name).relative_to(folder).as_posix())
+            aside.append(Aside(file, f"system folders named {name}", "a folder of the operating system"))
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n.lower() not in SYSTEM)
         found += [Path(place, name).relative_to(folder).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found)
+    return sorted(found), aside
 
 
-def plain_tables(folder: Path, files: list[str], params: DataParams) -> dict[str, datasets.Dataset]:
-    """Makes tables of image files, one for each split.
+def plain_source(folder: Path, files: list[str], params: DataParams) -> Source:
+    """Finds splits and classes by the folders around image files.
 
-    If a folder at the top has the name of a split, all folders at the top must be splits. Otherwise all images belong
-    to the training split. The folders on the next level are the classes, sorted by name, if there are at least two.
-    The builder `imagefolder` of `datasets` has the same rules.
+    A single folder around everything is skipped. If the folders then found at the top are splits by their names
+    (`stage0_images.splits`), these are the splits. Otherwise all images belong to the training split. The folders on
+    the next level are the classes, sorted by name, if there are at least two; again a single folder is skipped.
+    A validation or test split without class folders is left aside if there are classes.
 
     Args:
         folder: the folder.
-        files: image files relative to the folder, with forward slashes.
-        params: the parameters, of which `use_labels` and, for messages, `source` are used.
-
-    Returns:
-        the tables by the names of the split folders, or {"train": ...}. The column `image` holds paths, and the column
-        `label` holds class labels, if there are classes.
+        files: image files relative to the folder, with forward slashes, sorted.
+        params: the parameters, of which those about columns and labels and, for messages, `source` are used.
 
     Raises:
-        UserError: split folders lie beside other folders or images, or only some images lie in class folders.
+        UserError: split folders lie beside other folders or images, or inside them; there is no training split; or only
+            some images of a split lie in class folders.
     """
-    import datasets
+    groups, chosen, unused = _split(files, params)
+    groups = _without_wrappers(groups)
+    classes = _classes(groups) if params.use_labels else None
+    if classes:
+        for split in ("validation", "test"):
+            if split in groups and not any(groups[split].values()):
+                del groups[split]
+                unused.append(f"{chosen[split]} (no labels)")
+        _refuse_strays(groups, classes, params)
+    splits = {}
+    for split, group in groups.items():
+        own = sorted(group)
+        labels = np.array([classes.index(group[file][0]) for file in own], np.int64) if classes else None
+        splits[split] = SourceSplit(chosen[split], len(own), labels, partial(_fetch, folder, own))
+    named = [(name, getattr(params, name)) for name in ("image_column", "label_column")]
+    notes = [f"data.{name}: {value!r} is not used: a folder of images has no columns" for name, value in named if value]
+    return Source(splits, classes and tuple(map(shown, classes)), tuple(unused), notes=tuple(notes))
 
-    split_names = _split_folders(files, params)
-    class_of = _class_folders(files, 1 if split_names else 0, params)
-    features = datasets.Features({"image": datasets.Image(decode=False)})
-    number: dict[str, int] = {}
-    if class_of is not None:
-        classes = sorted(set(class_of.values()))
-        number = {name: index for index, name in enumerate(classes)}
-        features["label"] = datasets.ClassLabel(names=classes)
-    tables = {}
-    for split in split_names or ["train"]:
-        own = [file for file in files if not split_names or file.startswith(f"{split}/")]
-        columns: dict[str, list] = {"image": [{"bytes": None, "path": str(folder / file)} for file in own]}
-        if class_of is not None:
-            columns["label"] = [number[class_of[file]] for file in own]
-        tables[split] = datasets.Dataset.from_dict(columns, features=features)
-    return tables
+
+def split_files(files: list[str], params: DataParams) -> dict[str, list[str]]:
+    """The image files of each split by the standard names, sorted; see `plain_source`. Raises UserError."""
+    return {split: sorted(group) for split, group in _split(files, params)[0].items()}
 
 
-def _split_folders(files: list[str], params: DataParams) -> list[str]:
-    """The folders at the top if they are splits, or an empty list. Raises UserError if only some are."""
-    known = {name for names in SPLIT_NAMES.values() for name in names}
-    tops = {file.partition("/")[0] if "/" in file else "" for file in files}
-    splits = sorted(top for top in tops if top.lower() in known)
-    if splits and len(splits) < len(tops):
-        others = sorted(top or "images beside them" for top in tops.difference(splits))[:3]
+def _split(files: list[str], params: DataParams) -> tuple[dict[str, Folders], dict[str, str], list[str]]:
+    """Divides files into splits by the folders at the top.
+
+    Returns:
+        by the standard name of each split its files, with the folders inside the split, and the name of its folder;
+        and the names of folders of splits that are not used.
+
+    Raises:
+        UserError: see `plain_source`.
+    """
+    parts = _unwrapped({file: tuple(file.split("/")[:-1]) for file in files}, is_split)
+    tops = {rest[0] if rest else "" for rest in parts.values()}
+    if not _are_splits(tops, params):
+        _refuse_splits_inside(set(parts.values()), params)
+        return {"train": parts}, {"train": "train"}, []
+    chosen = choose_splits(tops, params.source)
+    groups = {
+        split: {file: rest[1:] for file, rest in parts.items() if rest[0] == name} for split, name in chosen.items()
+    }
+    return groups, chosen, sorted(tops.difference(chosen.values()))
+
+
+def _fetch(folder: Path, files: list[str], rows: np.ndarray) -> list[SourceImage]:
+    """Names the files of rows; they are read when they are decoded."""
+    return [SourceImage(folder / files[row], shown(files[row])) for row in rows]
+
+
+def _unwrapped(parts: Folders, keep: Callable[[str], bool] = lambda name: False) -> Folders:
+    """The folders without those that stand alone around all files; from a name that `keep` holds for on, all stay."""
+    while True:
+        tops = {rest[0] if rest else None for rest in parts.values()}
+        if len(tops) != 1 or None in tops or keep(next(iter(tops))):
+            return parts
+        parts = {file: rest[1:] for file, rest in parts.items()}
+
+
+def _without_wrappers(groups: dict[str, Folders]) -> dict[str, Folders]:
+    """The folders of each split without single ones around the classes, such as train/images/ and test/images/.
+
+    A split's only folder stays if it may be a class: if other splits have it too beside others, or if it holds the
+    images themselves and is not called like a split.
+    """
+    together = _unwrapped({file: rest for group in groups.values() for file, rest in group.items()})
+    groups = {split: {file: together[file] for file in group} for split, group in groups.items()}
+    for split, group in groups.items():
+        others = {rest[0] for name, other in groups.items() if name != split for rest in other.values() if rest}
+        while len(groups) > 1 and _wraps(group, others):
+            group = groups[split] = {file: rest[1:] for file, rest in group.items()}
+    return groups
+
+
+def _wraps(group: Folders, others: set[str]) -> bool:
+    """Whether all files of a split lie in one folder that is no class; `others`: the folders in other splits."""
+    tops = {rest[0] if rest else None for rest in group.values()}
+    only = next(iter(tops))
+    if len(tops) > 1 or only is None or only in others:
+        return False
+    return split_of(only) is not None or min(map(len, group.values())) > 1
+
+
+def _are_splits(tops: set[str], params: DataParams) -> bool:
+    """Whether the folders at the top are splits.
+
+    One that is called just "train" or "test" decides it. Words around these names may also be those of a class ("toy
+    train"), so such folders are splits only if there are two kinds of them.
+
+    Raises:
+        UserError: they are splits, but others, or images, lie beside them; or it cannot be told.
+    """
+    kinds = {top: split_of(top) for top in tops if split_of(top) is not None}
+    certain = any(is_split(top) for top in tops) or len(set(kinds.values())) > 1
+    if not certain and len(kinds) == len(tops) > 1:
         raise UserError(
-            f"data.source: {params.source!r} mixes split folders ({', '.join(splits)}) with others "
+            f"data.source: {params.source!r} has only folders named after one split ({', '.join(sorted(kinds)[:3])}); "
+            "if they are classes, put them below a folder train; if they are parts of a split, put their images into "
+            "one folder"
+        )
+    if certain and len(kinds) < len(tops):
+        others = sorted(shown(top) or "images beside them" for top in tops.difference(kinds))[:3]
+        raise UserError(
+            f"data.source: {params.source!r} mixes split folders ({', '.join(sorted(kinds))}) with others "
             f"({', '.join(others)}); move everything below train, validation and test, or rename the split folders"
         )
-    return splits
+    return certain
 
 
-def _class_folders(files: list[str], depth: int, params: DataParams) -> dict[str, str] | None:
-    """The class of each file, or None if there are no classes. Raises UserError if only some files have a class.
+def _refuse_splits_inside(folders: set[tuple[str, ...]], params: DataParams) -> None:
+    """Refuses folders of splits inside other folders, such as cat/train and cat/test: all would be training images.
 
-    Args:
-        files: image files relative to the folder.
-        depth: the number of folders above the class folders.
-        params: the parameters, of which `use_labels` and, for messages, `source` are used.
+    Raises:
+        UserError: there are folders for two splits or more.
     """
-    found = {file: file.split("/")[depth] for file in files if file.count("/") > depth}
-    names = sorted(set(found.values()))
-    if not params.use_labels or len(names) < 2:
-        return None
-    if len(found) < len(files):
-        stray = next(file for file in files if file not in found)
+    inside = {name.lower(): "/".join(rest) for rest in sorted(folders, reverse=True) for name in rest if is_split(name)}
+    if len({split_of(name) for name in inside}) > 1:
         raise UserError(
-            f"data.source: {params.source!r}: some images lie in class folders ({', '.join(names[:3])}) and others do "
-            f"not ({stray}); move them into class folders, or set data.use_labels: false"
+            f"data.source: {params.source!r} has split folders inside other folders "
+            f"({', '.join(shown(place) for place in sorted(inside.values())[:3])}), so that all would be training "
+            "images; let the splits be the outermost folders, as in train/cat and test/cat"
         )
-    return found
+
+
+def _classes(groups: dict[str, Folders]) -> list[str] | None:
+    """The sorted names of the class folders, or None if there are fewer than two."""
+    names = sorted({rest[0] for group in groups.values() for rest in group.values() if rest})
+    return names if len(names) > 1 else None
+
+
+def _refuse_strays(groups: dict[str, Folders], classes: list[str], params: DataParams) -> None:
+    """Refuses images outside the class folders, by a UserError."""
+    stray = next((file for group in groups.values() for file, rest in sorted(group.items()) if not rest), None)
+    if stray is not None:
+        raise UserError(
+            f"data.source: {params.source!r}: some images lie in class folders "
+            f"({', '.join(map(shown, classes[:3]))}) and others do not ({shown(stray)}); move them into class folders, "
+            "or set data.use_labels: false"
+        )

@@ -6,12 +6,14 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
@@ -23,6 +25,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"
 # A very long image is cut to this many times the wanted length before it is resized. The crop that follows removes the
 # ends anyway, and resizing the whole image would take much memory.
 STRIP = 4
+# Numbers of TIFF tags.
+BITS_PER_SAMPLE, SAMPLE_FORMAT, MOST_VALUES = 258, 339, (281, 341)
 
 
 class BadImage(ValueError):
@@ -50,6 +54,19 @@ def decoding() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
+def is_image(file: Path) -> bool:
+    """Whether a file begins as an image in one of the formats does, whatever its name ends in.
+
+    PPM is left out, since texts may begin like it.
+    """
+    with decoding():
+        try:
+            with Image.open(file, formats=[name for name in _formats() if name != "PPM"]):
+                return True
+        except Exception:  # Pillow raises many kinds of errors on damaged bytes
+            return False
+
+
 def read_image(content: bytes | Path | np.ndarray | None, params: Preparation) -> np.ndarray:
     """Decodes an image, turns it upright, lays it over the background, converts its colours, and fits its size.
 
@@ -63,8 +80,8 @@ def read_image(content: bytes | Path | np.ndarray | None, params: Preparation) -
         uint8 (channels, height, width).
 
     Raises:
-        BadImage: the image is missing, empty, unreadable, damaged or truncated, its pixels have an unknown scale, or it
-            has more than `max_pixels` pixels.
+        BadImage: the image is missing, empty, unreadable, damaged or truncated, its pixels have an unknown scale or are
+            not finite, or it has more than `max_pixels` pixels.
     """
     if isinstance(content, np.ndarray):
         image = _in_channels(Image.fromarray(content), params)
@@ -72,6 +89,16 @@ def read_image(content: bytes | Path | np.ndarray | None, params: Preparation) -
         image = _decode(_bytes(content), params)
     pixels = np.asarray(_fit(image, params))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def largest_grey(content: bytes | Path | np.ndarray | None) -> int | None:
+    """The largest value of a grey image of more than 8 bits, else None. Call it within `decoding()`."""
+    try:
+        with Image.open(content if isinstance(content, Path) else io.BytesIO(content), formats=_formats()) as image:
+            deep = image.mode == "I" or image.mode.startswith("I;16")
+            return int(np.asarray(image).max()) if deep else None
+    except Exception:  # Pillow raises many kinds of errors; `read_image` tells why an image cannot be used
+        return None
 
 
 def _bytes(content: bytes | Path | None) -> bytes:
@@ -110,24 +137,67 @@ def _decode(data: bytes, params: Preparation) -> Image.Image:
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise BadImage("not an image in a known format, or its header is damaged") from error
+        raise BadImage(_unread_tiff(data) or "not an image in a known format, or its header is damaged") from error
     except Exception as error:  # Pillow raises many kinds of errors on damaged bytes, and one file must not end the run
         text = re.sub(r"<[^>]*>|0x[0-9a-f]+", "...", " ".join(str(error).split()))
         raise BadImage(f"cannot be decoded: {text or type(error).__name__}") from error
 
 
-def _sixteen_bit(image: Image.Image) -> Image.Image:
-    """Converts a grey image of 16-bit values, stored in 16 or 32 bits, to 8 bits. The value 65535 becomes 255.
+def _unread_tiff(data: bytes) -> str | None:
+    """What a TIFF file holds that Pillow cannot read. None: the file is no TIFF, or its header is damaged."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    try:
+        tags, stream = ImageFileDirectory_v2(data[:8]), io.BytesIO(data)
+        stream.seek(tags.next)
+        tags.load(stream)
+        bits, kind = tags[BITS_PER_SAMPLE][0], tags.get(SAMPLE_FORMAT, (1,))[0]
+    except Exception:
+        return None
+    numbers = {1: "unsigned whole numbers", 2: "whole numbers with a sign", 3: "floating-point numbers"}
+    return (
+        f"a TIFF file of {bits}-bit {numbers.get(kind, 'numbers of another kind')}, which Pillow does not read; save "
+        "it with 8 or 16 bits"
+    )
+
+
+def _grey_range(image: Image.Image, values: np.ndarray, params: Preparation) -> tuple[float, float]:
+    """The values of a grey image that become black and white.
+
+    They are `grey_range` of the parameters if it is given. Otherwise black is 0, and white is the largest value of as
+    many bits as a TIFF file says that it uses, or else of 16 bits. The tag MaxSampleValue counts only if it is the
+    largest value of some number of bits, such as 4095: otherwise it is the image's own brightest pixel.
 
     Raises:
-        BadImage: a value is not in 0 to 65535.
+        BadImage: a value is not in 0 to 65535, and the parameters do not say what it means.
     """
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise BadImage(
-            f"32-bit pixels from {values.min()} to {values.max()}: their scale is unknown (16 bits are read)"
-        )
-    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if params.grey_range is not None:
+        return params.grey_range
+    if image.mode == "F":
+        raise BadImage("floating-point pixels: their scale is unknown; data.grey_range sets it")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise BadImage(f"32-bit pixels from {low} to {high}: their scale is unknown; data.grey_range sets it")
+    tags = getattr(image, "tag_v2", {})
+    said = [2 ** min(bits, 16) - 1 for bits in _numbers(tags, BITS_PER_SAMPLE)]
+    said += [n for tag in MOST_VALUES for n in _numbers(tags, tag) if n > 0 and n & (n + 1) == 0]
+    return 0, min([n for n in said if n >= high], default=65535)
+
+
+def _numbers(tags: Mapping[int, Any], tag: int) -> list[int]:
+    """The whole numbers of a TIFF tag; none if it is missing."""
+    found = tags.get(tag, ())
+    return [int(n) for n in (found if isinstance(found, tuple) else (found,)) if n == int(n)]
+
+
+def _to_eight_bits(image: Image.Image, params: Preparation) -> Image.Image:
+    """Converts a grey image of more than 8 bits to 8 bits, see `_grey_range`. Raises BadImage."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise BadImage("pixels that are NaN or infinite")
+    black, white = _grey_range(image, values, params)
+    scaled = (values - black) * (255 / (white - black))
+    grey = Image.fromarray(np.rint(scaled.clip(0, 255)).astype(np.uint8))
     if "transparency" not in image.info:
         return grey
     alpha = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
@@ -138,12 +208,10 @@ def _in_channels(image: Image.Image, params: Preparation) -> Image.Image:
     """Converts an image of any mode to grey or RGB, laid over the background where it is transparent.
 
     Raises:
-        BadImage: the pixels have an unknown scale.
+        BadImage: the pixels have an unknown scale, or are not finite.
     """
-    if image.mode == "F":
-        raise BadImage("floating-point pixels: their scale is unknown")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _sixteen_bit(image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        image = _to_eight_bits(image, params)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*params.background, 255)), image).convert("RGB")

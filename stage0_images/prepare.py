@@ -2,20 +2,21 @@
 
     python -m stage0_images.prepare
 
-`data.source` in params.yaml names the images. Images that cannot be used are listed in data/prepared/quarantine.jsonl
-(tessera/images/prepared.py lists the other files). The same source and parameters give the same bytes. After an error
-data/prepared is as it was before.
+`data.source` in params.yaml names the images. Images that cannot be used, and files that are not read, are listed in
+data/prepared/quarantine.jsonl (tessera/images/prepared.py lists the other files). The same source and parameters give
+the same bytes.
+
+If too many images cannot be used, the list goes to data/quarantine.jsonl. After an error data/prepared is as it was
+before. `dvc repro` deletes it before this stage starts, though, as it does with the outputs of every stage.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tessera import entry, paths
 from tessera.errors import UserError
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     import numpy as np
     from tqdm import tqdm
 
-    from stage0_images.columns import Source, SourceImage, SourceSplit
+    from stage0_images.columns import Source, SourceImage
+    from stage0_images.dividing import Part
     from stage0_images.parameters import DataParams
+    from stage0_images.quarantine import Quarantine
+    from tessera.images.prepared import Stats
 
 USES = ("data",)  # the sections of params.yaml that change what this stage makes
 
@@ -39,75 +43,11 @@ USES = ("data",)  # the sections of params.yaml that change what this stage make
 TASK_IMAGES = 32
 TASK_BYTES = 2**22
 
-
-@dataclass(frozen=True)
-class Part:
-    """What one prepared split is made of: some rows of one of the source's splits."""
-
-    split: SourceSplit
-    rows: np.ndarray
-
-
-@dataclass
-class Quarantine:
-    """The images that were refused so far.
-
-    Attributes:
-        total: the number of all images, good and bad.
-        rows: for each refused image its split and index in the source, its file if known, and the reason.
-    """
-
-    total: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, split: str, index: int, file: str | None, reason: str, params: DataParams) -> None:
-        """Record a refused image.
-
-        Raises:
-            UserError: more than `data.max_bad_fraction` of all images are now refused. The message has the first three
-                reasons.
-        """
-        self.rows.append({"split": split, "index": index, "file": file, "reason": reason})
-        if len(self.rows) > params.max_bad_fraction * self.total:
-            first = "; ".join(f"{row['split']} {row['file'] or row['index']}: {row['reason']}" for row in self.rows[:3])
-            raise UserError(
-                f"data.source: {params.source!r}: {len(self.rows)} of {self.total} images refused so far, over "
-                f"data.max_bad_fraction ({params.max_bad_fraction}); mend or remove them, or raise it; first: {first}"
-            )
-
-
-def divide(source: Source, params: DataParams) -> dict[str, Part]:
-    """Divide the source's images into train, validation and test.
-
-    A split that the source has is used as it is. A missing one is drawn from the training images with the random seed
-    `data.split_seed`.
-
-    Raises:
-        UserError: nothing would be left to train on.
-    """
-    import numpy as np
-
-    from tessera.randomness import seed_of
-
-    train = source.splits["train"]
-    order = np.random.Generator(np.random.Philox(seed_of("split", params.split_seed))).permutation(train.count)
-    parts = {}
-    for name, fraction in (("test", params.test_fraction), ("validation", params.validation_fraction)):
-        if name in source.splits:
-            parts[name] = Part(source.splits[name], np.arange(source.splits[name].count))
-        else:
-            size = max(1, round(fraction * train.count))
-            parts[name] = Part(train, np.sort(order[:size]))
-            order = order[size:]
-    parts["train"] = Part(train, np.sort(order))
-    empty = [name for name, part in parts.items() if not len(part.rows)]
-    if empty:
-        raise UserError(
-            f"data.source: {params.source!r}: the split {empty[0]} would be empty: {train.count} training images; add "
-            f"images, or lower data.validation_fraction ({params.validation_fraction}) and data.test_fraction "
-            f"({params.test_fraction})"
-        )
-    return {name: parts[name] for name in paths.SPLITS}
+REFUSED = paths.PREPARED.with_name("quarantine.jsonl")  # the list of refused images where there are too many
+# A warning is given if training pixels span fewer of the 256 values than DARK and the first images are grey with more
+# than 8 bits, or fewer than BLANK.
+DARK, BLANK, LOOKED_AT = 128, 16, 16
+NAMED = 5  # classes that a line names
 
 
 def decoded(part: Part, params: DataParams, pool: Executor, ahead: int) -> Iterator[list]:
@@ -145,14 +85,11 @@ def decoded(part: Part, params: DataParams, pool: Executor, ahead: int) -> Itera
 
 def write_split(
     part: Part, folder: Path, params: DataParams, blocks: Iterator[list], quarantine: Quarantine, bar: tqdm
-) -> np.ndarray:
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Write images.npy and, for labelled data, labels.npy.
 
     Returns:
-        How often each pixel value 0..255 occurs, int64 (256,).
-
-    Raises:
-        UserError: too many images were refused, or all of this split.
+        How often each pixel value 0..255 occurs, int64 (256,); and the labels of the good images, in pieces.
     """
     import contextlib
 
@@ -161,7 +98,7 @@ def write_split(
     from stage0_images.pixels import BadImage
     from tessera.artifacts.arrays import ArrayWriter
 
-    labels, histogram = part.split.labels, np.zeros(256, np.int64)
+    labels, histogram, written = part.split.labels, np.zeros(256, np.int64), []
     shape = (params.channels, params.height, params.width)
     with contextlib.ExitStack() as stack:
         image_file = stack.enter_context(ArrayWriter(folder / "images.npy", shape, np.uint8))
@@ -171,20 +108,16 @@ def write_split(
             kept = [(row, result) for row, _, result in block if not isinstance(result, BadImage)]
             for row, file, result in block:
                 if isinstance(result, BadImage):
-                    quarantine.add(part.split.name, int(row), file, str(result), params)
+                    quarantine.add(part.split.name, int(row), file, str(result))
             if kept:
                 pixels = np.stack([pixels for _, pixels in kept])
                 histogram += np.bincount(pixels.ravel(), minlength=256)
                 image_file.append(pixels)
                 if labels is not None:
-                    label_file.append(labels[[row for row, _ in kept]])
+                    written.append(labels[[row for row, _ in kept]])
+                    label_file.append(written[-1])
             bar.update(len(block))
-    if not histogram.any():
-        raise UserError(
-            f"data.source: {params.source!r}: all {len(part.rows)} images for {folder.name} were refused; mend them; "
-            f"the last: {quarantine.rows[-1]['reason']}"
-        )
-    return histogram
+    return histogram, written
 
 
 def mean_and_variance(histogram: np.ndarray) -> tuple[float, float]:
@@ -203,22 +136,30 @@ def mean_and_variance(histogram: np.ndarray) -> tuple[float, float]:
     return float(first * scale - 1), float((second - first**2) * scale**2)
 
 
-def write_all(source: Source, staging: Path, params: Params) -> str:
-    """Write every split, stats.json and quarantine.jsonl into `staging`. Returns a summary of one line."""
+def write_all(source: Source, staging: Path, params: Params) -> list[str]:
+    """Write every split, stats.json and quarantine.jsonl into `staging`. Returns a summary, and further lines.
+
+    Raises:
+        UserError: too many images were refused, or all training pixels are equal.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
+    import numpy as np
     from tqdm import tqdm
 
+    from stage0_images.dividing import divide
     from stage0_images.pixels import decoding
+    from stage0_images.quarantine import Quarantine
     from tessera.artifacts.files import json_text
     from tessera.images.prepared import Stats
 
     parts = divide(source, params.data)
-    quarantine = Quarantine(sum(len(part.rows) for part in parts.values()))
+    quarantine = Quarantine(sum(len(part.rows) for part in parts.values()), source.aside)
     threads = number_of_threads(params.runtime.threads)
     # With one thread, reading and writing wait for decoding: one core is busy at a time.
     ahead = 2 * threads if threads > 1 else 1
     histograms: dict[str, np.ndarray] = {}
+    labels: dict[str, list[np.ndarray]] = {}
     with (
         decoding(),
         ThreadPoolExecutor(threads) as pool,
@@ -226,23 +167,70 @@ def write_all(source: Source, staging: Path, params: Params) -> str:
     ):
         for name, part in parts.items():
             blocks = decoded(part, params.data, pool, ahead)
-            histograms[name] = write_split(part, staging / name, params.data, blocks, quarantine, bar)
+            histograms[name], labels[name] = write_split(part, staging / name, params.data, blocks, quarantine, bar)
     shape = (params.data.channels, params.data.height, params.data.width)
     counts = {name: int(histogram.sum()) // math.prod(shape) for name, histogram in histograms.items()}
-    stats = Stats(shape, source.classes, counts, *mean_and_variance(histograms["train"]), params.data.preparation())
+    quarantine.check(params.data, counts, REFUSED)
+    classes = len(source.classes or ())
+    by_class = {
+        n: np.bincount(np.concatenate(found), minlength=classes).tolist() for n, found in labels.items() if found
+    }
+    figures = mean_and_variance(histograms["train"])
+    stats = Stats(shape, source.classes, counts, *figures, params.data.preparation(), by_class)
     if not stats.variance:
         raise UserError(
             f"data.source: {params.data.source!r}: every training pixel has the same value: there is nothing to learn; "
-            "check the images, data.image_column and data.background"
+            "check the images, data.image_column, data.background and data.grey_range"
         )
     (staging / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in quarantine.rows]
-    # A file name that is not UTF-8 is written with JSON's own escapes.
-    (staging / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    each = ", ".join(f"{name} {count}" for name, count in counts.items())
+    quarantine.write(staging / "quarantine.jsonl")
+    said = [*source.notes, *_about_range(histograms["train"], parts["train"], params.data), *_about_classes(stats)]
+    return [summary(stats, quarantine, source), *said]
+
+
+def summary(stats: Stats, quarantine: Quarantine, source: Source) -> str:
+    """What was prepared, in one line."""
+    each = ", ".join(f"{name} {count}" for name, count in stats.images.items())
     classes = f"{stats.num_classes} classes" if stats.classes else "no labels"
     unused = f"; splits not used: {', '.join(source.unused)}" if source.unused else ""
-    return f"{each} images of {'x'.join(map(str, shape))}, {classes}, {len(quarantine.rows)} refused{unused}"
+    refused = quarantine.summary(paths.PREPARED / "quarantine.jsonl")
+    return f"{each} images of {'x'.join(map(str, stats.image_shape))}, {classes}, {refused}{unused}"
+
+
+def _about_range(histogram: np.ndarray, train: Part, params: DataParams) -> list[str]:
+    """A warning if the training pixels span a small part of the range.
+
+    Args:
+        histogram: how often each value occurs among training pixels, int64 (256,).
+    """
+    from stage0_images.pixels import decoding, largest_grey
+
+    values = histogram.nonzero()[0]
+    span = f"the training pixels lie between {values[0]} and {values[-1]} of 0 to 255"
+    if values[-1] - values[0] >= DARK:
+        return []
+    if params.grey_range is None:
+        with decoding():
+            found = [largest_grey(image.content) for image in train.split.fetch(train.rows[:LOOKED_AT])]
+        if largest := max((value for value in found if value is not None), default=None):
+            bits = max(8, largest.bit_length())
+            return [
+                f"warning: {span}, because the grey values of the first images reach {largest} of 65535; "
+                f"data.grey_range: [0, {2**bits - 1}] would make {2**bits - 1} white"
+            ]
+    return [f"warning: {span}; are these the right images?"] if values[-1] - values[0] < BLANK else []
+
+
+def _about_classes(stats: Stats) -> list[str]:
+    """A warning if classes have no training image."""
+    absent = []
+    if stats.classes:
+        absent = [n for n, count in zip(stats.classes, stats.class_counts["train"], strict=True) if not count]
+    if not absent:
+        return []
+    names = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
+    missing = f"{len(absent)} of {stats.num_classes} classes have no training image"
+    return [f"warning: {missing}, so they are never sampled: {names}"]
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -254,8 +242,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     with scratch(paths.PREPARED.with_name("source")) as cache:
         source = open_source(params.data, cache)
         with publishing(paths.PREPARED, "prepared", parents={}) as staging:
-            summary = write_all(source, staging, params)
-    print(f"{paths.PREPARED}: {summary}")
+            lines = write_all(source, staging, params)
+    print("\n".join(f"{paths.PREPARED}: {line}" for line in lines))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,35 +1,36 @@
 """Opens the source of images that `data.source` names.
 
 A source is scikit-learn's digits, a dataset on the Hugging Face Hub, a local folder in the Hub's layout, a folder
-written by `save_to_disk`, or a plain folder of images. All but the digits are opened by `datasets`.
+written by `save_to_disk`, or a plain folder of images. The Hub's layout and saved datasets are opened by `datasets`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stage0_images.columns import Source, SourceImage, SourceSplit, from_tables
-from stage0_images.folders import list_files, plain_tables
+from stage0_images import metadata
+from stage0_images.columns import Aside, Source, SourceImage, SourceSplit, from_tables, shown
+from stage0_images.folders import list_files, plain_source, split_files
 from stage0_images.parameters import DataParams
-from stage0_images.pixels import image_suffixes
+from stage0_images.pixels import image_suffixes, is_image
+from stage0_images.places import check_places
 from tessera.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
 
 # In the Hub's layout, images lie in parquet files or in files with these endings.
-ARCHIVES = (".arrow", ".tar", ".zip", ".json", ".jsonl", ".csv")
-# Files that give labels to the image files beside them.
-METADATA = ("metadata.csv", "metadata.jsonl")
+PARQUET = ".parquet"
+ARCHIVES = (".arrow", ".tar", ".json", ".jsonl", ".csv")
+PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz")  # endings of archives that the user must unpack
 
 
 def open_source(params: DataParams, cache: Path) -> Source:
@@ -42,46 +43,10 @@ def open_source(params: DataParams, cache: Path) -> Source:
     Raises:
         UserError: the source is missing, empty, unreadable or ambiguous, or `data.watch` does not match it.
     """
-    folder = None if params.source == "digits" else _local_folder(params)
-    _check_watch(params, folder)
+    folder = check_places(params)
     if params.source == "digits":
         return _digits(params)
-    tables = _hub(params) if folder is None else _local(folder, params, cache)
-    return from_tables(tables, params, folder)
-
-
-def _local_folder(params: DataParams) -> Path | None:
-    """The absolute path of the folder that the source names, or None for a Hub id. Raises UserError for neither."""
-    path = Path(os.path.abspath(Path(params.source).expanduser()))
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"data.source: {params.source!r} is a file; give the folder it lies in")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", params.source) and not path.parent.exists():
-        return None
-    raise UserError(
-        f"data.source: {params.source!r}: no such folder; give an existing folder, a Hub id (owner/name), or digits"
-    )
-
-
-def _check_watch(params: DataParams, folder: Path | None) -> None:
-    """Checks the path that DVC watches: the source itself if it is a local folder, otherwise any existing file.
-
-    Raises:
-        UserError: `data.watch` is another path.
-    """
-    if folder is None:
-        if not Path(params.watch).is_file():
-            raise UserError(
-                f"data.watch: {params.watch!r} is not a file; with data.source {params.source!r}, which is no local "
-                "folder, set it to data/embedded.txt"
-            )
-    elif os.path.abspath(params.watch) != str(folder):
-        wanted = str(folder) if params.source.startswith("~") else params.source
-        raise UserError(
-            f"data.watch: {params.watch!r} is not the folder of data.source; set it to {wanted!r} too, so that DVC "
-            "sees when the images change"
-        )
+    return from_tables(_hub(params), params, None) if folder is None else _local(folder, params, cache)
 
 
 def _digits(params: DataParams) -> Source:
@@ -96,38 +61,76 @@ def _digits(params: DataParams) -> Source:
 
     labels = bunch.target.astype(np.int64) if params.use_labels else None
     classes = tuple(str(name) for name in bunch.target_names) if params.use_labels else None
-    return Source({"train": SourceSplit("train", len(pixels), labels, fetch)}, classes, ())
+    return Source({"train": SourceSplit("train", len(pixels), labels, fetch)}, classes)
 
 
 def _hub(params: DataParams) -> dict[str, datasets.Dataset]:
     """Opens a dataset on the Hub. Returns the table of each split. Raises UserError."""
-    if params.revision is None:
-        raise UserError(
-            f"data.revision: required for the Hub id {params.source!r}, so that a run can be repeated; "
-            "give a commit (best), tag or branch of the dataset"
-        )
     return _load(params, path=params.source, revision=params.revision)
 
 
-def _local(folder: Path, params: DataParams, cache: Path) -> dict[str, datasets.Dataset]:
-    """Opens a local folder, whose kind is told by its files. Returns the table of each split. Raises UserError."""
-    files = list_files(folder)
+def _local(folder: Path, params: DataParams, cache: Path) -> Source:
+    """Opens a local folder, whose kind is told by its files. Raises UserError."""
+    files, aside = list_files(folder)
     if not files:
         raise UserError(f"data.source: {params.source!r} is an empty folder; put images there")
     if "dataset_dict.json" in files or {"state.json", "dataset_info.json"} <= set(files):
-        return _saved(folder, params)
-    suffixes = {file: PurePosixPath(file).suffix.lower() for file in files}
-    endings = set(suffixes.values())
-    described = ".parquet" in endings or any(PurePosixPath(file).name in METADATA for file in files)
-    if not described and endings & image_suffixes():
-        return plain_tables(folder, [file for file in files if suffixes[file] in image_suffixes()], params)
-    if not described and not endings.intersection(ARCHIVES):
-        raise UserError(
-            f"data.source: {params.source!r} has {len(files)} files but no image; expected parquet, a save_to_disk "
-            f"folder, or files ending in {' '.join(sorted(image_suffixes()))}"
-        )
+        return from_tables(_saved(folder, params), params, folder)
+    tables = set(metadata.files_of(files))
     # The shared cache of `datasets` distinguishes folders by name only, and might return images of another folder.
-    return _load(params, path=str(folder), cache_dir=str(cache))
+    place = {"path": str(folder), "cache_dir": str(cache)}
+    if any(_ending(file) == PARQUET for file in files):
+        source = from_tables(_load(params, **place), params, folder)
+        return replace(source, aside=(*aside, *_beside_parquet(source, files)))
+    images = [f for f in files if _ending(f) in image_suffixes() or (f not in tables and is_image(folder / f))]
+    if not images:
+        _refuse_archives(files, params)
+        return from_tables(_load(params, **place), params, folder)
+    described = metadata.read(folder, files, params)
+    known = tables.union(images)
+    aside += [_skipped(file) for file in files if file not in known]
+    if described.rows is None:
+        source = plain_source(folder, images, params)
+    else:
+        opened, unnamed = metadata.tables(described.rows, folder, split_files(images, params))
+        source, aside = from_tables(opened, params, folder), aside + unnamed
+    return replace(source, aside=tuple(aside), notes=(*described.notes, *source.notes))
+
+
+def _ending(file: str) -> str:
+    """The ending of a file's name, in lower case, with the dot."""
+    return PurePosixPath(file).suffix.lower()
+
+
+def _skipped(file: str) -> Aside:
+    """A file that is no image, as far as can be told."""
+    ending = shown(_ending(file))
+    return Aside(shown(file), ending or "without an ending", "not an image in a format that is read")
+
+
+def _beside_parquet(source: Source, files: list[str]) -> list[Aside]:
+    """The images and archives beside parquet files, if these hold the images."""
+    first = [image.content for split in source.splits.values() for image in split.fetch(np.arange(split.count)[:1])]
+    if any(isinstance(content, Path) for content in first):
+        return []
+    unread = [file for file in files if _ending(file) in image_suffixes() or _ending(file) in PACKED]
+    return [Aside(shown(f), f"{_ending(f)} beside parquet", "the parquet files hold the images") for f in unread]
+
+
+def _refuse_archives(files: list[str], params: DataParams) -> None:
+    """Refuses a folder that has no image and no file in which `datasets` finds images, by a UserError."""
+    packed = [file for file in files if _ending(file) in PACKED]
+    if packed:
+        raise UserError(
+            f"data.source: {params.source!r} has no image outside {shown(packed[0])}; unpack the archive, and set "
+            "data.source and data.watch to the unpacked folder"
+        )
+    if not any(_ending(file) in ARCHIVES for file in files):
+        found = sorted({shown(_ending(file)) or "no ending" for file in files})[:5]
+        raise UserError(
+            f"data.source: {params.source!r} has {len(files)} files but no image (found: {', '.join(found)}); expected "
+            f"parquet, a save_to_disk folder, or images such as {' '.join(sorted(image_suffixes()))}"
+        )
 
 
 @contextmanager

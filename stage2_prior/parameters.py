@@ -8,7 +8,7 @@ from pydantic import Field, create_model
 
 from stage2_prior.priors.sections import PACKAGE, PriorParams
 from tessera.parameters.parts import options, parameters_of
-from tessera.parameters.sections import Choice, Count, Dropout, Fraction, Positive, choice
+from tessera.parameters.sections import LARGEST, Choice, Count, Dropout, Fraction, Positive, choice
 from tessera.parameters.training import TrainingParams
 
 
@@ -33,7 +33,7 @@ class PriorChoice(Choice):
 
     package: ClassVar[str] = PACKAGE
 
-    largest_softmax: Annotated[int, Field(ge=2)]
+    largest_softmax: Annotated[int, Field(ge=2, le=LARGEST)]
     layers: Positive
     width: Positive
     heads: Count

@@ -129,8 +129,9 @@ def _check(value: Any, finite: bool) -> None:
             key for one in level if isinstance(one, dict) for key in one if not isinstance(key, str | int | float)
         ]:
             raise Unreadable(f"the key {odd[0]!r} is no text; put it between quotes")
-        if finite and any(isinstance(one, float) and not math.isfinite(one) for one in level):
-            raise Unreadable("it holds NaN or an infinite number; only finite numbers are allowed")
+        if finite and any(_endless(one) for one in level):
+            place = _place(value)
+            raise Unreadable(f"{place}{': ' * bool(place)}NaN or an infinite number; only finite numbers are allowed")
         if depth > DEPTH:
             raise Unreadable(f"nested more than {DEPTH} levels deep")
         children: list[Any] = []
@@ -140,6 +141,26 @@ def _check(value: Any, finite: bool) -> None:
             elif isinstance(one, list | tuple):
                 children += one
         level, depth = children, depth + 1
+
+
+def _endless(value: Any) -> bool:
+    """Whether a value is NaN or an infinite number."""
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _place(value: Any) -> str:
+    """The dotted path of the first NaN or infinite number in a value that nests no deeper than `DEPTH`."""
+    children: Any = ()
+    if isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list | tuple):
+        children = enumerate(value)
+    for key, child in children:
+        if _endless(child):
+            return str(key)
+        if inside := _place(child):
+            return f"{key}.{inside}"
+    return ""
 
 
 def _load_yaml(text: str) -> Any:

@@ -11,5 +11,7 @@ PRIOR = MODELS / "prior"
 CLASSIFIER = MODELS / "classifier"
 RESULTS = Path("results")
 FINGERPRINTS = RESULTS / "fingerprint"
+STATE = Path(".state")
 SAMPLES = RESULTS / "sample"
+WRITTEN = (PREPARED, CODES, MODELS, RESULTS, STATE)  # all that stages write lies in these
 SPLITS = ("train", "validation", "test")

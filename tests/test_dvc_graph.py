@@ -125,6 +125,7 @@ def changed_values(path: str, value: Any) -> Iterator[Any]:
         "stage1_vqvae.quantizer.vq.distance": ["cosine"],
         "stage1_vqvae.quantizer.vq.codebook_update": ["gradient"],
         "data.fit": ["stretch"],
+        "data.grey_range": [[0, 4095]],
         "sampling.guidance_schedule": ["linear"],
     }
     yield from special.get(path, ())

@@ -16,14 +16,14 @@ from pydantic import Field
 from torch import nn
 
 from stage1_vqvae.networks.base import Network
-from tessera.parameters.sections import Dropout, Misfit, Positive, Section
+from tessera.parameters.sections import LARGEST, Dropout, Misfit, Positive, Section
 
 
 class Parameters(Section):
     """Parameters of `vit`. A patch has `patch` pixels a side."""
 
     patch: Positive
-    width: Annotated[int, Field(ge=4, multiple_of=4)]
+    width: Annotated[int, Field(ge=4, le=LARGEST, multiple_of=4)]
     layers: Positive
     heads: Positive
     mlp_ratio: Positive

@@ -42,6 +42,13 @@ class Parameters(PriorParams):
             except Misfit as error:
                 raise Misfit(error.reason, "links", str(index), *error.path) from None
 
+    def check_codebooks(self, sizes: tuple[int, ...]) -> None:
+        for index, link in enumerate(self.links):
+            try:
+                link.chosen.check_codebooks(sizes[: index + 1])  # a link is also given the coarser levels
+            except Misfit as error:
+                raise Misfit(error.reason, "chain", "links", str(index), *error.path) from None
+
 
 class Chain(Prior):
     """p(codes | label) as the product over levels of p(level | coarser levels, label).

@@ -18,6 +18,7 @@ from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import SequenceEnds
 from tessera.codes.layout import CodeLayout
 from tessera.footprint import LIVE_OUTPUTS, LargestOutput
+from tessera.parameters.sections import LARGEST
 from tessera.randomness import seed_of
 
 CHOSEN_AT_ONCE = 2**22  # logits per call of the sampler, which makes several float64 tensors of them
@@ -31,7 +32,7 @@ class Parameters(AttentionParams):
     """
 
     sampled_by: ClassVar[frozenset[str]] = frozenset({"decoding_steps", "choice_temperature"})
-    bound_draws: Annotated[int, Field(ge=2)]
+    bound_draws: Annotated[int, Field(ge=2, le=LARGEST)]
 
 
 class Masked(Prior):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from tessera.parameters.sections import Dropout, Misfit, Positive, Section
+from tessera.parameters.sections import LARGEST, Dropout, Misfit, Positive, Section
 
 PACKAGE = "stage2_prior.priors"
 
@@ -17,7 +17,17 @@ def _odd(value: int) -> int:
     return value
 
 
-Odd = Annotated[int, Field(ge=3), AfterValidator(_odd)]
+Odd = Annotated[int, Field(ge=3, le=LARGEST), AfterValidator(_odd)]
+
+
+def largest_prime_factor(number: int) -> int:
+    """The largest prime number that divides a positive number; 1 for 1."""
+    factor, largest = 2, 1
+    while factor * factor <= number:
+        while number % factor == 0:
+            number, largest = number // factor, factor
+        factor += 1
+    return max(number, largest)
 
 
 class PriorParams(Section):
@@ -30,7 +40,7 @@ class PriorParams(Section):
     # Which of `decoding_steps` and `choice_temperature` of `sampling` the prior draws by. Others change no sample.
     sampled_by: ClassVar[frozenset[str]] = frozenset()
 
-    largest_softmax: Annotated[int, Field(ge=2)]
+    largest_softmax: Annotated[int, Field(ge=2, le=LARGEST)]
 
     def learns(self) -> bool:
         """Whether the prior is trained by gradients. A chain is if one of its links is."""
@@ -39,6 +49,24 @@ class PriorParams(Section):
     def draws_by(self) -> frozenset[str]:
         """`sampled_by` of this prior. A chain draws by what its links draw by."""
         return self.sampled_by
+
+    def check_codebooks(self, sizes: tuple[int, ...]) -> None:
+        """Refuses codebooks whose codes cannot be written as sub-tokens.
+
+        Args:
+            sizes: the codebook size of each level that the prior covers, coarsest first.
+
+        Raises:
+            Misfit: the size of a codebook above `largest_softmax` has a prime factor that is above it too.
+        """
+        for size in sizes:
+            prime = largest_prime_factor(size)
+            if prime > self.largest_softmax:
+                raise Misfit(
+                    f"{self.largest_softmax}, but a codebook has {size} codes, no product of numbers up to it; "
+                    f"raise it to {prime}, or choose another codebook size, such as a power of 2",
+                    "largest_softmax",
+                )
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the prior's constructor, as JSON values: all parameters but those of its training."""

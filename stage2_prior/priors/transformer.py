@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from stage2_prior.priors import backbone
+from stage2_prior.priors.architectures import unknown_architecture
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.decoding.engine import Decoder
 from stage2_prior.priors.decoding.model import LibraryDecoder, ModelDecoding
 from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
 from tessera.codes.layout import CodeLayout
+from tessera.parameters.sections import Misfit
 
 
 class Parameters(AttentionParams):
@@ -26,6 +28,11 @@ class Parameters(AttentionParams):
 
     architecture: str
     extra: dict[str, Any]
+
+    def fits_together(self) -> None:
+        super().fits_together()
+        if fault := unknown_architecture(self.architecture):
+            raise Misfit(fault, "architecture")
 
 
 @dataclass

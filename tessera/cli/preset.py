@@ -12,17 +12,21 @@ import difflib
 import io
 import re
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from stage0_images.places import local_folder
 from tessera import paths
 from tessera.artifacts.files import write_text
 from tessera.documents import parse_yaml
 from tessera.errors import UserError
 from tessera.parameters import read_yaml, validate
+from tessera.parameters.inherit import section_in
+from tessera.parameters.root import schema
 from tessera.project import ROOT
 
 PRESETS = ROOT / "presets"
@@ -74,6 +78,10 @@ def read_preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
 def read_changes(words: list[str]) -> dict[str, Any]:
     """`key=value` words by dotted path; values are YAML 1.2, as in params.yaml.
 
+    Where params.yaml expects a text, the value is the text as it is, so that a path may hold " #" or ": " and a folder
+    may be called 2024. `null` still stands for no value where there may be none, and quotes around the whole are
+    dropped.
+
     Raises:
         UserError: a word without `=`, or a value that is not YAML.
     """
@@ -82,22 +90,42 @@ def read_changes(words: list[str]) -> dict[str, Any]:
         path, equals, text = word.removeprefix("+").partition("=")  # DVC wants a + before a key that is not there yet
         if not path or not equals:
             raise UserError(f"-S {word}: expected key=value, such as -S data.source=FOLDER")
-        changes[path] = parse_yaml(text, f"-S {word}", "correct the value")
+        kinds, quoted = _kinds(path), re.fullmatch(r"""(["']).*\1""", text)
+        if str in kinds and not quoted and not (type(None) in kinds and text in ("null", "")):
+            changes[path] = text
+        else:
+            changes[path] = parse_yaml(text, f"-S {word}", "correct the value")
     return _follow_source(changes)
 
 
+def _kinds(path: str) -> tuple[Any, ...]:
+    """The types of values that params.yaml takes at a dotted path; none if there is no such path."""
+    model, *keys = schema(), *path.split(".")
+    for key in keys[:-1]:
+        info = model.model_fields.get(key)
+        model = section_in(info.annotation) if info else None
+        if model is None:
+            return ()
+    info = model.model_fields.get(keys[-1])
+    if info is None:
+        return ()
+    return get_args(info.annotation) if get_origin(info.annotation) in (Union, UnionType) else (info.annotation,)
+
+
 def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:
-    """A local `data.source` is also what DVC watches, and has no revision."""
+    """A local `data.source` is also what DVC watches, and has no revision.
+
+    Raises:
+        UserError: the source is no folder, and no Hub id either.
+    """
     source = changes.get("data.source")
     if not isinstance(source, str):
         return changes
-    folder = Path(source).expanduser()  # DVC does not expand `~`
-    if folder.is_dir():
-        source = str(folder) if source.startswith("~") else source
-        return {"data.watch": source, "data.revision": None} | changes | {"data.source": source}
-    if source != "digits" and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
-        raise UserError(f"data.source: no folder {source}; give an existing folder, or a Hub id such as owner/name")
-    return changes
+    folder = local_folder(source)
+    if folder is None:
+        return changes
+    source = str(folder) if source.startswith("~") else source  # DVC does not expand `~`
+    return {"data.watch": source, "data.revision": None} | changes | {"data.source": source}
 
 
 def patch(tree: Any, changes: dict[str, Any]) -> None:

@@ -32,6 +32,8 @@ class Stats:
         image_shape: (C, H, W).
         classes: the labels' names in the order of the labels, or None for unlabelled data.
         images: the number of images in each split.
+        class_counts: the number of images of each class in each split, in the order of the classes; {} without labels.
+            A class may have none in training, where only another split shows it: it is never trained on.
         mean, variance: of the training pixels in [-1, 1], over all channels. The NMSE is divided by this variance.
         preparation: how an image becomes one of these (`stage0_images.parameters.Preparation`), as JSON values.
     """
@@ -42,6 +44,7 @@ class Stats:
     mean: float
     variance: float
     preparation: dict[str, Any] = field(default_factory=dict)
+    class_counts: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -54,7 +57,8 @@ class Stats:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Stats:
         classes = None if raw["classes"] is None else tuple(raw["classes"])
-        return cls(tuple(raw["image_shape"]), classes, raw["images"], raw["mean"], raw["variance"], raw["preparation"])
+        shape, counts = tuple(raw["image_shape"]), raw["class_counts"]
+        return cls(shape, classes, raw["images"], raw["mean"], raw["variance"], raw["preparation"], counts)
 
 
 @dataclass(frozen=True)

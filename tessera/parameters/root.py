@@ -35,6 +35,7 @@ class Params(Section):
             except Misfit as error:
                 raise ValueError(str(Misfit(error.reason, name, *error.path))) from None
         self._levels_fit()
+        self._images_fit()
         self._training_fits()
         self._sampling_fits()
         return self
@@ -49,15 +50,6 @@ class Params(Section):
                     f"data.{side}: {getattr(self.data, side)} is not divisible by {factor}, by which "
                     f"stage1_vqvae.network.{network.name} downsamples; choose a multiple of {factor}"
                 )
-        for path, shift in (
-            ("stage1_vqvae.augmentation.shift", self.stage1_vqvae.augmentation.shift),
-            ("extract_codes.shift", self.extract_codes.shift),
-        ):
-            if shift >= min(self.data.height, self.data.width):
-                raise ValueError(
-                    f"{path}: {shift} pixels would move an image of {self.data.height}x{self.data.width} out of sight; "
-                    "give less than its shorter side"
-                )
         sizes = quantizer.chosen.sizes
         if len(sizes) not in (1, levels):
             raise ValueError(
@@ -69,6 +61,27 @@ class Params(Section):
             raise ValueError(
                 f"stage2_prior.chain.links: {len(links)} priors for {levels} levels of stage1_vqvae.network; give one "
                 "per level, coarsest first"
+            )
+        try:
+            self.stage2_prior.chosen.check_codebooks(sizes * levels if len(sizes) == 1 else sizes)
+        except Misfit as error:
+            raise ValueError(str(Misfit(error.reason, "stage2_prior", *error.path))) from None
+
+    def _images_fit(self) -> None:
+        """Shifts against the image size."""
+        side = min(self.data.height, self.data.width)
+        size = f"{self.data.height}x{self.data.width}"
+        shift = self.stage1_vqvae.augmentation.shift
+        if shift >= side:
+            raise ValueError(
+                f"stage1_vqvae.augmentation.shift: {shift} pixels would move an image of {size} out of sight; give "
+                "less than its shorter side"
+            )
+        extra = self.extract_codes.shift
+        if extra > side // 4:
+            raise ValueError(
+                f"extract_codes.shift: {extra} pixels on images of {size} are {(2 * extra + 1) ** 2} passes over the "
+                f"training images, many of them mostly empty; give at most {side // 4}, a quarter of the shorter side"
             )
 
     def _training_fits(self) -> None:

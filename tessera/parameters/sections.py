@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from tessera.errors import UserError
 from tessera.parameters.parts import options, parameters_of
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+LARGEST = 2**31 - 1  # of the numbers below; what counts anything here is smaller, and many libraries take no more
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -6,13 +6,15 @@ import fcntl
 import os
 from pathlib import Path
 
+from tessera import paths
+
 LOCK = "lock"  # a running training holds the lock of this file, beside its saved states
 END = "end"  # a file of this name beside the states asks the running training to end at its next validation
 
 
 def all_states() -> Path:
     """The folder with the saved states of every stage."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".state"
+    return Path(os.environ.get("DVC_ROOT", ".")) / paths.STATE
 
 
 def states_of(stage: str) -> Path:

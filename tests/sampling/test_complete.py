@@ -74,6 +74,18 @@ def test_a_mask_is_known_where_it_is_about_white_and_opaque(files, kind):
     assert known[:3].all() and not known[5:].any()  # but for the edge
 
 
+def test_an_image_has_the_grey_range_of_the_models_images_and_a_mask_its_own(in_tmp):
+    """A model from before there was a range has none; the fixtures' model is one."""
+    ramp = np.linspace(0, 4095, 64).round().astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save("image.png")
+    Image.fromarray(np.where(ramp > 2000, 65535, 0).astype(np.uint16)).save("mask.png")
+    plain = {"height": 8, "width": 8, "channels": 1, "fit": "crop", "background": [0, 0, 0], "max_pixels": 100}
+    for preparation, white in ((plain, 65535), (plain | {"grey_range": [0, 4095]}, 4095)):
+        image, known = read_given(Path("image.png"), Path("mask.png"), preparation)
+        assert np.array_equal(image[0], np.rint(ramp / white * 255))
+        assert np.array_equal(known, ramp > 2000)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

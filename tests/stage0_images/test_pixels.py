@@ -152,7 +152,48 @@ def test_a_transparent_value_of_sixteen_bits_shows_the_background(read):
     assert pixels[:, 0, 0].tolist() == [1, 2, 3] and pixels[:, 1, 1].tolist() == [156, 156, 156]
 
 
+def test_grey_range_says_which_values_are_black_and_white(read):
+    values = np.linspace(0, 4095, 48).round().reshape(6, 8)
+    expected = np.rint(values / 4095 * 255)
+    for kind in (np.uint16, np.int32, np.float32):
+        pixels = read(encode(values.astype(kind), "TIFF"), channels=1, grey_range=(0, 4095))[0]
+        assert np.array_equal(pixels, expected), kind
+    signed = encode((values - 1000).astype(np.int32), "TIFF")
+    assert np.array_equal(read(signed, channels=1, grey_range=(-1000, 3095))[0], expected)
+    clipped = read(encode(np.array([[0, 10, 20, 30]], np.uint16)), height=1, width=4, channels=1, grey_range=(10, 20))
+    assert clipped.tolist() == [[[0, 0, 255, 255]]]
+    assert np.array_equal(read(encode(GREYS), channels=1, grey_range=(0, 4095))[0], GREYS), "8 bits have their range"
+
+
+def test_the_range_of_grey_is_told_by_a_tiff_files_tags(read):
+    values = np.linspace(0, 4095, 48).round().astype(np.uint16).reshape(6, 8)
+    expected = np.rint(values / 4095 * 255)
+
+    def pixels(tags: dict[int, int]) -> np.ndarray:
+        return read(encode(values, "TIFF", tiffinfo=tags), channels=1)[0]
+
+    assert np.array_equal(pixels({281: 4095}), expected), "MaxSampleValue ends 12 bits"
+    whole = np.rint(values / 65535 * 255)
+    assert np.array_equal(pixels({}), whole)
+    assert np.array_equal(pixels({281: 5000}), whole), "the brightest pixel of one image is no scale"
+    assert np.array_equal(pixels({281: 1023}), whole), "nor is what a pixel exceeds"
+
+
+def test_a_tiff_that_pillow_does_not_read_says_its_type(read):
+    header = struct.pack("<2sHI", b"II", 42, 8)
+    tags = {256: 4, 257: 4, 258: 64, 259: 1, 262: 1, 273: 200, 277: 1, 278: 4, 279: 128, 339: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = header + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    data = data.ljust(200, b"\0") + np.ones((4, 4), "<f8").tobytes()
+    with pytest.raises(BadImage, match="a TIFF file of 64-bit floating-point numbers"):
+        read(data)
+    with pytest.raises(BadImage, match="header is damaged"):
+        read(data[:40])
+
+
 def test_pixels_of_unknown_scale_are_refused(read):
+    with pytest.raises(BadImage, match="NaN"):
+        read(encode(np.full((2, 2), np.nan, np.float32), "TIFF"), grey_range=(0, 1))
     with pytest.raises(BadImage, match="32-bit pixels from -1 to 70000"):
         read(encode(np.array([[-1, 70000]], np.int32), "TIFF"))
     with pytest.raises(BadImage, match="floating-point"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from itertools import chain
@@ -13,10 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stage0_images.columns import Source, SourceSplit
-from stage0_images.prepare import divide, main, mean_and_variance
+from stage0_images.prepare import main, mean_and_variance
 from tessera.artifacts.files import file_hash
-from tessera.errors import UserError
 from tessera.images.prepared import open_prepared
 
 PREPARED = Path("data/prepared")
@@ -99,6 +98,8 @@ def test_cut_splits_share_no_image_and_lose_none(prepare):
     assert prepare(source="pets", validation_fraction=0.1, test_fraction=0.2) == 0
     parts = {name: shades(name) for name in ("train", "validation", "test")}
     assert {name: len(part) for name, part in parts.items()} == {"train": 42, "validation": 6, "test": 12}
+    counts = open_prepared(PREPARED).stats.class_counts
+    assert counts == {"train": [21, 21], "validation": [3, 3], "test": [6, 6]}, "of each class the same fraction"
     assert sorted(chain(*parts.values())) == list(range(60))
     prepared = open_prepared(PREPARED)
     for name, part in parts.items():
@@ -164,17 +165,109 @@ def test_bad_images_are_quarantined_with_reasons_and_the_rest_is_kept(prepare, c
     assert hashes() == first
 
 
-def test_over_max_bad_fraction_it_stops_and_leaves_the_old_output(prepare, capsys):
+def test_over_max_bad_fraction_it_stops_with_the_whole_list_and_leaves_the_old_output(prepare, capsys):
     write_images(Path("pets"), 50)
     assert prepare(source="pets") == 0
     before = hashes()
-    spoil(Path("pets"))
+    reasons = spoil(Path("pets"))
+    Path("pets/odd/note.txt").touch()
     capsys.readouterr()
-    assert prepare(source="pets", max_pixels=900, max_bad_fraction=0.09) == 2
+    assert prepare(source="pets", max_pixels=900, max_bad_fraction=0.01) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "5 of 50 images refused" in error and "max_bad_fraction (0.09)" in error
+    assert error.count("\n") == 1 and "5 of 50 images refused" in error and "max_bad_fraction (0.01)" in error
     assert "even/002.png: empty file" in error or "odd/005.png: not an image" in error
+    assert "data/quarantine.jsonl lists them all" in error
+    rows = {
+        row["file"]: row["reason"] for row in map(json.loads, Path("data/quarantine.jsonl").read_text().splitlines())
+    }
+    assert rows.keys() == reasons.keys() | {"odd/note.txt"} and all(reasons[file] in rows[file] for file in reasons)
     assert hashes() == before and not list(Path("data").glob(".*"))
+    assert prepare(source="pets", max_pixels=900, max_bad_fraction=0.1) == 0
+    assert not Path("data/quarantine.jsonl").exists(), "the list in data/prepared takes its place"
+
+
+def test_files_that_are_not_read_are_listed_and_counted(prepare, capsys):
+    write_images(Path("pets"), 20)
+    for name in ("1.HEIC", "2.heic", "note.txt"):
+        Path("pets", name).write_bytes(b"x")
+    Path("pets/@eaDir").mkdir()
+    assert prepare(source="pets") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.endswith(
+        "2 classes, 0 refused, left aside: 2 .heic, 1 .txt, 1 system folders named @eaDir "
+        "(listed in data/prepared/quarantine.jsonl)"
+    )
+    rows = [json.loads(row) for row in (PREPARED / "quarantine.jsonl").read_text().splitlines()]
+    assert sorted(row["file"] for row in rows) == ["1.HEIC", "2.heic", "@eaDir", "note.txt"]
+    assert all(row["split"] is None and row["index"] is None and row["reason"] for row in rows)
+
+
+def test_what_the_source_was_taken_for_is_said(prepare, capsys):
+    write_images(Path("pets"), 20)
+    assert prepare(source="pets", image_column="img") == 0
+    assert "\ndata/prepared: data.image_column: 'img' is not used" in capsys.readouterr().out
+
+
+def test_a_class_without_training_images_is_said_and_counted(prepare, capsys):
+    write_images(Path("pets/train"), 200)
+    write_images(Path("pets/test"), 6)
+    Path("pets/test/even").rename("pets/test/owl")
+    assert prepare(source="pets") == 0
+    output = capsys.readouterr().out
+    assert "warning: 1 of 3 classes have no training image, so they are never sampled: owl\n" in output
+    stats = open_prepared(PREPARED).stats
+    assert stats.classes == ("even", "odd", "owl")
+    assert stats.class_counts["test"] == [0, 3, 3] and stats.class_counts["train"][2] == 0
+    assert json.loads((PREPARED / "stats.json").read_text())["class_counts"] == stats.class_counts
+    for split in ("train", "validation"):
+        labels = np.asarray(open_prepared(PREPARED)[split].labels)
+        assert stats.class_counts[split] == np.bincount(labels, minlength=3).tolist()
+
+
+def test_a_file_name_that_is_not_utf8_is_read_or_listed_by_escapes(prepare):
+    write_images(Path("pets"), 40, classes=False)
+    os.rename("pets/000.png", b"pets/caf\xe9.png")
+    with open(b"pets/\xff.png", "wb") as file:
+        file.write(b"no image")
+    assert prepare(source="pets", max_bad_fraction=0.1) == 0
+    assert sum(open_prepared(PREPARED).stats.images.values()) == 40
+    rows = [json.loads(row) for row in (PREPARED / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["file"] for row in rows] == ["\\xff.png"]
+
+
+def write_greys(folder: str, largest: int, kind: type, ending: str) -> None:
+    Path(folder).mkdir()
+    ramp = np.linspace(0, largest, 64).reshape(8, 8)
+    for i in range(20):
+        Image.fromarray(np.roll(ramp, i).round().astype(kind)).save(f"{folder}/{i:02}.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind", "ending", "said"),
+    [
+        (255, np.int32, "tif", "reach 255 of 65535; data.grey_range: [0, 255]"),
+        (255, np.uint16, "tif", "reach 255 of 65535; data.grey_range: [0, 255]"),
+        (4080, np.uint16, "png", "reach 4080 of 65535; data.grey_range: [0, 4095]"),
+        (65535, np.uint16, "png", None),
+        (255, np.uint8, "png", None),
+        (60, np.uint8, "png", None),
+        (1, np.uint8, "png", "lie between 0 and 1 of 0 to 255; are these the right images?"),
+    ],
+)
+def test_pixels_of_a_small_part_of_the_range_are_a_warning(prepare, capsys, largest, kind, ending, said):
+    write_greys("greys", largest, kind, ending)
+    assert prepare(source="greys") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (1 if said is None else 2)
+    assert said is None or ("warning: the training pixels lie between" in lines[1] and said in lines[1])
+
+
+def test_grey_range_uses_the_whole_range(prepare, capsys):
+    write_greys("greys", 4080, np.uint16, "png")
+    assert prepare(source="greys", grey_range=[0, 4080]) == 0
+    assert np.asarray(open_prepared(PREPARED)["train"].images).max() == 255
+    assert "warning" not in capsys.readouterr().out
+    assert open_prepared(PREPARED).stats.preparation["grey_range"] == [0, 4080]
 
 
 @pytest.mark.parametrize("source", ["gone", "empty", "texts", "owner/name", "broken"])
@@ -189,7 +282,8 @@ def test_a_source_that_cannot_be_used_leaves_the_old_output(prepare, capsys, sou
     watch = source if Path(source).exists() else "data/embedded.txt"
     assert prepare(source=source, watch=watch) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: data.") and captured.err.count("\n") == 1 and captured.out == ""
+    assert captured.err.removeprefix("error: ").removeprefix("params.yaml: ").startswith("data.")
+    assert captured.err.count("\n") == 1 and captured.out == ""
     assert hashes() == before and not list(Path("data").glob(".*"))
 
 
@@ -198,25 +292,8 @@ def test_a_split_whose_images_are_all_refused_stops_it(prepare, capsys):
     write_images(Path("pets/test"), 1, classes=False)
     Path("pets/test/000.png").write_bytes(b"")
     assert prepare(source="pets", max_bad_fraction=0.5) == 2
-    assert "all 1 images for test were refused" in capsys.readouterr().err
+    assert "1 of 21 images refused, all of the split test" in capsys.readouterr().err
     assert not PREPARED.exists()
-
-
-def source_of(**counts: int) -> Source:
-    return Source({name: SourceSplit(name, n, None, lambda rows: []) for name, n in counts.items()}, None, ())
-
-
-def test_no_split_is_ever_empty(params):
-    data = params({"data.validation_fraction": 0.01, "data.test_fraction": 0.01}).data
-    assert {name: len(part.rows) for name, part in divide(source_of(train=3), data).items()} == {
-        "train": 1,
-        "validation": 1,
-        "test": 1,
-    }
-    with pytest.raises(UserError, match="the split train would be empty: 2 training images"):
-        divide(source_of(train=2), data)
-    with pytest.raises(UserError, match="the split test would be empty"):
-        divide(source_of(train=9, test=0), data)
 
 
 def test_mean_and_variance_are_exact():

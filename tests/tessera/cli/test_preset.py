@@ -122,6 +122,35 @@ def test_changes_are_yaml_values(file):
 
 
 @pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("2024", "2024"),
+        ("a: b", "a: b"),
+        ("holiday #2", "holiday #2"),
+        ("[x]", "[x]"),
+        ("null", "null"),
+        ("yes", "yes"),
+        ("{a", "{a"),
+        ("  spaces ", "  spaces "),
+        ("'quoted'", "quoted"),
+        ('"1e3"', "1e3"),
+    ],
+)
+def test_a_text_is_taken_as_it_is(file, name, written):
+    Path(written).mkdir()
+    assert main(["cifar10", "-S", f"data.source={name}"]) == 0
+    assert load(file).data.source == load(file).data.watch == written
+
+
+@pytest.mark.parametrize("text", ["null", ""])
+def test_null_stays_no_value_where_there_may_be_none(file, text):
+    assert main(["cifar10", "-S", f"data.revision={text}", "-S", "data.source=digits"]) == 0
+    assert load(file).data.revision is None
+    assert main(["digits", "-S", "data.label_column=07", "-S", "stage2_prior.name=masked"]) == 0
+    assert load(file).data.label_column == "07" and load(file).stage2_prior.name == "masked"
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["cifar"], ["unknown preset `cifar`", "cifar10, digits, fashion_mnist", "did you mean `cifar10`?"]),
@@ -132,17 +161,23 @@ def test_changes_are_yaml_values(file):
         (["cifar10", "-S", "data.height"], ["-S data.height", "expected key=value"]),
         (["cifar10", "-S", "data.background=[1"], ["-S data.background=[1", "not valid YAML"]),
         (["cifar10", "-S", "data.height=30"], ["data.height", "30", "multiple of 4"]),
-        (["cifar10", "-S", "data.source=./nowhere"], ["no folder ./nowhere"]),
+        (["cifar10", "-S", "data.source=presets/cifar11"], ["'presets/cifar11': no such folder", "owner/name"]),
+        (["cifar10", "-S", "data.source=digit"], ["'digit': no such folder", "or digits"]),
+        (["cifar10", "-S", "data.source="], ["'': no such folder"]),
+        (["cifar10", "-S", "data.source=params.yaml"], ["'params.yaml' is a file"]),
+        (["cifar10", "-S", "data.source=."], ["data.source: '.'", "which the pipeline itself writes"]),
+        (["cifar10", "-S", "data.source=./nowhere"], ["'./nowhere': no such folder"]),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(file, capsys, arguments, words):
+    Path("presets").mkdir()  # a name that begins so is no Hub id here
     before = file.read_bytes()
     assert command(["preset", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert all(word in error for word in words), error
     assert file.read_bytes() == before
-    assert [p.name for p in file.parent.iterdir()] == ["params.yaml"]
+    assert sorted(p.name for p in file.parent.iterdir()) == ["params.yaml", "presets"]
 
 
 def test_a_failure_while_writing_leaves_the_file(file, monkeypatch):

@@ -131,6 +131,15 @@ def test_misspelt_name_of_a_choice_lists_the_options(params):
         ("stage2_prior.training.steps", 0),
         ("stage2_prior.pixelcnn.training", {"steps": 0}),
         ("runtime.threads", 0),
+        ("runtime.threads", 10_000_000_000),
+        ("sampling.images", 10**30),
+        ("data.split_seed", 2**31),
+        ("stage2_prior.largest_softmax", 2**31),
+        ("stage2_prior.masked.bound_draws", 2**31),
+        ("stage2_prior.pixelcnn.kernel_size", 2**31 + 1),
+        ("stage1_vqvae.quantizer.codebook_size", 10**30),
+        ("data.grey_range", [0]),
+        ("data.grey_range", ["0", 1]),
     ],
 )
 def test_impossible_value_is_refused_with_its_path_and_value(params, path, value):
@@ -254,7 +263,22 @@ def test_impossible_value_is_refused_with_its_path_and_value(params, path, value
             {"sampling.precision": "bf16", "sampling.batch_size": None},
             ["sampling", "batch_size", "bf16", "give a number"],
         ),
-        ({"extract_codes.shift": 8}, ["extract_codes.shift: 8", "8x8"]),
+        ({"extract_codes.shift": 3}, ["extract_codes.shift: 3", "8x8", "49 passes", "at most 2"]),
+        ({"stage1_vqvae.augmentation.shift": 8}, ["stage1_vqvae.augmentation.shift: 8", "8x8"]),
+        (
+            {"stage1_vqvae.quantizer.codebook_size": 94, "stage2_prior.largest_softmax": 46},
+            ["stage2_prior.largest_softmax: 46", "94 codes", "raise it to 47"],
+        ),
+        (  # of a chain's link, which splits the codes of the coarser levels too
+            {
+                "stage1_vqvae.network.conv.strides": [2, 2],
+                "stage1_vqvae.quantizer.codebook_size": [17, 16],
+                "stage2_prior.name": "chain",
+                "stage2_prior.chain.links": [{"name": "counts"}, {"name": "counts", "counts": {"largest_softmax": 16}}],
+            },
+            ["stage2_prior.chain.links.1.largest_softmax: 16", "17 codes", "raise it to 17"],
+        ),
+        ({"data.grey_range": [5, 5]}, ["data.grey_range", "black", "white", "[5.0, 5.0]"]),
         ({"stage1_vqvae.training.warmup_steps": 1200}, ["stage1_vqvae.training.warmup_steps", "1200"]),
         ({"classifier.training.warmup_steps": 500}, ["classifier.training.warmup_steps", "classifier.training.steps"]),
         (

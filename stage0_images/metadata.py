@@ -1,0 +1,145 @@
+"""Reads labels from files named metadata.csv or metadata.jsonl, which lie beside images and name them.
+
+The format is that of `imagefolder` in `datasets`: a row an image, with its path relative to the file in the column
+`file_name`. `datasets` itself would stop at any other file of this name, and drop unnamed images without a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from stage0_images.columns import Aside, shown
+from stage0_images.labels import LABEL_NAMES
+from stage0_images.parameters import DataParams
+from tessera.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+NAMES = ("metadata.csv", "metadata.jsonl")
+FILE = "file_name"  # the column that names the images
+IMAGE = "image"  # the column of images in the tables that are made here
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the metadata files of a folder say.
+
+    Attributes:
+        rows: the table of the files that give labels, whose column `IMAGE` holds paths relative to the folder. None:
+            there is no such file.
+        notes: why other files are not used.
+    """
+
+    rows: pa.Table | None
+    notes: list[str]
+
+
+def files_of(files: list[str]) -> list[str]:
+    """The metadata files among the files of a folder."""
+    return [file for file in files if PurePosixPath(file).name in NAMES]
+
+
+def read(folder: Path, files: list[str], params: DataParams) -> Metadata:
+    """Reads the metadata files that give labels.
+
+    Args:
+        files: all files of the folder, relative to it.
+
+    Raises:
+        UserError: some of the metadata files can be used and others cannot, or an image is named twice.
+    """
+    import pyarrow as pa
+
+    if not params.use_labels:
+        return Metadata(None, [])
+    tables: dict[str, pa.Table] = {}
+    notes = []
+    for file in files_of(files):
+        try:
+            tables[file] = _usable(_rows(folder, file), params)
+        except ValueError as error:
+            notes.append(f"{shown(file)}: not used, since {' '.join(str(error).split())}")
+    if tables and notes:
+        raise UserError(f"data.source: {params.source!r}: {notes[0]}; correct it as {next(iter(tables))}, or remove it")
+    if not tables:
+        return Metadata(None, notes)
+    rows = pa.concat_tables(tables.values(), promote_options="permissive")
+    names = rows[IMAGE].to_pylist()
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"data.source: {params.source!r}: metadata names {twice} twice; keep one of the rows")
+    gone = sorted(set(names).difference(files))
+    if gone:
+        notes.append(f"metadata names {len(gone)} files that are not there: {', '.join(gone[:3])}")
+    return Metadata(rows, notes)
+
+
+def _rows(folder: Path, file: str) -> pa.Table:
+    """The rows of a metadata file, with paths relative to the folder. Raises ValueError with the reason."""
+    import pyarrow as pa
+    from pyarrow import csv, json
+
+    try:
+        if file.endswith(".csv"):
+            # An empty field is no label, but any text is one, "NA" too.
+            values = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+            table = csv.read_csv(folder / file, None, csv.ParseOptions(newlines_in_values=True), values)
+        else:
+            table = json.read_json(folder / file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"it cannot be read ({error})") from error
+    columns = ", ".join(table.column_names)
+    if FILE not in table.column_names:
+        raise ValueError(f"it has no column {FILE}, which would name the images (its columns: {columns})")
+    place = PurePosixPath(file).parent
+    names = [(place / str(name)).as_posix() for name in table[FILE].to_pylist()]
+    others = {name: table[name] for name in table.column_names if name not in (FILE, IMAGE)}
+    return pa.table({IMAGE: pa.array(names, pa.string()), **others})
+
+
+def _usable(rows: pa.Table, params: DataParams) -> pa.Table:
+    """The rows as they are. Raises ValueError with the reason if they give no labels."""
+    columns = rows.column_names[1:]
+    if not len(rows):
+        raise ValueError("it has no row")
+    if params.label_column not in columns and not any(name.lower() in LABEL_NAMES for name in columns):
+        raise ValueError(
+            f"it has no column label or class (its columns: {', '.join([FILE, *columns])}); data.label_column names "
+            "another"
+        )
+    return rows
+
+
+def tables(
+    rows: pa.Table, folder: Path, splits: dict[str, list[str]]
+) -> tuple[dict[str, datasets.Dataset], list[Aside]]:
+    """Joins the rows with the images that they name.
+
+    Args:
+        rows: from `read`.
+        splits: the image files of each split, relative to the folder.
+
+    Returns:
+        The table of each split; and the images that no row names.
+    """
+    import datasets
+    import pyarrow as pa
+
+    place = {name: index for index, name in enumerate(rows[IMAGE].to_pylist())}
+    found, aside = {}, []
+    for split, files in splits.items():
+        named = [file for file in files if file in place]
+        chosen = rows.take(pa.array([place[file] for file in named], pa.int64()))
+        paths = pa.array([str(folder / file) for file in named], pa.string())
+        table = datasets.Dataset(chosen.set_column(0, IMAGE, paths))
+        found[split] = table.cast_column(IMAGE, datasets.Image(decode=False))
+        aside += [
+            Aside(shown(file), "images not named in metadata", "no metadata file names it")
+            for file in files
+            if file not in place
+        ]
+    return found, aside
