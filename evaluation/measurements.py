@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from evaluation.metrics import label_nats, psnr, squared_error, ssim, ssim_unavailable
 from sampling.pipeline import TwoStagePipeline
@@ -19,6 +18,7 @@ from tessera import paths
 from tessera.artifacts.manifests import read_manifest
 from tessera.codes.figures import CodeCounts
 from tessera.codes.store import Codes, open_codes
+from tessera.console import Bar
 from tessera.features.classifiers.base import predict
 from tessera.features.classifiers.build import load_classifier
 from tessera.images.examples import spread_over_classes
@@ -79,8 +79,11 @@ def fixed_choice(total: int, count: int | None) -> np.ndarray:
 
 def batches(count: int, size: int, name: str) -> Iterator[slice]:
     """The rows of a split, `size` at a time, with a progress bar."""
-    for start in tqdm(range(0, count, size), desc=name, unit="batch", disable=None):
-        yield slice(start, min(start + size, count))
+    with Bar(count, name, "image") as bar:
+        for start in range(0, count, size):
+            rows = slice(start, min(start + size, count))
+            yield rows
+            bar.update(rows.stop - rows.start)
 
 
 def fit_counts(codes: Codes, params: dict[str, Any], size: int) -> Prior:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from sampling import checks, memory, pictures
 from sampling.describe import description, trained_steps
@@ -20,6 +19,7 @@ from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors.build import load_prior
 from tessera.codes.layout import CodeLayout
+from tessera.console import Bar
 from tessera.errors import UserError
 from tessera.images.pixels import to_uint8
 from tessera.launch.devices import exact_float32
@@ -121,7 +121,7 @@ class TwoStagePipeline:
         checks.null_label(labels, self.prior, chosen)
 
         def draw() -> Iterator[torch.Tensor]:
-            with self._bar(count, "generate") as bar:
+            with Bar(count, "generate", "image") as bar:
                 for rows in self._parts(count, batch_size):
                     streams = Streams(seed, tuple(range(start + rows.start, start + rows.stop)), self.device)
                     classes = None if labels is None else labels[rows].to(self.device)
@@ -137,12 +137,6 @@ class TwoStagePipeline:
             batch_size = memory.batch_size(self._image_bytes, self.drawing, self.device)
         size = 1 if batch_size is None else int(batch_size)
         return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
-
-    @staticmethod
-    def _bar(count: int, what: str) -> Any:
-        """A progress bar over images that moves with every code. It is silent where standard error is no terminal."""
-        form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"
-        return tqdm(total=count, desc=what, unit="image", disable=None, bar_format=form)
 
     def generate(self, n: int, labels: Labels = None, **settings: Any) -> torch.Tensor:
         """Sample images.
@@ -244,7 +238,7 @@ class TwoStagePipeline:
         mask, parts = mask.cpu().expand(shapes[1]), []
         images = images.cpu().masked_fill(~mask, 0.0)
         checks.in_range(images)
-        with self._bar(len(images), "complete") as bar:
+        with Bar(len(images), "complete", "image") as bar:
             for rows in self._parts(len(images), batch_size):
                 known, part = mask[rows].to(self.device), images[rows].to(self.device)
                 tokens = self.layout.flatten(self.vqvae.encode(part))

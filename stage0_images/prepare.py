@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tessera import entry, paths
+from tessera.console import Bar, waiting
 from tessera.errors import UserError
 from tessera.launch.threads import number_of_threads
 from tessera.parameters import Params
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from tqdm import tqdm
 
     from stage0_images.columns import Source, SourceImage
     from stage0_images.dividing import Part
@@ -84,7 +84,7 @@ def decoded(part: Part, params: DataParams, pool: Executor, ahead: int) -> Itera
 
 
 def write_split(
-    part: Part, folder: Path, params: DataParams, blocks: Iterator[list], quarantine: Quarantine, bar: tqdm
+    part: Part, folder: Path, params: DataParams, blocks: Iterator[list], quarantine: Quarantine, bar: Bar
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Write images.npy and, for labelled data, labels.npy.
 
@@ -145,7 +145,6 @@ def write_all(source: Source, staging: Path, params: Params) -> list[str]:
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
-    from tqdm import tqdm
 
     from stage0_images.dividing import divide
     from stage0_images.pixels import decoding
@@ -163,7 +162,7 @@ def write_all(source: Source, staging: Path, params: Params) -> list[str]:
     with (
         decoding(),
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=quarantine.total, desc="prepare", unit="image", disable=None) as bar,
+        Bar(quarantine.total, "prepare", "image") as bar,
     ):
         for name, part in parts.items():
             blocks = decoded(part, params.data, pool, ahead)
@@ -240,7 +239,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     # `datasets` copies a parquet dataset into this folder. /tmp would be a bad place, since it may be in memory.
     with scratch(paths.PREPARED.with_name("source")) as cache:
-        source = open_source(params.data, cache)
+        with waiting("opening the source"):
+            source = open_source(params.data, cache)
         with publishing(paths.PREPARED, "prepared", parents={}) as staging:
             lines = write_all(source, staging, params)
     print("\n".join(f"{paths.PREPARED}: {line}" for line in lines))

@@ -7,7 +7,6 @@ written by `save_to_disk`, or a plain folder of images. The Hub's layout and sav
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -135,13 +134,12 @@ def _refuse_archives(files: list[str], params: DataParams) -> None:
 
 @contextmanager
 def _reading(params: DataParams) -> Iterator[None]:
-    """Silences the logs of the loaders, and outside a terminal their progress bars, and turns errors into UserError."""
+    """Silences the logs and the progress bars of the loaders, and turns errors into UserError."""
     import datasets
     from huggingface_hub.utils import disable_progress_bars
 
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-        disable_progress_bars()
+    datasets.disable_progress_bars()
+    disable_progress_bars()
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("datasets", "huggingface_hub")}
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
