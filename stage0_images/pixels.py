@@ -61,7 +61,7 @@ def is_image(file: Path) -> bool:
     """
     with decoding():
         try:
-            with Image.open(file, formats=[name for name in _formats() if name != "PPM"]):
+            with Image.open(file, formats=[name for name in readable_formats() if name != "PPM"]):
                 return True
         except Exception:  # Pillow raises many kinds of errors on damaged bytes
             return False
@@ -94,7 +94,9 @@ def read_image(content: bytes | Path | np.ndarray | None, params: Preparation) -
 def largest_grey(content: bytes | Path | np.ndarray | None) -> int | None:
     """The largest value of a grey image of more than 8 bits, else None. Call it within `decoding()`."""
     try:
-        with Image.open(content if isinstance(content, Path) else io.BytesIO(content), formats=_formats()) as image:
+        with Image.open(
+            content if isinstance(content, Path) else io.BytesIO(content), formats=readable_formats()
+        ) as image:
             deep = image.mode == "I" or image.mode.startswith("I;16")
             return int(np.asarray(image).max()) if deep else None
     except Exception:  # Pillow raises many kinds of errors; `read_image` tells why an image cannot be used
@@ -115,7 +117,7 @@ def _bytes(content: bytes | Path | None) -> bytes:
     return content
 
 
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """The names in `FORMATS` that this build of Pillow can open. MPO is not one of them: Pillow opens it as JPEG."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
@@ -124,7 +126,7 @@ def _formats() -> tuple[str, ...]:
 def _decode(data: bytes, params: Preparation) -> Image.Image:
     """Decodes an image, turns it upright, and converts it to grey or RGB. Raises BadImage."""
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             width, height = image.size
             if width * height > params.max_pixels:  # the size comes from the header; nothing is decoded yet
                 raise BadImage(f"{width}x{height} pixels, over data.max_pixels ({params.max_pixels})")

@@ -41,7 +41,7 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
-def _editor() -> YAML:
+def editor() -> YAML:
     """A YAML 1.2 reader and writer that keeps comments, quotes and layout."""
     yaml = YAML()
     yaml.Representer = _Representer
@@ -171,7 +171,7 @@ def _written(text: str, changes: dict[str, Any], origin: str) -> str:
     Raises:
         UserError: a path or the changed whole is not valid.
     """
-    yaml = _editor()
+    yaml = editor()
     tree, stream = yaml.load(text), io.StringIO()
     patch(tree, changes)
     yaml.dump(tree, stream)

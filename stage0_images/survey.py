@@ -1,0 +1,101 @@
+"""Looks at a source of images without preparing it: how many, how large, grey or coloured, with which labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stage0_images.columns import Source, SourceImage
+from stage0_images.dividing import divide
+from stage0_images.parameters import DataParams
+from stage0_images.pixels import decoding, readable_formats
+from tessera.errors import UserError
+
+SAMPLE = 200  # images that are opened
+SHOWN = 64  # pixels a side, at which an image's colours are looked at
+COLOUR = 8  # of 255; channels that differ by less are one grey
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a source holds.
+
+    Attributes:
+        images: number of images in each split, after missing splits are cut from the training images.
+        given: the splits that the source itself has.
+        classes: names of the classes, or None without labels.
+        sides: the shorter sides of the images that were opened, in pixels, ascending.
+        aspects: width over height of these images, ascending.
+        grey: whether all of them are grey.
+        transparent: the share of them with transparent pixels.
+        refused: the share of images that could not be opened.
+    """
+
+    images: dict[str, int]
+    given: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    sides: tuple[int, ...]
+    aspects: tuple[float, ...]
+    grey: bool
+    transparent: float
+    refused: float
+
+    @property
+    def side(self) -> int:
+        """The shorter side that nine of ten images have at least, in pixels."""
+        return self.sides[len(self.sides) // 10]
+
+
+def look(source: Source, params: DataParams) -> Survey:
+    """Open some training images, evenly spread over the source, and say what they are like.
+
+    Raises:
+        UserError: see `divide`; or none of the images can be opened.
+    """
+    parts = divide(source, params)
+    train = parts["train"]
+    rows = train.rows[np.linspace(0, len(train.rows) - 1, min(SAMPLE, len(train.rows))).astype(int)]
+    with decoding():
+        seen = [found for image in train.split.fetch(rows) for found in _seen(image)]
+    if not seen:
+        raise UserError(
+            f"data.source: {params.source!r}: none of {len(rows)} images could be opened; `python -m "
+            "stage0_images.prepare` tells why"
+        )
+    sides, aspects, coloured, transparent = zip(*seen, strict=True)
+    return Survey(
+        images={name: len(part.rows) for name, part in parts.items()},
+        given=tuple(source.splits),
+        classes=source.classes,
+        sides=tuple(sorted(sides)),
+        aspects=tuple(sorted(aspects)),
+        grey=not any(coloured),
+        transparent=sum(transparent) / len(seen),
+        refused=1 - len(seen) / len(rows),
+    )
+
+
+def _seen(image: SourceImage) -> Iterator[tuple[int, float, bool, bool]]:
+    """An image's shorter side, its aspect, whether it is coloured and transparent; nothing if it cannot be opened."""
+    content = image.content
+    if isinstance(content, np.ndarray):
+        yield min(content.shape), content.shape[1] / content.shape[0], False, False
+        return
+    try:
+        with Image.open(
+            content if isinstance(content, Path) else io.BytesIO(content), formats=readable_formats()
+        ) as opened:
+            width, height = opened.size
+            opened.draft("RGB", (SHOWN, SHOWN))
+            small = opened.convert("RGBA").resize((SHOWN, SHOWN))
+    except Exception:  # Pillow raises many kinds of errors on damaged bytes; `prepare` tells why
+        return
+    pixels = np.asarray(small).astype(int)
+    visible = pixels[pixels[..., 3] > 0][:, :3]
+    coloured = bool(visible.size) and np.ptp(visible, axis=1).max() > COLOUR
+    yield min(width, height), width / height, coloured, bool((pixels[..., 3] < 255).any())

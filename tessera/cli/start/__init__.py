@@ -1,0 +1,42 @@
+"""Write params.yaml for a folder of images and for this machine: python -m tessera start FOLDER [--minutes 15].
+
+It looks at the images and at the machine, times a few steps, and writes a whole params.yaml, in which the reason stands
+beside each value that it chose. It prints what will be made, how long each stage will take, and how much disk it needs.
+Nothing else is spent before `dvc repro`. The rules, and the trials behind them: docs/guide/sizes.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tessera import paths
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tessera start", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="FOLDER", help="a folder of images; `digits` for scikit-learn's")
+    parser.add_argument("--minutes", type=_minutes, default=15.0, help="for the whole pipeline (default: 15)")
+    parser.add_argument("--side", type=_side, help="pixels a side (default: what the images and the time allow)")
+    parser.add_argument("--params", type=Path, default=paths.PARAMS, help="the file to write (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    from tessera.cli.start.search import search
+
+    print(search(arguments.source, arguments.minutes, arguments.side, arguments.params))
+    return 0
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"expected 1 to 10000 minutes, got {text}")
+    return value
+
+
+def _side(text: str) -> int:
+    value = int(text)
+    if not 8 <= value <= 1024 or value % 4:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 4 from 8 to 1024, got {text}")
+    return value

@@ -1,0 +1,104 @@
+"""Writes the chosen parameters with their reasons, and says what they will make."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from stage0_images.survey import Survey
+from tessera.artifacts.files import write_text
+from tessera.cli.preset import DEFAULT, PRESETS, editor, leaves, patch
+from tessera.cli.start.machine import Machine
+from tessera.cli.start.plan import Plan
+from tessera.cli.start.rules import Choice
+from tessera.documents import parse_yaml
+from tessera.parameters import Params, validate
+
+WIDTH = 120  # columns of a line of params.yaml
+
+
+def write(file: Path, choice: Choice) -> None:
+    """Write the whole parameter file: the default one with the chosen values, and a reason beside those that have one.
+
+    Raises:
+        UserError: the result is not valid; the file is then as it was.
+    """
+    yaml = editor()
+    tree, stream = yaml.load((PRESETS / f"{DEFAULT}.yaml").read_text(encoding="utf-8")), io.StringIO()
+    patch(tree, choice.values)
+    yaml.dump(tree, stream)
+    text = commented(stream.getvalue(), choice.reasons)
+    validate(parse_yaml(text, str(file)), str(file))
+    assert leaves(parse_yaml(text, str(file))) == leaves(parse_yaml(stream.getvalue(), str(file)))
+    write_text(file, text)
+
+
+def commented(text: str, reasons: dict[str, str]) -> str:
+    """A parameter file with a reason as the comment beside some values, in place of the comment that was there.
+
+    Args:
+        text: block YAML, each value of `reasons` in one line.
+        reasons: by dotted path.
+    """
+    tree, lines = editor().load(text), text.splitlines()
+    for path, reason in reasons.items():
+        *sections, key = path.split(".")
+        node = tree
+        for section in sections:
+            node = node[section]
+        number = node.lc.key(key)[0]
+        line = lines[number].split(" # ")[0].rstrip()
+        lines[number] = f"{line} # {reason}" if len(line) + len(reason) + 3 <= WIDTH else line
+    return "\n".join(lines) + "\n"
+
+
+def report(
+    source: str, survey: Survey, machine: Machine, params: Params, plan: Plan, minutes: float, file: Path
+) -> str:
+    """What was found and what will be made, as lines for a person."""
+    return "\n".join(
+        [*_found(source, survey, machine), "", *_made(params), "", *_stages(plan, minutes), "", *_end(file)]
+    )
+
+
+def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
+    counts = ", ".join(f"{count:,} {name}" for name, count in survey.images.items())
+    sides = {survey.sides[0], survey.sides[-1]}
+    size = " to ".join(str(side) for side in sorted(sides)) + " pixels on the shorter side"
+    colours = "grey" if survey.grey else "colours"
+    clear = f", {survey.transparent:.0%} transparent" if survey.transparent else ""
+    labels = f"{len(survey.classes)} classes" if survey.classes else "no labels"
+    low = "none, " + machine.slow_bf16 if machine.slow_bf16 else "fast"
+    memory = f", {machine.memory / 2**30:.0f} GB of memory" if machine.memory else ""
+    return [
+        f"images    {source}: {counts}; {size}, {colours}{clear}; {labels}",
+        f"machine   {machine.gpu or f'{machine.threads} threads, no GPU'}{memory}; bf16: {low}"
+        + ("" if machine.compiler else "; no C++ compiler, so nothing is compiled"),
+    ]
+
+
+def _made(params: Params) -> list[str]:
+    data, stage1, prior = params.data, params.stage1_vqvae, params.stage2_prior
+    factor = stage1.network.chosen.factor
+    grid = f"{data.height // factor}x{data.width // factor} codes of {stage1.quantizer.chosen.sizes[0]}"
+    kind = "grey" if data.channels == 1 else "RGB"
+    return [
+        f"makes     {kind} images of {data.height}x{data.width}, each {grid}, "
+        f"by a {prior.name} of {prior.layers} layers and width {prior.width}",
+    ]
+
+
+def _stages(plan: Plan, minutes: float) -> list[str]:
+    steps = {"train_vqvae": "stage1_vqvae", "train_prior": "stage2_prior", "train_classifier": "classifier"}
+    lines = [f"{'stage':<18} minutes"]
+    for stage, seconds in plan.seconds.items():
+        count = plan.steps.get(steps.get(stage, ""))
+        lines.append(f"{stage:<18} {seconds / 60:7.1f}" + (f"   {count:,} steps at most" if count else ""))
+    over = plan.minutes > minutes
+    note = f"   more than the {minutes:g} that you gave: the least that makes sense" if over else ""
+    whole = f"{'in all':<18} {plan.minutes:7.1f}   about, if nothing else runs{note}"
+    return [*lines, whole, f"disk      about {max(1, plan.disk // 2**20):,} MB, caches and saved states included"]
+
+
+def _end(file: Path) -> list[str]:
+    return [f"{file} is written; `dvc repro` makes it. The picture will be results/sample/grid.png."]

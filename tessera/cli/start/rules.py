@@ -1,0 +1,184 @@
+"""The rules by which `start` chooses parameters. docs/guide/sizes.md has them as a table, with the trials behind them.
+
+A rule looks at the images, at the machine and at the time there is. It gives values of params.yaml by dotted path, each
+with the reason that stands beside it in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from stage0_images.survey import Survey
+from tessera.cli.start.machine import Machine
+
+STAGE1, STAGE2 = "stage1_vqvae", "stage2_prior"
+
+NATIVE = 32  # pixels; images of one size up to this keep it
+SMALLEST, LARGEST = 8, 256  # pixels a side
+FEW, SOME, MANY = 1_000, 5_000, 20_000  # training images
+TOKENS_CPU, TOKENS_GPU = 64, 256  # codes an image, about
+
+
+@dataclass
+class Choice:
+    """Values of params.yaml by dotted path, and why."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def set(self, path: str, value: Any, reason: str = "") -> None:
+        self.values[path] = value
+        if reason:
+            self.reasons[path] = reason
+
+    def joined(self, other: Choice) -> Choice:
+        """Both; `other` is the stronger one."""
+        return Choice(self.values | other.values, self.reasons | other.reasons)
+
+
+def sides(survey: Survey, wanted: int | None, machine: Machine) -> list[int]:
+    """The sides that may be tried, largest first, each a multiple of what the network divides it by.
+
+    Args:
+        wanted: what the user asked for; it is then the only one.
+    """
+    if wanted:
+        return [wanted]
+    side = min(survey.side, LARGEST)
+    if side <= NATIVE:
+        return [max(SMALLEST, side - side % (4 if side > 12 else 2))]
+    steps = [256, 128, 96, 64, 48, 32]
+    most = LARGEST if machine.gpu else 64
+    return [step for step in steps if step <= min(side, most)] or [32]
+
+
+def strides(side: int, machine: Machine) -> int:
+    """The downsampling: the smallest that leaves about as many codes as a prior on this machine can take."""
+    tokens = TOKENS_GPU if machine.gpu else TOKENS_CPU
+    for factor in (2, 4, 8, 16):
+        if side % factor == 0 and (side // factor) ** 2 <= 1.1 * tokens:
+            return factor
+    return 16
+
+
+def images(survey: Survey, side: int) -> Choice:
+    """The section `data`."""
+    chosen = Choice()
+    reason = "nine of ten images have this side or more" if side >= survey.side else "what the time allows"
+    if survey.sides[0] == survey.sides[-1] == side:
+        reason = "the images' own size"
+    chosen.set("data.height", side, reason)
+    chosen.set("data.width", side)
+    chosen.set(
+        "data.channels", 1 if survey.grey else 3, "all images are grey" if survey.grey else "images have colours"
+    )
+    if survey.transparent:
+        share = f"{survey.transparent:.0%} of the images are transparent"
+        chosen.set("data.background", [255, 255, 255], f"{share}; this colour is under them")
+    total = sum(survey.images.values())
+    few = total < FEW
+    for split, less, more in (("validation", 0.1, 0.05), ("test", 0.1, 0.05)):
+        if split not in survey.given:
+            fraction = less if total < MANY else more
+            reason = "few images: every one counts, and a figure of fewer means little" if few else ""
+            chosen.set(f"data.{split}_fraction", fraction, reason)
+    return chosen
+
+
+def codes(survey: Survey, side: int, machine: Machine) -> Choice:
+    """The grid and the codebook."""
+    chosen, train, factor = Choice(), survey.images["train"], strides(side, machine)
+    grid = side // factor
+    chosen.set(f"{STAGE1}.network.name", "conv")
+    chosen.set(f"{STAGE1}.network.conv.strides", [factor], f"{grid}x{grid} codes an image")
+    size = 64 if train < FEW else 128 if train < SOME else 256 if train < MANY else 512
+    if side <= 16 or survey.grey:
+        size = max(64, size // 2)
+    chosen.set(f"{STAGE1}.quantizer.name", "vq")
+    chosen.set(f"{STAGE1}.quantizer.codebook_size", size, f"{train:,} training images")
+    return chosen
+
+
+def precision(machine: Machine, side: int) -> Choice:
+    """How the trainings compute."""
+    chosen = Choice()
+    low = machine.slow_bf16 is None and side > 16
+    reason = (
+        "bf16 is slower here: the processor has no instructions for it"
+        if machine.slow_bf16
+        else "faster here than fp32"
+        if low
+        else "images are so small that bf16 gains nothing"
+    )
+    for section in (STAGE1, STAGE2, "classifier"):
+        chosen.set(f"{section}.training.precision", "bf16" if low else "fp32", reason)
+        chosen.set(f"{section}.training.channels_last", low and section != STAGE2)
+        chosen.set(f"{section}.training.compile", False)
+    return chosen
+
+
+def widths(side: int, narrow: bool) -> Iterator[Choice]:
+    """Sizes of the network, the largest first: the first one is taken that the time allows enough steps for.
+
+    Args:
+        narrow: whether a network may be so narrow that smaller images would be the better choice.
+    """
+    for channels in (64,) if side <= 16 else (128, 96, 64, *[32] * narrow):
+        chosen = Choice()
+        chosen.set(f"{STAGE1}.network.conv.channels", channels, "the widest that the time allows enough steps for")
+        chosen.set(f"{STAGE1}.network.conv.stem_channels", channels // 2)
+        yield chosen
+
+
+def stage1_training(survey: Survey) -> Choice:
+    """How stage 1 is trained, but for the number of steps."""
+    chosen, train = Choice(), survey.images["train"]
+    batch = 128 if train >= FEW else 64 if train >= 128 else 16
+    chosen.set(f"{STAGE1}.training.batch_size", batch)
+    chosen.set(f"{STAGE1}.training.learning_rate", 2.0e-3)
+    chosen.set(f"{STAGE1}.augmentation.shift", 0 if train >= MANY else 1, "few images" if train < MANY else "")
+    chosen.set(f"{STAGE1}.training.codebook_images", min(2048, train))
+    return chosen
+
+
+def prior(survey: Survey) -> Choice:
+    """The prior and how it is trained, but for the number of steps."""
+    chosen, train = Choice(), survey.images["train"]
+    if train < FEW:
+        layers, width, heads, dropout = 2, 96, 4, 0.4
+    elif train < SOME:
+        layers, width, heads, dropout = 3, 128, 4, 0.3
+    elif train < MANY:
+        layers, width, heads, dropout = 4, 160, 5, 0.2
+    else:
+        layers, width, heads, dropout = 4, 192, 6, 0.1
+    chosen.set(f"{STAGE2}.name", "transformer")
+    chosen.set(f"{STAGE2}.transformer.architecture", "llama", "had the best likelihood at equal time")
+    chosen.set(f"{STAGE2}.layers", layers)
+    chosen.set(f"{STAGE2}.width", width, f"{train:,} training images")
+    chosen.set(f"{STAGE2}.heads", heads)
+    chosen.set(f"{STAGE2}.dropout", dropout, "the fewer images, the more")
+    passes = train < MANY
+    chosen.set("extract_codes.shift", 1 if passes else 0, "9 passes: few images" if passes else "there are many images")
+    chosen.set("extract_codes.horizontal_flip", False, "true helps where a mirrored image is as good as the image")
+    chosen.set(f"{STAGE2}.training.batch_size", 128 if train >= FEW else 64 if train >= 128 else 16)
+    chosen.set(f"{STAGE2}.training.learning_rate", 1.0e-3 if train >= SOME else 2.0e-3)
+    chosen.set(f"{STAGE2}.training.extra_pass_fraction", 0.8 if train < FEW else 0.5 if passes else 0.0)
+    chosen.set(f"{STAGE2}.training.weight_decay", 0.05 if train < SOME else 0.01)
+    chosen.set(f"{STAGE2}.training.patience", 5, "ends when validation no longer improves")
+    return chosen
+
+
+def sampling(survey: Survey) -> Choice:
+    """How images are drawn, and the classifier that judges them."""
+    chosen, train = Choice(), survey.images["train"]
+    labelled = survey.classes is not None
+    chosen.set("sampling.temperature", 1.0 if train >= MANY else 0.9)
+    chosen.set("sampling.guidance_scale", 2.0 if labelled else 1.0, "" if labelled else "there are no labels")
+    chosen.set("sampling.grid_columns", 10)
+    chosen.set("classifier.name", "conv" if labelled else "none", "" if labelled else "there are no labels")
+    chosen.set("classifier.training.batch_size", 128 if train >= FEW else 32)
+    chosen.set("data.use_labels", True)
+    return chosen

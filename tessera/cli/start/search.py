@@ -1,0 +1,112 @@
+"""Finds the parameters: rules first, then the largest images and the widest network for which the time is enough."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from stage0_images.columns import Source
+from stage0_images.pixels import BadImage, decoding, read_image
+from stage0_images.sources import open_source
+from stage0_images.survey import Survey, look
+from stage1_vqvae.model import VQVAE, model_config
+from tessera import paths
+from tessera.artifacts.publishing import scratch
+from tessera.cli.preset import DEFAULT, PRESETS, leaves, patch, read_changes
+from tessera.cli.start import machine as machines
+from tessera.cli.start import rules
+from tessera.cli.start.machine import Machine
+from tessera.cli.start.plan import USED, Plan, make_plan
+from tessera.cli.start.report import report, write
+from tessera.cli.start.rules import FEW, Choice
+from tessera.cli.start.timing import image_stats, measure, step_seconds, vqvae_task
+from tessera.console import waiting
+from tessera.launch.devices import configure_torch
+from tessera.launch.threads import number_of_threads, thread_environment
+from tessera.parameters import Params, read_yaml, validate
+
+ENOUGH, ENOUGH_FOR_FEW = 1500, 700  # steps of stage 1
+STAGE1_PART = 0.4  # of the time: about what stage 1 has
+READ = 20  # images that are read to see how long it takes
+
+
+def search(source: str, minutes: float, side: int | None, file: Path) -> str:
+    """Choose, write `file`, and return what to print.
+
+    Args:
+        source: `data.source`.
+        side: pixels a side, or None for what the images and the time allow.
+        file: the parameter file. Its section `runtime` is kept.
+
+    Raises:
+        UserError: the source cannot be opened, or no parameters fit it.
+    """
+    kept = {path: value for path, value in leaves(read_yaml(file)).items() if path.startswith("runtime.")}
+    first = Choice({**kept, **read_changes([f"data.source={source}"])})
+    threads = kept.get("runtime.threads")
+    with thread_environment(number_of_threads(threads)):
+        configure_torch(threads)
+        machine = machines.look(threads)
+        params = parameters(first)
+        with scratch(paths.PREPARED.with_name("source")) as cache, waiting("looking at the images"):
+            opened = open_source(params.data, cache)
+            survey = look(opened, params.data)
+            reading = _seconds_an_image(opened, params, number_of_threads(threads))
+        with waiting("timing a few steps"):
+            choice, plan = _fit(first, survey, machine, minutes, side, reading)
+    write(file, choice)
+    return report(source, survey, machine, parameters(choice), plan, minutes, file)
+
+
+def parameters(choice: Choice) -> Params:
+    """The default file with the chosen values."""
+    tree = read_yaml(PRESETS / f"{DEFAULT}.yaml")
+    patch(tree, choice.values)
+    return validate(tree, "the parameters that `start` chooses")
+
+
+def _fit(
+    first: Choice, survey: Survey, machine: Machine, minutes: float, side: int | None, reading: float
+) -> tuple[Choice, Plan]:
+    """The largest images and the widest network for which the time is enough; else the smallest of both."""
+    enough = ENOUGH if survey.images["train"] >= FEW else ENOUGH_FOR_FEW
+    sides = rules.sides(survey, side, machine)
+    for pixels in sides:
+        known = first.joined(rules.images(survey, pixels)).joined(rules.codes(survey, pixels, machine))
+        for part in (
+            rules.precision(machine, pixels),
+            rules.stage1_training(survey),
+            rules.prior(survey),
+            rules.sampling(survey),
+        ):
+            known = known.joined(part)
+        for width in rules.widths(pixels, narrow=pixels == sides[-1]):
+            choice = known.joined(width)
+            params = parameters(choice)
+            stats = image_stats(params)
+            model = VQVAE(model_config(params.stage1_vqvae, stats))
+            step = step_seconds(vqvae_task(params, model, stats), params.stage1_vqvae.training, params)
+            if STAGE1_PART * USED * 60 * minutes / step >= enough:
+                break
+        else:
+            continue
+        break
+    times = measure(params, len(survey.classes or ()))
+    plan = make_plan(survey, params, times, minutes, reading, machine.compiler)
+    return choice.joined(plan.choice), plan
+
+
+def _seconds_an_image(source: Source, params: Params, threads: int) -> float:
+    """How long `prepare` takes for one image."""
+    split = source.splits["train"]
+    rows = np.unique(np.linspace(0, split.count - 1, READ).astype(int))
+    began = time.perf_counter()
+    with decoding():
+        for image in split.fetch(rows):
+            try:
+                read_image(image.content, params.data)
+            except BadImage:
+                continue
+    return (time.perf_counter() - began) / len(rows) / threads
