@@ -3,7 +3,7 @@
     python benchmarks/busy_machine.py [--load 4] [--repeats 5] [--steps 20] [--settings NAME ...] [--json FILE]
 
 A thread that is done early spins for a while before it sleeps. On a busy machine it takes the core from the thread that
-it waits for. `default`: libgomp's own number of turns. `ours`: what `tessera.launch.threads` sets. `passive`: no
+it waits for. `default`: libgomp's own number of turns. `ours`: what `tessera.launch.threads` chooses. `passive`: no
 spinning at all. The other programs are loops that never wait. Every setting has a process of its own, in turn. The
 times are medians over processes of the median step (quartiles of the medians).
 """
@@ -17,20 +17,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import repository  # noqa: F401
 from timing import quartiles
+
+from tessera.launch.threads import number_of_threads, thread_environment
 
 SETTINGS = {
     "default": {},
-    "ours": {"GOMP_SPINCOUNT": "100000"},
+    "ours": {},
+    "100,000 turns": {"GOMP_SPINCOUNT": "100000"},
     "10,000 turns": {"GOMP_SPINCOUNT": "10000"},
     "1,000 turns": {"GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
 }
 VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 WARMUP = 3
+MODELS = ("small", "cifar10", "prior")  # two networks of stage 1, at batch 64; the prior of params.yaml, at batch 128
 PLAIN = {"precision": "fp32", "channels_last": False, "compile": False}
 
 
@@ -44,6 +49,9 @@ def measure(model: str, steps: int) -> None:
     from tessera.launch.devices import set_threads
 
     set_threads(None)
+    if model == "prior":
+        measure_prior(steps)
+        return
     changes = {"runtime.log_every": 1, STAGE1 + "training.batch_size": 64}
     fp32 = {STAGE1 + f"training.{name}": value for name, value in PLAIN.items()}
     small = {STAGE1 + "network.conv.channels": 32, STAGE1 + "network.conv.stem_channels": 16}
@@ -59,10 +67,34 @@ def measure(model: str, steps: int) -> None:
     print(json.dumps(times[WARMUP:]))
 
 
+def measure_prior(steps: int) -> None:
+    """The same for the transformer of params.yaml, on 4x4 random codes: many small operations."""
+    import torch
+    from repository import REPOSITORY
+
+    from stage2_prior.priors.build import build_prior
+    from tessera.codes.layout import CodeLayout, Level
+    from tessera.parameters import load
+
+    layout = CodeLayout((1, 8, 8), (Level(4, 4, 1, 64),))
+    section = load(REPOSITORY / "params.yaml").stage2_prior
+    prior = build_prior(section.config() | {"layout": layout.to_json(), "num_classes": 10})
+    optimizer = torch.optim.AdamW(prior.parameters(), fused=True)
+    tokens, labels, times = torch.randint(64, (128, 16)), torch.randint(10, (128,)), []
+    for _ in range(WARMUP + steps):
+        began = time.perf_counter()
+        prior(tokens, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - began)
+    print(json.dumps(times[WARMUP:]))
+
+
 @contextmanager
 def busy(load: int) -> Iterator[None]:
     """So many other programs, which never wait."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
+    loop = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends when this program is killed
+    others = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(load)]
     try:
         yield
     finally:
@@ -74,7 +106,7 @@ def busy(load: int) -> Iterator[None]:
 def step_seconds(model: str, setting: str, steps: int) -> float:
     """The median step of one process."""
     kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    command = [sys.executable, __file__, "--model", model, "--steps", str(steps), "--measure"]
+    command = [sys.executable, __file__, "--model", model, "--steps", str(steps), "--measure", setting]
     done = subprocess.run(command, env=kept | SETTINGS[setting], capture_output=True, text=True, check=True)
     return quartiles(json.loads(done.stdout.splitlines()[-1]))["median"]
 
@@ -85,15 +117,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--model", choices=("small", "cifar10"), help="default: both")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--model", choices=MODELS, help="default: each")
+    parser.add_argument("--measure", choices=SETTINGS, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.measure:
-        measure(options.model, options.steps)
+        with thread_environment(number_of_threads(None)) if options.measure == "ours" else nullcontext():
+            measure(options.model, options.steps)
         return
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for model in [options.model] if options.model else ["small", "cifar10"]:
+    for model in [options.model] if options.model else MODELS:
         for load in options.load:
             times: dict[str, list[float]] = {name: [] for name in options.settings}
             with busy(load):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-# How often a thread of libgomp looks whether the others are done before it sleeps. By libgomp's own default a thread
-# looks for milliseconds. On a busy machine it then keeps the core from the very thread that it waits for.
-SPINS = 100_000
+# How often a thread of libgomp looks whether the others are done before it sleeps. By its own default it looks for
+# milliseconds, and on a busy machine it keeps the core from the very thread that it waits for. On an idle machine
+# `SPINS` costs nothing, and `BUSY_SPINS` up to a sixth (docs/benchmarks.md).
+SPINS, BUSY_SPINS = 100_000, 1_000
+LOOKS, LOOK_APART = 3, 0.003  # how often the number of running programs is read, and the seconds in between
 
 
 def number_of_threads(wanted: int | None, processes: int | None = None) -> int:
@@ -105,6 +108,24 @@ def _quota(folder: Path, version: int) -> float | None:
         return None
 
 
+def spins(threads: int, root: Path = Path("/")) -> int:
+    """`BUSY_SPINS` if other programs leave too few cores for so many threads at this moment, else `SPINS`.
+
+    Args:
+        root: the folder that holds `proc`. Tests pass another one.
+    """
+    running = []
+    for _ in range(LOOKS):
+        time.sleep(LOOK_APART)
+        try:
+            # The fourth field is "running/all". This process is one of those that run.
+            running.append(int((root / "proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0]) - 1)
+        except (OSError, ValueError, IndexError):  # not Linux
+            return SPINS
+    others = sorted(running)[len(running) // 2]
+    return BUSY_SPINS if others + threads > (os.cpu_count() or 1) else SPINS
+
+
 @contextmanager
 def thread_environment(threads: int) -> Iterator[None]:
     """Within a `with` block, tell all libraries the number of threads by environment variables.
@@ -114,7 +135,7 @@ def thread_environment(threads: int) -> Iterator[None]:
 
     OpenMP, MKL and OpenBLAS, and so torch and numpy, read OMP_NUM_THREADS, which is overwritten. torch.compile starts
     as many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says, which is set only where it is not set yet. So is
-    GOMP_SPINCOUNT, unless OMP_WAIT_POLICY says how threads wait: see `SPINS`. torch's
+    GOMP_SPINCOUNT, unless OMP_WAIT_POLICY says how threads wait: see `spins`. torch's
     inter-op threads need no limit: only `torch.jit.fork` uses them, which this project does not call.
 
     Args:
@@ -124,7 +145,7 @@ def thread_environment(threads: int) -> Iterator[None]:
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
         changes["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
     if "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ:
-        changes["GOMP_SPINCOUNT"] = str(SPINS)
+        changes["GOMP_SPINCOUNT"] = str(spins(threads))
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:

@@ -10,3 +10,4 @@ spec = spec_from_file_location("sampling_fixtures", Path(__file__).parents[1] / 
 fixtures = module_from_spec(spec)
 spec.loader.exec_module(fixtures)
 tiny_run = fixtures.tiny_run
+finished_runs = fixtures.finished_runs

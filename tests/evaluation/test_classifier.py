@@ -84,7 +84,7 @@ def test_where_there_is_no_classifier_the_published_folder_says_why(
     quick, write_params, write_prepared, capsys, shape, classes, name, reason
 ):
     write_prepared(shape, classes=classes)
-    write_params({"classifier.name": name, "data.width": shape[2]})
+    write_params({"classifier.name": name, "data.width": shape[2], "extract_codes.shift": 0})
     assert train_classifier.main([]) == 0
     classifier, manifest = load_classifier(paths.CLASSIFIER)
     assert classifier is None and set(manifest.parents) == {"prepared"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,23 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
     save_model(paths.VQVAE, "vqvae", config, model.state_dict(), {"prepared": identity})
 
 
+@pytest.fixture(scope="session")
+def finished_runs() -> dict[str, Path]:
+    """Copies of the runs that `tiny_run` has made, by what they were made from."""
+    return {}
+
+
 @pytest.fixture
-def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
+def tiny_run(
+    in_tmp: Path,
+    raw_params: dict[str, Any],
+    finished_runs: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
     """`tiny_run(shape, classes, strides, sizes, prior, guidance_scale)`: publish all up to the prior; its folder.
 
-    `prior` is an option of stage2_prior or a label of CHANGES; one that learns takes a few steps.
+    `prior` is an option of stage2_prior or a label of CHANGES; one that learns takes a few steps. A run that another
+    test has made before is copied.
     """
     from tessera.artifacts.manifests import read_manifest
 
@@ -106,7 +119,6 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         untrained: int | None = None,
     ) -> Path:
         strides = strides or [4]
-        stats = publish_prepared(shape, len(names) if names else classes, names=names, untrained=untrained)
         raw_params["data"] |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
         raw_params["stage1_vqvae"]["network"]["conv"]["strides"] = strides
         raw_params["stage1_vqvae"]["quantizer"]["codebook_size"] = sizes
@@ -121,10 +133,16 @@ def tiny_run(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., Path]:
         raw_params["classifier"]["conv"]["channels"] = 8
         raw_params["classifier"]["training"] |= {"steps": 40, "warmup_steps": 5, "batch_size": 16, "validate_every": 20}
         raw_params["runtime"] |= {"processes": 1, "threads": 1, "batch_size": 8, "log_every": 10, "pictures": 1.0}
+        key = json.dumps([raw_params, classes, names, untrained])
+        if key in finished_runs:
+            shutil.copytree(finished_runs[key], in_tmp, dirs_exist_ok=True)
+            return in_tmp
         (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
+        stats = publish_prepared(shape, len(names) if names else classes, names=names, untrained=untrained)
         publish_vqvae(stats, strides, sizes, read_manifest(paths.PREPARED, "prepared").identity)
         assert extract.main([]) == 0
         assert train_prior.main([]) == 0
+        finished_runs[key] = shutil.copytree(in_tmp, tmp_path_factory.mktemp("run") / "finished")
         return in_tmp
 
     return make

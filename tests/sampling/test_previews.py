@@ -30,7 +30,7 @@ def pictures() -> dict[int, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize(("classes", "rows", "labels"), [(0, 8, None), (3, 8, [0, 1, 2]), (3, 2, [0, 1])])
+@pytest.mark.parametrize(("classes", "rows", "labels"), [(0, 8, None), (3, 8, [0, 1, 2]), (4, 2, [0, 2])])
 def test_a_picture_shows_what_the_prior_of_that_step_samples(tiny_run, monkeypatch, classes, rows, labels) -> None:
     monkeypatch.setattr(previews, "CLASSES", rows)
     tiny_run(classes=classes, prior="transformer", guidance_scale=2.0 if classes else 1.0)
