@@ -94,9 +94,9 @@ def _stages(plan: Plan, minutes: float) -> list[str]:
     for stage, seconds in plan.seconds.items():
         count = plan.steps.get(steps.get(stage, ""))
         lines.append(f"{stage:<18} {seconds / 60:7.1f}" + (f"   {count:,} steps at most" if count else ""))
-    over = plan.minutes > minutes
+    over = plan.expected_minutes > minutes
     note = f"   more than the {minutes:g} that you gave: the least that makes sense" if over else ""
-    whole = f"{'in all':<18} {plan.minutes:7.1f}   about, if nothing else runs{note}"
+    whole = f"{'in all':<18} {plan.expected_minutes:7.1f}   about, if nothing else runs{note}"
     return [*lines, whole, f"disk      about {max(1, plan.disk // 2**20):,} MB, caches and saved states included"]
 
 

@@ -18,7 +18,7 @@ from tessera.cli.preset import DEFAULT, PRESETS, leaves, patch, read_changes
 from tessera.cli.start import machine as machines
 from tessera.cli.start import rules
 from tessera.cli.start.machine import Machine
-from tessera.cli.start.plan import USED, Plan, make_plan
+from tessera.cli.start.plan import USED, Plan
 from tessera.cli.start.report import report, write
 from tessera.cli.start.rules import FEW, Choice
 from tessera.cli.start.timing import image_stats, measure, step_seconds, vqvae_task
@@ -94,7 +94,7 @@ def _fit(
             continue
         break
     times = measure(params, len(survey.classes or ()))
-    plan = make_plan(survey, params, times, minutes, reading, machine.compiler)
+    plan = Plan(survey, params, times, minutes, reading, machine.compiler)
     return choice.joined(plan.choice), plan
 
 

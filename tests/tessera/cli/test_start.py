@@ -1,0 +1,183 @@
+"""python -m tessera start FOLDER: rules, the plan, and the file that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stage0_images.survey import Survey
+from tessera.cli import main
+from tessera.cli.preset import leaves
+from tessera.cli.start import rules, timing
+from tessera.cli.start.machine import Machine
+from tessera.cli.start.plan import LEAST_STEPS, MEASURED, SAMPLED, STAGES, USED, VALIDATIONS, Plan, rounded
+from tessera.cli.start.report import commented
+from tessera.cli.start.search import parameters
+from tessera.cli.start.timing import Times
+from tessera.parameters import load, read_yaml
+
+CPU = Machine(threads=2, memory=2**34, gpu=None, slow_bf16=None, compiler=True)
+GPU = Machine(threads=8, memory=2**36, gpu="a GPU", slow_bf16=None, compiler=True)
+OLD = Machine(threads=2, memory=None, gpu=None, slow_bf16="bf16 is slower than fp32", compiler=False)
+QUICK = Times(0.01, 0.01, 0.01, 1e-4, 1e-4, 1e-4, 1e-3, 10**6)
+
+
+def survey(train: int = 3000, sides: tuple[int, ...] = (64,), grey: bool = False, **changes: object) -> Survey:
+    values = {"classes": ("a", "b"), "given": ("train",), "transparent": 0.0, "refused": 0.0, "aspects": (1.0,)}
+    images = {"train": train, "validation": max(1, train // 10), "test": max(1, train // 10)}
+    return Survey(**({"images": images, "sides": sides, "grey": grey} | values | changes))
+
+
+def choice(found: Survey, machine: Machine = CPU, side: int = 64) -> rules.Choice:
+    """All that the rules say of images of one side."""
+    known = rules.images(found, side).joined(rules.codes(found, side, machine)).joined(rules.precision(machine, side))
+    return known.joined(rules.stage1_training(found)).joined(rules.prior(found)).joined(rules.sampling(found))
+
+
+@pytest.mark.parametrize(
+    ("sides", "machine", "expected"),
+    [
+        ((8,), CPU, [8]),
+        ((28,), CPU, [28]),
+        ((30,), CPU, [28]),  # divisible by the downsampling
+        ((500,), CPU, [64, 48, 32]),
+        ((500,), GPU, [256, 128, 96, 64, 48, 32]),
+        ((70, 300), GPU, [64, 48, 32]),
+        ((3,), CPU, [8]),
+    ],
+)
+def test_small_images_keep_their_size_and_large_ones_get_what_the_machine_can_take(sides, machine, expected) -> None:
+    assert rules.sides(survey(sides=sides), None, machine) == expected
+    assert rules.sides(survey(sides=sides), 48, machine) == [48]
+
+
+@pytest.mark.parametrize(("side", "machine", "grid"), [(8, CPU, 4), (28, CPU, 7), (64, CPU, 8), (64, GPU, 16)])
+def test_the_grid_is_as_fine_as_a_prior_on_this_machine_can_take(side, machine, grid) -> None:
+    assert side // rules.strides(side, machine) == grid
+
+
+@pytest.mark.parametrize("train", [10, 240, 1401, 3068, 57000])
+@pytest.mark.parametrize("machine", [CPU, GPU, OLD], ids=["cpu", "gpu", "old"])
+@pytest.mark.parametrize("labels", [True, False], ids=["labels", "none"])
+@pytest.mark.parametrize(("side", "grey"), [(8, True), (28, True), (64, False)])
+def test_whatever_the_images_and_the_machine_the_parameters_are_valid(train, machine, labels, side, grey) -> None:
+    found = survey(train, (side,), grey, classes=("a", "b") if labels else None)
+    params = parameters(choice(found, machine, side))
+    assert params.data.channels == (1 if grey else 3)
+    assert params.classifier.name == ("conv" if labels else "none")
+    low = machine.slow_bf16 is None and side > 16
+    assert {t.precision for t in params.trainings().values()} == {"bf16" if low else "fp32"}
+
+
+def test_what_was_chosen_has_its_reason_beside_it_and_the_values_are_the_same(repository: Path) -> None:
+    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    found = commented(text, {"data.height": "the images' own size", "stage2_prior.layers": "few images"})
+    assert read_values(found) == read_values(text)
+    lines = {line.strip() for line in found.splitlines()}
+    assert "height: 8 # the images' own size" in lines and "layers: 2 # few images" in lines
+    assert sum(a != b for a, b in zip(text.splitlines(), found.splitlines(), strict=True)) == 2
+
+
+def read_values(text: str) -> dict[str, object]:
+    Path("values.yaml").write_text(text, encoding="utf-8")
+    return leaves(read_yaml(Path("values.yaml")))
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(in_tmp: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize("minutes", [2, 15, 600])
+@pytest.mark.parametrize("slower", [1, 30])
+def test_a_plan_fits_into_the_time_or_is_the_least_that_makes_sense(minutes: int, slower: int) -> None:
+    found, scale = survey(), slower
+    times = Times(*(value * scale for value in (0.01, 0.01, 0.01, 1e-4, 1e-4, 1e-4, 1e-3)), 10**6)
+    plan = Plan(found, parameters(choice(found)), times, minutes, 1e-3, True)
+    least = all(plan.steps[name] <= LEAST_STEPS[name] for name in plan.steps)
+    assert plan.expected_minutes <= USED * minutes * 1.01 or least
+    assert set(plan.seconds) >= set(STAGES.values())
+    for name, steps in plan.steps.items():
+        every = plan.choice.values[f"{name}.training.validate_every"]
+        assert steps == VALIDATIONS * every and plan.choice.values[f"{name}.training.steps"] == steps
+    parameters(choice(found).joined(plan.choice))
+
+
+def test_a_plan_counts_every_stages_work() -> None:
+    found = survey(train=2000)
+    params = parameters(choice(found))
+    plan = Plan(found, params, QUICK, 60, 1e-3, False)
+    assert params.extract_codes.shift == 1
+    assert plan.seconds["prepare"] == pytest.approx(5 + 2400 * 1e-3)
+    assert plan.seconds["extract_codes"] == pytest.approx(5 + (9 * 2000 + 400) * 1e-4)
+    assert plan.seconds["sample"] == pytest.approx(5 + 2 * SAMPLED * 1e-3)
+    assert plan.seconds["evaluate"] == pytest.approx(5 + 200 * 4e-4)
+    prior = plan.steps["stage2_prior"] * 0.01 + VALIDATIONS * 200 * 1e-4
+    assert plan.seconds["train_prior"] == pytest.approx(5 + prior)
+
+
+def test_drawing_and_measuring_take_a_fifth_of_the_time_at_most() -> None:
+    found = survey(train=50_000)
+    slow = Times(0.01, 0.01, 0.01, 0.005, 0.01, 0.005, 1.0, 10**6)
+    plan = Plan(found, parameters(choice(found)), slow, 15, 1e-6, False)
+    assert plan.choice.values["sampling.images"] < SAMPLED
+    assert plan.choice.values["evaluation.images"] < MEASURED
+    assert plan.seconds["sample"] + plan.seconds["evaluate"] <= 0.2 * USED * 15 * 60 + 10
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.3, 1), (9, 9), (99.9, 99), (1234, 1200), (98765, 98000)])
+def test_two_digits_are_enough(value, expected) -> None:
+    assert rounded(value) == expected
+
+
+@pytest.fixture
+def folder(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`folder(classes)`: a folder of 60 coloured images of 24x20, and a params.yaml with a `runtime` of its own."""
+    monkeypatch.setattr(timing, "LONG_ENOUGH", 0.01)
+    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("log_every: 20", "log_every: 7"), encoding="utf-8")
+
+    def make(classes: int) -> str:
+        random = np.random.default_rng(0)
+        for number in range(60):
+            path = Path("my images #1") / (f"class {number % classes}" if classes else "") / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+        return "my images #1"
+
+    return make
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_folder_gives_a_whole_valid_file_and_a_plan(folder, classes: int, capsys) -> None:
+    source = folder(classes)
+    assert main(["start", source, "--minutes", "2"]) == 0
+    told = capsys.readouterr().out
+    params = load(Path("params.yaml"))
+    assert (params.data.source, params.data.watch) == (source, source)
+    assert (params.data.height, params.data.width, params.data.channels) == (20, 20, 3)
+    assert params.runtime.log_every == 7, "what was there of `runtime` stays"
+    assert params.sampling.guidance_scale == (2.0 if classes else 1.0)
+    assert f"{source}: " in told and ("3 classes" in told or not classes) and "in all" in told
+    assert f"RGB images of 20x20, each 5x5 codes of {params.stage1_vqvae.quantizer.chosen.sizes[0]}" in told
+    assert main(["check"]) == 0
+
+
+def test_what_cannot_be_started_leaves_the_file_as_it_was(folder, capsys) -> None:
+    before = Path("params.yaml").read_bytes()
+    Path("empty").mkdir()
+    for source in ("nowhere", "empty"):
+        assert main(["start", source]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert Path("params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["--minutes", "0"], ["--side", "10"], ["--side", "x"], []])
+def test_a_command_line_that_means_nothing_is_refused(words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(["start", *(["images"] if words else []), *words])
+    assert status.value.code == 2 and "usage: python -m tessera start" in capsys.readouterr().err
