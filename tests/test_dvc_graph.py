@@ -258,9 +258,7 @@ def leaves_that_matter(raw: dict[str, Any]) -> dict[str, Any]:
     "chosen",
     [
         {},
-        {"stage2_prior.name": "counts"},
-        {"classifier.name": "none"},
-        {"stage2_prior.name": "pixelcnn", "stage1_vqvae.quantizer.name": "fsq"},
+        {"stage2_prior.name": "counts", "stage1_vqvae.quantizer.name": "fsq", "classifier.name": "none"},
         {"stage2_prior.name": "chain", "stage1_vqvae.quantizer.name": "gumbel", "stage1_vqvae.network.name": "vit"},
         {"stage2_prior.name": "masked", "stage1_vqvae.likelihood.name": "mixture_of_logistics"},
     ],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ from tessera.images.samples import open_samples
 from tessera.parameters.parts import options
 
 Write = Callable[..., None]
-STAGES = (prepare, train_vqvae, extract, train_prior, classifier, sample, evaluate)
+BEFORE_THE_PRIOR = (prepare, train_vqvae, extract, classifier)
+SINCE_THE_PRIOR = (train_prior, sample, evaluate)
 SMALL = {
     "data.validation_fraction": 0.2,
     "data.test_fraction": 0.2,
@@ -37,9 +40,12 @@ SMALL = {
 }
 
 
-def run_all() -> dict:
-    for stage in STAGES:
+def run(*stages: ModuleType) -> None:
+    for stage in stages:
         assert stage.main([]) == 0, stage.__name__
+
+
+def measured() -> dict:
     return json.loads((paths.RESULTS / "evaluate" / "metrics.json").read_text())
 
 
@@ -73,7 +79,8 @@ def test_an_unlabelled_folder_of_rectangles_in_colour_goes_through_on_two_levels
             "stage1_vqvae.likelihood.name": "discretized_logistic",
         }
     )
-    metrics = run_all()
+    run(*BEFORE_THE_PRIOR, *SINCE_THE_PRIOR)
+    metrics = measured()
     check_account(metrics)
     assert "classifier" not in metrics and metrics["unavailable"] == {"classifier": "the images have no labels"}
     assert open_prepared(paths.PREPARED).stats.images == {"train": 18, "validation": 6, "test": 6}
@@ -84,16 +91,42 @@ def test_an_unlabelled_folder_of_rectangles_in_colour_goes_through_on_two_levels
         assert grid.size[0] > 16
 
 
+@pytest.fixture(scope="module")
+def extracted_runs() -> list[Path]:
+    """At most one: a copy of a run of grey images up to its codes and its classifier."""
+    return []
+
+
+@pytest.fixture
+def shades(
+    in_tmp: Path, write_params: Write, extracted_runs: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Write:
+    """`shades("pixelcnn")`: params.yaml with this prior, and all that is made before the prior, which is made once."""
+
+    def make(prior: str) -> None:
+        changes = SMALL | {"data.source": "shades", "data.watch": "shades", "stage2_prior.name": prior}
+        if not extracted_runs:
+            random = np.random.default_rng(0)
+            for name, level in (("dark", 40), ("light", 200)):
+                (in_tmp / "shades" / name).mkdir(parents=True)
+                for i in range(20):
+                    pixels = np.full((12, 12), level + random.integers(-30, 30), np.uint8)
+                    Image.fromarray(pixels).save(in_tmp / "shades" / name / f"{i}.png")
+            write_params(changes)
+            run(*BEFORE_THE_PRIOR)
+            extracted_runs.append(shutil.copytree(in_tmp, tmp_path_factory.mktemp("run") / "extracted"))
+        else:
+            shutil.copytree(extracted_runs[0], in_tmp, dirs_exist_ok=True)
+        write_params(changes)
+
+    return make
+
+
 @pytest.mark.parametrize("prior", options("stage2_prior.priors"))
-def test_grey_images_with_classes_go_through_with_every_prior(in_tmp: Path, write_params: Write, prior: str) -> None:
-    random = np.random.default_rng(0)
-    for name, level in (("dark", 40), ("light", 200)):
-        (in_tmp / "shades" / name).mkdir(parents=True)
-        for i in range(20):
-            pixels = np.full((12, 12), level + random.integers(-30, 30), np.uint8)
-            Image.fromarray(pixels).save(in_tmp / "shades" / name / f"{i}.png")
-    write_params(SMALL | {"data.source": "shades", "data.watch": "shades", "stage2_prior.name": prior})
-    metrics = run_all()
+def test_grey_images_with_classes_go_through_with_every_prior(shades: Write, prior: str) -> None:
+    shades(prior)
+    run(*SINCE_THE_PRIOR)
+    metrics = measured()
     check_account(metrics)
     assert all(0 <= value <= 1 for value in metrics["classifier"].values())
     samples = open_samples(paths.SAMPLES)["unguided"]

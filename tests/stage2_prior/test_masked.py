@@ -57,13 +57,13 @@ def by_order(prior, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     ("layout", "first"), [*((layout, 0) for layout in LAYOUTS.values()), (LAYOUT, 1)], ids=[*LAYOUTS, "last level"]
 )
 def test_the_bound_is_the_mean_over_orders_and_above_minus_log_p(layout, first, num_classes):
-    prior, tokens = make(first, layout, num_classes, bound_draws=3000), every_sequence(layout)
+    prior, tokens = make(first, layout, num_classes, bound_draws=1000), every_sequence(layout)
     labels = torch.arange(len(tokens)) % (num_classes + 1)
     nats = by_order(prior, tokens, labels)
     found, variance = prior.estimate(tokens, labels)
     errors = (found.sum(1) - nats.sum(-1).mean(0)) / variance.sqrt()
     assert errors.abs().max() < 4
-    torch.testing.assert_close(found, nats.mean(0), atol=0.3, rtol=0)
+    torch.testing.assert_close(found, nats.mean(0), atol=0.5, rtol=0)
     # -log of the mixture over orders, which sampling with one code a step draws from.
     mixture = -torch.logsumexp(-nats.sum(-1), 0) + math.log(len(nats))
     assert (found.sum(1) > mixture - 4 * variance.sqrt()).all()
