@@ -202,6 +202,33 @@ def apply(file: Path, name: str, changes: dict[str, Any]) -> list[str]:
     return _replace(file, before, _written(text, runtime | read_preset(name) | changes, f"{file} by preset {name}"))
 
 
+def for_this_machine(preset: dict[str, Any], changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What a preset's values must be changed to where this machine is slow at bf16, and a line that says so.
+
+    Args:
+        preset: the preset's values by dotted path.
+        changes: the user's values, which stay.
+    """
+    low = [path for path, value in preset.items() if path.endswith(".precision") and value == "bf16"]
+    slow = _slow_bf16() if low else None
+    if slow is None:
+        return {}, []
+    mended: dict[str, Any] = dict.fromkeys(low, "fp32")
+    channels = [path.replace(".precision", ".channels_last") for path in low]
+    mended |= {path: False for path in channels if preset.get(path)}
+    mended = {path: value for path, value in mended.items() if path not in changes}
+    return mended, [f"note: {slow}; in place of the preset's bf16: {', '.join(mended)}"] if mended else []
+
+
+def _slow_bf16() -> str | None:
+    """Why bf16 is slow on this machine, or None where it is not."""
+    import torch  # takes seconds, and only presets with bf16 need it
+
+    from tessera.launch.precision import slow_bf16
+
+    return None if torch.cuda.is_available() else slow_bf16(torch.device("cpu"))
+
+
 def _replace(file: Path, before: Any, text: str) -> list[str]:
     """Write the text if a value differs; a line for each that does."""
     old, new = leaves(before), leaves(parse_yaml(text, file))
@@ -228,6 +255,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not PRESETS.is_dir():
         raise UserError(f"{PRESETS}: no such folder; presets are in the repository, so run this there")
-    lines = apply(arguments.params, arguments.name, read_changes(arguments.changes))
-    print("\n".join([*lines, f"{arguments.params}: {len(lines)} values changed"]))
+    changes = read_changes(arguments.changes)
+    mended, notes = for_this_machine(read_preset(arguments.name), changes)
+    lines = apply(arguments.params, arguments.name, mended | changes)
+    print("\n".join([*lines, f"{arguments.params}: {len(lines)} values changed", *notes]))
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tessera.cli import main as command
+from tessera.cli import preset
 from tessera.cli.preset import PRESETS, apply, edit, leaves, main, read_preset
 from tessera.parameters import load, read_yaml
 
@@ -19,6 +20,11 @@ NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 def file(in_tmp: Path, repository: Path) -> Path:
     shutil.copy(repository / "params.yaml", in_tmp / "params.yaml")
     return in_tmp / "params.yaml"
+
+
+@pytest.fixture(autouse=True)
+def a_machine_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preset, "_slow_bf16", lambda: None)
 
 
 def comments(text: str) -> list[str]:
@@ -186,3 +192,19 @@ def test_a_failure_while_writing_leaves_the_file(file, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         main(["cifar10"])
     assert file.read_bytes() == before
+
+
+def test_where_bf16_is_slow_a_preset_says_that_it_writes_fp32_in_its_place(file, capsys, monkeypatch):
+    monkeypatch.setattr(preset, "_slow_bf16", lambda: "bf16 is slow here (7 times)")
+    assert main(["fashion_mnist", "-S", "stage2_prior.training.precision=bf16"]) == 0
+    note = capsys.readouterr().out.splitlines()[-1]
+    assert note.startswith("note: bf16 is slow here (7 times); in place of the preset's bf16: stage1_vqvae.training.")
+    found = load(file)
+    assert (found.stage1_vqvae.training.precision, found.stage1_vqvae.training.channels_last) == ("fp32", False)
+    assert (found.classifier.training.precision, found.classifier.training.channels_last) == ("fp32", False)
+    assert found.stage2_prior.training.precision == "bf16", "what the user asks for stays"
+
+
+def test_a_preset_without_bf16_does_not_measure_the_machine(file, capsys, monkeypatch):
+    monkeypatch.setattr(preset, "_slow_bf16", lambda: pytest.fail("measured"))
+    assert main(["digits"]) == 0 and "note" not in capsys.readouterr().out
