@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ def accelerator(runtime: RuntimeParams) -> Accelerator:
         )
     if result.num_processes > 1:
         _ignore_warnings_of_ddp()
+    # On a machine with CUDA's compiler and no GPU, torch.compile warns of that.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     configure_torch(runtime.threads)
     return result
 
