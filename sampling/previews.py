@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from sampling.pictures import classes_in_rows
 from sampling.settings import Settings
 from stage1_vqvae.model import load_vqvae
 from tessera import paths
+from tessera.errors import UserError
 from tessera.images.grids import COLUMNS, image_grid
 from tessera.images.pixels import to_uint8
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 CLASSES = 8  # that a picture shows at most, a row each
 EACH = 4  # images of a class
 SEED = 0
+LIMIT = 60.0  # seconds for one picture; other processes wait meanwhile
 
 
 class Samples:
@@ -48,7 +51,13 @@ class Samples:
         self.settings = Settings() if self.prior.null_label else Settings(guidance_scale=1.0)
 
     def __call__(self) -> torch.Tensor:
-        tokens = generate(self.prior, self.labels, self.streams, self.settings)
+        began = time.monotonic()
+
+        def tick(share: float) -> None:
+            if time.monotonic() - began > LIMIT:
+                raise UserError(f"drawing {len(self.streams.indices)} images takes more than {LIMIT:.0f} s")
+
+        tokens = generate(self.prior, self.labels, self.streams, self.settings, tick=tick)
         images = self.vqvae.decode(self.vqvae.layout.unflatten(tokens))
         pixels = to_uint8(images.cpu())
         if not self.shown:

@@ -209,12 +209,12 @@ def for_this_machine(preset: dict[str, Any], changes: dict[str, Any]) -> tuple[d
         preset: the preset's values by dotted path.
         changes: the user's values, which stay.
     """
-    low = [path for path, value in preset.items() if path.endswith(".precision") and value == "bf16"]
+    low = [path for path in preset.keys() - changes.keys() if path.endswith(".precision") and preset[path] == "bf16"]
     slow = _slow_bf16() if low else None
     if slow is None:
         return {}, []
-    mended: dict[str, Any] = dict.fromkeys(low, "fp32")
-    channels = [path.replace(".precision", ".channels_last") for path in low]
+    mended: dict[str, Any] = dict.fromkeys(sorted(low), "fp32")
+    channels = [path.replace(".precision", ".channels_last") for path in sorted(low)]
     mended |= {path: False for path in channels if preset.get(path)}
     mended = {path: value for path, value in mended.items() if path not in changes}
     return mended, [f"note: {slow}; in place of the preset's bf16: {', '.join(mended)}"] if mended else []

@@ -134,9 +134,9 @@ def thread_environment(threads: int) -> Iterator[None]:
     variables get their old values back.
 
     OpenMP, MKL and OpenBLAS, and so torch and numpy, read OMP_NUM_THREADS, which is overwritten. torch.compile starts
-    as many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says, which is set only where it is not set yet. So is
-    GOMP_SPINCOUNT, unless OMP_WAIT_POLICY says how threads wait: see `spins`. torch's
-    inter-op threads need no limit: only `torch.jit.fork` uses them, which this project does not call.
+    as many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says. GOMP_SPINCOUNT says how long threads of libgomp
+    spin (`spins`). A variable of these two that is set already stays, and OMP_WAIT_POLICY decides instead of `spins`.
+    torch's inter-op threads need no limit: only `torch.jit.fork` uses them, which this project does not call.
 
     Args:
         threads: the number of threads.

@@ -7,7 +7,6 @@ has another fingerprint and never goes on from these weights.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from tessera.artifacts.publishing import clear_unfinished, publishing
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.project import ROOT, loaded, syntax
-from tessera.training.running import END, LOCK, states_of
+from tessera.training.running import END, LOCK, lock_now, states_of
 
 KEPT = 2  # states that are kept: the newest, and an older one in case the newest is damaged
 
@@ -85,7 +84,7 @@ class StateFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / LOCK).open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_now(self._lock)
         except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"

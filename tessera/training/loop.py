@@ -78,6 +78,8 @@ class Trainer:
                 self.task.initialise()
             # Each process has initialised by itself, and some operations may have rounded differently.
             same_on_all_processes(self.task.model.state_dict().values())
+        if self.accelerator.is_main_process:
+            self.pictures.begin(self.state.folder.name, self.progress.step)
         if not self.progress.finished:
             if self.params.compile:
                 self.task.compile()
@@ -93,8 +95,6 @@ class Trainer:
         self.stepper.prepare()
         steps = range(self.progress.step, self.params.steps)
         self._show()
-        if self.accelerator.is_main_process:
-            self.pictures.begin(self.progress.step)
         bar = Bar(self.params.steps, self.state.stage, "step", self.progress.step)
         with bar, StopRequest() as stop, ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self.task.batch, self.progress.step, self.rows)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tessera.artifacts.files import write_text
 from tessera.console import say
 from tessera.images.grids import save_grid
 
@@ -45,12 +46,21 @@ class Pictures:
         self.stage, self.paint = stage, None
         self.began, self.spent, self.last = time.monotonic(), 0.0, 0.0
 
-    def begin(self, step: int) -> None:
-        """Delete pictures of steps that this training has not taken: they are of an earlier training."""
+    def begin(self, run: str, step: int) -> None:
+        """Delete pictures of other trainings, and of steps that this training has not taken.
+
+        Args:
+            run: the training's fingerprint, which is kept beside its pictures.
+            step: how many steps it has taken.
+        """
+        mark = self.folder / "run"
+        same = mark.is_file() and mark.read_text(encoding="utf-8") == run
         for path in self.folder.glob("step-*.png"):
             number = path.stem.removeprefix("step-")
-            if not number.isdecimal() or int(number) > step:
+            if not same or not number.isdecimal() or int(number) > step:
                 path.unlink(missing_ok=True)
+        if self.wanted:
+            write_text(mark, run)
 
     def draw(self, task: Task, step: int) -> None:
         """Draw a picture of the model as it is now, in evaluation mode.
@@ -63,7 +73,8 @@ class Pictures:
             return
         try:
             # The training's random numbers stay as they are.
-            with torch.random.fork_rng(), torch.no_grad():
+            device = next(task.model.parameters()).device
+            with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
                 self.paint = self.paint or self._painter(task)
                 save_grid(self.paint(), self.folder / f"step-{step:09d}.png")
         except Exception as error:

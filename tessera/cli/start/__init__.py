@@ -2,15 +2,19 @@
 
 It looks at the images and at the machine, times a few steps, and writes a whole params.yaml, in which the reason stands
 beside each value that it chose. It prints what will be made, how long each stage will take, and how much disk it needs.
-Nothing else is spent before `dvc repro`. The rules, and the trials behind them: docs/guide/sizes.md.
+Nothing else is spent before `dvc repro`. docs/guide/sizes.md has the rules.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from tessera import paths
+from tessera.cli.preset import leaves
+from tessera.launch.threads import number_of_threads, thread_environment
+from tessera.parameters import read_yaml
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,10 +26,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--side", type=_side, help="pixels a side (default: what the images and the time allow)")
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="the file to write (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    from tessera.cli.start.search import search
+    runtime = _runtime(arguments.params)
+    with thread_environment(number_of_threads(runtime.get("runtime.threads"))):
+        from tessera.cli.start.search import search  # imports torch, which reads the environment of threads
 
-    print(search(arguments.source, arguments.minutes, arguments.side, arguments.params))
+        print(search(arguments.source, arguments.minutes, arguments.side, arguments.params, runtime))
     return 0
+
+
+def _runtime(file: Path) -> dict[str, Any]:
+    """The section `runtime` of a parameter file by dotted path; nothing if there is no file."""
+    values = leaves(read_yaml(file)) if file.exists() else {}
+    return {path: value for path, value in values.items() if path.startswith("runtime.")}
 
 
 def _minutes(text: str) -> float:
@@ -37,6 +49,6 @@ def _minutes(text: str) -> float:
 
 def _side(text: str) -> int:
     value = int(text)
-    if not 8 <= value <= 1024 or value % 4:
-        raise argparse.ArgumentTypeError(f"expected a multiple of 4 from 8 to 1024, got {text}")
+    if not 8 <= value <= 256 or value % 4:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 4 from 8 to 256, got {text}")
     return value

@@ -11,7 +11,7 @@ import torch
 from tessera.launch.precision import slow_bf16
 from tessera.launch.threads import number_of_threads
 
-COMPILERS = ("c++", "g++", "clang++")
+COMPILERS = {"cpu": ("c++", "g++", "clang++"), "cuda": ("cc", "gcc", "clang")}  # that torch.compile needs
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,15 @@ def look(threads: int | None) -> Machine:
     """
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     pages = os.sysconf_names.get("SC_PHYS_PAGES") and os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kind = "cuda" if gpu else "cpu"
+    slow = slow_bf16(torch.device("cpu"))
+    if gpu:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        slow = None if fast else f"{gpu} has no instructions for bf16"
     return Machine(
         threads=number_of_threads(threads),
         memory=pages or None,
         gpu=gpu,
-        slow_bf16=None if gpu else slow_bf16(torch.device("cpu")),
-        compiler=bool(gpu) or any(shutil.which(name) for name in COMPILERS),
+        slow_bf16=slow,
+        compiler=any(shutil.which(name) for name in COMPILERS[kind]),
     )

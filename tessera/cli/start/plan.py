@@ -19,7 +19,8 @@ VALIDATIONS = 8  # of each training
 MOST_STEPS = {STAGE1: 4000, STAGE2: 3000, CLASSIFIER: 1500}  # of many images; half of it for few
 LEAST_STEPS = {STAGE1: 300, STAGE2: 200, CLASSIFIER: 100}
 COMPILED = 0.75  # a compiled step of stage 1 takes this part of the time (docs/benchmarks.md)
-COMPILATION, WORTH_COMPILING = 40.0, 180.0  # seconds: what it takes, and of the shortest training for which it is done
+COMPILATION = 40.0  # seconds that compiling stage 1 takes
+WORTH_COMPILING = 180.0  # seconds; a shorter training of stage 1 is not compiled
 MEASURED, SAMPLED = 2000, 1000  # images that `evaluate` measures, and that `sample` draws of each kind, at most
 LEAST_MEASURED, LEAST_SAMPLED = 200, 10  # images; images of each class
 PICTURES = 64  # images that `reconstruct` draws
@@ -79,12 +80,14 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """About how many bytes the run leaves: images, codes and models, DVC's copy of them, and saved states."""
+        """About how many bytes the run leaves: images, codes, models, samples, DVC's copy of all, and saved states."""
         data, stage1 = self.params.data, self.params.stage1_vqvae
         positions = data.height * data.width // stage1.network.chosen.factor**2
         code = 1 if stage1.quantizer.chosen.sizes[0] <= 256 else 2  # bytes
-        image = data.channels * data.height * data.width + self._passes() * positions * code
-        kept = sum(self.survey.images.values()) * image + 4 * self.times.weights
+        pixels, images = data.channels * data.height * data.width, self.survey.images
+        passes = sum(images.values()) + (self._passes() - 1) * images["train"]
+        samples = 2 * self.choice.values["sampling.images"]
+        kept = (sum(images.values()) + samples) * pixels + passes * positions * code + 4 * self.times.weights
         return 2 * kept + KEPT_STATES * STATE_FLOATS * 4 * self.times.weights
 
     def _measure(self, room: float) -> None:
@@ -94,14 +97,16 @@ class Plan:
         sampled, measured = SAMPLED, min(MEASURED, test)
         part = min(1.0, room / (sampled * drawn + measured * seen))
         if part < 1:
-            sampled = max(LEAST_SAMPLED * max(1, len(self.survey.classes or ())), rounded(sampled * part))
+            least = LEAST_SAMPLED * max(1, len(self.survey.classes or ()))
+            sampled = min(SAMPLED, max(least, rounded(sampled * part)))
             measured = min(test, max(LEAST_MEASURED, rounded(measured * part)))
         self.seconds["sample"] += sampled * drawn
         self.seconds["evaluate"] += measured * seen
         reason = "what the time allows"
         self.choice.set("sampling.images", sampled, reason if part < 1 else "")
         all_of_them = measured == test
-        self.choice.set("evaluation.images", None if all_of_them else measured, "" if all_of_them else reason)
+        reason = "" if all_of_them else reason if part < 1 else "enough for the figures"
+        self.choice.set("evaluation.images", None if all_of_them else measured, reason)
 
     def _train(self, room: float) -> None:
         """Give each training its steps. What one does not need, the others have: the one with most comes last."""
@@ -121,13 +126,13 @@ class Plan:
             room: seconds.
         """
         extra = VALIDATIONS * self._validation(name)
+        most = MOST_STEPS[name] // (1 if self.survey.images["train"] >= FEW else 2)
         if name == STAGE1:
             bf16 = self.params.stage1_vqvae.training.precision == "bf16"
-            compiles = self.compiler and bf16 and room > WORTH_COMPILING
+            compiles = self.compiler and bf16 and min(room, most * step) > WORTH_COMPILING
             self.choice.set(f"{name}.training.compile", compiles, "a step takes a quarter less" if compiles else "")
             if compiles:
                 step, extra = COMPILED * step, extra + COMPILATION
-        most = MOST_STEPS[name] // (1 if self.survey.images["train"] >= FEW else 2)
         count = max(LEAST_STEPS[name], min(most, int((room - extra) / step)))
         every = rounded(count / VALIDATIONS)
         self.steps[name] = every * VALIDATIONS

@@ -9,12 +9,13 @@ from stage0_images.survey import Survey
 from tessera.artifacts.files import write_text
 from tessera.cli.preset import DEFAULT, PRESETS, editor, leaves, patch
 from tessera.cli.start.machine import Machine
-from tessera.cli.start.plan import Plan
+from tessera.cli.start.plan import STAGES, Plan
 from tessera.cli.start.rules import Choice
 from tessera.documents import parse_yaml
 from tessera.parameters import Params, validate
 
 WIDTH = 120  # columns of a line of params.yaml
+SQUARE = 0.05  # the part by which the sides of a square may differ
 
 
 def write(file: Path, choice: Choice) -> None:
@@ -36,6 +37,8 @@ def write(file: Path, choice: Choice) -> None:
 def commented(text: str, reasons: dict[str, str]) -> str:
     """A parameter file with a reason as the comment beside some values, in place of the comment that was there.
 
+    A reason that is too long for its line is left out, and the comment stays.
+
     Args:
         text: block YAML, each value of `reasons` in one line.
         reasons: by dotted path.
@@ -47,8 +50,9 @@ def commented(text: str, reasons: dict[str, str]) -> str:
         for section in sections:
             node = node[section]
         number = node.lc.key(key)[0]
-        line = lines[number].split(" # ")[0].rstrip()
-        lines[number] = f"{line} # {reason}" if len(line) + len(reason) + 3 <= WIDTH else line
+        line = f"{lines[number].split(' # ')[0].rstrip()} # {reason}"
+        if len(line) <= WIDTH:
+            lines[number] = line
     return "\n".join(lines) + "\n"
 
 
@@ -68,11 +72,14 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
     colours = "grey" if survey.grey else "colours"
     clear = f", {survey.transparent:.0%} transparent" if survey.transparent else ""
     labels = f"{len(survey.classes)} classes" if survey.classes else "no labels"
-    low = "none, " + machine.slow_bf16 if machine.slow_bf16 else "fast"
+    low = machine.slow_bf16 or "bf16 is faster than fp32"
     memory = f", {machine.memory / 2**30:.0f} GB of memory" if machine.memory else ""
+    refused = f"; {survey.refused:.0%} of those looked at cannot be opened" if survey.refused else ""
+    wide = survey.aspects[0] < 1 - SQUARE or survey.aspects[-1] > 1 + SQUARE
+    squares = "; not all are square, so their centres are cut out (data.fit)" if wide else ""
     return [
-        f"images    {source}: {counts}; {size}, {colours}{clear}; {labels}",
-        f"machine   {machine.gpu or f'{machine.threads} threads, no GPU'}{memory}; bf16: {low}"
+        f"images    {source}: {counts}; {size}, {colours}{clear}; {labels}{squares}{refused}",
+        f"machine   {machine.gpu or f'{machine.threads} threads, no GPU'}{memory}; {low}"
         + ("" if machine.compiler else "; no C++ compiler, so nothing is compiled"),
     ]
 
@@ -89,10 +96,10 @@ def _made(params: Params) -> list[str]:
 
 
 def _stages(plan: Plan, minutes: float) -> list[str]:
-    steps = {"train_vqvae": "stage1_vqvae", "train_prior": "stage2_prior", "train_classifier": "classifier"}
+    sections = {stage: section for section, stage in STAGES.items()}
     lines = [f"{'stage':<18} minutes"]
     for stage, seconds in plan.seconds.items():
-        count = plan.steps.get(steps.get(stage, ""))
+        count = plan.steps.get(sections.get(stage, ""))
         lines.append(f"{stage:<18} {seconds / 60:7.1f}" + (f"   {count:,} steps at most" if count else ""))
     over = plan.expected_minutes > minutes
     note = f"   more than the {minutes:g} that you gave: the least that makes sense" if over else ""

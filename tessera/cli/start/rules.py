@@ -16,7 +16,7 @@ from tessera.cli.start.machine import Machine
 STAGE1, STAGE2 = "stage1_vqvae", "stage2_prior"
 
 NATIVE = 32  # pixels; images of one size up to this keep it
-SMALLEST, LARGEST = 8, 256  # pixels a side
+SMALLEST, LARGEST, LARGEST_CPU = 8, 256, 64  # pixels a side
 FEW, SOME, MANY = 1_000, 5_000, 20_000  # training images
 TOKENS_CPU, TOKENS_GPU = 64, 256  # codes an image, about
 
@@ -38,37 +38,51 @@ class Choice:
         return Choice(self.values | other.values, self.reasons | other.reasons)
 
 
-def sides(survey: Survey, wanted: int | None, machine: Machine) -> list[int]:
-    """The sides that may be tried, largest first, each a multiple of what the network divides it by.
+def sides(survey: Survey, wanted: int | None, machine: Machine) -> dict[int, str]:
+    """The sides that may be tried, largest first, each with its reason. The network's downsampling divides each.
 
     Args:
         wanted: what the user asked for; it is then the only one.
     """
     if wanted:
-        return [wanted]
+        return {wanted: "as asked for"}
     side = min(survey.side, LARGEST)
     if side <= NATIVE:
-        return [max(SMALLEST, side - side % (4 if side > 12 else 2))]
-    steps = [256, 128, 96, 64, 48, 32]
-    most = LARGEST if machine.gpu else 64
-    return [step for step in steps if step <= min(side, most)] or [32]
+        found = max(SMALLEST, side - side % (4 if side > 12 else 2))
+        own = found == survey.sides[0] == survey.sides[-1] and survey.aspects[0] == survey.aspects[-1] == 1
+        return {found: "the images' own size" if own else "nine of ten images have this side or more"}
+    most = min(side, LARGEST if machine.gpu else LARGEST_CPU)
+    found = [step for step in (256, 128, 96, 64, 48, 32) if step <= most]
+    return {found[0]: "large enough to look at, and not too much for this machine"} | dict.fromkeys(
+        found[1:], "what the time allows"
+    )
 
 
 def strides(side: int, machine: Machine) -> int:
-    """The downsampling: the smallest that leaves about as many codes as a prior on this machine can take."""
+    """The downsampling: the smallest that leaves about as many codes as a prior on this machine can take.
+
+    If none does, it is the largest that divides the side.
+    """
     tokens = TOKENS_GPU if machine.gpu else TOKENS_CPU
-    for factor in (2, 4, 8, 16):
-        if side % factor == 0 and (side // factor) ** 2 <= 1.1 * tokens:
-            return factor
-    return 16
+    factors = [factor for factor in (2, 4, 8, 16) if side % factor == 0]
+    return next((factor for factor in factors if (side // factor) ** 2 <= 1.1 * tokens), factors[-1])
 
 
-def images(survey: Survey, side: int) -> Choice:
-    """The section `data`."""
+def fractions(counts: dict[str, int]) -> Choice:
+    """How large the splits are that the source does not have.
+
+    Args:
+        counts: number of images of each split that it has.
+    """
+    chosen, total = Choice(), sum(counts.values())
+    for split in {"validation", "test"} - set(counts):
+        chosen.set(f"data.{split}_fraction", 0.1 if total < MANY else 0.05)
+    return chosen
+
+
+def images(survey: Survey, side: int, reason: str) -> Choice:
+    """The size and the colours of the images. `reason`: why this side."""
     chosen = Choice()
-    reason = "nine of ten images have this side or more" if side >= survey.side else "what the time allows"
-    if survey.sides[0] == survey.sides[-1] == side:
-        reason = "the images' own size"
     chosen.set("data.height", side, reason)
     chosen.set("data.width", side)
     chosen.set(
@@ -77,13 +91,6 @@ def images(survey: Survey, side: int) -> Choice:
     if survey.transparent:
         share = f"{survey.transparent:.0%} of the images are transparent"
         chosen.set("data.background", [255, 255, 255], f"{share}; this colour is under them")
-    total = sum(survey.images.values())
-    few = total < FEW
-    for split, less, more in (("validation", 0.1, 0.05), ("test", 0.1, 0.05)):
-        if split not in survey.given:
-            fraction = less if total < MANY else more
-            reason = "few images: every one counts, and a figure of fewer means little" if few else ""
-            chosen.set(f"data.{split}_fraction", fraction, reason)
     return chosen
 
 
@@ -120,7 +127,7 @@ def precision(machine: Machine, side: int) -> Choice:
 
 
 def widths(side: int, narrow: bool) -> Iterator[Choice]:
-    """Sizes of the network, the largest first: the first one is taken that the time allows enough steps for.
+    """Sizes of the network, the largest first. The first one for which there is time for enough steps is taken.
 
     Args:
         narrow: whether a network may be so narrow that smaller images would be the better choice.

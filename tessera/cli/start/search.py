@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from stage0_images.survey import Survey, look
 from stage1_vqvae.model import VQVAE, model_config
 from tessera import paths
 from tessera.artifacts.publishing import scratch
-from tessera.cli.preset import DEFAULT, PRESETS, leaves, patch, read_changes
+from tessera.cli.preset import DEFAULT, PRESETS, patch, read_changes
 from tessera.cli.start import machine as machines
 from tessera.cli.start import rules
 from tessera.cli.start.machine import Machine
@@ -24,7 +25,7 @@ from tessera.cli.start.rules import FEW, Choice
 from tessera.cli.start.timing import image_stats, measure, step_seconds, vqvae_task
 from tessera.console import waiting
 from tessera.launch.devices import configure_torch
-from tessera.launch.threads import number_of_threads, thread_environment
+from tessera.launch.threads import number_of_threads
 from tessera.parameters import Params, read_yaml, validate
 
 ENOUGH, ENOUGH_FOR_FEW = 1500, 700  # steps of stage 1
@@ -32,30 +33,30 @@ STAGE1_PART = 0.4  # of the time: about what stage 1 has
 READ = 20  # images that are read to see how long it takes
 
 
-def search(source: str, minutes: float, side: int | None, file: Path) -> str:
+def search(source: str, minutes: float, side: int | None, file: Path, runtime: dict[str, Any]) -> str:
     """Choose, write `file`, and return what to print.
 
     Args:
         source: `data.source`.
         side: pixels a side, or None for what the images and the time allow.
-        file: the parameter file. Its section `runtime` is kept.
+        file: the parameter file.
+        runtime: the section `runtime` that it has, by dotted path.
 
     Raises:
         UserError: the source cannot be opened, or no parameters fit it.
     """
-    kept = {path: value for path, value in leaves(read_yaml(file)).items() if path.startswith("runtime.")}
-    first = Choice({**kept, **read_changes([f"data.source={source}"])})
-    threads = kept.get("runtime.threads")
-    with thread_environment(number_of_threads(threads)):
-        configure_torch(threads)
-        machine = machines.look(threads)
+    threads = runtime.get("runtime.threads")
+    configure_torch(threads)
+    machine = machines.look(threads)
+    first = Choice({**runtime, **read_changes([f"data.source={source}"])})
+    with scratch(paths.PREPARED.with_name("source")) as cache, waiting("looking at the images"):
+        opened = open_source(parameters(first).data, cache)
+        first = first.joined(rules.fractions({name: split.count for name, split in opened.splits.items()}))
         params = parameters(first)
-        with scratch(paths.PREPARED.with_name("source")) as cache, waiting("looking at the images"):
-            opened = open_source(params.data, cache)
-            survey = look(opened, params.data)
-            reading = _seconds_an_image(opened, params, number_of_threads(threads))
-        with waiting("timing a few steps"):
-            choice, plan = _fit(first, survey, machine, minutes, side, reading)
+        survey = look(opened, params.data)
+        reading = _seconds_an_image(opened, params, number_of_threads(threads))
+    with waiting("timing a few steps"):
+        choice, plan = _fit(first, survey, machine, minutes, side, reading)
     write(file, choice)
     return report(source, survey, machine, parameters(choice), plan, minutes, file)
 
@@ -73,8 +74,8 @@ def _fit(
     """The largest images and the widest network for which the time is enough; else the smallest of both."""
     enough = ENOUGH if survey.images["train"] >= FEW else ENOUGH_FOR_FEW
     sides = rules.sides(survey, side, machine)
-    for pixels in sides:
-        known = first.joined(rules.images(survey, pixels)).joined(rules.codes(survey, pixels, machine))
+    for pixels, reason in sides.items():
+        known = first.joined(rules.images(survey, pixels, reason)).joined(rules.codes(survey, pixels, machine))
         for part in (
             rules.precision(machine, pixels),
             rules.stage1_training(survey),
@@ -82,7 +83,7 @@ def _fit(
             rules.sampling(survey),
         ):
             known = known.joined(part)
-        for width in rules.widths(pixels, narrow=pixels == sides[-1]):
+        for width in rules.widths(pixels, narrow=pixels == min(sides)):
             choice = known.joined(width)
             params = parameters(choice)
             stats = image_stats(params)

@@ -44,7 +44,7 @@ class Times:
         encoding: one image to its codes.
         nats: the nats of one image's codes.
         sample: one image drawn and decoded, with guidance if the images have labels.
-        weights: number of weights of the VQ-VAE and the prior.
+        weights: number of weights of all models.
     """
 
     vqvae_step: float
@@ -71,11 +71,11 @@ def measure(params: Params, classes: int) -> Times:
     config = params.stage2_prior.config() | {"layout": vqvae.layout.to_json(), "num_classes": classes}
     prior = build_prior(config)
     prior_step = step_seconds(PriorTask(prior, codes, training), training, params)
-    classifier_step = 0.0
+    classifier_step, models = 0.0, [vqvae, prior]
     if classes and params.classifier.name != "none":
-        classifier_step = step_seconds(
-            classifier_task(params, stats, classes), params.classifier.chosen.training, params
-        )
+        task = classifier_task(params, stats, classes)
+        classifier_step = step_seconds(task, params.classifier.chosen.training, params)
+        models.append(task.model)
     device = next(vqvae.parameters()).device
     vqvae.eval()
     prior.eval()
@@ -90,7 +90,7 @@ def measure(params: Params, classes: int) -> Times:
         nats = _seconds(lambda: prior.nll(tokens, None)) / FORWARD_IMAGES
         drawing = _seconds(lambda: generate(prior, labels, streams, settings)) / DRAWN
     decoding = max(0.0, reconstruction - encoding)
-    weights = sum(parameter.numel() for model in (vqvae, prior) for parameter in model.parameters())
+    weights = sum(parameter.numel() for model in models for parameter in model.parameters())
     sample = drawing + decoding
     return Times(vqvae_step, prior_step, classifier_step, reconstruction, encoding, nats, sample, weights)
 

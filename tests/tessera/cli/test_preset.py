@@ -198,11 +198,13 @@ def test_where_bf16_is_slow_a_preset_says_that_it_writes_fp32_in_its_place(file,
     monkeypatch.setattr(preset, "_slow_bf16", lambda: "bf16 is slow here (7 times)")
     assert main(["fashion_mnist", "-S", "stage2_prior.training.precision=bf16"]) == 0
     note = capsys.readouterr().out.splitlines()[-1]
-    assert note.startswith("note: bf16 is slow here (7 times); in place of the preset's bf16: stage1_vqvae.training.")
+    assert note.startswith("note: bf16 is slow here (7 times); in place of the preset's bf16: classifier.training.")
     found = load(file)
     assert (found.stage1_vqvae.training.precision, found.stage1_vqvae.training.channels_last) == ("fp32", False)
     assert (found.classifier.training.precision, found.classifier.training.channels_last) == ("fp32", False)
     assert found.stage2_prior.training.precision == "bf16", "what the user asks for stays"
+    main(["fashion_mnist", "-S", "stage1_vqvae.training.precision=bf16"])
+    assert load(file).stage1_vqvae.training.channels_last, "it goes with the user's bf16"
 
 
 def test_a_preset_without_bf16_does_not_measure_the_machine(file, capsys, monkeypatch):

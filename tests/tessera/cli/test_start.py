@@ -34,7 +34,11 @@ def survey(train: int = 3000, sides: tuple[int, ...] = (64,), grey: bool = False
 
 def choice(found: Survey, machine: Machine = CPU, side: int = 64) -> rules.Choice:
     """All that the rules say of images of one side."""
-    known = rules.images(found, side).joined(rules.codes(found, side, machine)).joined(rules.precision(machine, side))
+    known = (
+        rules.images(found, side, "why")
+        .joined(rules.codes(found, side, machine))
+        .joined(rules.precision(machine, side))
+    )
     return known.joined(rules.stage1_training(found)).joined(rules.prior(found)).joined(rules.sampling(found))
 
 
@@ -51,8 +55,36 @@ def choice(found: Survey, machine: Machine = CPU, side: int = 64) -> rules.Choic
     ],
 )
 def test_small_images_keep_their_size_and_large_ones_get_what_the_machine_can_take(sides, machine, expected) -> None:
-    assert rules.sides(survey(sides=sides), None, machine) == expected
-    assert rules.sides(survey(sides=sides), 48, machine) == [48]
+    assert list(rules.sides(survey(sides=sides), None, machine)) == expected
+    assert rules.sides(survey(sides=sides), 48, machine) == {48: "as asked for"}
+
+
+@pytest.mark.parametrize(
+    ("sides", "aspects", "reason"),
+    [
+        ((28,), (1.0,), "own size"),
+        ((28,), (0.7,), "nine of ten"),
+        ((30,), (1.0,), "nine of ten"),
+        ((90,), (1.0,), "large"),
+    ],
+)
+def test_the_reason_for_a_side_is_the_true_one(sides, aspects, reason) -> None:
+    found = rules.sides(survey(sides=sides, aspects=aspects), None, CPU)
+    assert reason in next(iter(found.values()))
+    assert set(list(found.values())[1:]) <= {"what the time allows"}
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU], ids=["cpu", "gpu"])
+def test_every_side_that_may_be_asked_for_has_a_grid(machine) -> None:
+    assert all(side % rules.strides(side, machine) == 0 for side in range(8, 257, 4))
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(500, 0.1), (25_000, 0.05)])
+def test_splits_that_are_missing_are_cut_and_those_that_are_there_stay(count, fraction) -> None:
+    wanted = {"data.validation_fraction": fraction, "data.test_fraction": fraction}
+    assert rules.fractions({"train": count}).values == wanted
+    assert rules.fractions({"train": count, "test": 9}).values == {"data.validation_fraction": fraction}
+    assert rules.fractions({"train": count, "test": 9, "validation": 9}).values == {}
 
 
 @pytest.mark.parametrize(("side", "machine", "grid"), [(8, CPU, 4), (28, CPU, 7), (64, CPU, 8), (64, GPU, 16)])
@@ -75,7 +107,8 @@ def test_whatever_the_images_and_the_machine_the_parameters_are_valid(train, mac
 
 def test_what_was_chosen_has_its_reason_beside_it_and_the_values_are_the_same(repository: Path) -> None:
     text = (repository / "params.yaml").read_text(encoding="utf-8")
-    found = commented(text, {"data.height": "the images' own size", "stage2_prior.layers": "few images"})
+    reasons = {"data.height": "the images' own size", "stage2_prior.layers": "few images", "data.width": "long " * 30}
+    found = commented(text, reasons)
     assert read_values(found) == read_values(text)
     lines = {line.strip() for line in found.splitlines()}
     assert "height: 8 # the images' own size" in lines and "layers: 2 # few images" in lines
@@ -129,6 +162,20 @@ def test_drawing_and_measuring_take_a_fifth_of_the_time_at_most() -> None:
     assert plan.seconds["sample"] + plan.seconds["evaluate"] <= 0.2 * USED * 15 * 60 + 12
 
 
+def test_many_classes_never_mean_more_samples_than_usual() -> None:
+    found = survey(train=50_000, classes=tuple(map(str, range(400))))
+    slow = Times(0.01, 0.01, 0.01, 0.005, 0.01, 0.005, 1.0, 10**6)
+    assert Plan(found, parameters(choice(found)), slow, 15, 1e-6, False).choice.values["sampling.images"] == SAMPLED
+
+
+def test_a_training_too_short_for_it_is_not_compiled() -> None:
+    found = survey()
+    for step, compiled in ((0.01, False), (0.1, True)):
+        times = Times(step, 0.01, 0.01, 1e-4, 1e-4, 1e-4, 1e-3, 10**6)
+        plan = Plan(found, parameters(choice(found)), times, 600, 1e-3, True)
+        assert plan.choice.values["stage1_vqvae.training.compile"] == compiled
+
+
 @pytest.mark.parametrize(("value", "expected"), [(0.3, 1), (9, 9), (99.9, 99), (1234, 1200), (98765, 98000)])
 def test_two_digits_are_enough(value, expected) -> None:
     assert rounded(value) == expected
@@ -170,6 +217,8 @@ def test_a_folder_gives_a_whole_valid_file_and_a_plan(folder, classes: int, caps
 def test_what_cannot_be_started_leaves_the_file_as_it_was(folder, capsys) -> None:
     before = Path("params.yaml").read_bytes()
     Path("empty").mkdir()
+    assert main(["start", "nowhere", "--params", "new.yaml"]) == 2 and not Path("new.yaml").exists()
+    capsys.readouterr()
     for source in ("nowhere", "empty"):
         assert main(["start", source]) == 2
         assert capsys.readouterr().err.count("\n") == 1

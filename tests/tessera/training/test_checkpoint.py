@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
@@ -14,7 +15,9 @@ import torch
 
 from tessera.artifacts.files import file_hash, json_text
 from tessera.errors import UserError
+from tessera.training import running as running_module
 from tessera.training.checkpoint import StateFolder, code_hash, fingerprint
+from tessera.training.running import LOCK
 
 
 def folder() -> StateFolder:
@@ -229,3 +232,14 @@ def test_a_pickle_in_a_states_place_is_never_run(capsys: pytest.CaptureFixture) 
         assert latest_step(state) == 5
         assert "warning: " in capsys.readouterr().err
     assert not Path("exploded").exists()
+
+
+def test_whoever_looks_what_is_running_for_a_moment_keeps_no_training_from_starting(monkeypatch) -> None:
+    state, looks = folder(), []
+    state.folder.mkdir(parents=True)
+    (state.folder / LOCK).touch()
+    looker = (state.folder / LOCK).open("a")
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    monkeypatch.setattr(running_module.time, "sleep", lambda seconds: looks.append(seconds) or looker.close())
+    with state:
+        assert len(looks) == 1

@@ -107,5 +107,16 @@ def test_going_on_keeps_the_pictures_so_far(painter, in_tmp: Path) -> None:
     FOLDER.mkdir(parents=True)
     for name in ("step-000000004.png", "step-000000008.png", "step-x.png", "mine.png"):
         (FOLDER / name).touch()
-    Pictures("test", FOLDER, 0.03).begin(4)
-    assert sorted(path.name for path in FOLDER.iterdir()) == ["mine.png", "step-000000004.png"]
+    (FOLDER / "run").write_text("this run")
+    drawn = Pictures("test", FOLDER, 0.03)
+    drawn.begin("this run", 4)
+    assert sorted(path.name for path in FOLDER.glob("*.png")) == ["mine.png", "step-000000004.png"]
+    drawn.begin("another run", 4)
+    assert sorted(path.name for path in FOLDER.glob("*.png")) == ["mine.png"]
+
+
+def test_a_run_that_was_finished_before_does_not_stand_beside_anothers_pictures(painter, training, trained) -> None:
+    trained(Toy(training()), "first", pictures=1.0)
+    trained(Toy(training(learning_rate=0.1)), "second", pictures=1.0)
+    trained(Toy(training()), "first", pictures=1.0)  # finished: it is only published again
+    assert steps() == []
