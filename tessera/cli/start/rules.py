@@ -178,7 +178,7 @@ def prior(survey: Survey) -> Choice:
     return chosen
 
 
-def sampling(survey: Survey) -> Choice:
+def sampling(survey: Survey, side: int) -> Choice:
     """How images are drawn, and the classifier that judges them."""
     chosen, train = Choice(), survey.images["train"]
     labelled = survey.classes is not None
@@ -187,5 +187,7 @@ def sampling(survey: Survey) -> Choice:
     chosen.set("sampling.grid_columns", 10)
     chosen.set("classifier.name", "conv" if labelled else "none", "" if labelled else "there are no labels")
     chosen.set("classifier.training.batch_size", 128 if train >= FEW else 32)
+    if side > NATIVE:
+        chosen.set("classifier.conv.channels", 16, "large images: more steps in the same time")
     chosen.set("data.use_labels", True)
     return chosen

@@ -80,7 +80,7 @@ def _fit(
             rules.precision(machine, pixels),
             rules.stage1_training(survey),
             rules.prior(survey),
-            rules.sampling(survey),
+            rules.sampling(survey, pixels),
         ):
             known = known.joined(part)
         for width in rules.widths(pixels, narrow=pixels == min(sides)):

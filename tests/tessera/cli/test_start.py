@@ -39,7 +39,7 @@ def choice(found: Survey, machine: Machine = CPU, side: int = 64) -> rules.Choic
         .joined(rules.codes(found, side, machine))
         .joined(rules.precision(machine, side))
     )
-    return known.joined(rules.stage1_training(found)).joined(rules.prior(found)).joined(rules.sampling(found))
+    return known.joined(rules.stage1_training(found)).joined(rules.prior(found)).joined(rules.sampling(found, side))
 
 
 @pytest.mark.parametrize(
