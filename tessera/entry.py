@@ -119,10 +119,12 @@ def _name(module: ModuleType) -> str:
 def _exit_on_sigterm() -> Iterator[None]:
     """Let SIGTERM raise SystemExit(143), so that temporary files are removed and every caller sees this exit status.
 
-    A handler that is there already stays. Python allows handlers in the main thread only.
+    A handler that is there already stays. Python allows handlers in the main thread only. Further SIGTERMs are ignored,
+    since they would interrupt that removal, and since Linux sends several when a parent dies.
     """
 
     def leave(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     main_thread = threading.current_thread() is threading.main_thread()

@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tessera.launch.parents import LAUNCHER_PID
+
 FOLDER = "TESSERA_FAILURES"  # the folder for reports, in the environment of each of several processes
 LAUNCHERS_PATIENCE = 20.0  # seconds; torchrun kills what still runs 30 seconds after another process failed
 STOPPING = (signal.SIGTERM, signal.SIGINT)  # signals by which torchrun ends the other processes
@@ -35,10 +37,10 @@ def report(message: str, status: int) -> bool:
     """Leave an error message for the entry point that started this process as one of several.
 
     Returns:
-        False if no entry point did, so that the caller must print the message itself.
+        False if no entry point did, or it is gone, so that the caller must print the message itself.
     """
     folder = os.environ.get(FOLDER)
-    if folder is None:
+    if folder is None or os.environ[LAUNCHER_PID] != str(os.getppid()):  # killed, it leaves its folder behind
         return False
     content = {"seconds": time.time(), "message": message, "status": status}
     file = Path(folder, f"{os.environ['LOCAL_RANK']}.json")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import torch
 
 from tessera.distributed import largest_over_processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME = 1.0  # seconds within which signals are one request
 
 
 class StopRequest:
     """Notes SIGINT, SIGTERM and SIGHUP while it is entered, so that the loop can save its state before it stops.
 
     A signal that the process ignores stays ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for its
-    background jobs. A second signal of the same kind has the effect that it had before, without waiting for the loop.
+    background jobs. A second request has the effect that its signal had before, without waiting for the loop.
+
+    Signals within a second are one request. A terminal and a launcher may both send one to the same process, and Linux
+    sends the signal for a parent's death once for each of its threads.
     """
 
     def __enter__(self) -> StopRequest:
         self.signal: int | None = None
+        self._requested = 0.0
         # None stands for a handler that was not set by Python, which Python could not set again.
         found = {number: signal.getsignal(number) for number in SIGNALS}
         self._previous = {number: old for number, old in found.items() if old not in (signal.SIG_IGN, None)}
@@ -28,8 +34,11 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: object) -> None:
-        self.signal = number
-        signal.signal(number, self._previous[number])
+        if self.signal is None:
+            self.signal, self._requested = number, time.monotonic()
+        elif time.monotonic() > self._requested + SAME:
+            signal.signal(number, self._previous[number])
+            signal.raise_signal(number)
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,6 +146,21 @@ def test_what_torch_cannot_compile_is_one_line_that_says_what_to_do(project, cap
     assert said.startswith("error: torch.compile failed (backend='broken' raised: ImportError: /some/folder/c7.so")
     assert "set compile to false" in said and "delete /some/folder" in said and "TORCHDYNAMO" not in said
     assert said.count("\n") == 1
+
+
+def test_a_repeated_sigterm_does_not_interrupt_the_removal_of_temporary_files(project):
+    removed = []
+
+    def run(params, arguments):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            removed.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        entry.main(run, "doc", [])
+    assert ended.value.code == 143 and removed
 
 
 def test_help_shows_the_description(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tessera.launch import failures
 from tessera.launch.failures import End, first_failure, report
+from tessera.launch.parents import LAUNCHER_PID
 
 
 def reported(folder: Path, rank: int, seconds: float, message: str, status: int) -> None:
@@ -19,6 +21,7 @@ def reported(folder: Path, rank: int, seconds: float, message: str, status: int)
 
 def test_a_report_reaches_the_one_that_started_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(failures.FOLDER, str(tmp_path))
+    monkeypatch.setenv(LAUNCHER_PID, str(os.getppid()))
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert report("error: no images", 2)
     assert first_failure(tmp_path, {1: End(2, 0.0)}) == ("error: no images", 2)
@@ -27,7 +30,15 @@ def test_a_report_reaches_the_one_that_started_the_processes(tmp_path: Path, mon
 def test_a_process_started_otherwise_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert not report("error: no images", 2)
+    monkeypatch.setenv(LAUNCHER_PID, str(os.getppid()))
     monkeypatch.setenv(failures.FOLDER, str(tmp_path / "gone"))
+    assert not report("error: no images", 2)
+
+
+def test_a_process_whose_launcher_was_killed_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv(failures.FOLDER, str(tmp_path))
+    monkeypatch.setenv(LAUNCHER_PID, str(os.getppid() + 1))
     assert not report("error: no images", 2)
 
 

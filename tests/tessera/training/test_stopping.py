@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tessera.training import stopping
 from tessera.training.stopping import SIGNALS, StopRequest
 
 CPU = torch.device("cpu")
@@ -36,11 +37,19 @@ def test_a_signal_is_noted_and_its_handler_given_back(number: signal.Signals) ->
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_second_signal_has_the_effect_that_it_had_before() -> None:
+def test_a_second_request_has_the_effect_that_its_signal_had_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "SAME", -1.0)
     with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_signals_within_a_second_are_one_request() -> None:
+    with StopRequest() as stop:
+        for number in [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]:
+            os.kill(os.getpid(), number)
+        assert stop.agreed(CPU) == signal.SIGTERM
 
 
 @pytest.mark.parametrize("ignored", SIGNALS)
@@ -50,7 +59,8 @@ def test_an_ignored_signal_stays_ignored_and_the_others_are_noted(ignored: signa
         assert signal.getsignal(ignored) == signal.SIG_IGN
         os.kill(os.getpid(), ignored)
         assert stop.agreed(CPU) is None
-        for number in set(SIGNALS) - {ignored}:
+    for number in set(SIGNALS) - {ignored}:
+        with StopRequest() as stop:
             os.kill(os.getpid(), number)
             assert stop.agreed(CPU) == number
     assert signal.getsignal(ignored) == signal.SIG_IGN
