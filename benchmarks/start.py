@@ -5,7 +5,7 @@
 DATASET: a local folder, `digits`, or `drawings`, which the script makes: transparent shapes in six classes. `--images`
 takes so many training images of it, of each class its share. Everything is trained in a folder of its own, stage by
 stage without DVC. A row of figures and minutes is added to FILE; a row that is there is not measured again. `--show`
-prints the rows as a table. Other programs should rest meanwhile.
+prints the rows as a table. Other programs should rest meanwhile; `taskset` gives it a core of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from repository import REPOSITORY
 from runs import RESULTS, absolute, add_row, read_rows
+
+from tessera.launch.threads import available_cores
 
 STAGES = {
     "prepare": "stage0_images.prepare",
@@ -131,6 +133,7 @@ def measure(dataset: str, images: int | None, minutes: float, scratch: Path) -> 
     return {
         "dataset": Path(dataset).name,
         "images": images,
+        "cores": available_cores(),
         "minutes": minutes,
         "planned": planned,
         "taken": round(sum(taken.values()), 1),
@@ -148,14 +151,15 @@ def measure(dataset: str, images: int | None, minutes: float, scratch: Path) -> 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a table of Markdown."""
     columns = (
-        "data | images | minutes: given, planned, taken | rate, bits/dim | below counts | NMSE | accuracy | agreement"
+        "data | images | cores | minutes: given, planned, taken | rate, bits/dim | below counts | NMSE | accuracy | "
+        "agreement"
     )
     lines = [f"| {columns} |", "|" + " --- |" * len(columns.split(" | "))]
     for row in rows:
         below = 1 - row["rate_prior"] / row["rate_counts"]
         shares = ["–" if row[key] is None else f"{row[key]:.0%}" for key in ("accuracy", "agreement")]
         lines.append(
-            f"| {row['dataset']} | {row['images'] or 'all'} | {row['minutes']:g}, {row['planned']}, {row['taken']} | "
+            f"| {row['dataset']} | {row['images'] or 'all'} | {row['cores']} | {row['minutes']:g}, {row['planned']}, {row['taken']} | "
             f"{row['rate_prior']:.3f} | {below:.0%} | {row['nmse']:.3f} | {shares[0]} | {shares[1]} |"
         )
     return "\n".join(lines)
