@@ -159,7 +159,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         below = 1 - row["rate_prior"] / row["rate_counts"]
         shares = ["–" if row[key] is None else f"{row[key]:.0%}" for key in ("accuracy", "agreement")]
         lines.append(
-            f"| {row['dataset']} | {row['images'] or 'all'} | {row['cores']} | {row['minutes']:g}, {row['planned']}, {row['taken']} | "
+            f"| {row['dataset']} | {row['images'] or 'all'} | {row['cores']} | "
+            f"{row['minutes']:g}, {row['planned']}, {row['taken']} | "
             f"{row['rate_prior']:.3f} | {below:.0%} | {row['nmse']:.3f} | {shares[0]} | {shares[1]} |"
         )
     return "\n".join(lines)
