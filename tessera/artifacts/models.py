@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import Manifest, read_manifest
 from tessera.artifacts.publishing import publishing
+from tessera.artifacts.settled import settled
 from tessera.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def save_model(
         save_file({k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}, staging / "model.safetensors")
 
 
+@settled
 def load_model(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor], Manifest]:
     """Read a published model. Each file is read once, and the bytes that were read are checked.
 

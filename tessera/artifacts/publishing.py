@@ -1,7 +1,9 @@
 """Publishes a folder whole or not at all.
 
-A folder is written beside its place under another name, flushed to disk, and then renamed. A failure at any moment
-leaves the old folder. What a killed process left half done is undone by the next process that publishes there.
+A folder is written beside its place under another name, flushed to disk, and then exchanged with the old one. A failure
+at any moment leaves the old folder. Where a file system cannot exchange, two renames take the place of the exchange,
+and a reader may find no folder between them (`settled` looks again). What a killed process left half done is undone by
+the next process that publishes there.
 """
 
 from __future__ import annotations
@@ -11,12 +13,30 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from tessera.artifacts.exchange import exchange
 from tessera.artifacts.files import flush
 from tessera.artifacts.manifests import MANIFEST, file_entry, manifest_text
 from tessera.console import waiting
+
+
+def _place(folder: Path) -> Path:
+    """Where a folder is published. A symbolic link stays, and what it leads to is replaced."""
+    return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """Wait until no other process changes names in a folder, and keep others from it. Without locks, go on at once."""
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -66,15 +86,16 @@ def scratch(folder: Path) -> Iterator[Path]:
 
     What killed processes left there is deleted first.
     """
+    folder = _place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    clear_unfinished(folder.parent, folder.name)
     staging = folder.with_name(f".{folder.name}.new-{secrets.token_hex(4)}")
-    staging.mkdir()
-    try:
-        with _held(staging):
-            yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with ExitStack() as stack:
+        with _alone(folder.parent):
+            clear_unfinished(folder.parent, folder.name)
+            staging.mkdir()
+            stack.callback(shutil.rmtree, staging, ignore_errors=True)
+            stack.enter_context(_held(staging))
+        yield staging
 
 
 @contextmanager
@@ -88,6 +109,7 @@ def publishing(
         parents: the identity of each artifact that it was made from, by kind.
         training: of a trained model, the values of `steps` and `schedule_steps` that train it again.
     """
+    folder = _place(folder)
     with scratch(folder) as staging:
         yield staging
         files = {}
@@ -99,13 +121,21 @@ def publishing(
         (staging / MANIFEST).write_text(manifest_text(kind, parents, files, training), encoding="utf-8")
         flush(staging / MANIFEST)
         flush(staging)
-        retired = staging.with_name(".old-".join(staging.name.rsplit(".new-", 1)))
-        try:
-            if folder.exists():
-                os.rename(folder, retired)
-            os.rename(staging, folder)
+        with _alone(folder.parent):
+            _put_in_place(staging, folder)
             flush(folder.parent)
-        finally:
-            if retired.exists() and not folder.exists():
-                os.rename(retired, folder)
-            shutil.rmtree(retired, ignore_errors=True)
+
+
+def _put_in_place(staging: Path, folder: Path) -> None:
+    """Give `staging` the name `folder`. What had that name is deleted, or has the name `staging` afterwards."""
+    if folder.exists() and exchange(staging, folder):
+        return
+    retired = staging.with_name(".old-".join(staging.name.rsplit(".new-", 1)))
+    try:
+        if folder.exists():
+            os.rename(folder, retired)
+        os.rename(staging, folder)
+    finally:
+        if retired.exists() and not folder.exists():
+            os.rename(retired, folder)
+        shutil.rmtree(retired, ignore_errors=True)

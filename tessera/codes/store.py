@@ -27,6 +27,7 @@ from tessera.artifacts.checked import PartedArray, open_parts
 from tessera.artifacts.datasets import Array, described, labels_at, open_labels, require
 from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import Manifest, open_manifest
+from tessera.artifacts.settled import settled
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
 
@@ -198,6 +199,7 @@ def _parsed(raw: dict[str, Any]) -> tuple[CodeLayout, tuple[str, ...] | None, di
     return CodeLayout.from_json(raw["layout"]), classes, splits, raw["part_rows"]
 
 
+@settled
 def open_codes(folder: Path) -> Codes:
     """Open what `extract_codes` published. Labels are checked now, codes when they are read.
 

@@ -22,6 +22,7 @@ import torch
 from tessera.artifacts.checked import CheckedArray
 from tessera.artifacts.datasets import Array, copied, described, labels_at, open_labels, require
 from tessera.artifacts.manifests import Manifest, open_manifest
+from tessera.artifacts.settled import settled
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class PreparedImages:
         return self.splits[split]
 
 
+@settled
 def open_prepared(folder: Path) -> PreparedImages:
     """Open what `prepare` published. Labels are checked now, images when they are read.
 

@@ -24,6 +24,7 @@ from tessera.artifacts.checked import PartedArray, open_parts
 from tessera.artifacts.datasets import described, open_labels, require
 from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import open_manifest
+from tessera.artifacts.settled import settled
 from tessera.images.prepared import ImageSplit
 
 PART_ROWS = 1024  # images a part: minutes of work for a slow prior
@@ -82,6 +83,7 @@ def write_description(
     (folder / DESCRIPTION).write_text(json_text(raw), encoding="utf-8")
 
 
+@settled
 def open_samples(folder: Path) -> dict[str, ImageSplit]:
     """Open what `sample` published: the images of each kind (`default`, `unguided`), with labels if there are classes.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tessera.artifacts import publishing as publishing_module
 from tessera.artifacts.files import json_text, write_text
 from tessera.artifacts.manifests import REMEDY, read_manifest
 from tessera.artifacts.models import load_model, save_model
@@ -21,6 +22,12 @@ from tessera.errors import UserError
 
 TENSORS = {"weight": torch.arange(12.0).reshape(3, 4), "bias": torch.zeros(3, dtype=torch.bfloat16)}
 CONFIG = {"name": "tiny", "sizes": [3, 4]}
+
+
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system that cannot exchange two names."""
+    monkeypatch.setattr(publishing_module, "exchange", lambda first, second: False)
 
 
 def publish(folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> Path:
@@ -73,7 +80,21 @@ def test_a_failure_while_writing_leaves_the_old_folder(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["vqvae"]
 
 
-def test_a_failure_of_the_swap_leaves_the_old_folder(tmp_path, monkeypatch):
+def test_a_failed_exchange_leaves_the_old_folder(tmp_path, monkeypatch):
+    folder = publish(tmp_path / "vqvae")
+    before = contents(folder)
+
+    def failing(first: Path, second: Path) -> bool:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(publishing_module, "exchange", failing)
+    with pytest.raises(OSError, match="no space"):
+        publish(folder, {"weight": torch.ones(2)})
+    assert contents(folder) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["vqvae"]
+
+
+def test_a_failed_rename_leaves_the_old_folder(tmp_path, monkeypatch, no_exchange):
     folder = publish(tmp_path / "vqvae")
     before, rename = contents(folder), os.rename
 
@@ -89,7 +110,7 @@ def test_a_failure_of_the_swap_leaves_the_old_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", ["before the old folder is moved", "between the two renames"])
-def test_what_a_kill_leaves_is_undone_by_the_next_one(tmp_path, monkeypatch, moment):
+def test_what_a_kill_leaves_is_undone_by_the_next_one(tmp_path, monkeypatch, no_exchange, moment):
     folder = publish(tmp_path / "vqvae")
     whole, rename = contents(folder), os.rename
 
@@ -111,6 +132,27 @@ def test_what_a_kill_leaves_is_undone_by_the_next_one(tmp_path, monkeypatch, mom
     clear_unfinished(tmp_path, "vqvae")
     assert contents(folder) == whole
     assert [p.name for p in tmp_path.iterdir()] == ["vqvae"]
+
+
+def test_a_kill_right_after_the_exchange_leaves_the_new_folder_and_no_other(tmp_path, monkeypatch):
+    folder = publish(tmp_path / "vqvae")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+        publish(folder, {"weight": torch.ones(2)})
+    assert len(list(tmp_path.iterdir())) == 2
+    clear_unfinished(tmp_path, "vqvae")
+    assert [p.name for p in tmp_path.iterdir()] == ["vqvae"]
+    assert load_model(folder, "vqvae")[1]["weight"].tolist() == [1, 1]
+
+
+def test_a_symbolic_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "large disk").mkdir()
+    target = publish(tmp_path / "large disk" / "first")
+    link = tmp_path / "vqvae"
+    link.symlink_to(target)
+    publish(link, {"weight": torch.ones(2)})
+    assert link.is_symlink() and load_model(target, "vqvae")[1]["weight"].tolist() == [1, 1]
+    assert len(list(tmp_path.iterdir())) == 2 and len(list(target.parent.iterdir())) == 1
 
 
 def test_what_another_process_is_writing_is_let_be(tmp_path):
