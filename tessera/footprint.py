@@ -1,8 +1,8 @@
-"""Measures how much memory tensors take: those that an object holds, and those that a module computes."""
+"""Measures how much memory tensors take: those that an object holds, that a module computes, or keeps for training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -61,3 +61,23 @@ class LargestOutput:
     def __exit__(self, *exception: object) -> None:
         for handle in self.handles:
             handle.remove()
+
+
+def kept_for_backward(model: nn.Module, forward: Callable[[], Any]) -> int:
+    """Bytes of the tensors that a forward pass keeps for the backward pass, besides the model's own.
+
+    Memory that several tensors share counts once.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = forward()  # its graph keeps all that was noted, so that no two have one address
+    del result
+    return sum(kept.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stage0_images.survey import Survey
+from tessera.cli.start.disk import passes, run_bytes
 from tessera.cli.start.rules import FEW, STAGE1, STAGE2, Choice
 from tessera.cli.start.timing import Times
 from tessera.parameters import Params
@@ -24,7 +25,6 @@ WORTH_COMPILING = 180.0  # seconds; a shorter training of stage 1 is not compile
 MEASURED, SAMPLED = 2000, 1000  # images that `evaluate` measures, and that `sample` draws of each kind, at most
 LEAST_MEASURED, LEAST_SAMPLED = 200, 10  # images; images of each class
 PICTURES = 64  # images that `reconstruct` draws
-KEPT_STATES, STATE_FLOATS = 2, 4  # saved states of a training; floats a weight: itself, the best, two moments
 
 
 @dataclass
@@ -56,8 +56,8 @@ class Plan:
     steps: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        images, times, passes = self.survey.images, self.times, self._passes()
-        encoded = images["train"] * passes + images["validation"] + images["test"]
+        images, times, repeats = self.survey.images, self.times, passes(self.params)
+        encoded = images["train"] * repeats + images["validation"] + images["test"]
         self.seconds = {
             "fingerprint": START,
             "prepare": START + self.reading * sum(images.values()),
@@ -80,15 +80,8 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """About how many bytes the run leaves: images, codes, models, samples, DVC's copy of all, and saved states."""
-        data, stage1 = self.params.data, self.params.stage1_vqvae
-        positions = data.height * data.width // stage1.network.chosen.factor**2
-        code = 1 if stage1.quantizer.chosen.sizes[0] <= 256 else 2  # bytes
-        pixels, images = data.channels * data.height * data.width, self.survey.images
-        passes = sum(images.values()) + (self._passes() - 1) * images["train"]
-        samples = 2 * self.choice.values["sampling.images"]
-        kept = (sum(images.values()) + samples) * pixels + passes * positions * code + 4 * self.times.weights
-        return 2 * kept + KEPT_STATES * STATE_FLOATS * 4 * self.times.weights
+        """About how many bytes the run leaves: see `run_bytes`."""
+        return run_bytes(self.params, self.survey.images, self.choice.values["sampling.images"], self.times.weights)
 
     def _measure(self, room: float) -> None:
         """Choose how many images are drawn and measured: fewer than usual, if that would take longer than `room`."""
@@ -152,11 +145,6 @@ class Plan:
             return times.nats * images["validation"]
         batch = self.params.classifier.training.batch_size
         return times.classifier_step / 3 * images["validation"] / batch  # a forward pass is a third of a step
-
-    def _passes(self) -> int:
-        """Passes over the training images whose codes are extracted."""
-        extract = self.params.extract_codes
-        return (2 * extract.shift + 1) ** 2 * (2 if extract.horizontal_flip else 1)
 
 
 def rounded(value: float) -> int:

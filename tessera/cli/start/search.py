@@ -12,7 +12,6 @@ from stage0_images.columns import Source
 from stage0_images.pixels import BadImage, decoding, read_image
 from stage0_images.sources import open_source
 from stage0_images.survey import Survey, look
-from stage1_vqvae.model import VQVAE, model_config
 from tessera import paths
 from tessera.artifacts.publishing import scratch
 from tessera.cli.preset import DEFAULT, PRESETS, patch, read_changes
@@ -20,9 +19,10 @@ from tessera.cli.start import machine as machines
 from tessera.cli.start import rules
 from tessera.cli.start.machine import Machine
 from tessera.cli.start.plan import USED, Plan
+from tessera.cli.start.rehearsal import image_stats, vqvae_task
 from tessera.cli.start.report import report, write
 from tessera.cli.start.rules import FEW, Choice
-from tessera.cli.start.timing import image_stats, measure, step_seconds, vqvae_task
+from tessera.cli.start.timing import measure, step_seconds
 from tessera.console import waiting
 from tessera.launch.devices import configure_torch
 from tessera.launch.threads import number_of_threads
@@ -86,9 +86,8 @@ def _fit(
         for width in rules.widths(pixels, narrow=pixels == min(sides)):
             choice = known.joined(width)
             params = parameters(choice)
-            stats = image_stats(params)
-            model = VQVAE(model_config(params.stage1_vqvae, stats))
-            step = step_seconds(vqvae_task(params, model, stats), params.stage1_vqvae.training, params)
+            task = vqvae_task(params, image_stats(params))
+            step = step_seconds(task, params.stage1_vqvae.training, params)
             if STAGE1_PART * USED * 60 * minutes / step >= enough:
                 break
         else:

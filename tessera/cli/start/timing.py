@@ -10,18 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.task import ClassifierTask
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
-from stage1_vqvae.model import VQVAE, model_config
-from stage1_vqvae.task import VQVAETask
-from stage2_prior.priors.build import build_prior
-from stage2_prior.task import PriorTask
-from tessera.codes.layout import CodeLayout
-from tessera.codes.store import Codes, CodeSplit, PassArray
-from tessera.features.classifiers.build import build_classifier
+from tessera.cli.start.rehearsal import classifier_task, image_stats, prior_task, random_images, vqvae_task
 from tessera.images.pixels import to_float
-from tessera.images.prepared import ImageSplit, Stats
 from tessera.launch.devices import accelerator
 from tessera.parameters import Params
 from tessera.parameters.training import TrainingParams
@@ -64,13 +56,12 @@ def measure(params: Params, classes: int) -> Times:
         classes: number of classes of the images; 0 without labels.
     """
     stats = image_stats(params)
-    vqvae = VQVAE(model_config(params.stage1_vqvae, stats))
-    vqvae_step = step_seconds(vqvae_task(params, vqvae, stats), params.stage1_vqvae.training, params)
-    codes = random_codes(vqvae.layout, classes)
-    training = params.stage2_prior.chosen.training
-    config = params.stage2_prior.config() | {"layout": vqvae.layout.to_json(), "num_classes": classes}
-    prior = build_prior(config)
-    prior_step = step_seconds(PriorTask(prior, codes, training), training, params)
+    task = vqvae_task(params, stats)
+    vqvae = task.model
+    vqvae_step = step_seconds(task, params.stage1_vqvae.training, params)
+    task = prior_task(params, vqvae.layout, classes)
+    prior, codes = task.model, task.codes
+    prior_step = step_seconds(task, params.stage2_prior.chosen.training, params)
     classifier_step, models = 0.0, [vqvae, prior]
     if classes and params.classifier.name != "none":
         task = classifier_task(params, stats, classes)
@@ -95,12 +86,6 @@ def measure(params: Params, classes: int) -> Times:
     return Times(vqvae_step, prior_step, classifier_step, reconstruction, encoding, nats, sample, weights)
 
 
-def image_stats(params: Params) -> Stats:
-    """A description of images as the parameters prepare them."""
-    data = params.data
-    return Stats((data.channels, data.height, data.width), None, {}, 0.0, 0.1, data.preparation())
-
-
 def step_seconds(task: Task, training: TrainingParams, params: Params) -> float:
     """The median of a few steps of the one training loop, as the task and the parameters have them."""
     state = StateFolder("start", "timing", exclusive=False)
@@ -114,38 +99,6 @@ def step_seconds(task: Task, training: TrainingParams, params: Params) -> float:
         count += 1
 
     return _seconds(step)
-
-
-def vqvae_task(params: Params, model: VQVAE, stats: Stats) -> VQVAETask:
-    """The task of stage 1 over random images."""
-    section = params.stage1_vqvae
-    images = random_images(stats, max(256, section.training.batch_size), 0)
-    return VQVAETask(model, images, images, section.training, section.augmentation)
-
-
-def classifier_task(params: Params, stats: Stats, classes: int) -> ClassifierTask:
-    """The classifier's task over random images."""
-    chosen = params.classifier.chosen
-    images = random_images(stats, max(256, chosen.training.batch_size), classes)
-    shape = {"image_shape": list(stats.image_shape), "num_classes": classes}
-    model = build_classifier({"name": params.classifier.name, **shape, **chosen.arguments()})
-    return ClassifierTask(model, images, images, chosen.shift, chosen.training)
-
-
-def random_images(stats: Stats, count: int, classes: int) -> ImageSplit:
-    """Random images, with labels if there are classes."""
-    random = np.random.default_rng(0)
-    labels = np.arange(count) % classes if classes else None
-    return ImageSplit(random.integers(0, 256, (count, *stats.image_shape), dtype=np.uint8), labels)
-
-
-def random_codes(layout: CodeLayout, classes: int, count: int = 256) -> Codes:
-    """Random codes of a training split."""
-    random, sizes = np.random.default_rng(0), layout.codebook_sizes.numpy()
-    tokens = random.integers(0, sizes, (count, layout.num_tokens))
-    labels = np.arange(count) % classes if classes else None
-    split = CodeSplit(PassArray(tokens, 1), labels, sizes - 1, "random codes", "")
-    return Codes({"train": split}, layout, tuple(map(str, range(classes))) or None, None)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

@@ -1,0 +1,29 @@
+"""One line of the doctor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Level(IntEnum):
+    """How bad something is. An error is what the pipeline cannot run with."""
+
+    OK = 0
+    WARNING = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Attributes:
+    about: a word or two.
+    text: what was found, and what to do if it is not well.
+    """
+
+    level: Level
+    about: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level.name.lower():<8} {self.about:<12} {self.text}"

@@ -1,0 +1,99 @@
+"""The machine against what the parameters will need: devices, bf16, compilation, memory and disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from sampling.memory import free_bytes
+from tessera import paths
+from tessera.artifacts.datasets import described
+from tessera.artifacts.manifests import open_manifest
+from tessera.cli.doctor.finding import Finding, Level
+from tessera.cli.start import machine as machines
+from tessera.cli.start.disk import run_bytes
+from tessera.cli.start.rehearsal import classifier_task, image_stats, prior_task, vqvae_task
+from tessera.errors import UserError
+from tessera.images.prepared import Stats
+from tessera.launch.processes import number_of_processes
+from tessera.parameters import Params
+from tessera.parameters.training import TrainingParams
+from tessera.training.needs import needs
+from tessera.training.task import Task
+
+GIGABYTE = 1e9
+LIBRARIES = 1.0e9  # bytes of memory that Python and the libraries take in each process, about
+
+
+def look(params: Params) -> Iterator[Finding]:
+    """All that depends on the machine."""
+    found = machines.look(params.runtime.threads)
+    try:
+        processes = number_of_processes(params.runtime.processes)
+    except UserError as error:
+        yield Finding(Level.ERROR, "devices", str(error))
+        return
+    where = found.gpu or "no GPU"
+    yield Finding(Level.OK, "devices", f"{where}; {processes} process(es) of {found.threads} threads")
+    sections = {
+        "stage1_vqvae": params.stage1_vqvae.training,
+        "stage2_prior": params.stage2_prior.chosen.training,
+    }
+    if params.classifier.name != "none":
+        sections["classifier"] = params.classifier.chosen.training
+    yield from _speed(sections, found)
+    try:
+        stats = described(open_manifest(paths.PREPARED, "prepared"), "stats.json", Stats.from_json)
+    except UserError:
+        stats = image_stats(params)  # `prepare` has not run: classes and the number of images are not known
+    yield from _room(params, stats, found.device, processes)
+
+
+def _speed(sections: dict[str, TrainingParams], found: machines.Machine) -> Iterator[Finding]:
+    """What makes a training slow, or impossible, on this machine."""
+    low = [name for name, training in sections.items() if training.precision == "bf16"]
+    if low and found.slow_bf16:
+        mend = " ".join(f"-S {name}.training.precision=fp32" for name in low)
+        yield Finding(Level.WARNING, "bf16", f"{found.slow_bf16}; `dvc exp run {mend}`")
+    compiled = [name for name, training in sections.items() if training.compile]
+    if compiled and not found.compiler:
+        mend = " ".join(f"-S {name}.training.compile=false" for name in compiled)
+        yield Finding(Level.ERROR, "compile", f"torch.compile finds no C++ compiler; install one, or {mend}")
+
+
+def tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingParams]]:
+    """Each training over random images: its stage, its task and its parameters."""
+    task = vqvae_task(params, stats)
+    yield "train_vqvae", task, params.stage1_vqvae.training
+    prior = prior_task(params, task.model.layout, stats.num_classes)
+    if any(parameter.requires_grad for parameter in prior.model.parameters()):
+        yield "train_prior", prior, params.stage2_prior.chosen.training
+    if stats.num_classes and params.classifier.name != "none":
+        classifier = classifier_task(params, stats, stats.num_classes)
+        yield "train_classifier", classifier, params.classifier.chosen.training
+
+
+def _room(params: Params, stats: Stats, device: torch.device, processes: int) -> Iterator[Finding]:
+    """Memory of each training, and disk for the whole run, against what is free."""
+    free, weights = free_bytes(device), 0
+    for stage, task, training in tasks(params, stats):
+        task.model.to(device)
+        wanted = needs(task, training).memory(-(-training.batch_size // processes))
+        weights += sum(parameter.numel() for parameter in task.model.parameters())
+        shared = 1 if device.type == "cuda" else processes
+        wanted = shared * (wanted + (0 if device.type == "cuda" else LIBRARIES))
+        text = f"{stage} takes about {wanted / GIGABYTE:.1f} GB, {free / GIGABYTE:.1f} GB are free"
+        if wanted > free:
+            yield Finding(Level.ERROR, "memory", f"{text}; lower {task.section}.batch_size")
+        else:
+            yield Finding(Level.OK, "memory", text)
+    room = shutil.disk_usage(Path.cwd()).free
+    if not stats.images:
+        yield Finding(Level.OK, "disk", f"{room / GIGABYTE:.1f} GB free; what a run needs is known after `prepare`")
+        return
+    wanted = run_bytes(params, stats.images, params.sampling.images, weights)
+    text = f"a run takes about {wanted / GIGABYTE:.2f} GB, {room / GIGABYTE:.1f} GB are free"
+    yield Finding(Level.ERROR if wanted > room else Level.OK, "disk", text)

@@ -1,0 +1,124 @@
+"""python -m tessera doctor: what it finds, and its exit status."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tessera.cli import main
+from tessera.cli.doctor import folder, libraries, machine
+from tessera.cli.doctor.finding import Level
+from tessera.cli.start.machine import Machine
+from tessera.parameters import load
+
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def project(in_tmp: Path, write_params: Write) -> Path:
+    """A folder with params.yaml and what DVC watches."""
+    write_params({})
+    Path("data").mkdir(exist_ok=True)
+    Path("data/embedded.txt").touch()
+    return in_tmp
+
+
+SLOW = Machine(threads=2, memory=2**34, gpu=None, slow_bf16="bf16 is slower than fp32 here", compiler=False)
+
+
+def test_a_pipeline_that_can_run_is_status_0_and_says_what_it_needs(
+    project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for about in ("libraries", "code", "images", "devices", "memory", "disk"):
+        assert f"ok       {about}" in said
+    assert "train_vqvae takes about" in said and "train_prior takes about" in said
+    assert "is no DVC project" in said
+
+
+def test_a_mistake_in_the_parameters_is_status_1(
+    project: Path, write_params: Write, capsys: pytest.CaptureFixture
+) -> None:
+    write_params({"sampling.temprature": 1.0})
+    assert main(["doctor"]) == 1
+    assert "error    parameters   params.yaml: sampling.temprature" in capsys.readouterr().out
+
+
+def test_a_source_that_is_gone_is_an_error(project: Path) -> None:
+    Path("data/embedded.txt").unlink()
+    (finding,) = folder.look_at_source(load(Path("params.yaml")))
+    assert finding.level is Level.ERROR and "data.watch" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("requirement", "level", "said"),
+    [
+        ("numpy>=1", Level.OK, "numpy "),
+        ("numpy>=1000", Level.ERROR, "expected >=1000"),
+        ("no-such-library", Level.ERROR, "not installed; `pip install 'no-such-library'`"),
+    ],
+)
+def test_a_library_that_is_missing_or_too_old_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, requirement: str, level: Level, said: str
+) -> None:
+    monkeypatch.setattr(libraries, "required", lambda: [Requirement(requirement)])
+    found = list(libraries.look())
+    assert found[0].level is level and said in found[0].text
+
+
+def test_without_dvc_the_stages_run_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise libraries.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(libraries, "required", lambda: [Requirement("dvc>=3")])
+    monkeypatch.setattr(libraries.metadata, "version", missing)
+    finding = next(libraries.look())
+    assert finding.level is Level.WARNING and "each stage runs by hand" in finding.text
+
+
+def test_a_library_that_cannot_be_imported_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torn.py").write_text("raise RuntimeError('operator torchvision::nms\\ndoes not exist')", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert libraries.broken("torn") == "RuntimeError: operator torchvision::nms does not exist"
+    assert libraries.broken("json") is None and libraries.broken("no_such_module") is None
+
+
+def test_what_pyproject_requires_is_what_is_looked_at(repository: Path) -> None:
+    assert {"torch", "dvc", "pydantic"} <= {requirement.name for requirement in libraries.required()}
+
+
+def test_bf16_without_instructions_is_a_warning_and_compiling_without_a_compiler_an_error(
+    in_tmp: Path, write_params: Write
+) -> None:
+    write_params({"stage1_vqvae.training.precision": "bf16", "stage1_vqvae.training.compile": True})
+    sections = {"stage1_vqvae": load(Path("params.yaml")).stage1_vqvae.training}
+    slow, compiler = machine._speed(sections, SLOW)
+    assert slow.level is Level.WARNING and "-S stage1_vqvae.training.precision=fp32" in slow.text
+    assert compiler.level is Level.ERROR and "-S stage1_vqvae.training.compile=false" in compiler.text
+
+
+def test_a_training_that_needs_more_memory_than_is_free_is_an_error(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "free_bytes", lambda device: 10**6)
+    assert main(["doctor"]) == 1
+    assert "lower stage1_vqvae.training.batch_size" in capsys.readouterr().out
+
+
+def test_old_states_are_a_warning(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    state = in_tmp / ".state/train_prior/abc"
+    (state / "step-000000010").mkdir(parents=True)
+    assert [finding.level for finding in folder._states()] == [Level.OK]
+    long_ago = time.time() - 86400 * 30
+    os.utime(state, (long_ago, long_ago))
+    (finding,) = folder._states()
+    assert finding.level is Level.WARNING and "1 older than 14 days" in finding.text
