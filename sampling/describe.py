@@ -11,7 +11,7 @@ from tessera.documents import read_json
 if TYPE_CHECKING:
     from sampling.pipeline import TwoStagePipeline
 
-SHOWN = 10  # class names
+SHOWN = 30  # class names
 
 
 def description(pipeline: TwoStagePipeline) -> str:
@@ -38,8 +38,9 @@ def _classes(pipeline: TwoStagePipeline) -> str:
     classes = pipeline.classes
     if not classes.count:
         return "none"
-    names = [classes.name(i) for i in range(min(classes.count, SHOWN))]
-    text = f"{classes.count}: {', '.join(names)}{', ...' if classes.count > SHOWN else ''}"
+    names = [(i, classes.name(i)) for i in range(min(classes.count, SHOWN))]
+    numbered = ", ".join(name if name == str(i) else f"{i} = {name}" for i, name in names)
+    text = f"{classes.count}: {numbered}{', ...' if classes.count > SHOWN else ''}"
     untrained = classes.count - len(classes.trained)
     return text + (f"; {untrained} without training images" if untrained else "")
 

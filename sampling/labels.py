@@ -125,8 +125,9 @@ class Classes:
         known = [_composed(one) for one in self.names]
         if _composed(name) in known:
             return known.index(_composed(name))
-        plain = {_composed(one).casefold(): one for one in self.names}
-        close = difflib.get_close_matches(_composed(name).casefold(), plain, n=1, cutoff=0.4)
+        plain, text = {_composed(one).casefold(): one for one in self.names}, _composed(name).casefold()
+        with_word = [one for one in plain if text in one.split()]
+        close = with_word or difflib.get_close_matches(text, plain, n=1, cutoff=0.4)
         nearest = f"; did you mean {plain[close[0]]!r}?" if close else ";"
         listed = ", ".join(map(repr, self.names[:LISTED]))
         more = f" and {len(self.names) - LISTED} more" if len(self.names) > LISTED else ""

@@ -34,6 +34,7 @@ USES = ("sampling",)  # the sections of params.yaml that change what this stage 
 
 GRID_CLASSES = 50  # of more classes, a picture shows the first 50, unless they are named
 OUTPUT = Path("samples.png")
+TOLD = ("seed", "temperature", "top_k", "top_p", "min_p", "guidance_scale")  # settings that the last line tells
 ASKED = ("labels", "count", "output", "images", "models", *options.VALUES)
 
 
@@ -120,11 +121,12 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
         else [f" of class {classes.name(n)}" for n in numbers]
     )
     said = f"{each} images" + "".join(what)
+    drawn = ", ".join(f"{name} {settings[name]}" for name in TOLD if settings[name] is not None)
     if output:
         write_picture(kept, shown, section.grid_columns, classes, output)
-        print(f"{output}: {said}, seed {section.seed}")
+        print(f"{output}: {said}, {drawn}")
     if arguments.images:
-        print(f"{arguments.images}: {said}, seed {section.seed}")
+        print(f"{arguments.images}: {said}, {drawn}")
     if len(shown) < len(classes.trained) and not named and output:
         print(f"{output} shows the first {len(shown)} of {len(classes.trained)} classes; name others by --class")
 

@@ -14,9 +14,13 @@ from tqdm import tqdm
 
 LONG = 2.0  # seconds; what takes longer says what it is
 PACE = 30.0  # seconds between two lines where standard error is no terminal
+COLUMNS = 80  # of a terminal that does not say how wide it is
 
 ON_TERMINAL = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 AS_LINES = "{desc}: {n:.0f}/{total} {unit}s, {elapsed} taken, {remaining} left{postfix}"
+
+
+_spoke = time.monotonic()  # when a line was last printed, or this module was loaded
 
 
 def speaks() -> bool:
@@ -26,7 +30,9 @@ def speaks() -> bool:
 
 def say(line: str) -> None:
     """Print a line above all progress bars, if this is the first process."""
+    global _spoke
     if speaks():
+        _spoke = time.monotonic()
         write = tqdm.write if sys.stderr.isatty() else print
         write(line, file=sys.stderr)
 
@@ -36,12 +42,16 @@ def _duration(seconds: float) -> str:
 
 
 class Bar(tqdm):
-    """A progress bar. Where standard error is no terminal, it prints a line every `PACE` seconds instead."""
+    """A progress bar. Where standard error is no terminal, it prints a line `PACE` seconds after the last line instead.
+
+    The time that is left is told from the mean over all that was done, validations and other pauses included.
+    """
 
     def __init__(self, total: float, desc: str, unit: str, initial: int = 0) -> None:
         """See `tqdm`. `unit` is one thing that is counted, such as "step"."""
-        self.terminal, self.printed = sys.stderr.isatty(), time.monotonic()
-        pace = {} if self.terminal else {"mininterval": PACE, "delay": PACE}
+        self.terminal = sys.stderr.isatty()
+        often = {} if self.terminal else {"mininterval": 0.0}  # each update may print a line; `display` keeps the pace
+        width = {"dynamic_ncols": True} if self.terminal and _columns() else {"ncols": COLUMNS}
         form = ON_TERMINAL if self.terminal else AS_LINES
         super().__init__(
             total=total,
@@ -52,19 +62,31 @@ class Bar(tqdm):
             leave=False,
             miniters=1,
             bar_format=form,
-            dynamic_ncols=True,
             file=sys.stderr,
-            **pace,
+            smoothing=0,
+            **often,
+            **width,
         )
+
+    def forget_time(self) -> None:
+        """Tell the time that is left from what comes now. What was so far, as a compilation, does not come again."""
+        self.initial, self.start_t = self.n, self._time()
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         if self.terminal:
             return super().display(msg, pos)
-        # Setting the figures beside a bar draws it anew, so the pace is kept here too.
-        if self.n < self.total and time.monotonic() - self.printed >= PACE:
-            print(self, file=sys.stderr, flush=True)
-            self.printed = time.monotonic()
+        # An update, or new figures beside the bar, would draw it several times a second.
+        if self.n < self.total and time.monotonic() - _spoke >= PACE:
+            say(str(self))
         return False
+
+
+def _columns() -> int:
+    """How wide the terminal is; 0 where it does not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ def save_model(
         (staging / "config.json").write_text(json_text(config), encoding="utf-8")
         # No metadata: safetensors writes it in a random order, and the same run must write the same bytes.
         save_file({k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}, staging / "model.safetensors")
+        shutil.copymode(staging / "config.json", staging / "model.safetensors")  # safetensors lets only the owner read
 
 
 @settled

@@ -113,9 +113,12 @@ class Trainer:
                     self._show()
                     bar.set_postfix_str(self._figures(), refresh=False)
                 bar.update()
+                if compiles:
+                    bar.forget_time()
                 ends = False
                 if (step + 1) % self.params.validate_every == 0 or step + 1 == self.params.steps:
                     self._validate()
+                    bar.set_postfix_str(self._figures(), refresh=False)
                     ends = self._end_requested()
                 if (number := stop.agreed(self.device)) is not None:
                     self._save()
@@ -168,7 +171,7 @@ class Trainer:
 
     def _figures(self) -> str:
         """What the progress bar shows: the loss, another figure of the training batch, and the last validation's."""
-        row, criterion = self.progress.train[-1], self.task.criterion
+        row, criterion = (self.progress.train or [{}])[-1], self.task.criterion
         shown = {name: row[name] for name in ("loss", self.task.shown) if name in row}
         if self.progress.validation:
             shown[f"validation {criterion}"] = self.progress.validation[-1][criterion]

@@ -91,7 +91,7 @@ def test_fewer_names_than_images_are_taken_in_turn(tiny_run):
     for call in (pipeline.log_likelihood, lambda x, y: pipeline.complete(to_float(x), known, y)):
         refused(lambda call=call: call(to_uint8(images), ["7", "猫"]), "labels: expected 4 whole numbers or names")
     text = repr(pipeline)
-    for part in ("8x8 grey", "3: ankle boot, 猫, 7", "2x2, each one of 8", "counts", "of models, on cpu"):
+    for part in ("8x8 grey", "3: 0 = ankle boot, 1 = 猫, 2 = 7", "2x2, each one of 8", "counts", "of models, on cpu"):
         assert part in text
 
 

@@ -95,6 +95,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_the_list():
         FASHION.numbers(["Sneeker"], 1)
     expected = "labels: no class is called 'Sneeker'; did you mean 'sneaker'? there are 'ankle boot', 'sneaker', 'bag'"
     assert str(caught.value) == expected
+    letters = Classes(2, ("letter A", "letter B"), (0, 1))
+    with pytest.raises(UserError, match="no class is called 'b'; did you mean 'letter B'"):
+        letters.word("b")
     many = Classes(100, tuple(f"bird {i}" for i in range(100)), tuple(range(100)))
     with pytest.raises(UserError, match="'bird 19' and 80 more") as caught:
         many.word("tyre\n")

@@ -94,7 +94,10 @@ def test_without_options_it_is_the_stage_and_with_them_the_stages_results_stay(r
     assert sample.main([]) == 0
     stage, before = read_manifest(paths.SAMPLES, "samples").identity, files()
     assert sample.main(["--output", "new/grid.png"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "new/grid.png: 3 images of each of 3 classes, seed 0"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "new/grid.png: 3 images of each of 3 classes, seed 0, temperature 0.9, guidance_scale 2.0"
+    )
     assert files() - before == {"new/grid.png"} and read_manifest(paths.SAMPLES, "samples").identity == stage
     # Without further options the images are the stage's own.
     assert Path("new/grid.png").read_bytes() == (paths.SAMPLES / "grid.png").read_bytes()

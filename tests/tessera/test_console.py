@@ -27,6 +27,7 @@ def as_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "LONG", 0.05)
     monkeypatch.setattr(console, "PACE", 0.05)
+    monkeypatch.setattr(console, "_spoke", time.monotonic())
 
 
 def test_a_bar_on_a_terminal_shows_its_figures_in_place_and_leaves_nothing(monkeypatch) -> None:
@@ -54,6 +55,34 @@ def test_without_a_terminal_a_bar_is_a_line_now_and_then(impatient, capsys) -> N
         time.sleep(0.06)
         bar.update(5)
     assert capsys.readouterr().err == "", "the end is told by whoever shows the result"
+
+
+def test_without_a_terminal_many_short_bars_speak_at_the_pace_of_one(impatient, capsys) -> None:
+    for _ in range(6):
+        with Bar(10, "codes", "image") as bar:
+            time.sleep(0.02)
+            bar.update()
+    assert capsys.readouterr().err.count("codes: 1/10 images") == 2
+
+
+def test_a_terminal_that_does_not_say_its_width_has_a_bar(monkeypatch) -> None:
+    terminal = as_terminal(monkeypatch)
+    with Bar(10, "codes", "image"):
+        assert "codes:   0%|" in terminal.getvalue()
+
+
+def test_the_time_that_is_left_does_not_count_a_compilation(monkeypatch, capsys) -> None:
+    now = [100.0]
+    with Bar(100, "train_vqvae", "step") as bar:
+        monkeypatch.setattr(bar, "_time", lambda: now[0])
+        bar.start_t = bar.last_print_t = now[0]
+        now[0] += 60
+        bar.update()
+        bar.forget_time()
+        for _ in range(9):
+            now[0] += 1
+            bar.update()
+        assert "10/100 steps, 00:09 taken, 01:30 left" in str(bar)
 
 
 def test_what_is_quick_says_nothing(capsys) -> None:

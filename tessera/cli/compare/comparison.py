@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from evaluation.figures import HEADLINES, HIGHER, better, in_order, needs_the_same_codes
 from tessera.cli.compare.revisions import Run
 
 DISTORTION = "evaluate:bits_per_dim.distortion"
+TAKEN = "validation.steps"  # the figure of a training that says how many steps it took
+TRAINED = {"train_vqvae": "stage1_vqvae", "train_prior": "stage2_prior", "train_classifier": "classifier"}
 MISSING = object()  # stands for a value that a run does not have
 
 
@@ -28,7 +31,7 @@ class Comparison:
         self.parameters = [path for path in paths if self._differs(path)]
         known = dict.fromkeys(name for run in runs for name in run.figures)
         self.figures = [name for name in in_order(known) if every_figure or name in HEADLINES]
-        self.notes = [note for run in runs for note in run.notes]
+        self.notes = [note for run in runs for note in (*run.notes, *ended_early(run))]
         self.same_data = not any(path.startswith("data.") for path in self.parameters)
         self.same_codes = self._same_codes()
         if self.figures and not self.same_data:
@@ -72,6 +75,14 @@ class Comparison:
         reasons = {name.removeprefix(f"{stage}:unavailable.") for name in run.figures if ":unavailable" in name}
         parts = path.split(".")
         return "unavailable" if any(".".join(parts[: i + 1]) in reasons for i in range(len(parts))) else "-"
+
+
+def ended_early(run: Run) -> Iterator[str]:
+    """A note for each training that took fewer steps than the parameters say, by `stop` or for lack of patience."""
+    for stage, section in TRAINED.items():
+        planned, taken = run.parameters.values.get(f"{section}.training.steps"), run.figures.get(f"{stage}:{TAKEN}")
+        if number(planned) and number(taken) and taken < planned:
+            yield f"{run.label}: {stage} ended after {taken} of {planned} steps"
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -12,9 +12,10 @@ from tessera.parameters import Params
 
 CLASSIFIER = "classifier"
 USED = 0.85  # of the time that the user gives; the rest is for what the plan does not know
-START = 5.0  # seconds that a stage takes to start, libraries and all
+START = 7.0  # seconds that a stage takes to start, libraries and all
+FIGURES = 10.0  # seconds that `evaluate` takes besides, for its own libraries and pictures
 MEASURING = 0.2  # of the time: the most that drawing and measuring may take
-SHARES = {STAGE1: 0.5, STAGE2: 0.38, CLASSIFIER: 0.12}  # of the time that trainings have
+SHARES = {STAGE1: 0.44, STAGE2: 0.44, CLASSIFIER: 0.12}  # of the time that trainings have
 STAGES = {STAGE1: "train_vqvae", STAGE2: "train_prior", CLASSIFIER: "train_classifier"}
 VALIDATIONS = 8  # of each training
 MOST_STEPS = {STAGE1: 4000, STAGE2: 3000, CLASSIFIER: 1500}  # of many images; half of it for few
@@ -67,7 +68,7 @@ class Plan:
             "train_prior": START,
             "train_classifier": START,
             "sample": START,
-            "evaluate": START,
+            "evaluate": START + FIGURES,
         }
         budget = USED * 60 * self.minutes
         self._measure(MEASURING * budget)
@@ -77,6 +78,13 @@ class Plan:
     def expected_minutes(self) -> float:
         """What the whole will take."""
         return sum(self.seconds.values()) / 60
+
+    @property
+    def useful_minutes(self) -> float:
+        """The time with which every training has all the steps that help."""
+        trained = {STAGES[name]: self._most(name) / count for name, count in self.steps.items()}
+        seconds = sum(seconds * max(1.0, trained.get(stage, 1.0)) for stage, seconds in self.seconds.items())
+        return seconds / 60 / USED
 
     @property
     def disk(self) -> int:
@@ -119,7 +127,7 @@ class Plan:
             room: seconds.
         """
         extra = VALIDATIONS * self._validation(name)
-        most = MOST_STEPS[name] // (1 if self.survey.images["train"] >= FEW else 2)
+        most = self._most(name)
         if name == STAGE1:
             bf16 = self.params.stage1_vqvae.training.precision == "bf16"
             compiles = self.compiler and bf16 and min(room, most * step) > WORTH_COMPILING
@@ -134,6 +142,10 @@ class Plan:
         self.choice.set(f"{name}.training.validate_every", every)
         self.choice.set(f"{name}.training.warmup_steps", min(100, self.steps[name] // 10))
         return self.steps[name] * step + extra
+
+    def _most(self, name: str) -> int:
+        """The steps of a training after which more would hardly help."""
+        return MOST_STEPS[name] // (1 if self.survey.images["train"] >= FEW else 2)
 
     def _validation(self, name: str) -> float:
         """Seconds of one validation."""

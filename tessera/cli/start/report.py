@@ -15,6 +15,7 @@ from tessera.documents import parse_yaml
 from tessera.parameters import Params, validate
 
 WIDTH = 120  # columns of a line of params.yaml
+LONGER = 1.2  # times the minutes given: if a longer run than that would help, it is said
 SQUARE = 0.05  # the part by which the sides of a square may differ
 
 
@@ -73,13 +74,14 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
     clear = f", {survey.transparent:.0%} transparent" if survey.transparent else ""
     labels = f"{len(survey.classes)} classes" if survey.classes else "no labels"
     low = machine.slow_bf16 or "bf16 is faster than fp32"
+    cores = "1 core" if machine.threads == 1 else f"{machine.threads} cores"
     memory = f", {machine.memory / 2**30:.0f} GB of memory" if machine.memory else ""
     refused = f"; {survey.refused:.0%} of those looked at cannot be opened" if survey.refused else ""
     wide = survey.aspects[0] < 1 - SQUARE or survey.aspects[-1] > 1 + SQUARE
     squares = "; not all are square, so their centres are cut out (data.fit)" if wide else ""
     return [
         f"images    {source}: {counts}; {size}, {colours}{clear}; {labels}{squares}{refused}",
-        f"machine   {machine.gpu or f'{machine.threads} threads, no GPU'}{memory}; {low}"
+        f"machine   {machine.gpu or f'{cores}, no GPU'}{memory}; {low}"
         + ("" if machine.compiler else "; no C++ compiler, so nothing is compiled"),
     ]
 
@@ -104,6 +106,8 @@ def _stages(plan: Plan, minutes: float) -> list[str]:
     over = plan.expected_minutes > minutes
     note = f"   more than the {minutes:g} that you gave: the least that makes sense" if over else ""
     whole = f"{'in all':<18} {plan.expected_minutes:7.1f}   about, if nothing else runs{note}"
+    if plan.useful_minutes > LONGER * minutes:
+        whole += f"\n{'':<18} more time makes better pictures, up to `--minutes {plan.useful_minutes:.0f}` or so"
     return [*lines, whole, f"disk      about {max(1, plan.disk // 2**20):,} MB, caches and saved states included"]
 
 

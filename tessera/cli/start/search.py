@@ -29,7 +29,7 @@ from tessera.launch.threads import number_of_threads
 from tessera.parameters import Params, read_yaml, validate
 
 ENOUGH, ENOUGH_FOR_FEW = 1500, 700  # steps of stage 1
-STAGE1_PART = 0.4  # of the time: about what stage 1 has
+STAGE1_PART = 0.35  # of the time: about what stage 1 has
 READ = 20  # images that are read to see how long it takes
 
 

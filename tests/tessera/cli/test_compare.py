@@ -105,6 +105,16 @@ def test_three_priors_side_by_side(three_priors, capsys):
     assert git("rev-parse", "--short=7", "counts") in text
 
 
+def test_a_training_that_ended_early_has_a_note(project, capsys):
+    file = paths.RESULTS / "train_prior" / "metrics.json"
+    write_text(file, json_text({"validation": {"nats_per_token": 2.0, "steps": 80}}))
+    text = compare(capsys, "first", "workspace")
+    planned = load(paths.PARAMS).stage2_prior.chosen.training.steps
+    assert f"note: workspace: train_prior ended after 80 of {planned} steps" in text and "note: first" not in text
+    write_text(file, json_text({"validation": {"nats_per_token": 2.0, "steps": planned}}))
+    assert "ended after" not in compare(capsys, "first", "workspace")
+
+
 def test_a_shared_value_counts_where_an_option_uses_it(three_priors, capsys):
     edit(paths.PARAMS, {"stage2_prior.layers": 5})  # of `counts`, which has no layers
     assert "no parameter that the runs use differs" in compare(capsys)

@@ -14,7 +14,19 @@ from tessera.cli import main
 from tessera.cli.preset import leaves
 from tessera.cli.start import rules, timing
 from tessera.cli.start.machine import Machine
-from tessera.cli.start.plan import LEAST_STEPS, MEASURED, SAMPLED, STAGES, USED, VALIDATIONS, Plan, rounded
+from tessera.cli.start.plan import (
+    FIGURES,
+    LEAST_STEPS,
+    MEASURED,
+    MOST_STEPS,
+    SAMPLED,
+    STAGES,
+    START,
+    USED,
+    VALIDATIONS,
+    Plan,
+    rounded,
+)
 from tessera.cli.start.report import commented
 from tessera.cli.start.search import parameters
 from tessera.cli.start.timing import Times
@@ -145,12 +157,12 @@ def test_a_plan_counts_every_stages_work() -> None:
     params = parameters(choice(found))
     plan = Plan(found, params, QUICK, 60, 1e-3, False)
     assert params.extract_codes.shift == 1
-    assert plan.seconds["prepare"] == pytest.approx(5 + 2400 * 1e-3)
-    assert plan.seconds["extract_codes"] == pytest.approx(5 + (9 * 2000 + 400) * 1e-4)
-    assert plan.seconds["sample"] == pytest.approx(5 + 2 * SAMPLED * 1e-3)
-    assert plan.seconds["evaluate"] == pytest.approx(5 + 200 * 4e-4)
+    assert plan.seconds["prepare"] == pytest.approx(START + 2400 * 1e-3)
+    assert plan.seconds["extract_codes"] == pytest.approx(START + (9 * 2000 + 400) * 1e-4)
+    assert plan.seconds["sample"] == pytest.approx(START + 2 * SAMPLED * 1e-3)
+    assert plan.seconds["evaluate"] == pytest.approx(START + FIGURES + 200 * 4e-4)
     prior = plan.steps["stage2_prior"] * 0.01 + VALIDATIONS * 200 * 1e-4
-    assert plan.seconds["train_prior"] == pytest.approx(5 + prior)
+    assert plan.seconds["train_prior"] == pytest.approx(START + prior)
 
 
 def test_drawing_and_measuring_take_a_fifth_of_the_time_at_most() -> None:
@@ -159,7 +171,16 @@ def test_drawing_and_measuring_take_a_fifth_of_the_time_at_most() -> None:
     plan = Plan(found, parameters(choice(found)), slow, 15, 1e-6, False)
     assert plan.choice.values["sampling.images"] < SAMPLED
     assert plan.choice.values["evaluation.images"] < MEASURED
-    assert plan.seconds["sample"] + plan.seconds["evaluate"] <= 0.2 * USED * 15 * 60 + 12
+    assert plan.seconds["sample"] + plan.seconds["evaluate"] <= 1.01 * 0.2 * USED * 15 * 60 + 2 * START + FIGURES
+
+
+def test_a_plan_tells_how_much_time_would_help_as_long_as_it_would() -> None:
+    found = survey(train=50_000)
+    short = Plan(found, parameters(choice(found)), QUICK, 2, 1e-6, False)
+    assert short.useful_minutes > 2
+    enough = Plan(found, parameters(choice(found)), QUICK, 1.05 * short.useful_minutes, 1e-6, False)
+    assert enough.useful_minutes < 1.05 * short.useful_minutes
+    assert enough.steps["stage1_vqvae"] == MOST_STEPS["stage1_vqvae"]
 
 
 def test_many_classes_never_mean_more_samples_than_usual() -> None:
