@@ -88,9 +88,12 @@ class Stage1TrainingParams(TrainingParams):
     Attributes:
         codebook_images: the number of training images from which codebooks are initialised, and re-estimated for
             averaged weights.
+        initialise_from: a folder with a published VQ-VAE, whose weights and codebooks begin the training; None: random
+            weights.
     """
 
     codebook_images: Positive
+    initialise_from: str | None
 
 
 class Stage1Params(Section):

@@ -64,7 +64,9 @@ class VQVAETask(Task):
         return (images for _, images in self._chunks(self.params.codebook_images))
 
     def initialise(self) -> None:
-        """Start the codebooks at encoded training images."""
+        """Start the codebooks at encoded training images, unless they come from a published model."""
+        if self.params.initialise_from:
+            return
         initialise_codebooks(self.model, self._codebook_images, self.params.seed)
 
     def re_estimate(self) -> None:

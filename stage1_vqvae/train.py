@@ -18,8 +18,11 @@ USES = ("stage1_vqvae",)  # the sections of params.yaml that change what this st
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Build the VQ-VAE, train it, publish it."""
+    from pathlib import Path
+
     import torch
 
+    from stage1_vqvae.initial import begin
     from stage1_vqvae.model import VQVAE, model_config
     from stage1_vqvae.task import VQVAETask
     from tessera.artifacts.models import save_model
@@ -35,7 +38,10 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     parents = {"prepared": prepared.manifest.identity}
     accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", section.training.seed))
-    task = VQVAETask(VQVAE(config), prepared["train"], prepared["validation"], section.training, section.augmentation)
+    model = VQVAE(config)
+    if section.training.initialise_from:
+        parents["initial"] = begin(model, Path(section.training.initialise_from)).identity
+    task = VQVAETask(model, prepared["train"], prepared["validation"], section.training, section.augmentation)
     whole = {**config, "augmentation": section.augmentation.values(), "training": section.training.values()}
     metrics = train("train_vqvae", task, section.training, params.runtime, accelerator, whole, parents)
     if accelerator.is_main_process:

@@ -17,12 +17,14 @@ class PriorTrainingParams(TrainingParams):
 
     `label_dropout`: chance that a label is replaced by the null label. `extra_pass_fraction`: chance that an image's
     codes come from an extra (flipped or shifted) pass. `gradient_checkpointing`: blocks are computed again in the
-    backward pass, which takes less memory and more time.
+    backward pass, which takes less memory and more time. `initialise_from`: a folder with a published prior, whose
+    weights begin the training; None: random weights.
     """
 
     label_dropout: Fraction
     extra_pass_fraction: Fraction
     gradient_checkpointing: bool
+    initialise_from: str | None
 
 
 class PriorChoice(Choice):

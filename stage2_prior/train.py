@@ -66,9 +66,12 @@ def _write_untrained(nats: dict[str, float]) -> dict[str, float]:
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Build the prior, fit or train it, measure it, publish it."""
+    from pathlib import Path
+
     import numpy as np
     import torch
 
+    from stage2_prior.initial import begin
     from stage2_prior.priors.build import build_prior, prior_config
     from stage2_prior.task import PriorTask, nats_by_level, nats_by_token
     from tessera.artifacts.files import write_text
@@ -94,6 +97,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", training.seed if training else 0))
     prior = build_prior(config)
+    if training and training.initialise_from:
+        parents["initial"] = begin(prior, Path(training.initialise_from), parents["vqvae"]).identity
     with waiting("fit of the prior"):
         prior.fit(Batches(codes["train"], params.runtime.batch_size))
     steps = None

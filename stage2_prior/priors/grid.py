@@ -14,6 +14,7 @@ from stage2_prior.priors.autoregressive import Autoregressive, DecodingState
 from stage2_prior.priors.base import Recomputable
 from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.heads import LevelHeads, joined, project, widen
+from stage2_prior.priors.labels import LabelEmbedding
 from tessera.codes.layout import CodeLayout, Level
 
 
@@ -241,7 +242,7 @@ class GridPrior(Autoregressive):
         own = range(first, len(layout.levels))
         self.embeddings = nn.ModuleList(Embedding(layout.levels[i], channels) for i in own)
         self.surroundings = nn.ModuleList(Surroundings(layout, i, channels, conditioning_blocks) for i in own)
-        self.labels = nn.ModuleList(nn.Embedding(num_classes + 1, channels) for _ in own)
+        self.labels = nn.ModuleList(LabelEmbedding(num_classes, channels) for _ in own)
         self.grids = nn.ModuleList(grids)
 
     def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:

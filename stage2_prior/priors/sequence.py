@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.heads import LevelHeads, group_offsets, joined, project, widen
+from stage2_prior.priors.labels import LabelEmbedding
 from tessera.codes.layout import CodeLayout
 
 
@@ -26,7 +27,7 @@ class SequenceEnds(nn.Module):
         self.layout, self.first, self.special = layout, first, int(offsets[-1])
         self.token = nn.Embedding(self.special + 1, width)
         self.place = nn.Embedding(int(ends.sum()), width)
-        self.label = nn.Embedding(num_classes + 1, width)
+        self.label = LabelEmbedding(num_classes, width)
         for table in (self.token, self.place, self.label):
             nn.init.normal_(table.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)

@@ -1,0 +1,55 @@
+"""Begins a training with the weights of a published model, in place of random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tessera.artifacts.manifests import Manifest
+from tessera.artifacts.models import load_model
+from tessera.errors import UserError
+
+
+def begin_with(
+    model: nn.Module, folder: Path, kind: str, where: str, agrees: dict[str, Any], adapted: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], Manifest]:
+    """Give a model the weights of a published one.
+
+    Args:
+        model: new, on the CPU.
+        folder: the published model.
+        kind: what the folder must hold, a key of `tessera.artifacts.manifests.REMEDY`.
+        where: the parameter that names the folder, for messages.
+        agrees: values that the published model's configuration must have, as a tree; others are free.
+        adapted: names of tensors that the caller fills in itself; they may have another shape.
+
+    Returns:
+        The published model's configuration, its tensors and its manifest.
+
+    Raises:
+        UserError: the folder is missing or damaged, or the two models differ. The first difference is named.
+    """
+    config, tensors, manifest = load_model(folder, kind)
+    advice = "give both the same parameters, or set it to null"
+    for path, there, here in differences(config, agrees):
+        raise UserError(f"{where}: the model in {folder} has {path} {there}, and this training {here}; {advice}")
+    state = model.state_dict()
+    for name in sorted({*state, *tensors} - adapted):
+        there, here = (list(found[name].shape) if name in found else "none" for found in (tensors, state))
+        if there != here:
+            raise UserError(f"{where}: {folder}: the shape of {name} is {there}, expected {here}; {advice}")
+    model.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in adapted}, strict=False)
+    return config, tensors, manifest
+
+
+def differences(found: Any, wanted: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The wanted values of a tree that are missing or other: the dotted path, what was found, and what is wanted."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key, value in wanted.items():
+            yield from differences(found.get(key), value, f"{path}.{key}".lstrip("."))
+    elif found != wanted:
+        yield path, found, wanted
