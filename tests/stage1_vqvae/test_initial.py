@@ -34,7 +34,8 @@ def test_training_begins_with_its_weights_and_codebook_and_names_it_as_a_parent(
     published: Path, write_params: Write, capsys: pytest.CaptureFixture
 ) -> None:
     # Neither the learning rate nor the codebook's decay moves anything, and the codebook is not started at the data.
-    write_params({f"{SECTION}.initialise_from": str(OLD), f"{SECTION}.learning_rate": 1e-30, f"{SECTION}.steps": 1})
+    still = {f"{SECTION}.learning_rate": 1e-30, f"{SECTION}.steps": 1, f"{SECTION}.warmup_steps": 0}
+    write_params({f"{SECTION}.initialise_from": str(OLD)} | still)
     write_params({"stage1_vqvae.quantizer.ema_decay": 0.999999})
     assert train.main([]) == 0
     (old, old_manifest), (new, manifest) = load_vqvae(OLD), load_vqvae(paths.VQVAE)
