@@ -23,7 +23,7 @@ from tessera.launch.parents import LAUNCHER_PID
 
 LOCKS = paths.STATE / ".locks"
 RESULT = "TESSERA_RESULT"  # a file that the stage's work may write: where it keeps its result besides its outputs
-TRIES, TRY_APART = 4, 0.05  # how often a lock is tried again, and the seconds in between
+TRIES, TRY_APART = 4, 0.02  # how often a lock is tried again, and the seconds in between
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # said by file systems that have no locks
 
 
