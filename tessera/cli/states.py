@@ -27,7 +27,7 @@ from typing import Any
 from tessera import paths
 from tessera.errors import UserError
 from tessera.locks import Busy, acquire, is_held
-from tessera.training.running import FINISHED, LOCK, STEP, all_states
+from tessera.training.running import FINISHED, LOCK, STEP, all_runs, all_states
 
 SIZES = ("B", "kB", "MB", "GB", "TB")
 AGES = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     what.add_argument("--delete-older-than", type=float, metavar="DAYS", help="delete states that are older")
     what.add_argument("--publish", nargs=2, metavar=("STAGE/FINGERPRINT", "FOLDER"), help="write a result to a folder")
     arguments = parser.parse_args(argv)
-    runs = [Run(folder) for folder in sorted(all_states().glob("[!.]*/*/")) if folder.is_dir()]
+    runs = [Run(folder) for folder in all_runs()]
     if arguments.delete:
         delete([_named(name, runs) for name in dict.fromkeys(arguments.delete)])
     elif arguments.delete_older_than is not None:

@@ -18,6 +18,11 @@ def all_states() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / paths.STATE
 
 
+def all_runs() -> list[Path]:
+    """The folders of states of all trainings, sorted by stage and fingerprint."""
+    return sorted(path for path in all_states().glob("[!.]*/*") if path.is_dir())
+
+
 def states_of(stage: str) -> Path:
     """The folder with the saved states of all runs of a stage."""
     return all_states() / stage
