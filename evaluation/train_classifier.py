@@ -41,6 +41,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
+    from tessera.training.saving import Artifact
     from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
@@ -57,11 +58,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     torch.manual_seed(seed_of("initialise", training.seed))
     task = ClassifierTask(build_classifier(config), prepared["train"], prepared["validation"], chosen.shift, training)
     whole = {"classifier": config, **chosen.values()}
-    metrics = train("train_classifier", task, training, params.runtime, accelerator, whole, parents)
+    published = {"available": True, "classifier": config}
+    artifact = Artifact("classifier", published, parents)
+    metrics = train("train_classifier", task, training, params.runtime, accelerator, whole, artifact)
     if accelerator.is_main_process:
-        config = {"available": True, "classifier": config}
         steps = training.after(metrics["steps"])
-        save_model(paths.CLASSIFIER, "classifier", config, task.model.state_dict(), parents, steps)
+        save_model(paths.CLASSIFIER, "classifier", published, task.model.state_dict(), parents, steps)
         print(f"{paths.CLASSIFIER}: validation {line(metrics)}")
     accelerator.wait_for_everyone()
 

@@ -30,6 +30,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
+    from tessera.training.saving import Artifact
     from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
@@ -43,7 +44,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         parents["initial"] = begin(model, Path(section.training.initialise_from)).identity
     task = VQVAETask(model, prepared["train"], prepared["validation"], section.training, section.augmentation)
     whole = {**config, "augmentation": section.augmentation.values(), "training": section.training.values()}
-    metrics = train("train_vqvae", task, section.training, params.runtime, accelerator, whole, parents)
+    artifact = Artifact("vqvae", config, parents)
+    metrics = train("train_vqvae", task, section.training, params.runtime, accelerator, whole, artifact)
     if accelerator.is_main_process:
         save_model(
             paths.VQVAE, "vqvae", config, task.model.state_dict(), parents, section.training.after(metrics["steps"])

@@ -82,6 +82,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
+    from tessera.training.saving import Artifact
     from tessera.training.tracking import csv_text, line
 
     codes = open_codes(paths.CODES)
@@ -105,7 +106,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     if prior.trained:
         whole = {**prior_config(prior), "training": training.values()}
         task = PriorTask(prior, codes, training)
-        metrics = train("train_prior", task, training, params.runtime, accelerator, whole, parents)
+        artifact = Artifact("prior", prior_config(prior), parents)
+        metrics = train("train_prior", task, training, params.runtime, accelerator, whole, artifact)
         steps = training.after(metrics["steps"])
     size = prior.measured_at_once(batch_share(params.runtime.batch_size))
     prior.to(accelerator.device).eval()

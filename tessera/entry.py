@@ -14,11 +14,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
-from tessera import paths
+from tessera import locks, paths
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
@@ -40,12 +40,13 @@ def main(
 ) -> int:
     """Parse the command line, check params.yaml, run, and return the exit status.
 
-    The exit status is 2 after a `UserError`, whose message is printed as one line; 130 after SIGINT; 143 after SIGTERM.
-    Any other exception is a defect and keeps its traceback.
+    The exit status is 2 after a `UserError`, whose message is printed as one line; 75 if another process is running the
+    same stage in this working folder; 128 and the signal's number after SIGINT, SIGTERM or SIGHUP. Any other exception
+    is a defect and keeps its traceback.
 
     Args:
         run: does the work. Its module says in `USES` which sections of params.yaml change the results; a module without
-            `USES` is no stage.
+            `USES` is no stage. Neither is a run with other options than --params, which writes only what they name.
         argv: the command line; by default that of this process.
         parallel: whether `run` may be one of several processes. They are started here if `runtime.processes` or the
             number of GPUs asks for several. Otherwise several processes are refused.
@@ -56,25 +57,32 @@ def main(
         add_arguments(parser)
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
+    given = {name for name, value in vars(arguments).items() if value != parser.get_default(name)}
+    module = sys.modules[run.__module__]
+    is_stage = hasattr(module, "USES") and given <= {"params"}
     stop_with_parent()
     with _exit_on_sigterm():
         try:
-            return _run(run, arguments, argv, parallel)
+            with locks.one_run(_name(module)) if is_stage else nullcontext() as kept:
+                return _run(run, arguments, argv, parallel, kept)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except Exception as error:
             return _failed(error)
 
 
-def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: bool) -> int:
+def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: bool, kept: Path | None) -> int:
     """Check parameters and code, run in this process or in several, and return the exit status.
+
+    Args:
+        kept: the file that names what `run` keeps besides its outputs (`locks.note_result`), for a stage.
 
     Raises:
         UserError: a check failed, or the work did. One check comes at the end: code and parameters that the stage uses
             must not have been edited while it ran, because DVC would take its result for that of the edited version.
     """
-    stage = sys.modules[run.__module__]
-    name, uses = _name(stage), getattr(stage, "USES", ())
+    module = sys.modules[run.__module__]
+    name, uses = _name(module), getattr(module, "USES", ())
     code = Code()
     params = load(arguments.params)
     _check_fingerprint(name, uses, params)
@@ -88,26 +96,48 @@ def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: boo
             processes.leave()
     if count > 1:
         return processes.start(count, name, argv, threads)
+    if changed := _edited(code, name, uses, params, arguments.params):
+        raise UserError(f"{changed}: edited while this ran, so {_old_result(kept)}")
+    return 0
+
+
+def _edited(code: Code, name: str, uses: tuple[str, ...], params: Params, file: Path) -> Path | None:
+    """A file that was edited while the stage ran and that the stage uses, or None.
+
+    Args:
+        code: the code as it was at the start.
+        params: the parameters as they were at the start, from `file`.
+
+    Raises:
+        UserError: the parameter file cannot be read any more.
+    """
     changed = code.changed()
     if changed and uses:
-        used = {ROOT / file for file in fingerprint(name, uses, params)["code"]}
-        changed = [file for file in changed if file in used]
+        used = {ROOT / each for each in fingerprint(name, uses, params)["code"]}
+        changed = [each for each in changed if each in used]
     try:
-        now = load(arguments.params)
+        now = load(file)
     except UserError as error:
         raise UserError(
             f"{error}; the file was edited while this ran, so nobody can tell whether this stage's parameters were; "
             "correct it and run again"
         ) from None
     if [params.used(path) for path in uses] != [now.used(path) for path in uses]:
-        changed.append(arguments.params)
-    if changed:
-        raise UserError(
-            f"{changed[0]}: edited while this ran; the result was made by the version before the edit, so run it again "
-            "(training goes on from its last saved state, unless its parameters were edited, or it had finished and "
-            "its code was edited)"
-        )
-    return 0
+        changed.append(file)
+    return changed[0] if changed else None
+
+
+def _old_result(kept: Path | None) -> str:
+    """What became of a result whose code or parameters were edited meanwhile, and what to do."""
+    if kept is None or not kept.exists():
+        return "the result was made by the version before the edit; run it again"
+    state = Path(kept.read_text(encoding="utf-8"))
+    run = "/".join(state.parts[-3:])
+    return (
+        f"the result is that of the version before the edit. It is kept in {state}. Undo the edit and run again to "
+        f"publish it in seconds, or write it elsewhere by `python -m tessera states --publish {run} FOLDER`. With the "
+        "edit, the same command trains anew"
+    )
 
 
 def _name(module: ModuleType) -> str:
@@ -152,10 +182,10 @@ def _failed(error: Exception) -> int:
         if not failures.report("".join(traceback.format_exception(error)).rstrip(), 1):
             raise error
         return 1
-    if not failures.report(f"error: {known}", 2) and os.environ.get("LOCAL_RANK", "0") == "0":
+    if not failures.report(f"error: {known}", known.status) and os.environ.get("LOCAL_RANK", "0") == "0":
         rank = os.environ.get("RANK", "0")
         print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(known), file=sys.stderr)
-    return 2
+    return known.status
 
 
 # Errors of the file system that a user can mend: a place that is taken, of another kind, read-only, or full.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -72,6 +73,14 @@ def interrupt(folder: Path, command: list[str], environment: Environment, number
     return process.returncode, error
 
 
+def same_ends(whole: Path, stopped: Path) -> None:
+    """The weights and the curve of two runs are the same, up to what two processes round."""
+    found = [load_file(folder / "models/vqvae/model.safetensors") for folder in (whole, stopped)]
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], rtol=0, atol=1e-5, msg=name)
+    assert column(whole, "train_vqvae", "loss") == pytest.approx(column(stopped, "train_vqvae", "loss"), abs=1e-5)
+
+
 MODULE = ["-m", "stage1_vqvae.train"]
 LAUNCHERS = {
     "python": [sys.executable, *MODULE],
@@ -113,20 +122,59 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     assert "step-000000600" not in saved(stopped) and not (stopped / "models").exists()
     done = run(stopped, command, environment)
     assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
-    found = [load_file(folder / "models/vqvae/model.safetensors") for folder in (whole, stopped)]
-    for name, tensor in found[0].items():
-        torch.testing.assert_close(tensor, found[1][name], rtol=0, atol=1e-5, msg=name)
-    assert column(whole, "train_vqvae", "loss") == pytest.approx(column(stopped, "train_vqvae", "loss"), abs=1e-5)
+    same_ends(whole, stopped)
 
 
-def test_a_second_run_beside_the_first_is_refused(long_run: list[Path], environment: Environment) -> None:
-    folder, command = long_run[0], LAUNCHERS["python"]
-    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL) as first:
-        wait_for(lambda: bool(list(folder.glob(".state/train_vqvae/*/lock"))), "no lock was made")
-        wait_for(lambda: not lock_is_free(folder), "the lock is free")
-        first.send_signal(signal.SIGSTOP)  # it would else be done before the second has imported its packages
-        second = run(folder, command, environment)
-        first.send_signal(signal.SIGCONT)
-        assert second.returncode == 2
-        assert f"process {first.pid} is already running this very stage" in second.stderr
+# Runs an entry point, and says at the end whether torch was loaded.
+SECOND = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["python", "two processes", "torchrun"])
+def test_a_second_run_beside_the_first_is_refused_before_torch_is_loaded(
+    long_run: list[Path], environment: Environment, launcher: str
+) -> None:
+    folder, environment = long_run[0], environment | {"ACCELERATE_USE_CPU": "1"}
+    set_processes(folder, 2 if launcher == "two processes" else None)
+    with subprocess.Popen(LAUNCHERS[launcher], cwd=folder, env=environment, stderr=subprocess.DEVNULL) as first:
+        wait_for(lambda: bool(saved(folder)), "no state was saved")
+        (holder,) = [path.read_text().split()[0] for path in folder.glob(".state/.locks/stage1_vqvae.train")]
+        # It would else be done before the second has started.
+        processes = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        second = run(folder, [sys.executable, "-c", SECOND, MODULE[1]], environment)
+        for process in processes:
+            process.resume()
+        assert (second.returncode, second.stdout) == (75, "False\n")
+        assert second.stderr == (
+            f"error: process {holder} is running stage1_vqvae.train in this folder; wait for it, or stop it\n"
+        )
+        assert launcher == "torchrun" or holder == str(first.pid)
         assert first.wait(timeout=120) == 0
+
+
+def test_a_run_whose_second_process_is_killed_goes_on_to_the_same_end(
+    long_run: list[Path], environment: Environment
+) -> None:
+    whole, killed = long_run
+    environment = environment | {"ACCELERATE_USE_CPU": "1"}
+    for folder in (whole, killed):
+        set_processes(folder, 2)
+    command = LAUNCHERS["two processes"]
+    succeed(whole, command, environment)
+    with subprocess.Popen(command, cwd=killed, env=environment, stderr=subprocess.PIPE, text=True) as first:
+        wait_for(lambda: bool(saved(killed)), "no state was saved")
+        (second,) = [p for p in psutil.Process(first.pid).children() if p.environ().get("RANK") == "1"]
+        second.kill()
+        assert "error: process 1 was killed by SIGKILL" in first.communicate(timeout=120)[1]
+    assert first.returncode == 137
+    done = run(killed, command, environment)
+    assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
+    same_ends(whole, killed)

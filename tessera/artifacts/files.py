@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +34,54 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def clear_abandoned(folder: Path) -> None:
+    """Delete the temporary files of `replacing` that killed processes left in a folder."""
+    for path in folder.glob(f".*.new-{'[0-9a-f]' * 8}"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # gone, or a link
+            continue
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+        except OSError:  # a living process writes it; or the file system has no locks, where nobody can tell
+            pass
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A context with a new empty file beside `path`, which this process locks to show that it lives."""
+    while True:
+        temporary = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if temporary.exists():
+            break
+        os.close(descriptor)  # `clear_abandoned` of another process came before the lock
+    try:
+        yield temporary
+    finally:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A context with the path of a temporary file to write, which replaces `path` in one step at the end.
 
     The file is flushed to disk before it takes the place. After an exception it is deleted, and `path` is unchanged.
+    What killed processes left in the folder is deleted first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
-    try:
+    clear_abandoned(path.parent)
+    with _temporary(path) as temporary:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ def commands() -> dict[str, str]:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command that `argv` names, with the rest of `argv`; a `UserError` becomes one line and status 2."""
+    """Run the command that `argv` names, with the rest of `argv`; a `UserError` becomes one line and its status."""
     names = commands()
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m tessera COMMAND [...]\n")
@@ -33,4 +33,4 @@ def main(argv: list[str]) -> int:
         return import_module(f"{__name__}.{name}").main(rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.status

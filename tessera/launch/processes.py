@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
+from tessera import paths
+from tessera.artifacts.publishing import scratch
 from tessera.errors import UserError
 from tessera.launch import failures, parents
 from tessera.launch.threads import number_of_threads
@@ -68,9 +69,10 @@ def start(count: int, module: str, arguments: list[str], threads: int | None) ->
     # torchrun would set this to 1, whatever the machine has.
     os.environ["OMP_NUM_THREADS"] = str(number_of_threads(threads, count))
     os.environ[parents.LAUNCHER_PID] = str(os.getpid())
-    with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
-        os.environ[failures.FOLDER] = folder
-        return _run(count, [sys.executable, "-u", "-m", module, *arguments], Path(folder))
+    # Not in the temporary directory: what a killed run leaves here is deleted by the next one.
+    with scratch((paths.STATE / ".launched" / module).absolute()) as folder:
+        os.environ[failures.FOLDER] = str(folder)
+        return _run(count, [sys.executable, "-u", "-m", module, *arguments], folder)
 
 
 def leave() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from tessera.parameters.sections import Count, Decay, Fraction, NonNegative, Positive, PositiveFloat, Section
 
@@ -51,8 +51,10 @@ class RuntimeParams(Section):
 
     processes: number of processes that an entry point starts; None: one for each GPU, or one without a GPU.
     threads: number of threads of each process; None: see `tessera.launch.threads.number_of_threads`.
-    log_every: steps between two rows of train.csv.
+    log_every: steps between two rows of train.csv. Each row is of its step alone.
     save_every: steps between two saved states.
+    save_minutes: a state is saved also when so many minutes have passed since the last one; None: by steps only.
+    keep_states: number of saved states of a training that stay.
     batch_size: images that are handled at once where nothing is trained.
     pictures: the largest share of a training's time that its pictures may take; 0: there are none.
     """
@@ -61,5 +63,7 @@ class RuntimeParams(Section):
     threads: Positive | None
     log_every: Positive
     save_every: Positive
+    save_minutes: PositiveFloat | None
+    keep_states: Annotated[int, Field(ge=2)]  # the newest may be damaged
     batch_size: Positive
     pictures: Fraction

@@ -1,6 +1,6 @@
 """Saved states of a training, from which it goes on after an interruption.
 
-They lie in `.state/<stage>/<fingerprint>/`. This is outside every DVC output, since DVC deletes a stage's outputs
+They lie in `.state/STAGE/FINGERPRINT/`. This is outside every DVC output, since DVC deletes a stage's outputs
 before it runs the stage. The fingerprint is a hash of the parameters and the inputs. A training with other parameters
 has another fingerprint and never goes on from these weights.
 """
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import clear_unfinished, publishing
+from tessera.console import say
 from tessera.documents import read_json
 from tessera.errors import UserError
+from tessera.locks import acquire
 from tessera.project import ROOT, loaded, syntax
-from tessera.training.running import END, LOCK, lock_now, states_of
-
-KEPT = 2  # states that are kept: the newest, and an older one in case the newest is damaged
+from tessera.training.running import END, FINISHED, LOCK, STEP, states_of
 
 
 def fingerprint(stage: str, params: dict[str, Any], parents: dict[str, str]) -> str:
@@ -58,7 +56,11 @@ def code_hash() -> str:
 
 
 class StateFolder:
-    """The saved states of one run. While it is entered, no other process can run the same stage with it."""
+    """The saved states of one run. While it is entered, no other process can run the same training.
+
+    A state of a training that goes on is a folder `step-STEP`. The result is a folder `finished-STEP-CODE`, named by
+    the code that made it, so that a training by edited code leaves it alone.
+    """
 
     def __init__(self, stage: str, identity: str, exclusive: bool) -> None:
         """Find the folder of a run.
@@ -77,27 +79,12 @@ class StateFolder:
         """Lock the folder, and delete what a killed run left half written.
 
         Raises:
-            UserError: another process holds the lock.
+            Busy: another process holds the lock.
         """
-        if not self.exclusive:
-            return self
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / LOCK).open("a+")
-        try:
-            lock_now(self._lock)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "unknown"
-            self._lock.close()
-            raise UserError(
-                f"{self.folder}: process {holder} is already running this very stage with these parameters; "
-                "wait for it, or stop it"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        clear_unfinished(self.folder)
-        (self.folder / END).unlink(missing_ok=True)
+        if self.exclusive:
+            self._lock = acquire(self.folder / LOCK, f"is running this training ({self.folder})")
+            clear_unfinished(self.folder)
+            (self.folder / END).unlink(missing_ok=True)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -108,46 +95,89 @@ class StateFolder:
         """Whether a user has asked this training to end (`request_end`)."""
         return (self.folder / END).exists()
 
-    def _states(self) -> list[Path]:
-        """Saved states, newest first."""
-        return sorted(self.folder.glob("step-*"), reverse=True)
-
-    def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-        """Save a state. Older ones than the newest `KEPT` are deleted once the new one is read back and verified.
+    def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any], keep: int) -> None:
+        """Save a state. Older ones are deleted once the new one is read back and verified.
 
         Args:
             step: how many steps have been taken.
             values: JSON values.
+            keep: how many states stay, the new one among them.
         """
-        target = self.folder / f"step-{step:09d}"
+        target = self.folder / f"{STEP}{step:09d}"
+        self._write(target, step, tensors, values)
+        # A state of a later step was damaged, or this run would have gone on from it. It does not count as kept.
+        kept = [path for path in _newest_first(self.folder, STEP) if path.name <= target.name][:keep]
+        self._delete(STEP, kept)
+
+    def finish(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any], keep: int) -> None:
+        """Save the result. The states that led to it, and older results by other code, are then deleted.
+
+        Args:
+            step: how many steps have been taken.
+            values: JSON values.
+            keep: how many results stay, the new one among them.
+        """
+        target = self.result(step)
+        self._write(target, step, tensors, values)
+        others = sorted(
+            (path for path in _newest_first(self.folder, FINISHED) if path != target), key=lambda p: p.stat().st_mtime
+        )
+        self._delete(FINISHED, [target, *others[::-1][: keep - 1]])
+        self._delete(STEP, [])
+
+    def result(self, step: int) -> Path:
+        """Where the result of this code after some steps lies."""
+        return self.folder / f"{FINISHED}{step:09d}-{self.code[:12]}"
+
+    def _write(self, target: Path, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         with publishing(target, "state", {}) as staging:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staging / "state.safetensors")
             values = {**values, "step": step, "code": self.code}
             (staging / "state.json").write_text(json.dumps(values), encoding="utf-8")
         read_manifest(target, "state")
-        # A state of a later step was damaged, or this run would have gone on from it. It does not count as kept.
-        kept = [path for path in self._states() if path.name <= target.name][:KEPT]
-        for path in set(self._states()) - set(kept):
+
+    def _delete(self, kind: str, kept: list[Path]) -> None:
+        for path in set(_newest_first(self.folder, kind)) - set(kept):
             shutil.rmtree(path)
 
     def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Tensors and values of the newest intact state, or None. A damaged state is reported and passed over.
+        """Tensors and values of this code's result, or else of the newest intact state; None if there is neither.
 
-        If the code does something else than when the state was saved, a note says so, and the state is used unless
-        the run is finished. The result of a finished run would be published as if the changed code had made it.
+        A damaged state is reported and passed over. A note says if another code saved the state, or if there is a
+        result of another code. Such a result is not used, since it would be published as if this code had made it.
         """
-        for path in self._states():
+        results = _newest_first(self.folder, FINISHED)
+        own = [path for path in results if path.name.endswith(f"-{self.code[:12]}")]
+        for path in [*own, *_newest_first(self.folder, STEP)]:
             try:
-                read_manifest(path, "state")
-                values = read_json(path / "state.json", finite=False)
-                tensors = load_file(path / "state.safetensors")
+                tensors, values = read_state(path)
             except (UserError, SafetensorError, ValueError) as error:
-                print(f"warning: {path}: {error}; going back to an older state", file=sys.stderr)
+                say(f"warning: {path}: {error}; going back to an older state")
                 continue
             if values["code"] != self.code:
-                if values["progress"].get("finished"):
-                    print(f"note: the code has changed since {path} was finished; starting anew", file=sys.stderr)
-                    return None
-                print(f"note: the code has changed since {path} was saved; going on from it", file=sys.stderr)
+                say(f"note: the code has changed since {path} was saved; going on from it")
             return tensors, values
+        if results and not own:
+            say(
+                f"note: the code has changed since {results[0]} was finished, which stays there; starting anew "
+                "(`python -m tessera states` says more)"
+            )
         return None
+
+
+def _newest_first(folder: Path, kind: str) -> list[Path]:
+    """The saved states of a kind, `STEP` or `FINISHED`."""
+    return sorted(folder.glob(f"{kind}*"), reverse=True)
+
+
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and values of a saved state.
+
+    Raises:
+        UserError, SafetensorError, ValueError: it is damaged.
+    """
+    read_manifest(path, "state")
+    values = read_json(path / "state.json", finite=False)
+    if missing := {"step", "code", "progress"} - values.keys():
+        raise UserError(f"state.json lacks {', '.join(sorted(missing))}")
+    return load_file(path / "state.safetensors"), values

@@ -6,6 +6,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from tessera.console import Bar, say, waiting
 from tessera.distributed import largest_over_processes, same_on_all_processes
 from tessera.errors import UserError
 from tessera.launch.precision import slow_bf16
+from tessera.locks import note_result
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.training.checkpoint import StateFolder, fingerprint
 from tessera.training.groups import build_groups
 from tessera.training.pictures import Pictures
 from tessera.training.progress import Progress
-from tessera.training.resuming import RunTensors
+from tessera.training.saving import Artifact, Saver
 from tessera.training.steps import Stepper
 from tessera.training.stopping import StopRequest
 from tessera.training.task import Task
@@ -33,12 +35,19 @@ class Trainer:
     """One training of a task. Call `run`."""
 
     def __init__(
-        self, task: Task, params: TrainingParams, runtime: RuntimeParams, accelerator: Accelerator, state: StateFolder
+        self,
+        task: Task,
+        params: TrainingParams,
+        runtime: RuntimeParams,
+        accelerator: Accelerator,
+        state: StateFolder,
+        artifact: Artifact | None = None,
     ) -> None:
         """Puts the model on the accelerator's device.
 
         Args:
             state: the run's saved states. Its stage names the folder of results where curves and pictures appear.
+            artifact: what is published of it; None: nothing.
 
         Raises:
             UserError: the global batch cannot be divided equally among the processes.
@@ -50,6 +59,7 @@ class Trainer:
                 f"{size} processes; change one of them"
             )
         self.task, self.params, self.runtime, self.accelerator, self.state = task, params, runtime, accelerator, state
+        self.artifact = artifact
         self.device = accelerator.device
         share = params.batch_size // size
         self.rows = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
@@ -57,7 +67,7 @@ class Trainer:
         task.model.to(self.device, memory_format=memory_format)
         self.groups = build_groups(task, params)
         self.stepper = Stepper(task, self.groups, params, runtime, accelerator)
-        self.tensors = RunTensors(task.model, self.groups)
+        self.saver = Saver(task.model, self.groups, runtime, accelerator, state)
         criteria = dict.fromkeys(group.settings.criterion for group in self.groups)
         self.progress = Progress.of(criteria, [group.name for group in self.groups])
         self.best: dict[str, torch.Tensor] = {}
@@ -72,8 +82,11 @@ class Trainer:
             SystemExit: after a signal that asks to stop, once the state is saved.
             UserError: the gradients stay non-finite, or a validation is not finite.
         """
-        if not self._restore():
-            self.task.model.train()
+        restored = self.saver.restore(self.progress)
+        self.task.model.train()
+        if restored:
+            self.progress, self.best = restored
+        else:
             with waiting("start from the data"):
                 self.task.initialise()
             # Each process has initialised by itself, and some operations may have rounded differently.
@@ -120,20 +133,27 @@ class Trainer:
                     self._validate()
                     bar.set_postfix_str(self._figures(), refresh=False)
                     ends = self._end_requested()
-                if (number := stop.agreed(self.device)) is not None:
-                    self._save()
-                    say(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
-                    raise SystemExit(128 + number)
+                number, minutes_passed = stop.agreed(self.device, self.saver.minutes_passed())
+                if number is not None:
+                    self._stop(signal.Signals(number))
                 if ends:
                     break
-                if (step + 1) % self.runtime.save_every == 0:
-                    self._save()
+                self.saver.after_step(self.progress, self._best, minutes_passed)
         if len(self.progress.choices) > 1:
             # The best weights of different steps have never been measured together.
             with weights_in(self.task.model, self.best):
                 self.progress.metrics = self.task.validate()
         self.progress.finished = True
-        self._save()
+        published = {"training": self.params.after(self.progress.step), "metrics": self.metrics()}
+        published |= {"artifact": asdict(self.artifact)} if self.artifact else {}
+        self.saver.finish(self.progress, self.best, published)
+
+    def metrics(self) -> dict[str, float]:
+        """The figures that `train` returns."""
+        size = sum(parameter.numel() for parameter in self.task.model.parameters())
+        step = max(choice.best_step for choice in self.progress.choices.values())
+        steps = {"step": step, **best_steps(self.progress, self.groups), "steps": self.progress.step}
+        return {**self.progress.metrics, **steps, "parameters": size}
 
     def _validate(self) -> None:
         """Measure the weights that would be published now, and keep those that are the best by their criterion."""
@@ -177,40 +197,21 @@ class Trainer:
             shown[f"validation {criterion}"] = self.progress.validation[-1][criterion]
         return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
-    def _save(self) -> None:
-        # Before the first validation there are no best weights; the present ones stand in their place.
+    def _best(self) -> dict[str, torch.Tensor]:
+        """The best weights. Before the first validation there are none; the present ones stand in their place."""
         missing = [name for group in self.groups for name in group.state if name not in self.best]
-        self.best |= copied(self.task.model, missing)
-        tensors = self.tensors.tensors(self.best)
-        if self.accelerator.is_main_process:
-            self.state.save(self.progress.step, tensors, {"progress": self.progress.to_json()})
-        self.accelerator.wait_for_everyone()
+        return self.best | copied(self.task.model, missing)
 
-    def _restore(self) -> bool:
-        """Go on from the newest saved state; returns False if there is none that fits.
+    def _stop(self, number: signal.Signals) -> None:
+        """Save and leave.
 
         Raises:
-            UserError: the processes find different states.
+            SystemExit: always.
         """
-        saved = self.state.latest()
-        step = saved[1]["step"] if saved else -1
-        if largest_over_processes(step, self.device) != -largest_over_processes(-step, self.device):
-            raise UserError(
-                f"{self.state.folder}: not every process finds the same saved state; the machines of one run need one "
-                "shared working folder, or none of them a saved state"
-            )
-        if saved is None:
-            return False
-        tensors, values = saved
-        progress = self.progress.read(values["progress"])
-        if misfit := "the progress" if progress is None else self.tensors.misfit(tensors):
-            say(f"note: {misfit} of the state in {self.state.folder} does not fit the code as it is; starting anew")
-            return False
-        self.progress = progress
-        self.best = self.tensors.restore(tensors)
-        self.task.model.train()
-        say(f"going on from step {self.progress.step} ({self.state.folder})")
-        return True
+        saved = self.saver.save(self.progress, self._best())
+        where = "from here" if saved else "from its last saved state"
+        say(f"stopped by {number.name}; the same command goes on {where}")
+        raise SystemExit(128 + number)
 
 
 def train(
@@ -220,29 +221,26 @@ def train(
     runtime: RuntimeParams,
     accelerator: Accelerator,
     values: dict[str, Any],
-    parents: dict[str, str],
+    artifact: Artifact,
 ) -> dict[str, float]:
     """Train a stage's task; leave the best weights in its model, and the curves in results/STAGE.
 
     Args:
-        values: parameters as JSON values. A saved state is found again by these and `parents`.
-        parents: the identities of the inputs.
+        values: parameters as JSON values. A saved state is found again by these and the artifact's parents.
+        artifact: what the caller will publish.
 
     Returns:
         Validation figures of the best weights; `step`, at which they were reached; `steps`, how many were taken;
         `parameters`, their number. Where parameter groups have best steps of their own, `step` is the latest of them
         and `best_step_GROUP` tells each.
     """
-    with StateFolder(stage, fingerprint(stage, values, parents), accelerator.is_main_process) as state:
+    with StateFolder(stage, fingerprint(stage, values, artifact.parents), accelerator.is_main_process) as state:
         # The main process may just have cleared what a killed run left half done.
         accelerator.wait_for_everyone()
-        trainer = Trainer(task, params, runtime, accelerator, state)
+        trainer = Trainer(task, params, runtime, accelerator, state, artifact)
         progress = trainer.run()
-    size = sum(parameter.numel() for parameter in task.model.parameters())
-    step = max(choice.best_step for choice in progress.choices.values())
-    steps = {"step": step, **best_steps(progress, trainer.groups), "steps": progress.step}
-    metrics = {**progress.metrics, **steps, "parameters": size}
+    metrics = trainer.metrics()
     if accelerator.is_main_process:
-        curves = {"train": progress.train, "validation": progress.validation}
-        write_results(paths.RESULTS / stage, curves, {"validation": metrics})
+        write_results(paths.RESULTS / stage, progress.curves(), {"validation": metrics})
+        note_result(state.result(progress.step))
     return metrics

@@ -64,11 +64,18 @@ class Progress:
         """JSON values from which `read` rebuilds it."""
         return asdict(self)
 
+    def curves(self) -> dict[str, list[Row]]:
+        """The rows of train.csv and of validation.csv, by the files' names."""
+        return {"train": self.train, "validation": self.validation}
+
     def read(self, values: dict[str, Any]) -> Progress | None:
         """The progress that `to_json` turned into these values, or None if they are not of this kind of training."""
         wanted = self.to_json()
-        if values.keys() != wanted.keys() or any(
-            values[name].keys() != wanted[name].keys() for name in ("choices", "skipped")
-        ):
+        try:
+            same = values.keys() == wanted.keys() and all(
+                values[name].keys() == wanted[name].keys() for name in ("choices", "skipped")
+            )
+            choices = {name: Choice(**choice) for name, choice in values["choices"].items()} if same else {}
+        except (AttributeError, KeyError, TypeError):
             return None
-        return type(self)(**{**values, "choices": {name: Choice(**c) for name, c in values["choices"].items()}})
+        return type(self)(**{**values, "choices": choices}) if same else None

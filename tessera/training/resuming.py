@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from tessera.training.groups import TrainedGroup
 
 
-@dataclass(frozen=True)
 class RunTensors:
     """The tensors of a training: the weights, the best weights so far, averages, and the optimizers' moments.
 
     Their names begin with `model.`, `best.`, `average.` and `optimizer.`; a moment is `optimizer.PARAMETER.MOMENT`.
     """
 
-    model: nn.Module
-    groups: list[TrainedGroup]
+    def __init__(self, model: nn.Module, groups: list[TrainedGroup]) -> None:
+        """`model` must be as it is before the training."""
+        self.model, self.groups = model, groups
+        # Tables of log probabilities have infinities from the start, for codes that cannot occur.
+        self._infinite = {name for name, tensor in model.state_dict().items() if bool(tensor.isinf().any())}
 
     def _averages(self) -> dict[str, torch.Tensor]:
         """The averaged weights of all groups, by the parameters' names."""
@@ -36,12 +36,36 @@ class RunTensors:
                 result |= {f"optimizer.{name}.{moment}": tensor for moment, tensor in moments.items()}
         return result
 
-    def misfit(self, tensors: dict[str, torch.Tensor]) -> str | None:
+    def result(self, best: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors of a finished training, which are published: the best weights, and what no group holds."""
+        others = {f"model.{name}": t for name, t in self.model.state_dict().items() if name not in best}
+        return others | {f"best.{name}": tensor for name, tensor in best.items()}
+
+    def not_finite(self, tensors: dict[str, torch.Tensor]) -> str | None:
+        """The name of a tensor with a NaN or an infinity that it did not have from the start, or None."""
+        floating = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+        found = {
+            name: tensor.isnan().any() if name.partition(".")[2] in self._infinite else ~tensor.isfinite().all()
+            for name, tensor in floating.items()
+        }
+        on_gpu = [bad for bad in found.values() if bad.is_cuda]
+        if on_gpu and not torch.stack(on_gpu).any():  # one wait for the GPU, not one for each tensor
+            found = {name: bad for name, bad in found.items() if not bad.is_cuda}
+        return next((name for name, bad in found.items() if bad), None)
+
+    def misfit(self, tensors: dict[str, torch.Tensor], finished: bool) -> str | None:
         """The name of a saved tensor that this training lacks, that was not saved, or that has another shape; or None.
 
         Such a tensor comes from an edit of the code.
+
+        Args:
+            finished: whether the tensors are those of `result`.
         """
         model, owned = self.model.state_dict(), {name for group in self.groups for name in group.state}
+        if finished:
+            wanted = {f"{'best' if name in owned else 'model'}.{name}": tensor.shape for name, tensor in model.items()}
+            found = {name: tensor.shape for name, tensor in tensors.items()}
+            return next((name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)), None)
         wanted = {f"model.{name}": tensor.shape for name, tensor in model.items()}
         wanted |= {f"best.{name}": tensor.shape for name, tensor in model.items() if name in owned}
         wanted |= {f"average.{name}": tensor.shape for name, tensor in self._averages().items()}
@@ -54,12 +78,15 @@ class RunTensors:
         return next((name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)), None)
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Put tensors that fit back where they came from; returns the best weights."""
+        """Put tensors that fit back where they came from; returns the best weights.
+
+        Of a finished training only what no group holds is put back: the caller puts the best weights into the model.
+        """
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
-        self.model.load_state_dict(part("model."))
+        self.model.load_state_dict(part("model."), strict=False)  # `misfit` has compared the names
         averages = self._averages()
         for name, tensor in part("average.").items():
             averages[name].copy_(tensor)

@@ -44,6 +44,15 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def agreed(self, device: torch.device) -> int | None:
-        """The signal that any process has received, or None; the same answer on every process."""
-        return largest_over_processes(self.signal or 0, device) or None
+    def agreed(self, device: torch.device, also: bool = False) -> tuple[int | None, bool]:
+        """What the processes agree on by one exchange: the same answer on every process.
+
+        Args:
+            also: whether this process asks for something else, on which the processes must agree too.
+
+        Returns:
+            The signal that any process has received, or None; and whether any process asked for something else, where
+            there is no signal.
+        """
+        largest = largest_over_processes(2 * (self.signal or 0) + also, device)
+        return largest // 2 or None, largest == 1

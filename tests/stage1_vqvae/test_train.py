@@ -183,8 +183,8 @@ def test_a_second_run_of_the_same_is_refused(
 
     monkeypatch.setattr(task_module.VQVAETask, "initialise", run_again)
     assert train.main([]) == 0
-    assert codes == [2]
-    assert f"process {os.getpid()} is already running this very stage" in capsys.readouterr().err
+    assert codes == [75]
+    assert f"process {os.getpid()} is running stage1_vqvae.train in this folder" in capsys.readouterr().err
 
 
 def test_missing_images_are_one_clear_line(write_params: Write, capsys: pytest.CaptureFixture) -> None:
@@ -195,7 +195,7 @@ def test_missing_images_are_one_clear_line(write_params: Write, capsys: pytest.C
         "error: data/prepared: no prepared here (no manifest.json); "
         "make it anew with `python -m stage0_images.prepare`\n"
     )
-    assert not paths.VQVAE.exists() and not Path(".state").exists()
+    assert not paths.VQVAE.exists() and not Path(".state/train_vqvae").exists()
 
 
 def make_task(params: Params) -> VQVAETask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -68,7 +69,7 @@ def test_an_edit_of_a_used_parameter_while_the_stage_runs_is_an_error(project, c
     assert entry.main(edit_params("# Every number", "# Each number"), "doc", []) == 0
     assert entry.main(edit_params("log_every: 20", "log_every: 21"), "doc", []) == 0
     assert entry.main(edit_params("split_seed: 0", "split_seed: 1"), "doc", []) == 2
-    assert capsys.readouterr().err.startswith("error: params.yaml: edited while this ran; ")
+    assert capsys.readouterr().err.startswith("error: params.yaml: edited while this ran, so ")
     assert entry.main(lambda *_: None, "doc", []) == 0
 
 
@@ -92,6 +93,26 @@ def test_an_edit_of_imported_code_while_the_stage_runs_is_an_error(project, caps
 
 def fail(*_):
     raise UserError("no images here; put some there")
+
+
+def test_a_stage_runs_once_at_a_time_and_a_run_with_options_is_no_stage(project, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "USES", ("data",), raising=False)
+    ran = []
+
+    def add(parser):
+        parser.add_argument("--output")
+
+    def beside(arguments):
+        return entry.main(lambda *_: ran.append(arguments), "doc", arguments, add)
+
+    def run(*_):
+        ran.append([beside([]), beside(["--params", "params.yaml"]), beside(["--output", "x.png"])])
+
+    assert entry.main(run, "doc", [], add) == 0
+    assert ran == [["--output", "x.png"], [75, 75, 0]]
+    said = f"error: process {os.getpid()} is running {__name__} in this folder; wait for it, or stop it\n"
+    assert capsys.readouterr().err == said * 2
+    assert beside([]) == 0
 
 
 def test_a_user_error_is_one_line_and_status_2(project, capsys):

@@ -14,7 +14,7 @@ from tessera.cli.doctor.finding import Finding, Level
 from tessera.errors import UserError
 from tessera.parameters import Params
 from tessera.project import PACKAGES, ROOT
-from tessera.training.running import all_states, running
+from tessera.training.running import all_runs, all_states, running
 
 OLD_DAYS = 14  # a saved state that is older is named
 
@@ -70,7 +70,7 @@ def _git() -> Iterator[Finding]:
 
 def _states() -> Iterator[Finding]:
     """How much disk saved states take, and which are old."""
-    folders = [path for path in sorted(all_states().glob("*/*")) if path.is_dir()]
+    folders = all_runs()
     if not folders:
         return
     alive = [path for stage in {path.parent.name for path in folders} for path in running(stage)]

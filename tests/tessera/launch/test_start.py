@@ -180,6 +180,11 @@ def test_nobody_lives_on_after_the_launcher_is_killed(
     outer.kill()
     outer.wait()
     wait_for(lambda: not any(alive(trainer) for trainer in trainers), "a trainer lives on", seconds=5)
+    # The next run deletes what the killed one left.
+    left = stage / ".state" / ".launched"
+    assert not left.exists() or (len(list(left.iterdir())) == 1) == (launcher == "entry point")
+    assert run(stage, STAGE, environment).returncode == 0
+    assert not left.exists() or not list(left.iterdir())
 
 
 @pytest.mark.slow

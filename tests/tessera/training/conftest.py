@@ -33,7 +33,16 @@ TRAINING = {
     "validate_every": 4,
     "patience": None,
 }
-RUNTIME = {"processes": None, "threads": 1, "log_every": 1, "save_every": 1000, "batch_size": 8, "pictures": 0.03}
+RUNTIME = {
+    "processes": None,
+    "threads": 1,
+    "log_every": 1,
+    "save_every": 1000,
+    "save_minutes": None,
+    "keep_states": 2,
+    "batch_size": 8,
+    "pictures": 0.03,
+}
 
 
 @pytest.fixture

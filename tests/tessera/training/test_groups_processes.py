@@ -69,7 +69,9 @@ params = TrainingParams(
     weight_decay=0.01, warmup_steps=2, final_learning_rate_fraction=0.1, gradient_clip=1.0, weight_ema_decay=0.0,
     precision="fp32", channels_last=False, compile=False, validate_every=2, patience=3,
 )
-runtime = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8, pictures=0.0)
+runtime = RuntimeParams(
+    processes=None, threads=1, log_every=1, save_every=1000, save_minutes=None, keep_states=2, batch_size=8, pictures=0
+)
 accelerator = accelerator(runtime)
 with StateFolder("toy", "run", accelerator.is_main_process) as state:
     trainer = Trainer(Toy(), params, runtime, accelerator, state)

@@ -20,7 +20,8 @@ from tessera.errors import UserError
 from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import SampleOrder, generator
-from tessera.training import loop
+from tessera.training import loop, saving
+from tessera.training.checkpoint import read_state
 from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
 from tessera.training.progress import Choice, Progress
@@ -28,7 +29,16 @@ from tessera.training.running import request_end, running
 from tessera.training.task import Task
 from tessera.training.tracking import csv_text
 
-RUNTIME = RuntimeParams(processes=None, threads=1, log_every=1, save_every=1000, batch_size=8, pictures=0.0)
+RUNTIME = RuntimeParams(
+    processes=None,
+    threads=1,
+    log_every=1,
+    save_every=1000,
+    save_minutes=None,
+    keep_states=2,
+    batch_size=8,
+    pictures=0.0,
+)
 
 
 class Network(nn.Module):
@@ -267,9 +277,45 @@ def test_a_state_that_no_longer_fits_the_model_is_told_and_left(
     assert "initialise" in wider.calls
 
 
-def test_only_the_newest_states_remain(training: Callable, trained: Callable) -> None:
-    trained(Regression(training()), save_every=2)
-    assert len(list(Path(".state/test/run").glob("step-*"))) == 2
+def states() -> list[str]:
+    return sorted(path.name for path in Path(".state/test/run").glob("[sf]*-*"))
+
+
+@pytest.mark.parametrize("kept", [2, 3])
+def test_only_the_newest_states_remain_and_in_the_end_the_result(
+    training: Callable, trained: Callable, kept: int
+) -> None:
+    task, seen = Regression(training()), []
+    task.interrupt = lambda step: seen.append(states())
+    trainer = trained(task, save_every=2, keep_states=kept)
+    assert seen[9] == ["step-000000002", "step-000000004", "step-000000006", "step-000000008"][-kept:]
+    assert states() == [trainer.state.result(10).name]
+    tensors, values = trainer.state.latest()
+    assert {name.partition(".")[0] for name in tensors} == {"best"} and values["progress"]["finished"]
+
+
+def test_a_state_is_saved_too_when_the_minutes_have_passed(
+    training: Callable, trained: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, seen, now = Regression(training()), [], [0.0]
+    monkeypatch.setattr(saving.time, "monotonic", lambda: now[0])
+
+    def step(number: int) -> None:
+        seen.append(states())
+        now[0] += 20
+
+    task.interrupt = step
+    trained(task, save_minutes=1, save_every=4)
+    # After steps 3 (a minute), 4 (its number), 7 (a minute after 4), 8 (its number).
+    assert seen[3] == ["step-000000003"] and seen[4] == ["step-000000003", "step-000000004"]
+    assert seen[7] == ["step-000000004", "step-000000007"] and seen[9] == ["step-000000007", "step-000000008"]
+
+
+def test_what_is_logged_how_often_changes_only_which_rows_there_are(training: Callable, trained: Callable) -> None:
+    often, seldom = trained(Regression(training()), "often"), trained(Regression(training()), "seldom", log_every=3)
+    assert [row for row in often.progress.train if row["step"] % 3 == 0] == seldom.progress.train
+    for name, tensor in weights(often).items():
+        assert torch.equal(tensor, weights(seldom)[name])
 
 
 def test_a_finished_run_is_not_run_again(training: Callable, trained: Callable) -> None:
@@ -421,3 +467,114 @@ def test_a_launchers_compiler_is_not_used(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_criterion_that_is_not_finite_stops_the_run_at_once(training: Callable, trained: Callable) -> None:
     with pytest.raises(UserError, match="step 8: the validation's error is nan"):
         trained(Regression(training(), criteria=[1.0, math.nan]), "diverged")
+
+
+def poison_data(task: Regression, trainer: Callable[[], Trainer]) -> None:
+    task.poisoned = set(range(5, 40))
+
+
+def poison_loss(task: Regression, trainer: Callable[[], Trainer]) -> None:
+    plain = task.loss
+
+    def loss(name: str, model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple:
+        value, parts = plain(name, model, batch)
+        return (value * math.nan if "update 4" in task.calls else value), parts
+
+    task.loss = loss
+
+
+def poison_gradient(task: Regression, trainer: Callable[[], Trainer]) -> None:
+    task.model.layers[0].weight.register_hook(lambda grad: grad * math.inf if "update 4" in task.calls else grad)
+
+
+def at_step_5(poison: Callable[[Regression, Trainer], None]) -> Callable[[Regression, Callable[[], Trainer]], None]:
+    def set_up(task: Regression, trainer: Callable[[], Trainer]) -> None:
+        task.interrupt = lambda step: poison(task, trainer()) if step == 4 else None
+
+    return set_up
+
+
+def weight(task: Regression, trainer: Trainer) -> None:
+    task.model.layers[0].weight.data[0, 0] = math.inf
+
+
+def codebook(task: Regression, trainer: Trainer) -> None:
+    task.model.seen.fill_(math.nan)
+
+
+def moment(task: Regression, trainer: Trainer) -> None:
+    trainer.groups[0].optimizer.state[task.model.layers[3].bias]["exp_avg"].fill_(math.nan)
+
+
+def average(task: Regression, trainer: Trainer) -> None:
+    trainer.groups[0].average.weights["layers.0.bias"][1] = math.nan
+
+
+POISONS = {
+    "data": poison_data,
+    "loss": poison_loss,
+    "gradient": poison_gradient,
+    **{poison.__name__: at_step_5(poison) for poison in (weight, codebook, moment, average)},
+}
+
+
+@pytest.mark.parametrize("poison", list(POISONS))
+def test_what_is_not_finite_never_reaches_a_state_and_healthy_code_goes_on_from_the_good_one(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch, poison: str
+) -> None:
+    # An average's codebook is re-estimated, so that it would be healed in what is published.
+    params = training(steps=20, validate_every=10, weight_ema_decay=0.9 if poison == "average" else 0.0)
+    made: list[Trainer] = []
+    begin = Trainer.run
+    monkeypatch.setattr(Trainer, "run", lambda self: made.append(self) or begin(self))
+    whole = trained(Regression(params), "whole", save_every=2)
+    task = Regression(params)
+    POISONS[poison](task, lambda: made[-1])
+    with pytest.raises(UserError, match=r"finite|validation's error is (nan|inf)"):
+        trained(task, "run", save_every=2)
+    assert states() == ["step-000000002", "step-000000004"]
+    for path in Path(".state/test/run").glob("step-*"):
+        assert all(tensor.isfinite().all() for tensor in read_state(path)[0].values())
+    told = capsys.readouterr().err.count("so no state is saved; that of step 4 stays")
+    assert told == (poison in ("codebook", "moment", "average"))
+    assert_same(whole, trained(Regression(params), "run", save_every=2))
+    assert "going on from step 4 (" in capsys.readouterr().err
+
+
+def test_a_table_of_log_probabilities_may_be_infinite_from_the_start(training: Callable, trained: Callable) -> None:
+    task = Regression(training())
+    task.model.register_buffer("table", torch.tensor([-1.0, -math.inf]))
+    assert trained(task).progress.finished
+
+
+def test_a_signal_while_nothing_can_be_saved_says_so(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    task = Regression(training(steps=20, validate_every=20))
+
+    def interrupt(step: int) -> None:
+        if step == 4:
+            codebook(task, None)
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task.interrupt = interrupt
+    with pytest.raises(SystemExit):
+        trained(task, "run", save_every=2)
+    assert "stopped by SIGTERM; the same command goes on from its last saved state" in capsys.readouterr().err
+    assert states() == ["step-000000002", "step-000000004"]
+
+
+def test_going_on_with_other_threads_is_warned_of_in_one_line(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    stopped = Regression(training())
+    stopped.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    with pytest.raises(SystemExit):
+        trained(stopped)
+    capsys.readouterr()
+    monkeypatch.setattr(saving.torch, "get_num_threads", lambda: 7)
+    trained(Regression(training()))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    before, now = "processes 1, threads 1, device cpu", "processes 1, threads 7, device cpu"
+    assert len(told) == 1 and f"made with {before}, and goes on with {now}; " in told[0]

@@ -31,9 +31,9 @@ def own_dispositions() -> Iterator[None]:
 def test_a_signal_is_noted_and_its_handler_given_back(number: signal.Signals) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest() as stop:
-        assert stop.agreed(CPU) is None
+        assert stop.agreed(CPU) == (None, False)
         os.kill(os.getpid(), number)
-        assert stop.agreed(CPU) == number
+        assert stop.agreed(CPU) == (number, False)
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
@@ -49,7 +49,14 @@ def test_signals_within_a_second_are_one_request() -> None:
     with StopRequest() as stop:
         for number in [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]:
             os.kill(os.getpid(), number)
-        assert stop.agreed(CPU) == signal.SIGTERM
+        assert stop.agreed(CPU) == (signal.SIGTERM, False)
+
+
+def test_something_else_is_agreed_on_where_there_is_no_signal() -> None:
+    with StopRequest() as stop:
+        assert stop.agreed(CPU, also=True) == (None, True)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.agreed(CPU, also=True) == (signal.SIGHUP, False)
 
 
 @pytest.mark.parametrize("ignored", SIGNALS)
@@ -58,11 +65,11 @@ def test_an_ignored_signal_stays_ignored_and_the_others_are_noted(ignored: signa
     with StopRequest() as stop:
         assert signal.getsignal(ignored) == signal.SIG_IGN
         os.kill(os.getpid(), ignored)
-        assert stop.agreed(CPU) is None
+        assert stop.agreed(CPU) == (None, False)
     for number in set(SIGNALS) - {ignored}:
         with StopRequest() as stop:
             os.kill(os.getpid(), number)
-            assert stop.agreed(CPU) == number
+            assert stop.agreed(CPU) == (number, False)
     assert signal.getsignal(ignored) == signal.SIG_IGN
 
 

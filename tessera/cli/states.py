@@ -1,0 +1,201 @@
+"""List, delete or publish the saved states of trainings: python -m tessera states
+
+    python -m tessera states
+    python -m tessera states --delete train_prior/3f9a train_vqvae/07c1
+    python -m tessera states --delete-older-than 30
+    python -m tessera states --publish train_vqvae/07c1 FOLDER
+
+A line stands for one training: its stage and its fingerprint, of which the first letters that only it has are enough.
+Without its states a training that is not finished starts anew, and one that is finished trains again if it is asked
+for once more. The states of a running training are never deleted.
+
+--publish writes the result of a finished training to FOLDER, with the code and the parameters that made it, whatever
+they are now: FOLDER/models and FOLDER/results. The stage itself publishes a result in its own place only if its code
+and parameters are still the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera import paths
+from tessera.errors import UserError
+from tessera.locks import Busy, acquire, is_held
+from tessera.training.running import FINISHED, LOCK, STEP, all_runs, all_states
+
+SIZES = ("B", "kB", "MB", "GB", "TB")
+AGES = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The saved states of one training."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def states(self) -> list[Path]:
+        """Its states and results, the one of the latest step last."""
+        found = [*self.folder.glob(f"{STEP}*"), *self.folder.glob(f"{FINISHED}*")]
+        return sorted(found, key=lambda path: (path.name.split("-")[1], path.stat().st_mtime))
+
+    @property
+    def status(self) -> str:
+        lock = self.folder / LOCK
+        if lock.exists() and is_held(lock):
+            return "running"
+        return "finished" if any(path.name.startswith(FINISHED) for path in self.states) else "stopped"
+
+    @property
+    def step(self) -> str:
+        """The number of steps that the newest state has taken."""
+        return f"{int(self.states[-1].name.split('-')[1]):,}" if self.states else "-"
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the newest file was written."""
+        return time.time() - max(path.stat().st_mtime for path in (self.folder, *self.folder.rglob("*")))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tessera states", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--delete", nargs="+", metavar="STAGE/FINGERPRINT", help="delete the states of these trainings")
+    what.add_argument("--delete-older-than", type=float, metavar="DAYS", help="delete states that are older")
+    what.add_argument("--publish", nargs=2, metavar=("STAGE/FINGERPRINT", "FOLDER"), help="write a result to a folder")
+    arguments = parser.parse_args(argv)
+    runs = [Run(folder) for folder in all_runs()]
+    if arguments.delete:
+        delete([_named(name, runs) for name in dict.fromkeys(arguments.delete)])
+    elif arguments.delete_older_than is not None:
+        days = arguments.delete_older_than
+        if not (math.isfinite(days) and days >= 0):
+            raise UserError(f"--delete-older-than: {days}, expected a number of days, 0 or more")
+        delete([run for run in runs if run.seconds > days * 86400 and run.status != "running"])
+    elif arguments.publish:
+        name, folder = arguments.publish
+        publish(name, runs, Path(folder))
+    else:
+        show(runs)
+    return 0
+
+
+def show(runs: list[Run]) -> None:
+    """Print a line for each run, the newest first."""
+    rows = [
+        (run.name[: run.name.index("/") + 13], run.status, f"step {run.step}", _size(run.bytes), _age(run.seconds))
+        for run in sorted(runs, key=lambda run: run.seconds)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)] if rows else []
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print(f"{len(runs)} trainings, {_size(sum(run.bytes for run in runs))} in {all_states()}")
+
+
+def delete(runs: list[Run]) -> None:
+    """Delete the states of runs.
+
+    Raises:
+        Busy: one of them is running. Those before it are deleted then.
+    """
+    freed = 0
+    for run in runs:
+        if run.status == "running":
+            raise Busy(f"{run.name}: is running; `python -m tessera stop {run.folder.parent.name}` ends it")
+        size = run.bytes
+        # Whoever starts this training now is refused, or finds nothing.
+        with acquire(run.folder / LOCK, f"is running {run.name}"):
+            shutil.rmtree(run.folder)
+        freed += size
+        print(f"{run.name}: deleted")
+    print(f"{len(runs)} trainings deleted, {_size(freed)} freed")
+
+
+def publish(name: str, runs: list[Run], folder: Path) -> None:
+    """Write the result of a finished training to a folder, as its stage would have published it.
+
+    Args:
+        name: STAGE/FINGERPRINT, or STAGE/FINGERPRINT/RESULT where edited code has left several results.
+
+    Raises:
+        UserError: there is no such result, or it is damaged; the folder exists, or a stage publishes there.
+    """
+    from safetensors import SafetensorError
+
+    from tessera.artifacts.models import save_model
+    from tessera.training.checkpoint import read_state
+    from tessera.training.progress import Progress
+    from tessera.training.tracking import write_results
+
+    run, state = _result(name, runs)
+    if any(folder.resolve().is_relative_to(path.resolve()) for path in paths.WRITTEN):
+        raise UserError(f"{folder}: a stage writes there, so DVC could take this result for that of other code")
+    if folder.exists():
+        raise UserError(f"{folder}: exists; name a new folder")
+    try:
+        tensors, values = read_state(state)
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{state}: damaged: {error}") from error
+    artifact: dict[str, Any] = values["artifact"]
+    weights = {key.partition(".")[2]: tensor for key, tensor in tensors.items()}
+    model = folder / paths.MODELS / artifact["kind"]
+    save_model(model, artifact["kind"], artifact["config"], weights, artifact["parents"], values["training"])
+    results = folder / paths.RESULTS / run.folder.parent.name
+    curves = {name: values["progress"][name] for name in Progress().curves()}
+    write_results(results, curves, {"validation": values["metrics"]})
+    print(f"{model}, {results}: the result of {state}")
+
+
+def _named(name: str, runs: list[Run]) -> Run:
+    """The run of a name, STAGE/FINGERPRINT, of which the first letters are enough.
+
+    Raises:
+        UserError: no run or several runs have this name.
+    """
+    found = [run for run in runs if "/" in name and run.name.startswith(name.rstrip("/"))]
+    if len(found) != 1:
+        several = f"{len(found)} trainings have a name that begins so" if found else "no training has this name"
+        raise UserError(f"{name}: {several}; `python -m tessera states` lists them as STAGE/FINGERPRINT")
+    return found[0]
+
+
+def _result(name: str, runs: list[Run]) -> tuple[Run, Path]:
+    """The run of a name, and its result: the one that the name's third part names, or else the newest."""
+    stage, _, rest = name.partition("/")
+    fingerprint, _, wanted = rest.partition("/")
+    run = _named(f"{stage}/{fingerprint}", runs)
+    found = [path for path in run.states if path.name.startswith(FINISHED) and wanted in ("", path.name)]
+    if not found:
+        raise UserError(f"{name}: has no {wanted or 'result'}, the training is {run.status}")
+    return run, max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _size(count: float) -> str:
+    """A number of bytes for a person."""
+    power = min(len(SIZES) - 1, int(math.log(max(1, count), 1000)))
+    return f"{count / 1000**power:.{1 if power else 0}f} {SIZES[power]}"
+
+
+def _age(seconds: float) -> str:
+    """A time that has passed, for a person."""
+    for unit, name in AGES:
+        count = int(seconds // unit)
+        if count:
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "now"

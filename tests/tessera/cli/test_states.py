@@ -1,0 +1,129 @@
+"""python -m tessera states."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from stage1_vqvae import train
+from tessera.cli import main
+from tessera.training.checkpoint import StateFolder
+
+DAY = 86400
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+def make(stage: str, identity: str, *steps: int, finished: int = 0, days: float = 0) -> StateFolder:
+    """A training's saved states, `days` old."""
+    with StateFolder(stage, identity, True) as state:
+        for step in steps:
+            state.save(step, {"x": torch.zeros(250)}, {"progress": {}}, 2)
+        if finished:
+            state.finish(finished, {"x": torch.zeros(250)}, {"progress": {}}, 2)
+    then = time.time() - days * DAY
+    for path in (state.folder, *state.folder.rglob("*")):
+        os.utime(path, (then, then))
+    return state
+
+
+def test_a_line_for_each_training_says_stage_step_size_and_age(capsys: pytest.CaptureFixture) -> None:
+    make("train_prior", "0123456789abcdef", 500, 1000, days=2.5)
+    finished = make("train_vqvae", "fedcba9876543210", finished=1200, days=0.1)
+    make("train_vqvae", "aaaabbbbccccdddd")
+    with StateFolder("train_prior", "9999", True):
+        assert main(["states"]) == 0
+    *rows, total = [line.split() for line in capsys.readouterr().out.splitlines()]
+    found = {row[0]: row[1:] for row in rows}
+    assert found["train_prior/0123456789ab"][:3] == ["stopped", "step", "1,000"]
+    assert found["train_prior/0123456789ab"][-3:] == ["2", "days", "ago"]
+    assert found["train_vqvae/fedcba987654"][:3] == ["finished", "step", "1,200"]
+    size = sum(path.stat().st_size for path in finished.folder.rglob("*") if path.is_file())
+    assert 1000 < size < 9000 and found["train_vqvae/fedcba987654"][3:5] == [f"{size / 1000:.1f}", "kB"]
+    assert found["train_vqvae/aaaabbbbcccc"][:3] == ["stopped", "step", "-"]
+    assert found["train_prior/9999"][0] == "running" and rows[-1][0] == "train_prior/0123456789ab"
+    assert total[:2] == ["4", "trainings,"]
+
+
+def test_nothing_saved_is_no_error(capsys: pytest.CaptureFixture) -> None:
+    assert main(["states"]) == 0
+    assert capsys.readouterr().out == "0 trainings, 0 B in .state\n"
+
+
+def test_what_is_named_is_deleted_and_nothing_else(capsys: pytest.CaptureFixture) -> None:
+    deleted, kept = make("train_prior", "01ab", 5), make("train_prior", "01ff", 5)
+    assert main(["states", "--delete", "train_prior/01"]) == 2  # of both
+    assert "2 trainings have a name that begins so" in capsys.readouterr().err
+    assert main(["states", "--delete", "train_prior/02"]) == 2
+    assert "no training has this name" in capsys.readouterr().err
+    assert main(["states", "--delete", "train_prior"]) == 2
+    assert main(["states", "--delete", "train_prior/01a"]) == 0
+    assert not deleted.folder.exists() and kept.latest()
+    assert "train_prior/01ab: deleted\n1 trainings deleted, " in capsys.readouterr().out
+
+
+def test_a_running_training_is_never_deleted(capsys: pytest.CaptureFixture) -> None:
+    state = make("train_prior", "01ab", 5, days=9)
+    with state:
+        os.utime(state.folder / "lock", (1, 1))
+        os.utime(state.folder, (1, 1))
+        assert main(["states", "--delete", "train_prior/01ab"]) == 75
+        assert "train_prior/01ab: is running; `python -m tessera stop train_prior` ends it" in capsys.readouterr().err
+        assert main(["states", "--delete-older-than", "1"]) == 0
+        assert state.latest()
+
+
+def test_what_is_older_than_some_days_is_deleted(capsys: pytest.CaptureFixture) -> None:
+    old, new = make("train_prior", "old", 5, days=8), make("train_vqvae", "new", 5, days=6)
+    assert main(["states", "--delete-older-than", "7"]) == 0
+    assert not old.folder.exists() and new.latest()
+    assert main(["states", "--delete-older-than", "-1"]) == 2
+
+
+@pytest.fixture
+def finished(write_params: Callable[..., None], write_prepared: Callable[..., None]) -> Path:
+    """The result of a finished training of stage 1, which has published it."""
+    write_prepared()
+    write_params()
+    assert train.main([]) == 0
+    (result,) = Path(".state/train_vqvae").glob("*/finished-*")
+    return result
+
+
+def test_a_result_is_published_elsewhere_as_its_stage_published_it(
+    finished: Path, in_tmp: Path, capsys: pytest.CaptureFixture
+) -> None:
+    name = "/".join(finished.parts[-3:])
+    for given, folder in ((name, "there"), (name.rpartition("/")[0][:20], "again")):
+        assert main(["states", "--publish", given, folder]) == 0
+        written = [path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()]
+        assert len(written) == 3 + 3
+        for path in written:
+            assert (Path(folder) / path).read_bytes() == path.read_bytes(), path
+    assert main(["states", "--publish", name, "there"]) == 2
+    assert "there: exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["models/mine", "results", ".state/x", "data/prepared/../../models/vqvae"])
+def test_nothing_is_published_where_stages_write(finished: Path, folder: str, capsys: pytest.CaptureFixture) -> None:
+    before = Path("models/vqvae/manifest.json").read_bytes()
+    assert main(["states", "--publish", "/".join(finished.parts[-3:]), folder]) == 2
+    assert "a stage writes there" in capsys.readouterr().err
+    assert Path("models/vqvae/manifest.json").read_bytes() == before and not Path("models/mine").exists()
+
+
+def test_a_damaged_or_missing_result_is_told(finished: Path, capsys: pytest.CaptureFixture) -> None:
+    weights, name = finished / "state.safetensors", "/".join(finished.parts[-3:])
+    assert main(["states", "--publish", name + "x", "there"]) == 2
+    assert "the training is finished" in capsys.readouterr().err
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert main(["states", "--publish", name, "there"]) == 2
+    assert ": damaged: " in capsys.readouterr().err and not Path("there").exists()

@@ -1,0 +1,192 @@
+"""Trainings that are killed again and again, at points all over the run and inside saves, end on the same bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from whole_runs import Environment, by_hand, copies, succeed
+
+pytestmark = pytest.mark.slow
+Write = Callable[..., None]
+
+# Runs an entry point once for each point, each time in a new process that kills itself there, and then to the end.
+# Processes are forked after the libraries are loaded, and before torch has computed anything.
+DRIVER = """
+import json, os, signal, sys
+from importlib import import_module
+
+from tessera.training import checkpoint, loop
+from tessera.training.checkpoint import StateFolder
+from tessera.training.steps import Stepper
+
+stage, points = import_module(sys.argv[1]), json.loads(sys.argv[2])
+take, save, finish, write = Stepper.take, StateFolder.save, StateFolder.finish, checkpoint.save_file
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_file_events(work, share):
+    # Of all that the first call does to files, as Python's audit hooks see it, the second call dies at this share.
+    state = {"calls": 0, "first": 0, "seen": 0, "inside": False}
+
+    def watch(event, arguments):
+        if state["inside"] and event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir"):
+            state["seen"] += 1
+            if state["calls"] == 1:
+                state["first"] = state["seen"]
+            elif state["seen"] >= share * state["first"]:
+                die()
+
+    def watched(*arguments, **named):
+        state.update(calls=state["calls"] + 1, seen=0, inside=True)
+        try:
+            return work(*arguments, **named)
+        finally:
+            state["inside"] = False
+
+    sys.addaudithook(watch)
+    return watched
+
+
+def arm(kind, value):
+    if kind == "step":
+        def step(self, number, *others):
+            take(self, number, *others)
+            if number == value:
+                die()
+        Stepper.take = step
+    elif kind == "save":
+        StateFolder.save = in_file_events(save, value)
+    elif kind == "half a file":
+        def half(tensors, file):
+            write(tensors, file)
+            if file.parent.name.startswith(".step-"):
+                os.truncate(file, file.stat().st_size // 2)
+                die()
+        checkpoint.save_file = half
+    elif kind == "finish":
+        # The saves before count as the first call.
+        watched = in_file_events(lambda work, *arguments: work(*arguments), value)
+        calls = []
+        def saving(self, *arguments):
+            if not calls:
+                calls.append(True)
+                return watched(save, self, *arguments)
+            return save(self, *arguments)
+        StateFolder.save = saving
+        StateFolder.finish = lambda self, *arguments: watched(finish, self, *arguments)
+
+
+def run(point):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if point:
+        arm(*point)
+    status = 1
+    try:
+        status = stage.main([])
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+print(json.dumps([run(point) for point in [*points, None]]))
+"""
+
+STEPS, SAVE_EVERY = 240, 5
+INSIDE_SAVES = {2: 0.05, 4: 0.2, 7: 0.4, 9: 0.6, 12: 0.8, 14: 0.95, 16: None}  # points of 20, and the share of the save
+
+
+def points() -> list[tuple[str, float | None]]:
+    """Where the runs are killed: 20 points spread over the training, 8 of them inside a save."""
+    found: list[tuple[str, float | None]] = []
+    for i in range(19):
+        if i in INSIDE_SAVES:
+            share = INSIDE_SAVES[i]
+            found.append(("half a file", None) if share is None else ("save", share))
+        else:
+            found.append(("step", 12 * i + 7))
+    return [*found, ("finish", 0.5)]
+
+
+def run_killed(folder: Path, module: str, environment: Environment) -> None:
+    command = [sys.executable, "-c", DRIVER, module, json.dumps(points())]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [-9] * 20 + [0], done.stderr
+    assert done.stderr.count("going on from step") == 20
+
+
+def published(folder: Path, stage: str, model: str) -> dict[str, bytes]:
+    """What a stage published: its model, its curves and its figures."""
+    files = [*(folder / "models" / model).iterdir(), *(folder / "results" / stage).glob("*.*")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def check_ends(whole: Path, killed: Path, stage: str, model: str) -> None:
+    expected = published(whole, stage, model)
+    assert len(expected) == 3 + (4 if stage == "train_prior" else 3)
+    assert published(killed, stage, model) == expected
+    left = [path.name for path in killed.rglob("*") if any(mark in path.name for mark in (".new-", ".old-"))]
+    assert left == []
+    (run,) = (killed / ".state" / stage).iterdir()
+    assert sorted(path.name.split("-")[0] for path in run.iterdir()) == ["finished", "lock"]
+
+
+@pytest.fixture
+def environment(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    own = {"TMPDIR": "temporary", "TORCHINDUCTOR_CACHE_DIR": "inductor"}  # torch makes the second when it is loaded
+    folders = {name: str(tmp_path_factory.mktemp(folder)) for name, folder in own.items()}
+    return by_hand(repository) | {"ACCELERATE_USE_CPU": "1"} | folders
+
+
+@pytest.fixture
+def parameters(write_params: Write, write_prepared: Write) -> None:
+    """Both stages take a second or two, and save a state every few steps."""
+    training = {"steps": STEPS, "validate_every": 60, "weight_ema_decay": 0.99}
+    write_prepared()
+    write_params(
+        {
+            f"{stage}.training.{name}": value
+            for stage in ("stage1_vqvae", "stage2_prior")
+            for name, value in training.items()
+        }
+        | {
+            "stage2_prior.dropout": 0.2,
+            "runtime.save_every": SAVE_EVERY,
+            "runtime.log_every": 7,
+            "runtime.pictures": 0.0,
+        }
+    )
+
+
+def test_twenty_kills_of_stage_1_end_on_the_same_bytes(
+    in_tmp: Path, parameters: None, environment: Environment
+) -> None:
+    whole, killed = copies(in_tmp, "whole", "killed")
+    succeed(whole, [sys.executable, "-m", "stage1_vqvae.train"], environment)
+    run_killed(killed, "stage1_vqvae.train", environment)
+    check_ends(whole, killed, "train_vqvae", "vqvae")
+    assert not list(Path(environment["TMPDIR"]).iterdir())
+
+
+def test_twenty_kills_of_stage_2_end_on_the_same_bytes(
+    in_tmp: Path, parameters: None, environment: Environment
+) -> None:
+    for module in ("stage1_vqvae.train", "stage1_vqvae.extract"):
+        succeed(in_tmp, [sys.executable, "-m", module], environment)
+    whole, killed = copies(in_tmp, "whole", "killed")
+    succeed(whole, [sys.executable, "-m", "stage2_prior.train"], environment)
+    run_killed(killed, "stage2_prior.train", environment)
+    check_ends(whole, killed, "train_prior", "prior")
+    assert not list(Path(environment["TMPDIR"]).iterdir())
