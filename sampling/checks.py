@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from sampling.memory import free_bytes
 from sampling.settings import Settings
 from stage2_prior.priors.base import Prior
 from tessera.errors import UserError
+from tessera.launch.memory import free_bytes
 from tessera.project import ROOT
 
 SLACK = 1e-3  # how far images may lie outside [-1, 1]: computed ones are rounded

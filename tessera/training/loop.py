@@ -21,6 +21,7 @@ from tessera.locks import note_result
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.training.checkpoint import StateFolder, fingerprint
 from tessera.training.groups import build_groups
+from tessera.training.needs import require_room
 from tessera.training.pictures import Pictures
 from tessera.training.progress import Progress
 from tessera.training.saving import Artifact, Saver
@@ -80,7 +81,7 @@ class Trainer:
 
         Raises:
             SystemExit: after a signal that asks to stop, once the state is saved.
-            UserError: the gradients stay non-finite, or a validation is not finite.
+            UserError: memory or disk cannot be enough, the gradients stay non-finite, or a validation is not finite.
         """
         restored = self.saver.restore(self.progress)
         self.task.model.train()
@@ -94,6 +95,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.pictures.begin(self.state.folder.name, self.progress.step)
         if not self.progress.finished:
+            images = self.rows.stop - self.rows.start
+            say(require_room(self.task, self.params, self.runtime, images, self.state.folder))
             if self.params.compile:
                 self.task.compile()
             self._train()

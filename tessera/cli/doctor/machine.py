@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from sampling.memory import free_bytes
 from tessera import paths
 from tessera.artifacts.datasets import described
 from tessera.artifacts.manifests import open_manifest
@@ -18,6 +17,7 @@ from tessera.cli.start.disk import run_bytes
 from tessera.cli.start.rehearsal import classifier_task, image_stats, prior_task, vqvae_task
 from tessera.errors import UserError
 from tessera.images.prepared import Stats
+from tessera.launch.memory import free_bytes
 from tessera.launch.processes import number_of_processes
 from tessera.parameters import Params
 from tessera.parameters.training import TrainingParams

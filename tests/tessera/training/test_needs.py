@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
+from tessera.errors import UserError
 from tessera.footprint import kept_for_backward
-from tessera.training.needs import needs
+from tessera.training import needs as needs_module
+from tessera.training.needs import needs, require_room
 from tessera.training.task import Task
 
 
@@ -19,16 +23,12 @@ class Toy(Task):
 
     def __init__(self) -> None:
         self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
-        self.discarded = False
 
     def batch(self, step: int, rows: slice) -> dict[str, torch.Tensor]:
         return {"input": torch.ones(16, 4)[rows].clone()}
 
     def loss(self, name: str, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return model(batch["input"]).sum()
-
-    def discard(self) -> None:
-        self.discarded = True
 
 
 def test_what_the_forward_pass_keeps_is_counted_once_and_without_weights() -> None:
@@ -42,7 +42,7 @@ def test_weights_moments_best_weights_average_and_gradients_are_counted() -> Non
     task, weights = Toy(), 4 * (4 * 8 + 8 + 8 + 1)
     params = SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.99)
     found = needs(task, params)
-    assert found.image == 4 * (4 + 8) and task.discarded
+    assert found.image == 4 * (4 + 8)
     assert found.fixed == 6 * weights  # itself, the best, the average, two moments, the gradient
     assert found.state == 5 * weights
     assert found.memory(8) == 6 * weights + 8 * 48
@@ -50,11 +50,28 @@ def test_weights_moments_best_weights_average_and_gradients_are_counted() -> Non
 
 def test_measuring_changes_neither_the_model_nor_the_random_numbers() -> None:
     task, params = Toy(), SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.0)
-    task.model.append(nn.Dropout(0.5)).eval()
-    before = [parameter.clone() for parameter in task.model.parameters()]
+    task.model.append(nn.Dropout(0.5)).append(nn.BatchNorm1d(1)).eval()
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
     needs(task, params)
     assert torch.equal(torch.rand(3), expected) and not task.model.training
-    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, task.model.parameters(), strict=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in task.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in task.model.parameters())
+
+
+def test_a_training_that_does_not_fit_is_refused_with_the_parameter_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.0, compile=False)
+    runtime, task = SimpleNamespace(keep_states=2), Toy()
+    said = require_room(task, params, runtime, 8, tmp_path)
+    assert said.startswith("expects about 0 MB of memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(needs_module, "free_bytes", lambda device: 1000)
+        with pytest.raises(UserError, match=r"toy\.batch_size: 8: a step takes about 0 MB of memory .* lower it"):
+            require_room(task, params, runtime, 8, tmp_path)
+    monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"lower runtime\.keep_states"):
+        require_room(task, params, runtime, 8, tmp_path)
