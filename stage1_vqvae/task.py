@@ -9,6 +9,7 @@ import torch
 from stage1_vqvae.codebooks import initialise_codebooks, re_estimate_codebooks
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.parameters import AugmentationParams, Stage1TrainingParams
+from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from tessera.codes.figures import CodeCounts
 from tessera.codes.layout import CodeLayout
@@ -44,6 +45,7 @@ class VQVAETask(Task):
         self.params, self.augmentation = params, augmentation
         self.order = SampleOrder(len(train), params.batch_size, params.seed)
         self.re_estimated = model.re_estimated_parameters
+        self.whole_batch = any(q.whole_batch for q in model.modules() if isinstance(q, Quantizer))
 
     @property
     def device(self) -> torch.device:

@@ -24,6 +24,7 @@ class Quantizer(nn.Module):
         depth: the number of indices for each position.
         stochastic: whether `forward` draws random numbers in training.
         can_draw: whether `draw` works.
+        whole_batch: whether the loss is of the batch as a whole, and no mean over its vectors.
         re_estimated: names of the subclass's own parameters that `re_estimate` computes. No weight average includes
             them.
         inside_residual: whether a residual quantizer owns this one. Then the owner applies `estimator`, once for all
@@ -38,6 +39,7 @@ class Quantizer(nn.Module):
     depth = 1
     stochastic = False
     can_draw = False
+    whole_batch = False
     re_estimated: tuple[str, ...] = ()
     estimator: Estimator
     residual_scale: float | torch.Tensor = 1.0

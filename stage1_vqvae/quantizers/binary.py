@@ -46,6 +46,7 @@ class BinaryQuantizer(Quantizer):
         self.estimator = Estimator("straight_through")
         self.commitment_cost, self.entropy_cost, self.diversity = commitment_cost, entropy_cost, diversity
         self.entropy_temperature, self.entropy_group_bits = entropy_temperature, entropy_group_bits
+        self.whole_batch = entropy_cost > 0
         self.scale = bits**-0.5 if self.spherical else 1.0
         # The index is a binary number whose highest bit is the first channel's.
         self.register_buffer("basis", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)

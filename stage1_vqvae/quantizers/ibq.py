@@ -86,6 +86,7 @@ class IBQ(Quantizer):
         self.dim = self.code_dim = codebook_dim
         self.codebook_cost, self.entropy_cost = codebook_cost, entropy_cost
         self.entropy_temperature = entropy_temperature
+        self.whole_batch = entropy_cost > 0
         self.embedding = nn.Parameter(torch.randn(codebook_size, codebook_dim))
 
     def quantize(self, target: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:

@@ -127,6 +127,7 @@ class VectorQuantizer(Quantizer):
         self.ema_decay, self.ema_epsilon = ema_decay, ema_epsilon
         self.commitment_cost, self.codebook_cost = commitment_cost, codebook_cost
         self.entropy_bonus, self.entropy_temperature = entropy_bonus, entropy_temperature
+        self.whole_batch = entropy_bonus > 0
         self.estimator = Estimator(gradient_estimator, diveq_variance)
         self.stochastic = self.estimator.stochastic
         self.start, self.kmeans_rounds = start, kmeans_rounds

@@ -55,6 +55,7 @@ class RuntimeParams(Section):
     save_every: steps between two saved states.
     save_minutes: a state is saved also when so many minutes have passed since the last one; None: by steps only.
     keep_states: number of saved states of a training that stay.
+    micro_batch: images of a training batch that are handled at once in each process; None: all of its share.
     batch_size: images that are handled at once where nothing is trained.
     pictures: the largest share of a training's time that its pictures may take; 0: there are none.
     """
@@ -65,5 +66,6 @@ class RuntimeParams(Section):
     save_every: Positive
     save_minutes: PositiveFloat | None
     keep_states: Annotated[int, Field(ge=2)]  # the newest may be damaged
+    micro_batch: Positive | None
     batch_size: Positive
     pictures: Fraction

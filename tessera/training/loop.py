@@ -51,13 +51,18 @@ class Trainer:
             artifact: what is published of it; None: nothing.
 
         Raises:
-            UserError: the global batch cannot be divided equally among the processes.
+            UserError: the global batch cannot be divided equally among the processes, or the loss has no micro-batches.
         """
         size = accelerator.num_processes
         if params.batch_size % size:
             raise UserError(
                 f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
                 f"{size} processes; change one of them"
+            )
+        if runtime.micro_batch and task.whole_batch:
+            raise UserError(
+                f"runtime.micro_batch: {runtime.micro_batch}: the loss has an entropy of the whole batch, which pieces "
+                f"do not have; set it to null and lower {task.section}.batch_size, or set the entropy's cost to 0"
             )
         self.task, self.params, self.runtime, self.accelerator, self.state = task, params, runtime, accelerator, state
         self.artifact = artifact
@@ -95,7 +100,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.pictures.begin(self.state.folder.name, self.progress.step)
         if not self.progress.finished:
-            images = self.rows.stop - self.rows.start
+            images = min(self.rows.stop - self.rows.start, self.runtime.micro_batch or self.rows.stop)
             say(require_room(self.task, self.params, self.runtime, images, self.state.folder))
             if self.params.compile:
                 self.task.compile()

@@ -81,7 +81,7 @@ def require_room(task: Task, params: TrainingParams, runtime: RuntimeParams, ima
         raise UserError(
             f"{task.section}.batch_size: {params.batch_size}: a step takes about {memory / MEGABYTE:,.0f} MB of memory "
             f"({sharing * wanted.fixed / MEGABYTE:,.0f} MB for the model), and {free / MEGABYTE:,.0f} MB are free; "
-            "lower it"
+            + ("lower it" if task.whole_batch else f"set runtime.micro_batch below {images}")
         )
     if disk > room:
         raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -98,17 +100,35 @@ class Stepper:
         return [group for group in self.groups if group.settings.loss != loss]
 
     def _backward(self, name: str, step: int, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Compute a loss and its gradient on its own parameter groups; returns the loss and the scalars beside it."""
+        """Compute a loss and its gradient on its own parameter groups; returns the loss and the scalars beside it.
+
+        A loss is a mean over images, so that micro-batches give the loss and the gradient of the whole batch.
+        """
+        count = len(next(iter(batch.values())))
+        pieces = micro_batches(count, self.runtime.micro_batch)
+        loss, parts = torch.zeros((), device=self.device), dict[str, torch.Tensor]()
+        for number, rows in enumerate(pieces):
+            piece = batch if len(pieces) == 1 else {key: tensor[rows] for key, tensor in batch.items()}
+            # The gradients of several processes are added up once, with the last piece.
+            waits = nullcontext() if number + 1 == len(pieces) else self.accelerator.no_sync(self.models[name])
+            with frozen(self._others(name)), waits:
+                own, scalars = self._forward(name, step, number, piece)
+                share = (rows.stop - rows.start) / count
+                # Accelerate's own `backward` would divide by an accumulation that is set in its environment.
+                (own * share).backward()
+            loss = loss + own.detach() * share
+            parts = {key: parts.get(key, 0) + scalar.detach() * share for key, scalar in scalars.items()}
+        return loss, parts
+
+    def _forward(self, name: str, step: int, number: int, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """A loss of the micro-batch with this number, and the scalars beside it."""
         # Dropout and other randomness of the forward pass is the same after resuming, whatever was drawn before.
         key = () if name == "loss" else (name,)
+        key += (number,) if number else ()
         torch.manual_seed(seed_of("step", self.params.seed, step, world()[0], *key))
-        with frozen(self._others(name)):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.params.precision == "bf16"):
-                result = self.task.loss(name, self.models[name], batch)
-            loss, parts = result if isinstance(result, tuple) else (result, {})
-            # Accelerate's own `backward` would divide by an accumulation that is set in its environment.
-            loss.backward()
-        return loss, parts
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.params.precision == "bf16"):
+            result = self.task.loss(name, self.models[name], batch)
+        return result if isinstance(result, tuple) else (result, {})
 
     def _count_skipped(self, step: int, finite: dict[str, bool], progress: Progress) -> None:
         """Report skipped updates.
@@ -142,3 +162,9 @@ class Stepper:
         """The gradient norms of the parameter groups, before they were clipped."""
         several = len(self.groups) > 1
         return {f"grad_norm_{name}" if several else "grad_norm": norm.item() for name, norm in norms.items()}
+
+
+def micro_batches(count: int, most: int | None) -> list[slice]:
+    """The pieces in which `count` rows are handled, each of `most` rows but for the last; None: all at once."""
+    size = most or count
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

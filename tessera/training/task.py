@@ -56,6 +56,7 @@ class Task:
             the losses of a step are averaged in the column `loss` of train.csv; they do not change the training.
         re_estimated: names of parameters that are re-estimated from data (`re_estimate`) wherever other weights are
             averaged. They have no weight decay.
+        whole_batch: whether a loss is of the batch as a whole, and no mean over its images. Micro-batches are refused.
     """
 
     model: nn.Module
@@ -64,6 +65,7 @@ class Task:
     shown: str = ""
     losses: Mapping[str, float] = MappingProxyType({"loss": 1.0})
     re_estimated: frozenset[str] = frozenset()
+    whole_batch: bool = False
 
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The groups of parameters, which together hold everything that is trained. Default: one for the model."""

@@ -40,6 +40,7 @@ RUNTIME = {
     "save_every": 1000,
     "save_minutes": None,
     "keep_states": 2,
+    "micro_batch": None,
     "batch_size": 8,
     "pictures": 0.03,
 }

@@ -70,7 +70,15 @@ params = TrainingParams(
     precision="fp32", channels_last=False, compile=False, validate_every=2, patience=3,
 )
 runtime = RuntimeParams(
-    processes=None, threads=1, log_every=1, save_every=1000, save_minutes=None, keep_states=2, batch_size=8, pictures=0
+    processes=None,
+    threads=1,
+    log_every=1,
+    save_every=1000,
+    save_minutes=None,
+    keep_states=2,
+    micro_batch=None,
+    batch_size=8,
+    pictures=0,
 )
 accelerator = accelerator(runtime)
 with StateFolder("toy", "run", accelerator.is_main_process) as state:

@@ -36,6 +36,7 @@ RUNTIME = RuntimeParams(
     save_every=1000,
     save_minutes=None,
     keep_states=2,
+    micro_batch=None,
     batch_size=8,
     pictures=0.0,
 )

@@ -70,7 +70,10 @@ def test_a_training_that_does_not_fit_is_refused_with_the_parameter_that_helps(
     assert said.startswith("expects about 0 MB of memory")
     with monkeypatch.context() as patch:
         patch.setattr(needs_module, "free_bytes", lambda device: 1000)
-        with pytest.raises(UserError, match=r"toy\.batch_size: 8: a step takes about 0 MB of memory .* lower it"):
+        with pytest.raises(
+            UserError,
+            match=r"toy\.batch_size: 8: a step takes about 0 MB of memory .* set runtime\\.micro_batch below 8",
+        ):
             require_room(task, params, runtime, 8, tmp_path)
     monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"lower runtime\.keep_states"):

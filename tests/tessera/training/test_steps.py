@@ -1,0 +1,58 @@
+"""Micro-batches: the loss, the gradient and the codebook are those of the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tessera.errors import UserError
+from tessera.training.steps import micro_batches
+from tessera.training.task import Batch, Task
+
+
+class Squares(Task):
+    section, criterion = "toy.training", "error"
+
+    def __init__(self, params: Any, whole_batch: bool = False) -> None:
+        torch.manual_seed(0)
+        self.params, self.model, self.whole_batch = params, nn.Linear(3, 1), whole_batch
+        self.sizes: list[int] = []
+
+    def batch(self, step: int, rows: slice) -> Batch:
+        torch.manual_seed(step)
+        return {"x": torch.randn(8, 3)[rows]}
+
+    def loss(self, name: str, model: nn.Module, batch: Batch) -> Any:
+        self.sizes.append(len(batch["x"]))
+        error = model(batch["x"]).square().mean()
+        return error, {"rows": torch.tensor(float(len(batch["x"])))}
+
+    def validate(self) -> dict[str, float]:
+        return {"error": self.model.weight.square().sum().item()}
+
+
+def test_pieces_cover_all_rows_once() -> None:
+    assert micro_batches(8, None) == [slice(0, 8)]
+    assert micro_batches(8, 3) == [slice(0, 3), slice(3, 6), slice(6, 8)]
+    assert micro_batches(8, 100) == [slice(0, 8)]
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 8])
+def test_a_training_in_pieces_ends_as_one_of_whole_batches(trained: Callable, training: Callable, pieces: int) -> None:
+    params = training(steps=4)
+    whole = trained(Squares(params), "whole")
+    cut = trained(Squares(params), "cut", micro_batch=pieces)
+    for one, other in zip(whole.task.model.parameters(), cut.task.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    assert set(cut.task.sizes[1:]) == {1: {1}, 3: {3, 2}, 8: {8}}[pieces]
+    rows = [[row["loss"] for row in run.progress.train] for run in (whole, cut)]
+    assert rows[0] == pytest.approx(rows[1], abs=1e-6)
+
+
+def test_a_loss_of_the_whole_batch_is_refused_in_pieces(trained: Callable, training: Callable) -> None:
+    with pytest.raises(UserError, match=r"runtime\.micro_batch: 3: the loss has an entropy of the whole batch"):
+        trained(Squares(training(), whole_batch=True), micro_batch=3)
