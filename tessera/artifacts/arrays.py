@@ -1,13 +1,11 @@
-"""Writes arrays that grow while they are written: as one .npy file, or as parts of a fixed number of rows."""
+"""Writes arrays that grow while they are written, and divides arrays into parts of a fixed number of rows."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from tessera.artifacts.files import flush
 
 
 class ArrayWriter:
@@ -68,59 +66,29 @@ def part_count(rows: int, part_rows: int) -> int:
     return max(1, -(-rows // part_rows))
 
 
-class PartWriter:
-    """Appends blocks of rows to an array in parts: FOLDER/STEM-00000.npy, FOLDER/STEM-00001.npy, ...
+@dataclass(frozen=True)
+class ArrayPart:
+    """One part of an array.
 
-    Every part but the last has `part_rows` rows. The same rows give the same files, whatever the size of the blocks.
-
-    A part is written under another name, flushed to disk, and put in place by one rename. Parts are put in place in
-    order, so every part in place is complete and none before it is missing. A program that resumes in a folder that a
-    killed process left counts the parts in place, goes on at row `parts * part_rows`, and overwrites what is
-    unfinished. The folder's manifest is written last, so a reader never meets a folder that lacks parts.
-
-    Args:
-        folder: made if need be.
-        stem: the first part of the files' names.
-        item_shape: the shape of one row.
-        dtype: the type on disk.
-        part_rows: rows a part.
+    Attributes:
+        name: the part's file, relative to the folder of the whole artifact.
+        rows: the rows of the array that it holds.
     """
 
-    def __init__(
-        self, folder: Path, stem: str, item_shape: tuple[int, ...], dtype: np.dtype | type, part_rows: int
-    ) -> None:
-        self.folder, self.stem, self.part_rows = folder, stem, part_rows
-        self.item_shape, self.dtype, self.parts = item_shape, dtype, 0
-        self._begin()
+    name: str
+    rows: slice
 
-    def _begin(self) -> None:
-        self._path = self.folder / part_name(self.stem, self.parts)
-        self._unfinished = self._path.with_name(f".{self._path.name}.new")
-        self._writer = ArrayWriter(self._unfinished, self.item_shape, self.dtype)
 
-    def _put_in_place(self) -> None:
-        self._writer.close()
-        flush(self._unfinished)
-        os.replace(self._unfinished, self._path)
-        self.parts += 1
+def array_parts(folder: str, stem: str, rows: int, part_rows: int) -> list[ArrayPart]:
+    """The parts of an array of `rows` rows, in order: FOLDER/STEM-00000.npy, FOLDER/STEM-00001.npy, ...
 
-    def append(self, block: np.ndarray) -> None:
-        """Append a block (m, *item_shape). Raises `ValueError`: see `ArrayWriter.append`."""
-        while len(block):
-            if self._writer.count == self.part_rows:
-                self._put_in_place()
-                self._begin()
-            room = self.part_rows - self._writer.count
-            self._writer.append(block[:room])
-            block = block[room:]
+    Every part but the last has `part_rows` rows.
 
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        """Put the last part in place; after an exception delete it, since it may lack rows."""
-        if kind is None:
-            self._put_in_place()
-        else:
-            self._writer.close()
-            self._unfinished.unlink(missing_ok=True)
+    Args:
+        folder: relative to the folder of the whole artifact.
+    """
+    starts = [number * part_rows for number in range(part_count(rows, part_rows))]
+    return [
+        ArrayPart(f"{folder}/{part_name(stem, number)}", slice(start, min(start + part_rows, rows)))
+        for number, start in enumerate(starts)
+    ]
