@@ -68,11 +68,15 @@ class PartFolder:
         stage: the name of the stage.
         identity: see `identity`.
         accelerator: the processes of this run.
+
+    Attributes:
+        left: what all processes of this run have to make, once `missing` was called.
     """
 
     def __init__(self, stage: str, identity: str, accelerator: Accelerator) -> None:
         self.stage, self.folder, self.accelerator = stage, states_of(stage) / identity, accelerator
         self.main = accelerator.is_main_process
+        self.left: list[str] = []
         self._lock: Any = None
 
     def __enter__(self) -> PartFolder:
@@ -133,9 +137,9 @@ class PartFolder:
         same_on_all_processes([found])
         if found.any():
             say(f"going on after {int(found.sum())} of {len(names)} parts ({self.folder})")
-        left = [name for name, known in zip(names, found.tolist(), strict=True) if not known]
+        self.left = [name for name, known in zip(names, found.tolist(), strict=True) if not known]
         rank, size = world()
-        return left[rank::size]
+        return self.left[rank::size]
 
     def path(self, name: str) -> Path:
         """The file of a part."""
