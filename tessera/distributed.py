@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -45,6 +46,34 @@ def total(values: list[float], device: torch.device) -> list[float]:
     if world()[1] == 1:
         return values
     return sum_over_processes(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+
+
+def sums_over_blocks(
+    names: Sequence[str],
+    count: int,
+    block: int,
+    measure: Callable[[slice], Mapping[str, float]],
+    device: torch.device,
+) -> dict[str, float]:
+    """Sums of figures over rows, the same on every process and for any number of processes.
+
+    The rows are cut into blocks, which the processes share (`share`). The sums of all blocks are gathered and added at
+    once, rounded a single time.
+
+    Args:
+        names: of the figures.
+        count: number of rows.
+        block: rows in a block. It must not depend on the machine.
+        measure: the sum of each figure over a block of rows, given as a slice.
+        device: where tensors are that processes exchange.
+    """
+    table = torch.zeros(-(-count // block), len(names), dtype=torch.float64)
+    for rows in share(count, block):
+        found = measure(rows)
+        table[rows.start // block] = torch.tensor([found[name] for name in names], dtype=torch.float64)
+    # A block is zero on all processes but one, so adding the tables rounds nothing.
+    table = sum_over_processes(table.to(device)).cpu()
+    return {name: math.fsum(column) for name, column in zip(names, table.T.tolist(), strict=True)}
 
 
 def share(count: int, batch_size: int) -> list[slice]:

@@ -19,6 +19,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 MADE_BY = "made_by.json"
-UNFINISHED = ".new"  # the end of the name of a part that is being written
+UNFINISHED = ".new"  # in the name of a file that is being written
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 
 
@@ -170,7 +171,8 @@ class PartFolder:
             item_shape, dtype: see `ArrayWriter`.
         """
         path = self.path(name)
-        unfinished = path.with_name(f".{path.name}{UNFINISHED}")
+        # The name is this process's own: one that outlives a killed run for a moment may still write the same part.
+        unfinished = path.with_name(f".{path.name}{UNFINISHED}-{secrets.token_hex(4)}")
         try:
             with ArrayWriter(unfinished, item_shape, dtype) as writer:
                 yield writer

@@ -34,8 +34,8 @@ def accelerator(runtime: RuntimeParams, apart: bool = False) -> Accelerator:
         apart: whether each process works by itself for long, so that others wait for it for up to `APART`.
 
     Raises:
-        UserError: Accelerate does not see the processes that a launcher started, so each would train alone; or the
-            launcher asks for a way of sharing the work other than one copy of the model for each process.
+        UserError: Accelerate does not see the processes that a launcher started, so each would do all of the work; or
+            the launcher asks for a way of sharing the work other than one copy of the model for each process.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
@@ -47,7 +47,7 @@ def accelerator(runtime: RuntimeParams, apart: bool = False) -> Accelerator:
     # Likelihoods are measured in float64, which Apple's GPU does not have.
     apple = torch.backends.mps.is_available()
     # Without a GPU, Accelerate connects a launcher's processes only if it is told to use the CPU. Otherwise each would
-    # train alone.
+    # work alone.
     launched_without_gpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     cpu = apple or launched_without_gpu
     result = Accelerator(cpu=cpu, mixed_precision="no", dynamo_backend="no", kwargs_handlers=handlers)
@@ -60,8 +60,8 @@ def accelerator(runtime: RuntimeParams, apart: bool = False) -> Accelerator:
     if os.environ.get("WORLD_SIZE", "1") != str(result.num_processes):
         raise UserError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but Accelerate sees {result.num_processes} process(es), which "
-            "would each train alone; start the stage as `python -m`, which starts its processes by itself, or unset "
-            "WORLD_SIZE if no launcher set it"
+            "would each do all of the work; start the stage as `python -m`, which starts its processes by itself, or "
+            "unset WORLD_SIZE if no launcher set it"
         )
     if result.num_processes > 1:
         _ignore_warnings_of_ddp()

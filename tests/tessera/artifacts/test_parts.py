@@ -71,7 +71,7 @@ def test_a_run_goes_on_after_the_last_part_in_place(capsys):
 
 def test_what_a_kill_left_half_written_is_deleted():
     where = killed_after(1)
-    for name in (".codes-00001.npy.new", ".codes-00000.npy.json.new-0123abcd"):
+    for name in (".codes-00001.npy.new-89abcdef", ".codes-00000.npy.json.new-0123abcd"):
         (where / "train" / name).write_bytes(b"half")
     (where / NAMES[1]).write_bytes(b"in place, but killed before its record was")
     with folder_of() as folder:
