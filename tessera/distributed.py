@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 import torch.distributed as dist
 
+LONGEST_TEXT = 4096  # as long as a path may be
+
 
 def world() -> tuple[int, int]:
     """This process's rank, from 0, and the number of processes."""
@@ -20,7 +22,7 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     Args:
         tensor: any shape. It must be on the device that the processes exchange tensors on: the GPU, if they use one.
     """
-    if world()[1] > 1:
+    if world()[1] > 1 and tensor.numel():
         dist.all_reduce(tensor)
     return tensor
 
@@ -30,6 +32,22 @@ def same_on_all_processes(tensors: Iterable[torch.Tensor]) -> None:
     if world()[1] > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
+
+
+def text_of_main(text: str, device: torch.device) -> str:
+    """The text that process 0 gives, at most `LONGEST_TEXT` bytes of UTF-8. Every process receives it.
+
+    Args:
+        device: where tensors are that processes exchange.
+    """
+    if world()[1] == 1:
+        return text
+    data = text.encode("utf-8", "surrogateescape")
+    if len(data) > LONGEST_TEXT:
+        raise ValueError(f"{len(data)} bytes of text")
+    tensor = torch.tensor([*data, *[0] * (LONGEST_TEXT - len(data))], dtype=torch.uint8, device=device)
+    dist.broadcast(tensor, src=0)
+    return bytes(tensor.tolist()).rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
 def largest_over_processes(value: int, device: torch.device) -> int:

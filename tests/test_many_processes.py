@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from image_sources import png
 from whole_runs import Environment, by_hand, copies, run, succeed, torchrun, wait_for
 
 from evaluation import train_classifier
@@ -89,6 +90,30 @@ def test_one_two_and_three_processes_make_the_same(in_tmp: Path, models: Callabl
     assert len(figures[0]) > 20
     for other in figures[1:]:
         assert other == pytest.approx(figures[0], abs=1e-9, rel=1e-9)
+
+
+@pytest.mark.parametrize("bad", [0, 7])
+def test_one_two_and_three_processes_prepare_the_same(
+    in_tmp: Path, write_params: Write, environment: Environment, bad: int
+) -> None:
+    """Broken images stand in every process's share, so that what each writes is moved together at the end."""
+    for number in range(100):
+        file = in_tmp / "images" / ("train" if number < 80 else "test") / f"class {number % 3}" / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"no image" if bad and number % 10 == bad else png(number))
+    images = str(in_tmp / "images")
+    write_params({"data.source": images, "data.watch": images, "data.max_bad_fraction": 0.2})
+    folders = []
+    for count in (1, 2, 3):
+        folder = in_tmp / str(count)
+        folder.mkdir()
+        shutil.copy(in_tmp / "params.yaml", folder)
+        launcher = [sys.executable] if count == 1 else torchrun(count)
+        succeed(folder, [*launcher, "-m", "stage0_images.prepare"], environment)
+        folders.append(contents(folder, "data"))
+    assert folders[0] == folders[1] == folders[2]
+    refused = folders[0]["data/prepared/quarantine.jsonl"].decode().splitlines()
+    assert len(refused) == (10 if bad else 0) and len(folders[0]) == 9
 
 
 PARTS = {

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import math
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+MOVED_AT_ONCE = 2**24  # bytes
 
 
 class ArrayWriter:
@@ -13,22 +19,34 @@ class ArrayWriter:
 
     The header of an .npy file leaves room for n to grow, so closing rewrites it in place.
 
+    Several processes may write one file: each writes from a row of its own on, and `join_pieces` then makes one array
+    of what they wrote.
+
     Args:
         path: the file; its folder is made if need be.
         item_shape: the shape of one row.
         dtype: the type on disk.
+        start: None for a new file. A row: the rows are written into a file that is there, from this row on, and its
+            header stays as it is.
     """
 
-    def __init__(self, path: Path, item_shape: tuple[int, ...], dtype: np.dtype | type) -> None:
+    def __init__(
+        self, path: Path, item_shape: tuple[int, ...], dtype: np.dtype | type, start: int | None = None
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.item_shape, self.dtype, self.count = tuple(item_shape), np.dtype(dtype), 0
-        self._file = path.open("wb")
+        self._owns_header = start is None
+        self._file = path.open("wb" if self._owns_header else "r+b")
         self._write_header()
+        if start:
+            self._file.seek(start * self.dtype.itemsize * math.prod(self.item_shape), os.SEEK_CUR)
 
     def _write_header(self) -> None:
         self._file.seek(0)
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, *self.item_shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        if self._owns_header:
+            self._file.write(_header(self.count, self.item_shape, self.dtype))
+        else:
+            self._file.seek(len(_header(0, self.item_shape, self.dtype)))
 
     def append(self, block: np.ndarray) -> None:
         """Append a block (m, *item_shape).
@@ -46,7 +64,8 @@ class ArrayWriter:
         self.count += len(block)
 
     def close(self) -> None:
-        self._write_header()
+        if self._owns_header:
+            self._write_header()
         self._file.close()
 
     def __enter__(self) -> ArrayWriter:
@@ -54,6 +73,38 @@ class ArrayWriter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _header(count: int, item_shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The header of an .npy file; its length does not depend on `count`."""
+    file = io.BytesIO()
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (count, *item_shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def join_pieces(path: Path, item_shape: tuple[int, ...], dtype: np.dtype | type, pieces: Iterable[slice]) -> None:
+    """Make one array of the pieces of a file that several processes wrote, by moving them together in the file.
+
+    Args:
+        item_shape, dtype: of the array.
+        pieces: the rows that were written, in ascending order. What lies between them is dropped.
+    """
+    dtype, count = np.dtype(dtype), 0
+    begin, row = len(_header(0, item_shape, dtype)), dtype.itemsize * math.prod(item_shape)
+    with path.open("r+b") as file:
+        for piece in pieces:
+            source, left = begin + piece.start * row, (piece.stop - piece.start) * row
+            target, count = begin + count * row, count + piece.stop - piece.start
+            while left and source != target:
+                file.seek(source)
+                data = file.read(min(left, MOVED_AT_ONCE))
+                file.seek(target)
+                file.write(data)
+                source, target, left = source + len(data), target + len(data), left - len(data)
+        file.truncate(begin + count * row)
+        file.seek(0)
+        file.write(_header(count, item_shape, dtype))
 
 
 def part_name(stem: str, number: int) -> str:

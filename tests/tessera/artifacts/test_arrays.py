@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tessera.artifacts.arrays import ArrayWriter, array_parts
+from tessera.artifacts import arrays
+from tessera.artifacts.arrays import ArrayWriter, array_parts, join_pieces
 
 
 def test_appended_blocks_are_one_plain_npy_array(tmp_path):
@@ -59,3 +60,21 @@ def test_parts_are_the_rows_in_order_a_few_to_a_part(count):
     assert [row for part in parts for row in range(count)[part.rows]] == list(range(count))
     assert all(part.rows.stop - part.rows.start == 4 for part in parts[:-1]) and len(parts) == max(1, -(-count // 4))
     assert [part.name for part in parts][:2] == [f"train/pass-001/codes-0000{n}.npy" for n in range(min(2, len(parts)))]
+
+
+@pytest.mark.parametrize("counts", [(4, 4, 3), (4, 0, 3), (0, 0, 0), (1, 4, 2), (0, 3, 1)])
+@pytest.mark.parametrize("at_once", [5, 2**24])
+def test_pieces_that_several_writers_wrote_are_one_array(tmp_path, monkeypatch, counts, at_once):
+    """Three writers begin at rows 0, 4 and 8, and write some rows each."""
+    monkeypatch.setattr(arrays, "MOVED_AT_ONCE", at_once)
+    path, rows = tmp_path / "deep" / "a.npy", np.arange(11 * 6, dtype=np.uint16).reshape(11, 2, 3)
+    ArrayWriter(path, (2, 3), np.uint16).close()
+    pieces = [slice(start, start + count) for start, count in zip((0, 4, 8), counts, strict=True)]
+    for piece in pieces[::-1]:
+        with ArrayWriter(path, (2, 3), np.uint16, piece.start) as writer:
+            for row in rows[piece]:
+                writer.append(row[None])
+    join_pieces(path, (2, 3), np.uint16, pieces)
+    with ArrayWriter(tmp_path / "whole.npy", (2, 3), np.uint16) as writer:
+        writer.append(np.concatenate([rows[piece] for piece in pieces]))
+    assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()
