@@ -37,13 +37,13 @@ from tessera.distributed import same_on_all_processes, world
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
+from tessera.locks import acquire
 from tessera.parameters import Params
-from tessera.training.running import LOCK, lock_now, states_of
+from tessera.training.running import LOCK, MADE_BY, states_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-MADE_BY = "made_by.json"
 UNFINISHED = ".new"  # in the name of a file that is being written
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 
@@ -84,24 +84,10 @@ class PartFolder:
         """Lock the folder, and delete what a killed run left half written.
 
         Raises:
-            UserError: another process holds the lock.
+            Busy: another process holds the lock.
         """
         if self.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / LOCK).open("a+")
-            try:
-                lock_now(self._lock)
-            except BlockingIOError:
-                self._lock.seek(0)
-                holder = self._lock.read().strip() or "unknown"
-                self._lock.close()
-                raise UserError(
-                    f"{self.folder}: process {holder} is already running this very stage with these parameters; "
-                    "wait for it, or stop it"
-                ) from None
-            self._lock.truncate(0)
-            self._lock.write(str(os.getpid()))
-            self._lock.flush()
+            self._lock = acquire(self.folder / LOCK, f"is making these parts ({self.folder})")
             for path in self.folder.rglob(f".*{UNFINISHED}*"):
                 path.unlink()
             self._note_how()

@@ -139,7 +139,7 @@ def test_without_hard_links_parts_are_copied_and_other_errors_are_not_hidden(mon
 
 def test_a_second_run_is_refused_while_the_first_lasts():
     with folder_of() as first:
-        with pytest.raises(UserError, match=f"process {os.getpid()} is already running this very stage"):
+        with pytest.raises(UserError, match=f"process {os.getpid()} is making these parts"):
             folder_of().__enter__()
         assert first.folder.is_dir()
     folder_of().__enter__().__exit__(None)
