@@ -25,7 +25,8 @@ from quantizer_speed import EMA, VQ, measure_quantizer
 from runs import STAGE1, Steps, parameters, task_of
 from timing import in_turn, show
 
-from stage1_vqvae.extract import TOGETHER, Pass, encode_split
+from stage1_vqvae.extract import Pass, encode
+from tessera.footprint import TOGETHER
 from tessera.images.pixels import to_float
 from tessera.images.prepared import ImageSplit, PreparedImages, Stats
 from tessera.launch.devices import accelerator, set_threads
@@ -117,7 +118,7 @@ def measure_extraction(repeats: int) -> dict[str, Any]:
     model = task_of(params, prepared).model.eval().to(device)
     batches = [to_float(p).to(device) for p in split.pixels(slice(None)).split(TOGETHER)]
     actions = {
-        "extraction": lambda: list(encode_split(model, split, Pass(), device)),
+        "extraction": lambda: list(encode(model, split, Pass(), slice(0, len(split)), TOGETHER, device)),
         "encoder alone": lambda: [model.network.encode(b) for b in batches],
     }
     times = in_turn(actions, repeats)

@@ -32,28 +32,30 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Check that everything belongs together, measure, write."""
+    """Check that everything belongs together, measure, write. Processes share the images; the main process writes."""
     from evaluation.figures import headlines
     from evaluation.measurements import Evaluation
     from tessera.artifacts.files import json_text, write_text
     from tessera.images.grids import save_grid
-    from tessera.launch.devices import configure_torch
+    from tessera.launch.devices import accelerator
 
-    configure_torch(params.runtime.threads)
+    processes = accelerator(params.runtime, apart=True)
     counts, images = params.stage2_prior.counts.arguments(), params.evaluation.images
-    evaluation = Evaluation(counts, params.runtime.batch_size, images)
+    evaluation = Evaluation(counts, images, processes.device)
     metrics = evaluation.metrics()
-    save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")
-    write_text(RESULTS / "metrics.json", json_text(metrics))
-    write_text(RESULTS / "headlines.json", json_text(headlines(metrics)))
-    print(table(metrics))
-    total = len(evaluation.prepared["test"])
-    if len(evaluation.rows) < total:
-        print(f"measured on {len(evaluation.rows)} of the {total} test images, a fixed random choice")
+    if processes.is_main_process:
+        save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")
+        write_text(RESULTS / "metrics.json", json_text(metrics))
+        write_text(RESULTS / "headlines.json", json_text(headlines(metrics)))
+        print(table(metrics))
+        total = len(evaluation.prepared["test"])
+        if len(evaluation.rows) < total:
+            print(f"measured on {len(evaluation.rows)} of the {total} test images, a fixed random choice")
+    processes.wait_for_everyone()
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

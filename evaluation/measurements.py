@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from tessera.artifacts.manifests import read_manifest
 from tessera.codes.figures import CodeCounts
 from tessera.codes.store import Codes, open_codes
 from tessera.console import Bar
+from tessera.distributed import share, sum_over_processes, sums_over_blocks
 from tessera.features.classifiers.base import predict
 from tessera.features.classifiers.build import load_classifier
+from tessera.footprint import TOGETHER, images_together
 from tessera.images.examples import spread_over_classes
 from tessera.images.grids import stacked_grid
 from tessera.images.pixels import to_float, to_uint8
@@ -29,6 +31,7 @@ from tessera.images.samples import open_samples
 from tessera.randomness import generator
 
 GRID_IMAGES = 32
+COUNTED_TOGETHER = 1024  # images whose codes are counted at once
 
 FOLDERS = {
     "prepared": paths.PREPARED,
@@ -77,21 +80,20 @@ def fixed_choice(total: int, count: int | None) -> np.ndarray:
     return np.sort(torch.randperm(total, generator=generator("evaluate", total)).numpy()[:count])
 
 
-def batches(count: int, size: int, name: str) -> Iterator[slice]:
-    """The rows of a split, `size` at a time, with a progress bar."""
-    with Bar(count, name, "image") as bar:
-        for start in range(0, count, size):
-            rows = slice(start, min(start + size, count))
-            yield rows
-            bar.update(rows.stop - rows.start)
-
-
-def fit_counts(codes: Codes, params: dict[str, Any], size: int) -> Prior:
+def fit_counts(codes: Codes, params: dict[str, Any]) -> Prior:
     """The counts prior, fitted on the training codes of the images as they are; `params`: its parameters."""
     train, layout = codes["train"], codes.layout.to_json()
     config = {"name": "counts", "params": params, "layout": layout, "num_classes": codes.num_classes}
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        with Bar(len(train), "counts", "image") as bar:
+            for start in range(0, len(train), COUNTED_TOGETHER):
+                rows = slice(start, min(start + COUNTED_TOGETHER, len(train)))
+                yield train.rows(rows), train.label_tensor(rows)
+                bar.update(rows.stop - start)
+
     prior = build_prior(config)
-    prior.fit((train.rows(rows), train.label_tensor(rows)) for rows in batches(len(train), size, "counts"))
+    prior.fit(batches())
     return prior.eval()
 
 
@@ -100,24 +102,27 @@ class Evaluation:
 
     Attributes:
         rows: the test images that are measured, in ascending order.
+        images_together: images that are decoded at once.
         unavailable: the figures that cannot be measured, and why.
     """
 
-    def __init__(self, counts: dict[str, Any], batch_size: int, images: int | None = None) -> None:
-        """Open the artifacts.
+    def __init__(
+        self, counts: dict[str, Any], images: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Open the artifacts. Every process of a run does.
 
         Args:
             counts: parameters of the counts prior.
-            batch_size: images at a time; changes no result.
             images: how many test images are measured (`fixed_choice`); None: all.
+            device: where the models are put; None for the GPU if there is one.
 
         Raises:
             UserError: an artifact is missing, damaged, or was not made from the others.
         """
         check_lineage()
-        self.counts, self.batch_size = counts, batch_size
+        self.counts = counts
         self.prepared, self.codes = open_prepared(paths.PREPARED), open_codes(paths.CODES)
-        self.pipeline = TwoStagePipeline.load(paths.MODELS)
+        self.pipeline = TwoStagePipeline.load(paths.MODELS, device)
         self.classifier, manifest = load_classifier(paths.CLASSIFIER)
         self.samples = open_samples(paths.SAMPLES)
         self.layout = self.codes.layout
@@ -127,6 +132,9 @@ class Evaluation:
             self.unavailable["classifier"] = manifest.read_json("config.json")["reason"]
         else:
             self.classifier.to(self.pipeline.device)
+        blank = torch.zeros(1, *self.layout.image_shape, dtype=torch.uint8, device=self.pipeline.device)
+        vqvae = self.pipeline.vqvae
+        self.images_together = images_together(vqvae, lambda: vqvae.decode_parameters(vqvae.encode(to_float(blank))))
         if reason := ssim_unavailable(*self.layout.image_shape[1:]):
             self.unavailable["reconstruction.ssim"] = reason
 
@@ -149,40 +157,57 @@ class Evaluation:
         }
         return {section: found for section, found in figures.items() if found}
 
+    def _sums(
+        self, names: Sequence[str], count: int, block: int, what: str, measure: Callable[[slice], dict[str, float]]
+    ) -> dict[str, float]:
+        """`sums_over_blocks` with a progress bar of this process's rows, which is called `what`."""
+        with Bar(sum(rows.stop - rows.start for rows in share(count, block)), what, "image") as bar:
+
+            def measured(rows: slice) -> dict[str, float]:
+                found = measure(rows)
+                bar.update(rows.stop - rows.start)
+                return found
+
+            return sums_over_blocks(names, count, block, measured, self.pipeline.device)
+
     @torch.no_grad()
     def _images(self) -> tuple[float, dict[str, float], dict[str, float]]:
         """Distortion in bits per dimension, reconstruction quality, and what the classifier makes of both."""
         split, codes, vqvae = self.prepared["test"], self.codes["test"], self.pipeline.vqvae
-        measures = {"psnr": psnr, "ssim": ssim, "nmse": squared_error}
+        figures = {"psnr": psnr, "ssim": ssim, "nmse": squared_error}
         if "reconstruction.ssim" in self.unavailable:
-            del measures["ssim"]
+            del figures["ssim"]
         trained = torch.tensor(self.pipeline.classes.trained)  # a class without training images cannot be recognised
-        quality, nats = dict.fromkeys(measures, 0.0), 0.0
-        hits, judged = dict.fromkeys(("real_accuracy", "reconstruction_agreement"), 0), 0
-        for part in batches(len(self.rows), self.batch_size, "test images"):
+        judgements = ("real_accuracy", "reconstruction_agreement") if self.classifier is not None else ()
+
+        def measure(part: slice) -> dict[str, float]:
             rows = self.rows[part]
             pixels = split.pixels(rows).to(self.pipeline.device)
             images = to_float(pixels)
             grids = self.layout.unflatten(codes.rows(rows).to(self.pipeline.device))
             parameters = vqvae.decode_parameters(grids)
             rebuilt = vqvae.likelihood.mean(parameters).float().clamp(-1, 1)
-            nats += vqvae.likelihood.nll(parameters, pixels).double().sum().item()
-            for name, measure in measures.items():
-                quality[name] += measure(rebuilt, images).sum().item()
-            if self.classifier is not None:
+            found = {"nats": vqvae.likelihood.nll(parameters, pixels).double().sum().item(), "judged": 0.0}
+            found |= {name: figure(rebuilt, images).sum().item() for name, figure in figures.items()}
+            if judgements:
                 labels = split.label_tensor(rows)
                 known = torch.isin(labels, trained)
-                judged += known.sum().item()
-                shown = {"real_accuracy": pixels, "reconstruction_agreement": to_uint8(rebuilt)}
-                for name, version in shown.items():
-                    hits[name] += (predict(self.classifier, version) == labels)[known].sum().item()
+                found["judged"] = known.sum().item()
+                for name, shown in zip(judgements, (pixels, to_uint8(rebuilt)), strict=True):
+                    found[name] = (predict(self.classifier, shown) == labels)[known].sum().item()
+            return found
+
+        names = ["nats", "judged", *figures, *judgements]
+        sums = self._sums(names, len(self.rows), self.images_together, "test images", measure)
+        quality = {name: sums[name] for name in figures}
         quality = {name: value / len(self.rows) for name, value in quality.items()}
         quality["nmse"] /= self.layout.dimensions * self.prepared.stats.variance
-        agreement = {name: count / judged for name, count in hits.items()} if judged else {}
-        if self.classifier is not None and not judged:
+        judged = sums["judged"]
+        agreement = {name: sums[name] / judged for name in judgements} if judged else {}
+        if judgements and not judged:
             reason = "no test image is of a class that has training images"
-            self.unavailable |= {f"classifier.{name}": reason for name in hits}
-        return self.layout.bits_per_dim(nats / len(self.rows)), quality, agreement
+            self.unavailable |= {f"classifier.{name}": reason for name in judgements}
+        return self.layout.bits_per_dim(sums["nats"] / len(self.rows)), quality, agreement
 
     @torch.no_grad()
     def _rates(self) -> dict[str, dict[str, float]]:
@@ -193,19 +218,21 @@ class Evaluation:
         smoothed frequencies, so that conditional and unconditional priors compare and -log p(x) is truly bounded.
         """
         split, device, count = self.codes["test"], self.pipeline.device, len(self.rows)
-        priors = {
-            "counts": fit_counts(self.codes, self.counts, self.batch_size).to(device),
-            "prior": self.pipeline.prior,
-        }
-        nats, variance = dict.fromkeys(priors, 0.0), 0.0
-        for part in batches(count, self.pipeline.prior.measured_at_once(self.batch_size), "test codes"):
+        priors = {"counts": fit_counts(self.codes, self.counts).to(device), "prior": self.pipeline.prior}
+
+        def measure(part: slice) -> dict[str, float]:
             rows = self.rows[part]
             tokens, labels = split.rows(rows).to(device), split.label_tensor(rows)
             labels = None if labels is None else labels.to(device)
+            found = {"variance": 0.0}
             for name, prior in priors.items():
-                found, error = prior.estimate(tokens, labels if prior.num_classes else None)
-                nats[name] += found.double().sum().item()
-                variance += error.double().sum().item()
+                each, error = prior.estimate(tokens, labels if prior.num_classes else None)
+                found[name] = each.double().sum().item()
+                found["variance"] += error.double().sum().item()
+            return found
+
+        block = self.pipeline.prior.measured_at_once(TOGETHER)
+        nats = self._sums(["variance", *priors], count, block, "test codes", measure)
         label = 0.0
         if self.codes.num_classes:
             train = np.asarray(self.codes["train"].labels)
@@ -218,14 +245,15 @@ class Evaluation:
             conditional = prior.num_classes > 0 and prior.uses_labels
             image[f"rate_{name}"] = nats[name] / count + (label if conditional else 0.0)
         if not self.pipeline.prior.exact:  # a bound, by sampling: how far off its estimate may be
-            image["rate_prior_standard_error"] = math.sqrt(variance) / count
+            image["rate_prior_standard_error"] = math.sqrt(nats["variance"]) / count
         return {"token": token, "image": image}
 
     def _codebook(self) -> dict[str, Any]:
         """Usage and perplexity over the test codes: the mean over levels, and each level's, coarsest first."""
         split, counts = self.codes["test"], CodeCounts(self.layout)
-        for part in batches(len(self.rows), self.batch_size, "test codes"):
+        for part in share(len(self.rows), COUNTED_TOGETHER):
             counts.add(self.layout.unflatten(split.rows(self.rows[part])))
+        counts.levels = [sum_over_processes(level.to(self.pipeline.device)).cpu() for level in counts.levels]
         levels = [{"usage": f["codebook_usage"], "perplexity": f["perplexity"]} for f in counts.figures()]
         return {**{name: float(np.mean([level[name] for level in levels])) for name in levels[0]}, "per_level": levels}
 
@@ -237,10 +265,10 @@ class Evaluation:
         return {name: self._agreement(self.samples[kind]) for name, kind in names.items()}
 
     def _agreement(self, split: ImageSplit) -> float:
-        hits = 0
-        for rows in batches(len(split), self.batch_size, "samples"):
-            hits += (predict(self.classifier, split.pixels(rows)) == split.label_tensor(rows)).sum().item()
-        return hits / len(split)
+        def measure(rows: slice) -> dict[str, float]:
+            return {"hits": (predict(self.classifier, split.pixels(rows)) == split.label_tensor(rows)).sum().item()}
+
+        return self._sums(["hits"], len(split), TOGETHER, "samples", measure)["hits"] / len(split)
 
     def reconstructions(self) -> torch.Tensor:
         """Test images, spread over the classes, above their reconstructions, as one picture."""

@@ -37,8 +37,8 @@ class ClassifierTask(Task):
         """uint8 `pixels`, each image shifted at random, and int64 `labels`."""
         indices = self.order.batch(step)
         random = generator("augment", self.training.seed, step)
-        pixels = augment(self.train.pixels(indices), False, self.shift, random)
-        return {"pixels": pixels[rows], "labels": self.train.label_tensor(indices)[rows]}
+        pixels = augment(self.train.pixels(indices[rows]), False, self.shift, random, len(indices), rows)
+        return {"pixels": pixels, "labels": self.train.label_tensor(indices[rows])}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from sampling.settings import Settings
 from stage2_prior.priors.base import Prior
+from tessera.console import say
 from tessera.errors import UserError
 from tessera.launch.memory import free_bytes
 from tessera.project import ROOT
@@ -84,10 +84,9 @@ def warn_of_other_checkout(folder: Path) -> None:
     for here in (folder, *folder.parents):
         if (here / "tessera" / "project.py").is_file():
             if not here.samefile(ROOT):
-                print(
+                say(
                     f"warning: the code of {ROOT} runs here, and not that of {here}; to change it run `python -m`, or "
-                    f"`pip install -e {here}`",
-                    file=sys.stderr,
+                    f"`pip install -e {here}`"
                 )
             return
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import nn
 
@@ -28,9 +30,11 @@ def batch_size(one_image: int, prior: nn.Module, device: torch.device) -> int:
     """Number of images to draw at once, from 1 to `MOST`: as many as half of the free memory holds.
 
     Args:
-        one_image: bytes that one image takes, see `image_bytes`.
+        one_image: bytes that one image takes, see `image_bytes`. Processes on this machine that share its memory
+            divide it among them.
         prior: the prior that draws the codes, on `device`.
     """
     # On a CPU, decoding keeps two copies of the prior's weights: joined or transposed, and laid out for fast products.
     copied = 2 * sum(p.nbytes for p in prior.parameters()) if device.type == "cpu" else 0
-    return max(1, min(MOST, int((PART * free_bytes(device) - copied) / one_image)))
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+    return max(1, min(MOST, int((PART * free_bytes(device) / sharing - copied) / one_image)))

@@ -12,6 +12,7 @@ from sampling.labels import Classes
 from tessera.errors import UserError
 from tessera.images.grids import GREY, PADDING, enlargement, image_grid
 
+GRID_CLASSES = 50  # of more classes, a picture shows the first 50, unless they are named
 MOST_PIXELS = 10**8  # of a picture; programs refuse to open, or take long for, what is larger
 
 

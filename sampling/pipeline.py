@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,14 @@ class TwoStagePipeline:
         seed: int = 0,
         batch_size: int | None = None,
         start: int = 0,
+        bar: Bar | None = None,
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
-        """What `generate` gives, a batch at a time: for more images than memory holds."""
+        """What `generate` gives, a batch at a time: for more images than memory holds.
+
+        Args:
+            bar: a progress bar over the images of several calls; None: each call shows one of its own.
+        """
         chosen, count = Settings.checked(self.layout, settings), checks.count(count)
         checks.numbers(("seed", seed, 0), ("start", start, 0), *checks.sizes(batch_size))
         seed, start = int(seed), int(start)
@@ -121,11 +127,11 @@ class TwoStagePipeline:
         checks.null_label(labels, self.prior, chosen)
 
         def draw() -> Iterator[torch.Tensor]:
-            with Bar(count, "generate", "image") as bar:
+            with Bar(count, "generate", "image") if bar is None else nullcontext(bar) as shown:
                 for rows in self._parts(count, batch_size):
                     streams = Streams(seed, tuple(range(start + rows.start, start + rows.stop)), self.device)
                     classes = None if labels is None else labels[rows].to(self.device)
-                    tick = partial(_advance, bar, len(streams.indices))
+                    tick = partial(_advance, shown, len(streams.indices))
                     yield self.decode_tokens(generate(self.drawing, classes, streams, chosen, tick=tick))
 
         return draw()

@@ -6,7 +6,8 @@
 Without options this is the stage `sample` of the pipeline. It reads models/vqvae and models/prior, and writes
 results/sample (tessera/images/samples.py lists its files). default/ has images that were sampled with the parameters of
 params.yaml. unguided/ has images that were sampled at temperature 1 without guidance or filters. grid.png shows the
-first images of default/, a row for each class.
+first images of default/, a row for each class. The images are the same bytes whatever the number of processes. Sampling
+that was killed goes on after the parts that it had finished.
 
 With any option but --params, results/sample stays as it is: only the picture or the folder that the options name is
 written. Values that no option gives are those of `sampling` in params.yaml. docs/guide/sampling.md has examples.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampling import options
-from tessera import entry, paths
+from tessera import entry
 from tessera.parameters import Params
 
 if TYPE_CHECKING:
@@ -30,59 +31,12 @@ if TYPE_CHECKING:
     from sampling.labels import Classes
     from sampling.parameters import SamplingParams
 
+MODULE = "sampling.sample"
 USES = ("sampling",)  # the sections of params.yaml that change what this stage makes
 
-GRID_CLASSES = 50  # of more classes, a picture shows the first 50, unless they are named
 OUTPUT = Path("samples.png")
 TOLD = ("seed", "temperature", "top_k", "top_p", "min_p", "guidance_scale")  # settings that the last line tells
 ASKED = ("labels", "count", "output", "images", "models", *options.VALUES)
-
-
-def write_grid(folder: Path, count: int, classes: Classes, columns: int, path: Path) -> None:
-    """Write a picture of the first of `count` sampled images: a row for each class, or a square without classes."""
-    import torch
-
-    from sampling.pictures import classes_in_rows, square
-    from tessera.images.grids import image_grid, save_grid
-    from tessera.images.samples import written_images
-
-    trained = len(classes.trained)
-    if trained and count >= trained:
-        columns, shown = min(columns, count // trained), classes.trained[:GRID_CLASSES]
-        places = (torch.arange(columns) * trained + torch.arange(len(shown))[:, None]).flatten()
-        picture = classes_in_rows(written_images(folder, places.numpy()), list(shown), columns, classes)
-    else:
-        places = torch.arange(min(count, columns**2))
-        picture = image_grid(written_images(folder, places.numpy()), square(len(places)))
-    save_grid(picture, path)
-
-
-def publish(section: SamplingParams) -> None:
-    """The stage: sample `sampling.images` images of each kind and publish them."""
-    import time
-    from dataclasses import asdict
-
-    from sampling.pipeline import TwoStagePipeline
-    from tessera.artifacts.publishing import publishing
-    from tessera.images.pixels import to_uint8
-    from tessera.images.samples import write_description, write_samples
-
-    pipeline = TwoStagePipeline.load(paths.MODELS, precision=section.precision)
-    run_settings = {"seed": section.seed, "batch_size": section.batch_size}
-    settings = options.settings_of(section, pipeline)
-    kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}
-    with publishing(paths.SAMPLES, "samples", pipeline.parents) as folder:
-        began = time.monotonic()
-        labels = pipeline.check_labels("each", section.images)
-        for kind, chosen in kinds.items():
-            batches = pipeline.batches(section.images, "each", **chosen, **run_settings)
-            pixels = (to_uint8(images).numpy() for images in batches)
-            write_samples(folder / kind, pixels, None if labels is None else labels.numpy())
-        seconds = time.monotonic() - began
-        write_grid(folder / "default", section.images, pipeline.classes, section.grid_columns, folder / "grid.png")
-        write_description(folder, kinds, section.images, pipeline.layout.image_shape, pipeline.num_classes)
-    images = len(kinds) * section.images
-    print(f"{paths.SAMPLES}: {images} images in {seconds:.1f} s, {images / seconds:.0f} images a second")
 
 
 def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> None:
@@ -103,8 +57,8 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
     named = [options.class_of(text, classes) for text in arguments.labels or ()]
     numbers = named or list(classes.trained)
     if not named and not arguments.images:
-        numbers = numbers[:GRID_CLASSES]
-    shown = numbers if named else numbers[:GRID_CLASSES]
+        numbers = numbers[: pictures.GRID_CLASSES]
+    shown = numbers if named else numbers[: pictures.GRID_CLASSES]
     if output:
         pictures.require_size("--count", max(1, len(shown)) * each, pipeline.layout.image_shape)
     settings = asdict(options.settings_of(section, pipeline))
@@ -180,16 +134,21 @@ def write_picture(batches: list[torch.Tensor], shown: list[int], columns: int, c
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """The stage, or what the options ask for. Arguments without any options are those of the stage."""
-    section, asked = params.sampling, any(getattr(arguments, name, None) is not None for name in ASKED)
-    if asked:
-        section, arguments = options.section_with(arguments, section), checked(arguments)
+    if not asked(arguments):
+        from sampling.stage import sample
+
+        sample(params, MODULE, USES)
+        return
+    section, arguments = options.section_with(arguments, params.sampling), checked(arguments)
     from tessera.launch.devices import configure_torch
 
     configure_torch(params.runtime.threads)
-    if asked:
-        sample_as_asked(section, arguments)
-    else:
-        publish(section)
+    sample_as_asked(section, arguments)
+
+
+def asked(arguments: argparse.Namespace) -> bool:
+    """Whether options ask for images of one's own. Without any, it is the stage that runs."""
+    return any(getattr(arguments, name, None) is not None for name in ASKED)
 
 
 def checked(arguments: argparse.Namespace) -> argparse.Namespace:
@@ -234,7 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv, add_arguments)
+    return entry.main(run, __doc__, argv, add_arguments, parallel=True)
 
 
 if __name__ == "__main__":

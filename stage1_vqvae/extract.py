@@ -3,7 +3,8 @@
     python -m stage1_vqvae.extract
 
 The training split also gets the extra passes that `extract_codes` in params.yaml asks for: codes of mirrored and
-shifted images, and codes drawn at random if the quantizer can draw. Encoding is always in float32.
+shifted images, and codes drawn at random if the quantizer can draw. Encoding is always in float32. The codes are the
+same bytes whatever the number of processes. An extraction that was killed goes on after the parts that it had finished.
 
 results/extract_codes/metrics.json has the codebook usage and perplexity of the training and the validation codes, and
 histogram.csv the histogram of the validation codes. `evaluate` measures the test codes.
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
     from stage1_vqvae.model import VQVAE
     from stage1_vqvae.parameters import ExtractParams
+    from tessera.artifacts.parts import PartFolder
     from tessera.codes.figures import CodeCounts
-    from tessera.codes.store import CodesWriter
-    from tessera.images.prepared import ImageSplit
+    from tessera.codes.layout import CodeLayout
+    from tessera.codes.store import CodePart
+    from tessera.images.prepared import ImageSplit, PreparedImages
 
+MODULE = "stage1_vqvae.extract"
 USES = ("extract_codes",)  # the sections of params.yaml that change what this stage makes
 
 RESULTS = paths.RESULTS / "extract_codes"
-# Images in every batch; the last batch is filled up with blank images. In a batch of another size convolutions round
-# differently, and the code of a vector half way between two codes would depend on the number of processes.
-TOGETHER = 64
 HISTOGRAM_ROWS = 512
 
 
@@ -63,110 +64,142 @@ def passes(params: ExtractParams) -> list[Pass]:
     return [Pass(), *(each for each in found if each != Pass()), *draws]
 
 
-def encode_split(model: VQVAE, split: ImageSplit, change: Pass, device: torch.device) -> Iterator[torch.Tensor]:
-    """Yield the int64 tokens (m, N) of a split's images in order, batch by batch. All processes share the work.
+def encode(
+    model: VQVAE, split: ImageSplit, change: Pass, rows: slice, together: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """Yield the int64 tokens (m, N) of some images of a split in order, batch by batch.
 
     Args:
         change: what is done to the images before they are encoded.
+        rows: the images; `start` is a multiple of `together`.
+        together: images in every batch. The last batch of a split is filled up with blank images.
         device: where the model is.
     """
     import torch
-    from accelerate.utils import gather
 
-    from tessera.distributed import world
     from tessera.images.augment import shift
     from tessera.images.pixels import to_float
     from tessera.randomness import seed_of
 
-    rank, size = world()
-    layout = model.layout
-    for start in range(0, len(split), TOGETHER * size):
-        pixels = split.pixels(slice(start + rank * TOGETHER, start + (rank + 1) * TOGETHER))
+    for start in range(rows.start, rows.stop, together):
+        pixels = split.pixels(slice(start, min(start + together, rows.stop)))
         pixels = pixels.flip(-1) if change.flip else pixels
-        batch = torch.zeros(TOGETHER, *layout.image_shape, dtype=torch.uint8)
+        batch = torch.zeros(together, *model.layout.image_shape, dtype=torch.uint8)
         batch[: len(pixels)] = shift(
             pixels, torch.full((len(pixels),), change.down), torch.full((len(pixels),), change.right)
         )
         images = to_float(batch.to(device))
         if change.draw:  # each image has a random seed of its own, so that the work can be divided in any way
-            first = start + rank * TOGETHER
-            seeds = [seed_of("draw", change.draw, image) for image in range(first, first + TOGETHER)]
+            seeds = [seed_of("draw", change.draw, image) for image in range(start, start + together)]
             codes = model.draw(images, torch.tensor(seeds))
         else:
             codes = model.encode(images)
-        yield gather(layout.flatten(codes))[: len(split) - start].cpu()
+        yield model.layout.flatten(codes)[: len(pixels)].cpu()
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Encode every split. All processes encode; the main process writes."""
-    import contextlib
-
-    import torch
-
+    """Encode every split, part by part. Each process makes parts of its own; the main process publishes them."""
     from stage1_vqvae.model import load_vqvae
-    from tessera.artifacts.publishing import publishing
-    from tessera.codes.store import CodesWriter
+    from tessera.artifacts.parts import PartFolder, identity
+    from tessera.codes.store import code_parts
     from tessera.images.prepared import open_prepared
     from tessera.launch.devices import accelerator
-    from tessera.training.tracking import write_results
 
     prepared = open_prepared(paths.PREPARED)
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
-    device = accelerator(params.runtime)
+    device = accelerator(params.runtime, apart=True)
     model.to(device.device)
     parents = {"vqvae": manifest.identity, "prepared": prepared.manifest.identity}
-    main, counts = device.is_main_process, {}
-    with publishing(paths.CODES, "codes", parents) if main else contextlib.nullcontext() as staging, torch.no_grad():
-        writer = CodesWriter(staging, model.layout, prepared.stats.classes) if staging else None
-        for name, split in prepared.splits.items():
-            changes = passes(params.extract_codes) if name == "train" else [Pass()]
-            counts[name] = extract_split(model, name, split, changes, writer, device.device)
-        if writer:
-            writer.close()
-    if main:
-        # The test split's figures are left to `evaluate`, which measures test once.
-        measured = {name: counted for name, counted in counts.items() if name != "test"}
-        metrics = {name: by_figure(counted.figures()) for name, counted in measured.items()}
-        write_results(RESULTS, {"histogram": histogram(measured["validation"].levels)}, metrics)
-        grids = " + ".join(
-            f"{level.height}x{level.width}x{level.depth} of {level.codebook_size}" for level in model.layout.levels
-        )
-        images = ", ".join(f"{name} {s['images']} images x {s['passes']}" for name, s in writer.splits.items())
-        print(f"{paths.CODES}: {grids}; {images}")
+    changes = {name: passes(params.extract_codes) if name == "train" else [Pass()] for name in prepared.splits}
+    splits = {name: {"images": len(split), "passes": len(changes[name])} for name, split in prepared.splits.items()}
+    parts = code_parts(splits)
+    with PartFolder("extract_codes", identity(MODULE, USES, params, parents), device) as folder:
+        make_parts(model, prepared, changes, parts, folder, device.device)
+        folder.wait([part.name for part in parts])
+        if device.is_main_process:
+            publish(model, prepared, splits, parts, folder, parents)
     device.wait_for_everyone()
 
 
-def extract_split(
+def make_parts(
     model: VQVAE,
-    name: str,
-    split: ImageSplit,
-    changes: list[Pass],
-    writer: CodesWriter | None,
+    prepared: PreparedImages,
+    changes: dict[str, list[Pass]],
+    parts: list[CodePart],
+    folder: PartFolder,
     device: torch.device,
-) -> CodeCounts:
-    """Encode all passes over a split, and write them and the labels if there is a writer.
+) -> None:
+    """Encode the parts that this process has to make.
 
-    Returns:
-        How often each code occurs in the first pass, which is the images as they are.
+    Args:
+        changes: the passes over each split.
+        device: where the model is.
     """
-    import contextlib
+    import torch
+
+    from tessera.console import Bar
+    from tessera.footprint import images_together
+    from tessera.images.pixels import to_float
+
+    layout, wanted = model.layout, set(folder.missing([part.name for part in parts]))
+    mine = [part for part in parts if part.name in wanted]
+    blank = torch.zeros(1, *layout.image_shape, dtype=torch.uint8, device=device)
+    together = images_together(model, lambda: model.encode(to_float(blank)))
+    with torch.no_grad(), Bar(sum(part.rows.stop - part.rows.start for part in mine), "codes", "image") as bar:
+        for part in mine:
+            with folder.writing(part.name, (layout.num_tokens,), layout.dtype) as writer:
+                split, change = prepared[part.split], changes[part.split][part.number]
+                for tokens in encode(model, split, change, part.rows, together, device):
+                    writer.append(tokens.numpy())
+                    bar.update(len(tokens))
+
+
+def publish(
+    model: VQVAE,
+    prepared: PreparedImages,
+    splits: dict[str, dict[str, int]],
+    parts: list[CodePart],
+    folder: PartFolder,
+    parents: dict[str, str],
+) -> None:
+    """Publish the codes, and write their figures.
+
+    Args:
+        splits: for each split its number of `images` and of `passes`.
+        parts: all parts, which are in `folder`.
+        parents: the identities of the artifacts that the codes were made from.
+    """
+    from tessera.artifacts.publishing import publishing
+    from tessera.codes.store import write_description
+    from tessera.training.tracking import write_results
+
+    # The test split's figures are left to `evaluate`, which measures test once.
+    counts = {name: counted(model.layout, folder, name, parts) for name in splits if name != "test"}
+    metrics = {name: by_figure(found.figures()) for name, found in counts.items()}
+    labels = {name: split.labels for name, split in prepared.splits.items() if split.labels is not None}
+    with publishing(paths.CODES, "codes", parents) as staging:
+        folder.link([part.name for part in parts], staging)
+        write_description(staging, model.layout, prepared.stats.classes, splits, labels)
+    write_results(RESULTS, {"histogram": histogram(counts["validation"].levels)}, metrics)
+    levels = model.layout.levels
+    grids = " + ".join(f"{level.height}x{level.width}x{level.depth} of {level.codebook_size}" for level in levels)
+    images = ", ".join(f"{name} {s['images']} images x {s['passes']}" for name, s in splits.items())
+    print(f"{paths.CODES}: {grids}; {images}")
+
+
+def counted(layout: CodeLayout, folder: PartFolder, split: str, parts: list[CodePart]) -> CodeCounts:
+    """How often each code occurs in the first pass over a split, which is the images as they are."""
+    import numpy as np
+    import torch
 
     from tessera.codes.figures import CodeCounts
-    from tessera.console import Bar
 
-    counts = CodeCounts(model.layout)
-    with Bar(len(changes) * len(split), f"codes of {name}", "image") as bar:
-        for index, change in enumerate(changes):
-            with writer.begin_pass(name, len(split)) if writer else contextlib.nullcontext() as file:
-                for tokens in encode_split(model, split, change, device):
-                    if file:
-                        file.append(tokens.numpy())
-                    if index == 0:
-                        counts.add(model.layout.unflatten(tokens))
-                    bar.update(len(tokens))
-    if writer and split.labels is not None:
-        writer.write_labels(name, split.labels)
+    counts = CodeCounts(layout)
+    for part in parts:
+        if (part.split, part.number) == (split, 0):
+            tokens = np.load(folder.path(part.name))
+            counts.add(layout.unflatten(torch.from_numpy(tokens.astype(np.int64))))
     return counts
 
 

@@ -20,36 +20,36 @@ from tessera.parameters import Params
 USES = ()  # the sections of params.yaml that change what this stage makes
 
 IMAGES = paths.RESULTS / "reconstruct" / "images"
+SPLITS = ("train", "validation")
 GRID_IMAGES = 32  # images in each picture
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
-    """Draws a picture for the training split and one for the validation split."""
-    import torch
-
+    """Draws a picture for the training split and one for the validation split. Each is one process's work."""
     from stage1_vqvae.model import load_vqvae
     from stage1_vqvae.pictures import reconstructions
     from tessera.images.examples import spread_over_classes
     from tessera.images.grids import save_grid, stacked_grid
     from tessera.images.prepared import open_prepared
-    from tessera.launch.devices import configure_torch
+    from tessera.launch.devices import accelerator
 
-    configure_torch(params.runtime.threads)
+    processes = accelerator(params.runtime, apart=True)
     prepared = open_prepared(paths.PREPARED)
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    for name in ("train", "validation"):
+    model.to(processes.device)
+    for name in SPLITS[processes.process_index :: processes.num_processes]:
         split = prepared[name]
         pixels = split.pixels(spread_over_classes(split, GRID_IMAGES))
         save_grid(stacked_grid(reconstructions(model, pixels)), IMAGES / f"{name}.png")
-    several = len(model.layout.levels) > 1
-    print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" if several else ""))
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        several = len(model.layout.levels) > 1
+        print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" if several else ""))
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv)
+    return entry.main(run, __doc__, argv, parallel=True)
 
 
 if __name__ == "__main__":

@@ -77,14 +77,12 @@ class VQVAETask(Task):
 
     def batch(self, step: int, rows: slice) -> Batch:
         """uint8 `images`; and `seeds`, one an image, if the quantizer draws codes at random."""
-        # The whole global batch is augmented, so that an image's augmentation does not depend on the processes.
-        pixels = self.train.pixels(self.order.batch(step))
+        indices, flip, shift = self.order.batch(step), self.augmentation.horizontal_flip, self.augmentation.shift
         random = generator("augment", self.params.seed, step)
-        pixels = augment(pixels, self.augmentation.horizontal_flip, self.augmentation.shift, random)
-        batch = {"images": pixels[rows]}
+        batch = {"images": augment(self.train.pixels(indices[rows]), flip, shift, random, len(indices), rows)}
         if self.model.stochastic:
-            seeds = [seed_of("codes", self.params.seed, step, row) for row in range(len(pixels))]
-            batch["seeds"] = torch.tensor(seeds)[rows]
+            seeds = [seed_of("codes", self.params.seed, step, row) for row in range(len(indices))[rows]]
+            batch["seeds"] = torch.tensor(seeds)
         return batch
 
     def update(self, step: int) -> dict[str, torch.Tensor]:

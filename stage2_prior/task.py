@@ -67,14 +67,14 @@ class PriorTask(Task):
         if train.passes > 1:
             extra = stream.random(size) < self.params.extra_pass_fraction
             passes[extra] = stream.integers(1, train.passes, size)[extra]
-        indices = self.order.batch(step)
+        indices = self.order.batch(step)[rows]
         labels = train.label_tensor(indices)
         if labels is None:
-            labels = torch.zeros(size, dtype=torch.int64)  # without classes, the null label is 0
+            labels = torch.zeros(len(indices), dtype=torch.int64)  # without classes, the null label is 0
         else:
-            chances = torch.rand(size, generator=generator("labels", self.params.seed, step))
+            chances = torch.rand(size, generator=generator("labels", self.params.seed, step))[rows]
             labels = torch.where(chances < self.params.label_dropout, self.codes.num_classes, labels)
-        batch = {"tokens": train.rows(indices[rows], passes[rows]), "labels": labels[rows]}
+        batch = {"tokens": train.rows(indices, passes[rows]), "labels": labels}
         if self.model.noise:
             random = generator("noise", self.params.seed, step)
             batch["noise"] = torch.rand(size, self.model.noise, generator=random)[rows]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
+
+LONGEST_TEXT = 4096  # as long as a path may be
 
 
 def world() -> tuple[int, int]:
@@ -19,7 +22,7 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     Args:
         tensor: any shape. It must be on the device that the processes exchange tensors on: the GPU, if they use one.
     """
-    if world()[1] > 1:
+    if world()[1] > 1 and tensor.numel():
         dist.all_reduce(tensor)
     return tensor
 
@@ -29,6 +32,22 @@ def same_on_all_processes(tensors: Iterable[torch.Tensor]) -> None:
     if world()[1] > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
+
+
+def text_of_main(text: str, device: torch.device) -> str:
+    """The text that process 0 gives, at most `LONGEST_TEXT` bytes of UTF-8. Every process receives it.
+
+    Args:
+        device: where tensors are that processes exchange.
+    """
+    if world()[1] == 1:
+        return text
+    data = text.encode("utf-8", "surrogateescape")
+    if len(data) > LONGEST_TEXT:
+        raise ValueError(f"{len(data)} bytes of text")
+    tensor = torch.tensor([*data, *[0] * (LONGEST_TEXT - len(data))], dtype=torch.uint8, device=device)
+    dist.broadcast(tensor, src=0)
+    return bytes(tensor.tolist()).rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
 def largest_over_processes(value: int, device: torch.device) -> int:
@@ -45,6 +64,34 @@ def total(values: list[float], device: torch.device) -> list[float]:
     if world()[1] == 1:
         return values
     return sum_over_processes(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+
+
+def sums_over_blocks(
+    names: Sequence[str],
+    count: int,
+    block: int,
+    measure: Callable[[slice], Mapping[str, float]],
+    device: torch.device,
+) -> dict[str, float]:
+    """Sums of figures over rows, the same on every process and for any number of processes.
+
+    The rows are cut into blocks, which the processes share (`share`). The sums of all blocks are gathered and added at
+    once, rounded a single time.
+
+    Args:
+        names: of the figures.
+        count: number of rows.
+        block: rows in a block. It must not depend on the machine.
+        measure: the sum of each figure over a block of rows, given as a slice.
+        device: where tensors are that processes exchange.
+    """
+    table = torch.zeros(-(-count // block), len(names), dtype=torch.float64)
+    for rows in share(count, block):
+        found = measure(rows)
+        table[rows.start // block] = torch.tensor([found[name] for name in names], dtype=torch.float64)
+    # A block is zero on all processes but one, so adding the tables rounds nothing.
+    table = sum_over_processes(table.to(device)).cpu()
+    return {name: math.fsum(column) for name, column in zip(names, table.T.tolist(), strict=True)}
 
 
 def share(count: int, batch_size: int) -> list[slice]:

@@ -49,7 +49,8 @@ def main(
             `USES` is no stage. Neither is a run with other options than --params, which writes only what they name.
         argv: the command line; by default that of this process.
         parallel: whether `run` may be one of several processes. They are started here if `runtime.processes` or the
-            number of GPUs asks for several. Otherwise several processes are refused.
+            number of GPUs asks for several. Otherwise several processes are refused, and so they are for a run with
+            other options than --params.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
@@ -58,8 +59,8 @@ def main(
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
     given = {name for name, value in vars(arguments).items() if value != parser.get_default(name)}
-    module = sys.modules[run.__module__]
-    is_stage = hasattr(module, "USES") and given <= {"params"}
+    module, plain = sys.modules[run.__module__], given <= {"params"}
+    is_stage, parallel = hasattr(module, "USES") and plain, parallel and plain
     stop_with_parent()
     with _exit_on_sigterm():
         try:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 LIVE_OUTPUTS = 4  # outputs of the largest layer that are in memory at once while a network runs
+BATCH_BYTES = 2**31  # memory that a batch of `images_together` may take
+TOGETHER = 64  # the most images of such a batch
 
 
 def tensors_in(value: Any) -> Iterable[torch.Tensor]:
@@ -81,3 +83,21 @@ def kept_for_backward(model: nn.Module, forward: Callable[[], Any]) -> int:
         result = forward()  # its graph keeps all that was noted, so that no two have one address
     del result
     return sum(kept.values())
+
+
+@torch.no_grad()
+def images_together(module: nn.Module, run: Callable[[], object]) -> int:
+    """How many images every batch has where results must not depend on the machine: a power of two up to `TOGETHER`.
+
+    In a batch of another size convolutions round differently, and the code of a vector half way between two codes would
+    depend on how the work was divided. So the number depends on the model alone. It is smaller than `TOGETHER` if so
+    many images would need more than `BATCH_BYTES` of memory.
+
+    Args:
+        module: the network.
+        run: has the network work on one image.
+    """
+    with LargestOutput(module) as largest:
+        run()
+    room = max(1, BATCH_BYTES // (LIVE_OUTPUTS * max(1, largest.bytes)))
+    return min(TOGETHER, 2 ** (room.bit_length() - 1))

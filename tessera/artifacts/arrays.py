@@ -1,13 +1,17 @@
-"""Writes arrays that grow while they are written: as one .npy file, or as parts of a fixed number of rows."""
+"""Writes arrays that grow while they are written, and divides arrays into parts of a fixed number of rows."""
 
 from __future__ import annotations
 
+import io
+import math
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tessera.artifacts.files import flush
+MOVED_AT_ONCE = 2**24  # bytes
 
 
 class ArrayWriter:
@@ -15,22 +19,34 @@ class ArrayWriter:
 
     The header of an .npy file leaves room for n to grow, so closing rewrites it in place.
 
+    Several processes may write one file: each writes from a row of its own on, and `join_pieces` then makes one array
+    of what they wrote.
+
     Args:
         path: the file; its folder is made if need be.
         item_shape: the shape of one row.
         dtype: the type on disk.
+        start: None for a new file. A row: the rows are written into a file that is there, from this row on, and its
+            header stays as it is.
     """
 
-    def __init__(self, path: Path, item_shape: tuple[int, ...], dtype: np.dtype | type) -> None:
+    def __init__(
+        self, path: Path, item_shape: tuple[int, ...], dtype: np.dtype | type, start: int | None = None
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.item_shape, self.dtype, self.count = tuple(item_shape), np.dtype(dtype), 0
-        self._file = path.open("wb")
+        self._owns_header = start is None
+        self._file = path.open("wb" if self._owns_header else "r+b")
         self._write_header()
+        if start:
+            self._file.seek(start * self.dtype.itemsize * math.prod(self.item_shape), os.SEEK_CUR)
 
     def _write_header(self) -> None:
         self._file.seek(0)
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, *self.item_shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        if self._owns_header:
+            self._file.write(_header(self.count, self.item_shape, self.dtype))
+        else:
+            self._file.seek(len(_header(0, self.item_shape, self.dtype)))
 
     def append(self, block: np.ndarray) -> None:
         """Append a block (m, *item_shape).
@@ -48,7 +64,8 @@ class ArrayWriter:
         self.count += len(block)
 
     def close(self) -> None:
-        self._write_header()
+        if self._owns_header:
+            self._write_header()
         self._file.close()
 
     def __enter__(self) -> ArrayWriter:
@@ -56,6 +73,38 @@ class ArrayWriter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _header(count: int, item_shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The header of an .npy file; its length does not depend on `count`."""
+    file = io.BytesIO()
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (count, *item_shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def join_pieces(path: Path, item_shape: tuple[int, ...], dtype: np.dtype | type, pieces: Iterable[slice]) -> None:
+    """Make one array of the pieces of a file that several processes wrote, by moving them together in the file.
+
+    Args:
+        item_shape, dtype: of the array.
+        pieces: the rows that were written, in ascending order. What lies between them is dropped.
+    """
+    dtype, count = np.dtype(dtype), 0
+    begin, row = len(_header(0, item_shape, dtype)), dtype.itemsize * math.prod(item_shape)
+    with path.open("r+b") as file:
+        for piece in pieces:
+            source, left = begin + piece.start * row, (piece.stop - piece.start) * row
+            target, count = begin + count * row, count + piece.stop - piece.start
+            while left and source != target:
+                file.seek(source)
+                data = file.read(min(left, MOVED_AT_ONCE))
+                file.seek(target)
+                file.write(data)
+                source, target, left = source + len(data), target + len(data), left - len(data)
+        file.truncate(begin + count * row)
+        file.seek(0)
+        file.write(_header(count, item_shape, dtype))
 
 
 def part_name(stem: str, number: int) -> str:
@@ -68,59 +117,29 @@ def part_count(rows: int, part_rows: int) -> int:
     return max(1, -(-rows // part_rows))
 
 
-class PartWriter:
-    """Appends blocks of rows to an array in parts: FOLDER/STEM-00000.npy, FOLDER/STEM-00001.npy, ...
+@dataclass(frozen=True)
+class ArrayPart:
+    """One part of an array.
 
-    Every part but the last has `part_rows` rows. The same rows give the same files, whatever the size of the blocks.
-
-    A part is written under another name, flushed to disk, and put in place by one rename. Parts are put in place in
-    order, so every part in place is complete and none before it is missing. A program that resumes in a folder that a
-    killed process left counts the parts in place, goes on at row `parts * part_rows`, and overwrites what is
-    unfinished. The folder's manifest is written last, so a reader never meets a folder that lacks parts.
-
-    Args:
-        folder: made if need be.
-        stem: the first part of the files' names.
-        item_shape: the shape of one row.
-        dtype: the type on disk.
-        part_rows: rows a part.
+    Attributes:
+        name: the part's file, relative to the folder of the whole artifact.
+        rows: the rows of the array that it holds.
     """
 
-    def __init__(
-        self, folder: Path, stem: str, item_shape: tuple[int, ...], dtype: np.dtype | type, part_rows: int
-    ) -> None:
-        self.folder, self.stem, self.part_rows = folder, stem, part_rows
-        self.item_shape, self.dtype, self.parts = item_shape, dtype, 0
-        self._begin()
+    name: str
+    rows: slice
 
-    def _begin(self) -> None:
-        self._path = self.folder / part_name(self.stem, self.parts)
-        self._unfinished = self._path.with_name(f".{self._path.name}.new")
-        self._writer = ArrayWriter(self._unfinished, self.item_shape, self.dtype)
 
-    def _put_in_place(self) -> None:
-        self._writer.close()
-        flush(self._unfinished)
-        os.replace(self._unfinished, self._path)
-        self.parts += 1
+def array_parts(folder: str, stem: str, rows: int, part_rows: int) -> list[ArrayPart]:
+    """The parts of an array of `rows` rows, in order: FOLDER/STEM-00000.npy, FOLDER/STEM-00001.npy, ...
 
-    def append(self, block: np.ndarray) -> None:
-        """Append a block (m, *item_shape). Raises `ValueError`: see `ArrayWriter.append`."""
-        while len(block):
-            if self._writer.count == self.part_rows:
-                self._put_in_place()
-                self._begin()
-            room = self.part_rows - self._writer.count
-            self._writer.append(block[:room])
-            block = block[room:]
+    Every part but the last has `part_rows` rows.
 
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        """Put the last part in place; after an exception delete it, since it may lack rows."""
-        if kind is None:
-            self._put_in_place()
-        else:
-            self._writer.close()
-            self._unfinished.unlink(missing_ok=True)
+    Args:
+        folder: relative to the folder of the whole artifact.
+    """
+    starts = [number * part_rows for number in range(part_count(rows, part_rows))]
+    return [
+        ArrayPart(f"{folder}/{part_name(stem, number)}", slice(start, min(start + part_rows, rows)))
+        for number, start in enumerate(starts)
+    ]

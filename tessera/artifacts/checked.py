@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.artifacts.arrays import part_count, part_name
+from tessera.artifacts.arrays import array_parts
 from tessera.artifacts.manifests import BLOCK, Manifest
 from tessera.errors import UserError
 
@@ -224,7 +224,7 @@ class PartedArray:
 
 
 def open_parts(manifest: Manifest, folder: str, stem: str, rows: int, part_rows: int) -> list[CheckedArray]:
-    """The parts of an array that `PartWriter` wrote.
+    """The parts of an array (`tessera.artifacts.arrays.array_parts`), opened.
 
     Args:
         folder, stem: where the parts are, relative to the manifest's folder, and the first part of their names.
@@ -234,9 +234,8 @@ def open_parts(manifest: Manifest, folder: str, stem: str, rows: int, part_rows:
         UserError: see `CheckedArray`; or a part has another number of rows.
     """
     parts = []
-    for number in range(part_count(rows, part_rows)):
-        part = CheckedArray(manifest, f"{folder}/{part_name(stem, number)}")
-        expected = min(part_rows, rows - number * part_rows)
+    for wanted in array_parts(folder, stem, rows, part_rows):
+        part, expected = CheckedArray(manifest, wanted.name), wanted.rows.stop - wanted.rows.start
         if len(part) != expected:
             raise UserError(f"{part.file}: {len(part)} rows instead of {expected}; {manifest.remedy}")
         part.close()

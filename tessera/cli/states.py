@@ -6,6 +6,7 @@
     python -m tessera states --publish train_vqvae/07c1 FOLDER
 
 A line stands for one training: its stage and its fingerprint, of which the first letters that only it has are enough.
+An extraction or a sampling that was interrupted has a line too, with the number of its parts.
 Without its states a training that is not finished starts anew, and one that is finished trains again if it is asked
 for once more. The states of a running training are never deleted.
 
@@ -27,7 +28,7 @@ from typing import Any
 from tessera import paths
 from tessera.errors import UserError
 from tessera.locks import Busy, acquire, is_held
-from tessera.training.running import FINISHED, LOCK, STEP, all_runs, all_states
+from tessera.training.running import FINISHED, LOCK, STEP, all_runs, all_states, parts_of
 
 SIZES = ("B", "kB", "MB", "GB", "TB")
 AGES = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -57,9 +58,11 @@ class Run:
         return "finished" if any(path.name.startswith(FINISHED) for path in self.states) else "stopped"
 
     @property
-    def step(self) -> str:
-        """The number of steps that the newest state has taken."""
-        return f"{int(self.states[-1].name.split('-')[1]):,}" if self.states else "-"
+    def progress(self) -> str:
+        """The number of steps that the newest state has taken, or of parts in place."""
+        if (parts := parts_of(self.folder)) is not None:
+            return f"{parts:,} parts"
+        return f"step {int(self.states[-1].name.split('-')[1]):,}" if self.states else "step -"
 
     @property
     def bytes(self) -> int:
@@ -99,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def show(runs: list[Run]) -> None:
     """Print a line for each run, the newest first."""
     rows = [
-        (run.name[: run.name.index("/") + 13], run.status, f"step {run.step}", _size(run.bytes), _age(run.seconds))
+        (run.name[: run.name.index("/") + 13], run.status, run.progress, _size(run.bytes), _age(run.seconds))
         for run in sorted(runs, key=lambda run: run.seconds)
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(5)] if rows else []

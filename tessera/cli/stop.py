@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from tessera.errors import UserError
-from tessera.training.running import all_states, request_end, running
+from tessera.training.running import all_states, parts_of, request_end, running
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stage", metavar="STAGE", help="train_vqvae, train_prior or train_classifier")
     stage = parser.parse_args(argv).stage
-    folders = running(stage)
+    folders = [folder for folder in running(stage) if parts_of(folder) is None]
     if not folders:
         others = [path.name for path in sorted(all_states().glob("*")) if running(path.name)]
         there = f"what is running is {', '.join(others)}" if others else "none is running in this folder"

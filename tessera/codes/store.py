@@ -1,16 +1,15 @@
 """The codes of a dataset on disk: the only thing that passes between the two stages.
 
     data/codes/manifest.json
-               layout.json    {"classes": ["0", ...] or null, "layout": CodeLayout, "part_rows": 65536,
+               layout.json    {"classes": ["0", ...] or null, "layout": CodeLayout, "part_rows": 8192,
                                "splits": {"train": {"images": 1401, "passes": 18}, ...}}
                train/labels.npy                      int64 (n,), for labelled data only
                train/pass-000/codes-00000.npy ...    (up to part_rows, N), the smallest unsigned dtype
                train/pass-001/ ...                   flipped, shifted or drawn codes of the same images
                validation/ test/                     one pass each
 
-Part p of a pass holds the images p * part_rows to (p + 1) * part_rows - 1. Parts are put in place one by one, in order
-(`tessera.artifacts.arrays.PartWriter`), pass by pass and split by split. The codes of an image do not depend on the
-other images, so extraction may stop after any part and go on with the next.
+Part p of a pass holds the images p * part_rows to (p + 1) * part_rows - 1. The codes of an image do not depend on the
+other images, so any process may make any part, and extraction may stop after any part (`tessera.artifacts.parts`).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tessera.artifacts.arrays import ArrayWriter, PartWriter
+from tessera.artifacts.arrays import ArrayWriter, array_parts
 from tessera.artifacts.checked import PartedArray, open_parts
 from tessera.artifacts.datasets import Array, described, labels_at, open_labels, require
 from tessera.artifacts.files import json_text
@@ -31,7 +30,7 @@ from tessera.artifacts.settled import settled
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
 
-PART_ROWS = 65536  # images a part: a minute or more of encoding
+PART_ROWS = 8192  # images a part: seconds to minutes of encoding, and enough parts for many processes
 DESCRIPTION = "layout.json"
 
 
@@ -152,41 +151,58 @@ class Codes:
         return self.splits[split]
 
 
-class CodesWriter:
-    """Writes the files of data/codes into a folder that is then published.
+@dataclass(frozen=True)
+class CodePart:
+    """One part of the codes: some images of one pass over a split.
 
-    Args:
-        folder: the staging folder.
-        classes: class names in the order of the labels, or None.
+    Attributes:
+        split: the split's name.
+        number: of the pass.
+        name: the part's file, relative to the folder of all codes.
+        rows: the images.
     """
 
-    def __init__(
-        self, folder: Path, layout: CodeLayout, classes: tuple[str, ...] | None, part_rows: int = PART_ROWS
-    ) -> None:
-        self.folder, self.layout, self.part_rows, self.classes = folder, layout, part_rows, classes
-        self.splits: dict[str, dict[str, int]] = {}
+    split: str
+    number: int
+    name: str
+    rows: slice
 
-    def begin_pass(self, split: str, images: int) -> PartWriter:
-        """A writer for the tokens (images, N) of a split's next pass."""
-        description = self.splits.setdefault(split, {"images": images, "passes": 0})
-        folder = self.folder / _pass_folder(split, description["passes"])
-        description["passes"] += 1
-        return PartWriter(folder, "codes", (self.layout.num_tokens,), self.layout.dtype, self.part_rows)
 
-    def write_labels(self, split: str, labels: np.ndarray) -> None:
-        """Write the int64 labels (n,) of a split."""
-        with ArrayWriter(self.folder / split / "labels.npy", (), np.int64) as writer:
-            writer.append(np.asarray(labels))
+def code_parts(splits: dict[str, dict[str, int]], part_rows: int = PART_ROWS) -> list[CodePart]:
+    """All parts of the codes, pass by pass and split by split.
 
-    def close(self) -> None:
-        """Write layout.json, last."""
-        raw = {
-            "layout": self.layout.to_json(),
-            "classes": self.classes and list(self.classes),
-            "splits": self.splits,
-            "part_rows": self.part_rows,
-        }
-        (self.folder / DESCRIPTION).write_text(json_text(raw), encoding="utf-8")
+    Args:
+        splits: for each split its number of `images` and of `passes`.
+    """
+    return [
+        CodePart(split, number, part.name, part.rows)
+        for split, counts in splits.items()
+        for number in range(counts["passes"])
+        for part in array_parts(_pass_folder(split, number), "codes", counts["images"], part_rows)
+    ]
+
+
+def write_description(
+    folder: Path,
+    layout: CodeLayout,
+    classes: tuple[str, ...] | None,
+    splits: dict[str, dict[str, int]],
+    labels: dict[str, Array],
+    part_rows: int = PART_ROWS,
+) -> None:
+    """Write everything but the parts: layout.json, and the labels of each split.
+
+    Args:
+        folder: the folder that is to be published.
+        classes: class names in the order of the labels, or None.
+        splits: see `code_parts`.
+        labels: int64 (n,) of each split; {} without labels.
+    """
+    for split, numbers in labels.items():
+        with ArrayWriter(folder / split / "labels.npy", (), np.int64) as writer:
+            writer.append(np.asarray(numbers))
+    raw = {"layout": layout.to_json(), "classes": classes and list(classes), "splits": splits, "part_rows": part_rows}
+    (folder / DESCRIPTION).write_text(json_text(raw), encoding="utf-8")
 
 
 def _pass_folder(split: str, number: int) -> str:

@@ -19,18 +19,30 @@ def shift(pixels: torch.Tensor, down: torch.Tensor, right: torch.Tensor) -> torc
     return pixels[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def augment(pixels: torch.Tensor, horizontal_flip: bool, max_shift: int, random: torch.Generator) -> torch.Tensor:
+def augment(
+    pixels: torch.Tensor,
+    horizontal_flip: bool,
+    max_shift: int,
+    random: torch.Generator,
+    batch_size: int,
+    rows: slice = slice(None),
+) -> torch.Tensor:
     """Mirror each image with probability 1/2, and shift it by up to `max_shift` pixels in each direction.
 
+    Random numbers are drawn for a whole batch, so that an image's augmentation does not depend on which of the batch's
+    images are at hand.
+
     Args:
-        pixels: uint8 (B, C, H, W).
+        pixels: uint8 (m, C, H, W), the images of some rows of a batch.
         horizontal_flip: whether images are mirrored at all.
-        random: random numbers are drawn for the whole batch at once.
+        random: from which the batch's random numbers are drawn.
+        batch_size: number of images in the whole batch.
+        rows: the batch's rows that `pixels` are.
     """
     if horizontal_flip:
-        flip = torch.rand(len(pixels), generator=random) < 0.5
+        flip = (torch.rand(batch_size, generator=random) < 0.5)[rows]
         pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
     if max_shift:
-        offsets = torch.randint(-max_shift, max_shift + 1, (2, len(pixels)), generator=random)
+        offsets = torch.randint(-max_shift, max_shift + 1, (2, batch_size), generator=random)[:, rows]
         pixels = shift(pixels, offsets[0], offsets[1])
     return pixels

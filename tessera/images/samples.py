@@ -7,19 +7,20 @@
                    default/labels.npy             int64 (n,), the class that each image was sampled for
                    unguided/                      the same
 
-Parts are put in place one by one, in order (`tessera.artifacts.arrays.PartWriter`). Image i depends on the seed and on
-i alone, so sampling may stop after any part and go on with the next.
+Image i depends on the seed and on i alone, so any process may make any part, and sampling may stop after any part
+(`tessera.artifacts.parts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tessera.artifacts.arrays import ArrayWriter, PartWriter, part_name
+from tessera.artifacts.arrays import ArrayWriter, array_parts, part_name
 from tessera.artifacts.checked import PartedArray, open_parts
 from tessera.artifacts.datasets import described, open_labels, require
 from tessera.artifacts.files import json_text
@@ -31,33 +32,53 @@ PART_ROWS = 1024  # images a part: minutes of work for a slow prior
 DESCRIPTION = "samples.json"
 
 
-def write_samples(
-    folder: Path, batches: Iterable[np.ndarray], labels: np.ndarray | None, part_rows: int = PART_ROWS
-) -> None:
-    """Write the samples of one kind while they come.
+@dataclass(frozen=True)
+class SamplePart:
+    """One part of the samples: some images of one kind.
 
-    Args:
-        folder: of this kind, inside the folder that is to be published.
-        batches: uint8 (m, C, H, W), at least one.
-        labels: int64 (n,), the class of each image, or None.
+    Attributes:
+        kind: the name of the kind.
+        name: the part's file, relative to the folder of all samples.
+        rows: the images' places in the run.
     """
-    batches = iter(batches)
-    first = next(batches)
-    with PartWriter(folder, "images", first.shape[1:], np.uint8, part_rows) as writer:
-        writer.append(first)
-        for batch in batches:
-            writer.append(batch)
-    if labels is not None:
-        with ArrayWriter(folder / "labels.npy", (), np.int64) as writer:
-            writer.append(labels)
+
+    kind: str
+    name: str
+    rows: slice
 
 
-def written_images(folder: Path, rows: np.ndarray, part_rows: int = PART_ROWS) -> torch.Tensor:
-    """Images uint8 (m, C, H, W) that `write_samples` has just written, before the folder is published.
+def part_rows(batch_size: int | None) -> int:
+    """The number of images in a part: about `PART_ROWS`, and a multiple of the batch size.
+
+    So a batch has the same images whoever draws it.
 
     Args:
-        folder: of this kind.
-        rows: int64 (m,).
+        batch_size: images drawn at once; None: as many as memory holds.
+    """
+    return max(1, PART_ROWS // batch_size) * batch_size if batch_size else PART_ROWS
+
+
+def sample_parts(kinds: Iterable[str], images: int, part_rows: int) -> list[SamplePart]:
+    """All parts of the samples, kind by kind.
+
+    Args:
+        images: number of images of each kind.
+        part_rows: number of images in each part but the last.
+    """
+    return [
+        SamplePart(kind, part.name, part.rows)
+        for kind in kinds
+        for part in array_parts(kind, "images", images, part_rows)
+    ]
+
+
+def written_images(folder: Path, rows: np.ndarray, part_rows: int) -> torch.Tensor:
+    """Some images uint8 (m, C, H, W) of one kind, before the folder is published.
+
+    Args:
+        folder: of this kind, with its parts.
+        rows: int64 (m,), the images' places.
+        part_rows: number of images in each part but the last.
     """
     parts = {number: folder / part_name("images", number) for number in np.unique(rows // part_rows).tolist()}
     maps = {number: np.load(path, mmap_mode="r", allow_pickle=False) for number, path in parts.items()}
@@ -70,11 +91,23 @@ def write_description(
     images: int,
     image_shape: tuple[int, ...],
     classes: int,
-    part_rows: int = PART_ROWS,
+    part_rows: int,
+    labels: np.ndarray | None,
 ) -> None:
-    """Write samples.json: what `open_samples` must know to read the parts."""
+    """Write everything but the parts: samples.json, and the labels of each kind.
+
+    Args:
+        folder: the folder that is to be published.
+        images: number of images of each kind.
+        part_rows: number of images in each part but the last.
+        labels: int64 (images,), the class that each image was sampled for, or None without classes.
+    """
+    kinds = list(kinds)
+    for kind in kinds if labels is not None else ():
+        with ArrayWriter(folder / kind / "labels.npy", (), np.int64) as writer:
+            writer.append(labels)
     raw = {
-        "kinds": list(kinds),
+        "kinds": kinds,
         "images": images,
         "image_shape": list(image_shape),
         "classes": classes,

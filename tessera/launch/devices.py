@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,28 +19,38 @@ if TYPE_CHECKING:
     from tessera.parameters.training import RuntimeParams
 
 
-def accelerator(runtime: RuntimeParams) -> Accelerator:
+# How long processes that work apart wait for the slowest one, and for what the main process writes. By default torch
+# ends the run after 10 to 30 minutes. Nobody waits in vain: torchrun notices at once when a process ends.
+APART = timedelta(days=7)
+
+
+def accelerator(runtime: RuntimeParams, apart: bool = False) -> Accelerator:
     """The device and the processes of this run, as Accelerate finds them. Sets threads and exact float32 too.
 
     The launcher's environment decides how many processes there are and on what. Its other flags have no effect: the
     precision and the compiler are parameters of a stage.
 
+    Args:
+        apart: whether each process works by itself for long, so that others wait for it for up to `APART`.
+
     Raises:
-        UserError: Accelerate does not see the processes that a launcher started, so each would train alone; or the
-            launcher asks for a way of sharing the work other than one copy of the model for each process.
+        UserError: Accelerate does not see the processes that a launcher started, so each would do all of the work; or
+            the launcher asks for a way of sharing the work other than one copy of the model for each process.
     """
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+    from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
     # Codebooks are buffers. Their own update keeps them equal on all processes, so DDP need not send them at each step.
-    handler = DistributedDataParallelKwargs(broadcast_buffers=False)
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    if apart:
+        handlers.append(InitProcessGroupKwargs(timeout=APART))
     # Likelihoods are measured in float64, which Apple's GPU does not have.
     apple = torch.backends.mps.is_available()
     # Without a GPU, Accelerate connects a launcher's processes only if it is told to use the CPU. Otherwise each would
-    # train alone.
+    # work alone.
     launched_without_gpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     cpu = apple or launched_without_gpu
-    result = Accelerator(cpu=cpu, mixed_precision="no", dynamo_backend="no", kwargs_handlers=[handler])
+    result = Accelerator(cpu=cpu, mixed_precision="no", dynamo_backend="no", kwargs_handlers=handlers)
     unsupported = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM, DistributedType.XLA)
     if result.distributed_type in unsupported:
         raise UserError(
@@ -49,8 +60,8 @@ def accelerator(runtime: RuntimeParams) -> Accelerator:
     if os.environ.get("WORLD_SIZE", "1") != str(result.num_processes):
         raise UserError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but Accelerate sees {result.num_processes} process(es), which "
-            "would each train alone; start the stage as `python -m`, which starts its processes by itself, or unset "
-            "WORLD_SIZE if no launcher set it"
+            "would each do all of the work; start the stage as `python -m`, which starts its processes by itself, or "
+            "unset WORLD_SIZE if no launcher set it"
         )
     if result.num_processes > 1:
         _ignore_warnings_of_ddp()

@@ -10,6 +10,7 @@ from tessera.locks import is_held
 
 LOCK = "lock"  # a running training holds the lock of this file, beside its saved states
 END = "end"  # a file of this name beside the states asks the running training to end at its next validation
+MADE_BY = "made_by.json"  # in a folder of parts (`tessera.artifacts.parts`), which no training keeps
 STEP, FINISHED = "step-", "finished-"  # how the names of the folders begin that hold states, and the result
 
 
@@ -31,6 +32,11 @@ def states_of(stage: str) -> Path:
 def running(stage: str) -> list[Path]:
     """The folders of states of the stage's trainings that are running now. Each training has its own."""
     return [lock.parent for lock in sorted(states_of(stage).glob(f"*/{LOCK}")) if is_held(lock)]
+
+
+def parts_of(folder: Path) -> int | None:
+    """The number of parts in place, for a folder of an extraction or of sampling; None for a training's folder."""
+    return sum(1 for _ in folder.rglob("*.npy.json")) if (folder / MADE_BY).exists() else None
 
 
 def request_end(folder: Path) -> None:

@@ -267,10 +267,3 @@ def test_top_k_over_every_codebook_is_one_line_and_leaves_the_samples(tiny_run, 
     assert sample.main([]) == 2
     assert "top_k" in capsys.readouterr().err
     assert not paths.SAMPLES.exists()
-
-
-def test_several_processes_are_refused(tiny_run, capsys, monkeypatch):
-    tiny_run()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert sample.main([]) == 2
-    assert "python -m sampling.sample" in capsys.readouterr().err

@@ -87,3 +87,13 @@ def test_what_decoding_keeps_of_the_weights_is_left_free(monkeypatch):
         free = round((2 * weights + (images + 0.5) * image) / memory.PART)
         monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
         assert memory.batch_size(image, prior, device) == images
+
+
+def test_processes_of_one_machine_divide_its_memory(monkeypatch):
+    prior = torch.nn.Linear(1, 1, bias=False)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 24_000)
+    sizes = []
+    for processes in (1, 2, 3):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        sizes.append(memory.batch_size(100, prior, torch.device("cpu")))
+    assert sizes == [119, 59, 39]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sampling import sample
+from sampling import pictures, sample
 from sampling.pipeline import TwoStagePipeline
 from tessera import paths
 from tessera.artifacts.manifests import read_manifest
@@ -215,7 +215,7 @@ def test_a_class_without_training_images_is_neither_sampled_nor_offered(tiny_run
 
 
 def test_more_classes_than_a_picture_shows_are_said(run, capsys, monkeypatch):
-    monkeypatch.setattr(sample, "GRID_CLASSES", 2)
+    monkeypatch.setattr(pictures, "GRID_CLASSES", 2)
     assert sample.main(["--count", "2", "--output", "a.png", "--images", "found"]) == 0
     assert "a.png shows the first 2 of 3 classes" in capsys.readouterr().out
     assert len(list(Path("found").iterdir())) == 6

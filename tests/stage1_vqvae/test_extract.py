@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from stage1_vqvae import extract, train
-from stage1_vqvae.model import load_vqvae, planes
+from stage1_vqvae.model import VQVAE, load_vqvae, planes
 from stage1_vqvae.parameters import ExtractParams
 from tessera import paths
 from tessera.artifacts.manifests import read_manifest
@@ -56,6 +57,12 @@ def trained(write_params: Write, write_prepared: Write) -> Callable[..., None]:
         assert train.main([]) == 0
 
     return make
+
+
+@torch.no_grad()
+def encoded(model: VQVAE, split: ImageSplit, change: extract.Pass) -> torch.Tensor:
+    """The tokens of a whole split."""
+    return torch.cat(list(extract.encode(model, split, change, slice(0, len(split)), 64, torch.device("cpu"))))
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -119,9 +126,7 @@ def test_drawn_passes_are_each_images_own_and_differ_from_the_best_codes(trained
     passes = codes["train"].tokens[-2:]
     assert codes["validation"].passes == 1
     assert (passes[0] != codes["train"].tokens[0]).any() and (passes[0] != passes[1]).any()
-    model, part = load_vqvae(paths.VQVAE)[0], ImageSplit(split.images[:7], None)
-    with torch.no_grad():
-        alone = torch.cat(list(extract.encode_split(model, part, extract.Pass(draw=2), torch.device("cpu"))))
+    alone = encoded(load_vqvae(paths.VQVAE)[0], ImageSplit(split.images[:7], None), extract.Pass(draw=2))
     np.testing.assert_array_equal(alone.numpy(), passes[1][:7])
 
 
@@ -130,9 +135,7 @@ def test_an_images_codes_do_not_depend_on_the_images_after_it(trained: Callable,
     model = load_vqvae(paths.VQVAE)[0]
     split, found = open_prepared(paths.PREPARED)["train"], []
     for count in (50, 23, 1):
-        part = ImageSplit(split.images[:count], None)
-        with torch.no_grad():
-            tokens = torch.cat(list(extract.encode_split(model, part, extract.Pass(True, 1, 0), torch.device("cpu"))))
+        tokens = encoded(model, ImageSplit(split.images[:count], None), extract.Pass(True, 1, 0))
         assert len(tokens) == count
         found.append(tokens)
     assert torch.equal(found[0][:23], found[1]) and torch.equal(found[0][:1], found[2])
@@ -233,6 +236,53 @@ def test_a_damaged_vqvae_is_refused_and_old_codes_stay(trained: Callable, capsys
         error.startswith(f"error: {path}: its contents differ from the manifest's SHA-256") and error.count("\n") == 1
     )
     assert written(paths.CODES) == old
+
+
+def test_an_extraction_that_is_killed_goes_on_after_its_last_part(
+    trained: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    trained([8, 20], [4, 2])
+    assert extract.main([]) == 0
+    whole, folders = written(paths.CODES), sorted(path.name for path in paths.CODES.parent.iterdir())
+    figures = written(extract.RESULTS)
+    shutil.rmtree(paths.CODES)  # as DVC does before it runs the stage
+    parts, encode = [], extract.encode
+
+    def noted(model: VQVAE, split: ImageSplit, change: extract.Pass, *rest: object) -> Iterator[torch.Tensor]:
+        parts.append((len(split), change))
+        yield from encode(model, split, change, *rest)
+        if len(parts) == 12:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(extract, "encode", noted)
+    assert extract.main([]) == 130 and len(parts) == 12
+    assert not paths.CODES.exists() and len(list(Path(".state/extract_codes").glob("*/*/*/*.npy"))) == 11
+    capsys.readouterr()
+    assert extract.main([]) == 0
+    assert "going on after 11 of 20 parts" in capsys.readouterr().err
+    # The part that was not finished is made again, and no other.
+    assert parts[12] == parts[11] and len(set(parts)) == 20 and len(parts) == 21
+    assert written(paths.CODES) == whole and written(extract.RESULTS) == figures
+    assert sorted(path.name for path in paths.CODES.parent.iterdir()) == folders
+    assert not list(Path(".state/extract_codes").iterdir())
+
+
+def test_parts_of_other_images_are_not_taken(
+    trained: Callable, write_prepared: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained([8], [4])
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "publish", die)
+        assert extract.main([]) == 130
+    trained([8], [4], changes={"stage1_vqvae.training.seed": 1})
+    assert extract.main([]) == 0
+    fresh = written(paths.CODES)
+    shutil.rmtree(".state/extract_codes")
+    assert extract.main([]) == 0 and written(paths.CODES) == fresh
 
 
 def test_an_extraction_that_dies_leaves_the_old_codes(trained: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,10 +60,23 @@ def test_a_level_that_does_not_count_says_the_same_for_every_image(
         assert not torch.allclose(coarse, model.decode_parameters(codes))
 
 
-def test_several_processes_are_refused(
-    write_params: Callable, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_each_picture_is_drawn_by_one_process(
+    in_tmp: Path, write_params: Callable, write_prepared: Callable, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    write_params()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert reconstruct.main([]) == 2
-    assert "python -m stage1_vqvae.reconstruct" in capsys.readouterr().err
+    write_prepared()
+    write_params({"stage1_vqvae.training.steps": 3})
+    assert train.main([]) == 0
+    drawn = []
+    monkeypatch.setattr("tessera.images.grids.save_grid", lambda picture, path: drawn.append(path.name))
+    for rank in range(size):
+        processes = SimpleNamespace(
+            process_index=rank,
+            num_processes=size,
+            device=torch.device("cpu"),
+            is_main_process=rank == 0,
+            wait_for_everyone=lambda: None,
+        )
+        monkeypatch.setattr("tessera.launch.devices.accelerator", lambda *_, found=processes, **__: found)
+        assert reconstruct.main([]) == 0
+    assert sorted(drawn) == ["train.png", "validation.png"]

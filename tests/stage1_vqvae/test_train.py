@@ -22,7 +22,7 @@ from tessera import paths
 from tessera.artifacts.manifests import read_manifest
 from tessera.images.augment import augment
 from tessera.images.pixels import to_float
-from tessera.images.prepared import open_prepared
+from tessera.images.prepared import ImageSplit, open_prepared
 from tessera.parameters import Params
 from tessera.randomness import generator
 
@@ -221,7 +221,14 @@ def test_a_batch_is_the_same_however_it_is_shared(vqvae_task: VQVAETask) -> None
         halves = [vqvae_task.batch(step, rows)["images"] for rows in (slice(0, 4), slice(4, 8))]
         assert whole.dtype == torch.uint8 and torch.equal(torch.cat(halves), whole)
         pixels = vqvae_task.train.pixels(vqvae_task.order.batch(step))
-        assert torch.equal(augment(pixels, True, 1, generator("augment", 0, step)), whole)
+        assert torch.equal(augment(pixels, True, 1, generator("augment", 0, step), len(pixels)), whole)
+
+
+def test_a_process_reads_no_rows_but_its_own(vqvae_task: VQVAETask, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, pixels = [], ImageSplit.pixels
+    monkeypatch.setattr(ImageSplit, "pixels", lambda self, rows: read.extend(rows.tolist()) or pixels(self, rows))
+    vqvae_task.batch(2, slice(4, 6))
+    assert read == vqvae_task.order.batch(2)[4:6].tolist()
 
 
 def test_one_batch_is_learned_by_heart(vqvae_task: VQVAETask) -> None:

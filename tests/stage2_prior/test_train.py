@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import written_parts
 
 from stage2_prior import task as task_module
 from stage2_prior import train
@@ -22,7 +23,7 @@ from tessera import paths
 from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import publishing
 from tessera.codes.layout import CodeLayout, Level
-from tessera.codes.store import CodesWriter, open_codes
+from tessera.codes.store import open_codes
 from tessera.parameters.parts import options
 from tessera.training.optimizer import WeightAverage
 
@@ -47,17 +48,15 @@ def write_codes(in_tmp: Path) -> Callable[..., None]:
             (folder / "config.json").write_text(f"{seed}", encoding="utf-8")
         parents = {"vqvae": read_manifest(paths.VQVAE, "vqvae").identity, "prepared": "p"}
         splits = {"train": [3, 40], "validation": [1, 13], "test": [1, 7]}
+        tokens, labels = {}, {}
+        for name, (passes, count) in splits.items():
+            labels[name] = np.arange(count) % max(1, classes)
+            noise = random.integers(0, 2, (passes, count, LAYOUT.num_tokens))
+            numbers = np.arange(passes)[:, None, None]
+            tokens[name] = (labels[name][:, None] + noise + numbers) % LAYOUT.codebook_sizes.numpy()
+        names = tuple(f"class {i}" for i in range(classes)) or None
         with publishing(paths.CODES, "codes", parents) as folder:
-            writer = CodesWriter(folder, LAYOUT, tuple(f"class {i}" for i in range(classes)) or None)
-            for name, (passes, count) in splits.items():
-                labels = np.arange(count) % max(1, classes)
-                for number in range(passes):
-                    noise = random.integers(0, 2, (count, LAYOUT.num_tokens))
-                    with writer.begin_pass(name, count) as file:
-                        file.append((labels[:, None] + noise + number) % LAYOUT.codebook_sizes.numpy())
-                if classes:
-                    writer.write_labels(name, labels)
-            writer.close()
+            written_parts.write_codes(folder, LAYOUT, names, tokens, labels if classes else {})
 
     return write
 

@@ -1,11 +1,12 @@
-"""Arrays on disk: what is appended is what numpy reads, in one file and in parts."""
+"""Arrays on disk: what is appended is what numpy reads, and how arrays are divided into parts."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tessera.artifacts.arrays import ArrayWriter, PartWriter, part_count, part_name
+from tessera.artifacts import arrays
+from tessera.artifacts.arrays import ArrayWriter, array_parts, join_pieces
 
 
 def test_appended_blocks_are_one_plain_npy_array(tmp_path):
@@ -54,30 +55,26 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, values):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 8, 11])
-@pytest.mark.parametrize("block", [1, 3, 4, 100])
-def test_parts_are_the_array_cut_every_few_rows_whatever_the_blocks(tmp_path, count, block):
-    rows = np.arange(count * 3, dtype=np.uint16).reshape(count, 3)
-    with PartWriter(tmp_path / "p", "codes", (3,), np.uint16, 4) as writer:
-        for start in range(0, count, block):
-            writer.append(rows[start : start + block])
-    names = sorted(path.name for path in (tmp_path / "p").iterdir())
-    assert names == [part_name("codes", number) for number in range(part_count(count, 4))]
-    for number, name in enumerate(names):
-        whole = tmp_path / "whole.npy"
-        np.save(whole, rows[number * 4 : number * 4 + 4])
-        assert (tmp_path / "p" / name).read_bytes() == whole.read_bytes()
+def test_parts_are_the_rows_in_order_a_few_to_a_part(count):
+    parts = array_parts("train/pass-001", "codes", count, 4)
+    assert [row for part in parts for row in range(count)[part.rows]] == list(range(count))
+    assert all(part.rows.stop - part.rows.start == 4 for part in parts[:-1]) and len(parts) == max(1, -(-count // 4))
+    assert [part.name for part in parts][:2] == [f"train/pass-001/codes-0000{n}.npy" for n in range(min(2, len(parts)))]
 
 
-def test_a_part_is_in_place_once_it_is_complete_and_not_before(tmp_path):
-    def in_place() -> list[str]:
-        return sorted(path.name for path in tmp_path.glob("codes-*"))
-
-    with pytest.raises(RuntimeError, match="killed"), PartWriter(tmp_path, "codes", (), np.uint8, 2) as writer:
-        writer.append(np.array([1]))
-        assert in_place() == []
-        writer.append(np.array([2, 3, 4, 5]))
-        assert in_place() == ["codes-00000.npy", "codes-00001.npy"]
-        assert [np.load(tmp_path / name).tolist() for name in in_place()] == [[1, 2], [3, 4]]
-        raise RuntimeError("killed")
-    assert in_place() == ["codes-00000.npy", "codes-00001.npy"]
-    assert len(list(tmp_path.iterdir())) == 2, "the unfinished part is gone"
+@pytest.mark.parametrize("counts", [(4, 4, 3), (4, 0, 3), (0, 0, 0), (1, 4, 2), (0, 3, 1)])
+@pytest.mark.parametrize("at_once", [5, 2**24])
+def test_pieces_that_several_writers_wrote_are_one_array(tmp_path, monkeypatch, counts, at_once):
+    """Three writers begin at rows 0, 4 and 8, and write some rows each."""
+    monkeypatch.setattr(arrays, "MOVED_AT_ONCE", at_once)
+    path, rows = tmp_path / "deep" / "a.npy", np.arange(11 * 6, dtype=np.uint16).reshape(11, 2, 3)
+    ArrayWriter(path, (2, 3), np.uint16).close()
+    pieces = [slice(start, start + count) for start, count in zip((0, 4, 8), counts, strict=True)]
+    for piece in pieces[::-1]:
+        with ArrayWriter(path, (2, 3), np.uint16, piece.start) as writer:
+            for row in rows[piece]:
+                writer.append(row[None])
+    join_pieces(path, (2, 3), np.uint16, pieces)
+    with ArrayWriter(tmp_path / "whole.npy", (2, 3), np.uint16) as writer:
+        writer.append(np.concatenate([rows[piece] for piece in pieces]))
+    assert path.read_bytes() == (tmp_path / "whole.npy").read_bytes()

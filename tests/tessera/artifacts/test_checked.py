@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from written_parts import write_parts
 
 from tessera.artifacts import checked
-from tessera.artifacts.arrays import ArrayWriter, PartWriter
+from tessera.artifacts.arrays import ArrayWriter, array_parts
 from tessera.artifacts.checked import CheckedArray, PartedArray, open_parts
 from tessera.artifacts.manifests import BLOCK, Manifest, open_manifest, read_manifest
 from tessera.artifacts.publishing import publishing
@@ -175,11 +176,8 @@ def test_a_file_replaced_while_it_is_closed_is_noticed(tmp_path):
 
 
 def parted(folder: Path, rows: np.ndarray, part_rows: int) -> PartedArray:
-    with (
-        publishing(folder, "codes", {}) as staging,
-        PartWriter(staging / "train", "codes", rows.shape[1:], rows.dtype, part_rows) as writer,
-    ):
-        writer.append(rows)
+    with publishing(folder, "codes", {}) as staging:
+        write_parts(staging, array_parts("train", "codes", len(rows), part_rows), rows)
     return PartedArray(open_parts(open_manifest(folder, "codes"), "train", "codes", len(rows), part_rows))
 
 

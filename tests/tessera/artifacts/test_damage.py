@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import written_parts
 
 from tessera.artifacts.arrays import ArrayWriter
 from tessera.artifacts.files import json_text
 from tessera.artifacts.publishing import publishing
 from tessera.codes.layout import CodeLayout, Level
-from tessera.codes.store import CodesWriter, open_codes
+from tessera.codes.store import open_codes
 from tessera.errors import UserError
 from tessera.images.prepared import Stats, open_prepared
 
@@ -45,14 +46,10 @@ def write_prepared(folder: Path) -> dict[str, np.ndarray]:
 def write_codes(folder: Path) -> dict[str, np.ndarray]:
     values, written = np.random.default_rng(0), {}
     with publishing(folder, "codes", {"vqvae": "a" * 64, "prepared": "b" * 64}) as staging:
-        writer = CodesWriter(staging, LAYOUT, CLASSES, part_rows=256)
         for name, count in COUNTS.items():
             written[name] = values.integers(0, LAYOUT.codebook_sizes.numpy(), (2, count, LAYOUT.num_tokens))
-            for tokens in written[name]:
-                with writer.begin_pass(name, count) as file:
-                    file.append(tokens)
-            writer.write_labels(name, labels(count))
-        writer.close()
+        numbers = {name: labels(count) for name, count in COUNTS.items()}
+        written_parts.write_codes(staging, LAYOUT, CLASSES, written, numbers, part_rows=256)
     return written
 
 

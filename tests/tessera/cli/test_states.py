@@ -6,11 +6,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from stage1_vqvae import train
+from tessera.artifacts.arrays import array_parts
+from tessera.artifacts.parts import PartFolder
 from tessera.cli import main
 from tessera.training.checkpoint import StateFolder
 
@@ -51,6 +55,21 @@ def test_a_line_for_each_training_says_stage_step_size_and_age(capsys: pytest.Ca
     assert found["train_vqvae/aaaabbbbcccc"][:3] == ["stopped", "step", "-"]
     assert found["train_prior/9999"][0] == "running" and rows[-1][0] == "train_prior/0123456789ab"
     assert total[:2] == ["4", "trainings,"]
+
+
+def test_parts_of_an_interrupted_stage_are_counted_and_it_is_no_training_to_stop(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    processes = SimpleNamespace(is_main_process=True, device=torch.device("cpu"), wait_for_everyone=lambda: None)
+    with pytest.raises(RuntimeError), PartFolder("sample", "0123", processes) as folder:
+        for part in array_parts("default", "images", 9, 4):
+            with folder.writing(part.name, (2,), np.uint8) as writer:
+                writer.append(np.zeros((part.rows.stop - part.rows.start, 2), np.uint8))
+        assert main(["stop", "sample"]) == 2
+        assert main(["states"]) == 0
+        raise RuntimeError
+    assert capsys.readouterr().out.split()[:4] == ["sample/0123", "running", "3", "parts"]
+    assert main(["states", "--delete", "sample/0123"]) == 0 and not folder.folder.exists()
 
 
 def test_nothing_saved_is_no_error(capsys: pytest.CaptureFixture) -> None:

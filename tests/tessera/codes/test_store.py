@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from written_parts import write_codes
 
 from tessera.artifacts.files import json_text
 from tessera.artifacts.publishing import publishing
 from tessera.codes.layout import CodeLayout, Level
-from tessera.codes.store import CodesWriter, PassArray, open_codes
+from tessera.codes.store import PassArray, open_codes
 from tessera.errors import UserError
 
 TWO = CodeLayout((3, 16, 24), (Level(2, 3, 1, 10), Level(4, 6, 1, 300)))
@@ -29,22 +30,17 @@ def publish(
     wrong_label: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Codes as `extract_codes` publishes them: train with `passes` passes, validation and test with one."""
-    values, written = np.random.default_rng(0), {}
+    values, written, numbers = np.random.default_rng(0), {}, {}
     with publishing(folder, "codes", {"vqvae": "a" * 64, "prepared": "b" * 64}) as staging:
-        writer = CodesWriter(staging, TWO, CLASSES if labels else None, part_rows)
         for name, count in COUNTS.items():
             repeats = passes if name == "train" else 1
             written[name] = values.integers(0, TWO.codebook_sizes.numpy(), (repeats, count, TWO.num_tokens))
             if highest is not None:
                 written[name][-1, -1, 0] = highest
-            for tokens in written[name]:
-                with writer.begin_pass(name, count) as file:
-                    file.append(tokens)
-            if labels:
-                numbers = np.arange(count) % 4
-                numbers[-1] = numbers[-1] if wrong_label is None else wrong_label
-                writer.write_labels(name, numbers)
-        writer.close()
+            numbers[name] = np.arange(count) % 4
+            if wrong_label is not None:
+                numbers[name][-1] = wrong_label
+        write_codes(staging, TWO, CLASSES if labels else None, written, numbers if labels else {}, part_rows)
     return written
 
 

@@ -34,7 +34,7 @@ def test_each_image_has_a_shift_of_its_own() -> None:
 
 def test_augment_draws_every_shift_and_mirrors_half() -> None:
     pixels = images(1, 6, 6).repeat(3000, 1, 1, 1)
-    found = augment(pixels, True, 1, torch.Generator().manual_seed(0))
+    found = augment(pixels, True, 1, torch.Generator().manual_seed(0), 3000)
     seen: dict[bytes, int] = {}
     for image in found:
         key = image.numpy().tobytes()
@@ -52,11 +52,19 @@ def test_augment_draws_every_shift_and_mirrors_half() -> None:
 
 def test_augment_is_a_function_of_its_generator() -> None:
     pixels = images(8)
-    first, second = (augment(pixels, True, 2, torch.Generator().manual_seed(5)) for _ in range(2))
+    first, second = (augment(pixels, True, 2, torch.Generator().manual_seed(5), 8) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, augment(pixels, True, 2, torch.Generator().manual_seed(6)))
+    assert not torch.equal(first, augment(pixels, True, 2, torch.Generator().manual_seed(6), 8))
 
 
 def test_augment_switched_off_changes_nothing() -> None:
     pixels = images(4)
-    assert torch.equal(augment(pixels, False, 0, torch.Generator()), pixels)
+    assert torch.equal(augment(pixels, False, 0, torch.Generator(), 4), pixels)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 3), slice(3, 8), slice(8, 8)])
+def test_some_rows_of_a_batch_are_augmented_as_in_the_whole_batch(rows: slice) -> None:
+    pixels = images(8)
+    whole = augment(pixels, True, 2, torch.Generator().manual_seed(5), 8)
+    part = augment(pixels[rows], True, 2, torch.Generator().manual_seed(5), 8, rows)
+    assert torch.equal(part, whole[rows])

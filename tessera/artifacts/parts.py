@@ -1,0 +1,196 @@
+"""Results that are made in parts by any number of processes, and that a killed run goes on with.
+
+    .state/STAGE/IDENTITY/lock                                   held by the run that works here
+                          made_by.json                           how the parts were made: device and threads
+                          train/pass-000/codes-00000.npy         a part, at its place in the folder that is published
+                          train/pass-000/codes-00000.npy.json    its size and its hashes
+
+The folder is outside every DVC output, since DVC deletes a stage's outputs before it runs the stage. IDENTITY is a hash
+of everything that decides the parts: parameters, code, and the artifacts that they are made from.
+
+A part is written under another name and put in place by one rename, and then its record in the same way. What is in
+place with a record is whole. Each process makes parts of its own. At the end the main process links all parts into the
+folder that is published, which copies no data, and deletes this folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tessera.artifacts.arrays import ArrayWriter
+from tessera.artifacts.files import flush, json_text, write_text
+from tessera.artifacts.manifests import file_entry
+from tessera.console import say, waiting
+from tessera.distributed import same_on_all_processes, world
+from tessera.documents import read_json
+from tessera.errors import UserError
+from tessera.fingerprint import fingerprint
+from tessera.locks import acquire
+from tessera.parameters import Params
+from tessera.training.running import LOCK, MADE_BY, states_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+UNFINISHED = ".new"  # in the name of a file that is being written
+NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
+
+
+def identity(module: str, uses: tuple[str, ...], params: Params, parents: dict[str, str]) -> str:
+    """The name of a folder of parts: a hash of what decides their contents.
+
+    Args:
+        module: the stage's entry point, a dotted name.
+        uses: the sections of params.yaml that the stage uses.
+        parents: the identity of each artifact that the parts are made from.
+    """
+    decides = fingerprint(module, uses, params) | {"parents": parents}
+    return hashlib.sha256(json_text(decides).encode()).hexdigest()[:32]
+
+
+class PartFolder:
+    """The parts of a result that is being made. Every process of a run enters it; one run at a time uses it.
+
+    On a clean exit the folder is deleted. After an exception it stays, and so do its parts.
+
+    Args:
+        stage: the name of the stage.
+        identity: see `identity`.
+        accelerator: the processes of this run.
+
+    Attributes:
+        left: what all processes of this run have to make, once `missing` was called.
+    """
+
+    def __init__(self, stage: str, identity: str, accelerator: Accelerator) -> None:
+        self.stage, self.folder, self.accelerator = stage, states_of(stage) / identity, accelerator
+        self.main = accelerator.is_main_process
+        self.left: list[str] = []
+        self._lock: Any = None
+
+    def __enter__(self) -> PartFolder:
+        """Lock the folder, and delete what a killed run left half written.
+
+        Raises:
+            Busy: another process holds the lock.
+        """
+        if self.main:
+            self._lock = acquire(self.folder / LOCK, f"is making these parts ({self.folder})")
+            for path in self.folder.rglob(f".*{UNFINISHED}*"):
+                path.unlink()
+            self._note_how()
+        self.accelerator.wait_for_everyone()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if self._lock:
+            if kind is None:
+                shutil.rmtree(self.folder)
+            self._lock.close()
+
+    def _note_how(self) -> None:
+        """Record how parts are made now, and say so if the parts in place were made in another way."""
+        device = self.accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        now, path = json_text({"device": name, "threads": torch.get_num_threads()}), self.folder / MADE_BY
+        if path.is_file() and path.read_bytes() != now.encode():
+            say(
+                "note: the parts in place were made with another number of threads, or on another device; by rounding, "
+                "the result may differ from that of a run without interruption"
+            )
+        write_text(path, now)
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """The parts that this process has to make. The parts that are not in place are dealt out in turn.
+
+        Every process must call it, with the same names. Parts in place are compared with their hashes, and a damaged
+        one is made again.
+        """
+        with waiting(f"check of {self.folder}"):
+            there = [int(self.main and self._intact(name)) for name in names]
+        found = torch.tensor(there, device=self.accelerator.device)
+        same_on_all_processes([found])
+        if found.any():
+            say(f"going on after {int(found.sum())} of {len(names)} parts ({self.folder})")
+        self.left = [name for name, known in zip(names, found.tolist(), strict=True) if not known]
+        rank, size = world()
+        return self.left[rank::size]
+
+    def path(self, name: str) -> Path:
+        """The file of a part."""
+        return self.folder / name
+
+    def _record(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _intact(self, name: str) -> bool:
+        """Whether a part is in place with its record, and has the recorded hashes. A damaged one is reported."""
+        path = self.path(name)
+        if not (path.is_file() and self._record(name).is_file()):
+            return False
+        try:
+            if read_json(self._record(name)) == file_entry(path):
+                return True
+        except UserError:  # the record is no JSON
+            pass
+        say(f"warning: {path}: damaged (it differs from its record); it is made again")
+        return False
+
+    @contextmanager
+    def writing(self, name: str, item_shape: tuple[int, ...], dtype: np.dtype | type) -> Iterator[ArrayWriter]:
+        """A writer for the rows of one part, which is put in place at the end, and not after an exception.
+
+        Args:
+            name: the part's path inside the folder that is published.
+            item_shape, dtype: see `ArrayWriter`.
+        """
+        path = self.path(name)
+        # The name is this process's own: one that outlives a killed run for a moment may still write the same part.
+        unfinished = path.with_name(f".{path.name}{UNFINISHED}-{secrets.token_hex(4)}")
+        try:
+            with ArrayWriter(unfinished, item_shape, dtype) as writer:
+                yield writer
+            flush(unfinished)
+            record = json.dumps(file_entry(unfinished))
+            os.replace(unfinished, path)
+            write_text(self._record(name), record)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def wait(self, names: Sequence[str]) -> None:
+        """Wait until every process has made its parts.
+
+        Raises:
+            UserError: not all parts can be seen here.
+        """
+        self.accelerator.wait_for_everyone()
+        absent = [name for name in names if self.main and not self._record(name).is_file()]
+        if absent:
+            raise UserError(
+                f"{self.folder}: {len(absent)} of {len(names)} parts that other processes made are not here; the "
+                "machines of one run need one shared working folder; run again on such a folder"
+            )
+
+    def link(self, names: Sequence[str], staging: Path) -> None:
+        """Put all parts into a folder that is about to be published, by hard links; by copies if there are none."""
+        for name in names:
+            target = staging / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(self.path(name), target)
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+                shutil.copyfile(self.path(name), target)
