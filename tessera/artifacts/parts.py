@@ -19,7 +19,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ import numpy as np
 import torch
 
 from tessera.artifacts.arrays import ArrayWriter
-from tessera.artifacts.files import flush, json_text, write_text
+from tessera.artifacts.files import json_text, replacing, write_text
 from tessera.artifacts.manifests import file_entry
 from tessera.console import say, waiting
 from tessera.distributed import same_on_all_processes, world
@@ -44,7 +43,6 @@ from tessera.training.running import LOCK, MADE_BY, states_of
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-UNFINISHED = ".new"  # in the name of a file that is being written
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 
 
@@ -81,15 +79,13 @@ class PartFolder:
         self._lock: Any = None
 
     def __enter__(self) -> PartFolder:
-        """Lock the folder, and delete what a killed run left half written.
+        """Lock the folder.
 
         Raises:
             Busy: another process holds the lock.
         """
         if self.main:
             self._lock = acquire(self.folder / LOCK, f"is making these parts ({self.folder})")
-            for path in self.folder.rglob(f".*{UNFINISHED}*"):
-                path.unlink()
             self._note_how()
         self.accelerator.wait_for_everyone()
         return self
@@ -157,17 +153,9 @@ class PartFolder:
             item_shape, dtype: see `ArrayWriter`.
         """
         path = self.path(name)
-        # The name is this process's own: one that outlives a killed run for a moment may still write the same part.
-        unfinished = path.with_name(f".{path.name}{UNFINISHED}-{secrets.token_hex(4)}")
-        try:
-            with ArrayWriter(unfinished, item_shape, dtype) as writer:
-                yield writer
-            flush(unfinished)
-            record = json.dumps(file_entry(unfinished))
-            os.replace(unfinished, path)
-            write_text(self._record(name), record)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(path) as temporary, ArrayWriter(temporary, item_shape, dtype) as writer:
+            yield writer
+        write_text(self._record(name), json.dumps(file_entry(path)))
 
     def wait(self, names: Sequence[str]) -> None:
         """Wait until every process has made its parts.

@@ -15,6 +15,7 @@ import torch
 
 from tessera.artifacts import parts
 from tessera.artifacts.arrays import array_parts
+from tessera.artifacts.manifests import BLOCK
 from tessera.artifacts.parts import PartFolder, identity
 from tessera.errors import UserError
 from tessera.parameters import Params
@@ -76,8 +77,26 @@ def test_what_a_kill_left_half_written_is_deleted():
     (where / NAMES[1]).write_bytes(b"in place, but killed before its record was")
     with folder_of() as folder:
         assert folder.missing(NAMES) == NAMES[1:]
-        assert not list(where.rglob(".*"))
         make(folder, NAMES)
+        assert not list(where.rglob(".*"))
+
+
+def test_parts_of_several_blocks_are_known_again():
+    rows = np.zeros((300, 5000), np.uint8)
+    assert rows.nbytes > BLOCK
+    with pytest.raises(RuntimeError), folder_of() as folder:
+        with folder.writing("large.npy", (5000,), np.uint8) as writer:
+            writer.append(rows)
+        raise RuntimeError
+    with folder_of() as folder:
+        assert folder.missing(["large.npy"]) == []
+
+
+def test_a_part_that_another_process_is_writing_is_left_alone():
+    with folder_of() as folder, folder.writing(NAMES[0], (2,), np.uint16) as writer:
+        writer.append(ROWS[:4])
+        make(folder, NAMES[1:])
+    assert not folder.folder.exists()
 
 
 def flip(path: Path) -> None:
