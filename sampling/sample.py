@@ -9,8 +9,9 @@ params.yaml. unguided/ has images that were sampled at temperature 1 without gui
 first images of default/, a row for each class. The images are the same bytes whatever the number of processes. Sampling
 that was killed goes on after the parts that it had finished.
 
-With any option but --params, results/sample stays as it is: only the picture or the folder that the options name is
-written. Values that no option gives are those of `sampling` in params.yaml. docs/guide/sampling.md has examples.
+With any further option but --params and --share, results/sample stays as it is: only the picture or the folder that the
+options name is written. Values that no option gives are those of `sampling` in params.yaml. docs/guide/sampling.md has
+examples.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from sampling import options
 from tessera import entry
+from tessera.launch.shares import add_share
 from tessera.parameters import Params
 
 if TYPE_CHECKING:
@@ -137,7 +139,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     if not asked(arguments):
         from sampling.stage import sample
 
-        sample(params, MODULE, USES)
+        sample(params, MODULE, USES, getattr(arguments, "share", None))
         return
     section, arguments = options.section_with(arguments, params.sampling), checked(arguments)
     from tessera.launch.devices import configure_torch
@@ -169,6 +171,7 @@ def checked(arguments: argparse.Namespace) -> argparse.Namespace:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_share(parser)
     group = parser.add_argument_group("images of one's own; results/sample stays as it is")
     group.add_argument(
         "--class",

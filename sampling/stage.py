@@ -23,24 +23,29 @@ from tessera.images.grids import image_grid, save_grid
 from tessera.images.pixels import to_uint8
 from tessera.images.samples import SamplePart, part_rows, sample_parts, write_description, written_images
 from tessera.launch.devices import accelerator
+from tessera.launch.shares import Share
 from tessera.parameters import Params
 
 
-def sample(params: Params, module: str, uses: tuple[str, ...]) -> None:
+def sample(params: Params, module: str, uses: tuple[str, ...], share: Share | None = None) -> None:
     """Sample `sampling.images` images of each kind. Each process makes parts of its own; the main process publishes.
 
     Args:
         module: the entry point, a dotted name.
         uses: the sections of params.yaml that it uses.
+        share: the parts that this process makes, without publishing; None: all that are missing.
     """
     section, processes = params.sampling, accelerator(params.runtime, apart=True)
     pipeline = TwoStagePipeline.load(paths.MODELS, processes.device, section.precision)
     settings = options.settings_of(section, pipeline)
     kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}
     parts = sample_parts(kinds, section.images, part_rows(section.batch_size))
-    with PartFolder("sample", identity(module, uses, params, pipeline.parents), processes) as folder:
+    with PartFolder("sample", identity(module, uses, params, pipeline.parents), processes, share) as folder:
         began = time.monotonic()
         make_parts(pipeline, section, kinds, parts, folder)
+        if share:
+            print(f"share {share}: {len(folder.left)} parts made")
+            return
         folder.wait([part.name for part in parts])
         seconds = time.monotonic() - began
         if processes.is_main_process:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tessera import entry, paths
+from tessera.launch.shares import add_share
 from tessera.parameters import Params
 
 if TYPE_CHECKING:
@@ -114,8 +115,11 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     changes = {name: passes(params.extract_codes) if name == "train" else [Pass()] for name in prepared.splits}
     splits = {name: {"images": len(split), "passes": len(changes[name])} for name, split in prepared.splits.items()}
     parts = code_parts(splits)
-    with PartFolder("extract_codes", identity(MODULE, USES, params, parents), device) as folder:
+    with PartFolder("extract_codes", identity(MODULE, USES, params, parents), device, arguments.share) as folder:
         make_parts(model, prepared, changes, parts, folder, device.device)
+        if arguments.share:
+            print(f"share {arguments.share}: {len(folder.left)} parts made")
+            return
         folder.wait([part.name for part in parts])
         if device.is_main_process:
             publish(model, prepared, splits, parts, folder, parents)
@@ -233,7 +237,7 @@ def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return entry.main(run, __doc__, argv, parallel=True)
+    return entry.main(run, __doc__, argv, add_share, parallel=True)
 
 
 if __name__ == "__main__":

@@ -36,13 +36,15 @@ from tessera.distributed import same_on_all_processes, world
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
-from tessera.locks import acquire
+from tessera.launch.shares import Share
+from tessera.locks import Busy, acquire, is_held
 from tessera.parameters import Params
 from tessera.training.running import LOCK, MADE_BY, states_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+SHARE_LOCKS = "share-*.lock"  # held by the processes that make a share each
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 
 
@@ -61,19 +63,22 @@ def identity(module: str, uses: tuple[str, ...], params: Params, parents: dict[s
 class PartFolder:
     """The parts of a result that is being made. Every process of a run enters it; one run at a time uses it.
 
-    On a clean exit the folder is deleted. After an exception it stays, and so do its parts.
+    On a clean exit the folder is deleted. After an exception it stays, and so do its parts. Processes that make a share
+    each use it together, and it stays.
 
     Args:
         stage: the name of the stage.
         identity: see `identity`.
         accelerator: the processes of this run.
+        share: the parts that this process makes, if others make the rest by themselves.
 
     Attributes:
         left: what all processes of this run have to make, once `missing` was called.
     """
 
-    def __init__(self, stage: str, identity: str, accelerator: Accelerator) -> None:
+    def __init__(self, stage: str, identity: str, accelerator: Accelerator, share: Share | None = None) -> None:
         self.stage, self.folder, self.accelerator = stage, states_of(stage) / identity, accelerator
+        self.share = share
         self.main = accelerator.is_main_process
         self.left: list[str] = []
         self._lock: Any = None
@@ -82,19 +87,29 @@ class PartFolder:
         """Lock the folder.
 
         Raises:
-            Busy: another process holds the lock.
+            Busy: another process makes the same parts.
         """
         if self.main:
-            self._lock = acquire(self.folder / LOCK, f"is making these parts ({self.folder})")
+            work, own = f"is making these parts ({self.folder})", self.folder / LOCK
+            name = own if self.share is None else self._lock_of(self.share)
+            self._lock = acquire(name, work)
+            others = self.folder.glob(SHARE_LOCKS) if self.share is None else [own]
+            for other in others:
+                if other.is_file() and is_held(other):
+                    self._lock.close()
+                    raise Busy(f"another process {work}, and holds {other.name}; wait for it, or stop it")
             self._note_how()
         self.accelerator.wait_for_everyone()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._lock:
-            if kind is None:
+            if kind is None and self.share is None:
                 shutil.rmtree(self.folder)
             self._lock.close()
+
+    def _lock_of(self, share: Share) -> Path:
+        return self.folder / SHARE_LOCKS.replace("*", f"{share.number}-of-{share.count}")
 
     def _note_how(self) -> None:
         """Record how parts are made now, and say so if the parts in place were made in another way."""
@@ -112,8 +127,10 @@ class PartFolder:
         """The parts that this process has to make. The parts that are not in place are dealt out in turn.
 
         Every process must call it, with the same names. Parts in place are compared with their hashes, and a damaged
-        one is made again.
+        one is made again. A share is of all parts, in place or not.
         """
+        if self.share:
+            names = names[self.share.number :: self.share.count]
         with waiting(f"check of {self.folder}"):
             there = [int(self.main and self._intact(name)) for name in names]
         found = torch.tensor(there, device=self.accelerator.device)

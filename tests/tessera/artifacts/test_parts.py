@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from tessera.artifacts.arrays import array_parts
 from tessera.artifacts.manifests import BLOCK
 from tessera.artifacts.parts import PartFolder, identity
 from tessera.errors import UserError
+from tessera.launch.shares import Share, parsed
+from tessera.locks import Busy
 from tessera.parameters import Params
 
 ROWS = np.arange(44, dtype=np.uint16).reshape(22, 2)
@@ -30,11 +33,11 @@ def here(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
 
 
-def folder_of(main: bool = True) -> PartFolder:
+def folder_of(main: bool = True, share: Share | None = None) -> PartFolder:
     processes = SimpleNamespace(
         is_main_process=main, device=torch.device("cpu"), wait_for_everyone=lambda: None, process_index=0
     )
-    return PartFolder("extract_codes", "0" * 32, processes)
+    return PartFolder("extract_codes", "0" * 32, processes, share)
 
 
 def make(folder: PartFolder, names: list[str]) -> None:
@@ -185,3 +188,42 @@ def test_the_identity_is_of_what_decides_the_parts(params: Callable[..., Params]
     plain = of()
     assert plain == of() == of({"sampling.seed": 7}) == of({"runtime.threads": 3}) and len(plain) == 32
     assert plain not in (of(prepared="q"), of({"extract_codes.horizontal_flip": True}))
+
+
+def test_shares_together_are_all_parts_and_a_run_without_one_puts_them_together(capsys):
+    made = []
+    for number in range(3):
+        with folder_of(share=Share(number, 3)) as folder:
+            wanted = folder.missing(NAMES)
+            assert wanted == NAMES[number::3]
+            make(folder, wanted)
+            made += wanted
+    assert sorted(made) == sorted(NAMES)
+    with folder_of() as folder:
+        assert folder.missing(NAMES) == []
+        assert all(folder.path(name).is_file() for name in NAMES)
+    assert not folder.folder.exists()
+
+
+def test_a_share_that_was_stopped_makes_the_rest_of_its_own_parts():
+    with folder_of(share=Share(1, 2)) as folder:
+        make(folder, folder.missing(NAMES)[:1])
+    with folder_of(share=Share(1, 2)) as folder:
+        assert folder.missing(NAMES) == NAMES[1::2][1:]
+
+
+def test_the_same_share_and_a_run_of_all_are_refused_meanwhile():
+    with folder_of(share=Share(0, 2)):
+        for other in (Share(0, 2), None):
+            with pytest.raises(Busy, match="is making these parts"), folder_of(share=other):
+                pass
+        with folder_of(share=Share(1, 2)):
+            pass
+    with folder_of(), pytest.raises(Busy, match="is making these parts"), folder_of(share=Share(0, 2)):
+        pass
+
+
+@pytest.mark.parametrize("text", ["3/3", "-1/3", "1", "a/b", "1/2/3", ""])
+def test_a_share_that_is_none_is_refused(text):
+    with pytest.raises(ArgumentTypeError, match="expected I/N"):
+        parsed(text)
