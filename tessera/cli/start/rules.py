@@ -156,7 +156,7 @@ def prior(survey: Survey) -> Choice:
     if train < FEW:
         layers, width, heads, dropout = 2, 96, 4, 0.4
     elif train < SOME:
-        layers, width, heads, dropout = 3, 128, 4, 0.3
+        layers, width, heads, dropout = 3, 128, 4, 0.4
     elif train < MANY:
         layers, width, heads, dropout = 4, 160, 5, 0.2
     else:
@@ -174,6 +174,8 @@ def prior(survey: Survey) -> Choice:
     chosen.set(f"{STAGE2}.training.learning_rate", 1.0e-3 if train >= SOME else 2.0e-3)
     chosen.set(f"{STAGE2}.training.extra_pass_fraction", 0.8 if train < FEW else 0.5 if passes else 0.0)
     chosen.set(f"{STAGE2}.training.weight_decay", 0.05 if train < SOME else 0.01)
+    ema = 0.99 if train < MANY else 0.0
+    chosen.set(f"{STAGE2}.training.weight_ema_decay", ema, "few images: averaged weights overfit less" if ema else "")
     chosen.set(f"{STAGE2}.training.patience", 5, "ends when validation no longer improves")
     return chosen
 
