@@ -21,7 +21,7 @@ from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from tessera.artifacts.manifests import Manifest
-from tessera.artifacts.models import load_module
+from tessera.artifacts.models import load_module, refuse_others
 from tessera.codes.layout import CodeLayout, Level
 from tessera.images.pixels import to_float
 from tessera.images.prepared import Stats
@@ -278,10 +278,7 @@ class VQVAE(nn.Module):
 
 
 def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
-    """Loads a published VQ-VAE from its own files.
-
-    Args:
-        folder: the published folder, such as models/vqvae.
+    """Loads a published VQ-VAE from the files of its folder, such as models/vqvae.
 
     Returns:
         the model in evaluation mode on the CPU, and the manifest of the folder.
@@ -289,4 +286,13 @@ def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
     Raises:
         UserError: the folder is missing or damaged, or does not hold a VQ-VAE that this version can build.
     """
-    return load_module(folder, "vqvae", VQVAE)
+    return load_module(folder, "vqvae", _from_file)
+
+
+def _from_file(config: dict[str, Any]) -> VQVAE:
+    """The VQ-VAE of a configuration from a file. Raises ValueError for keys that none has."""
+    own = ("image_shape", "data_variance", "preparation", "network", "quantizer", "likelihood")
+    refuse_others(config, own, "config.json")
+    for part in own[-3:]:
+        refuse_others(config[part], ("name", config[part]["name"], "shared_by_levels"), part)
+    return VQVAE(config)
