@@ -26,6 +26,7 @@ from stage0_images.places import check_places
 from stage0_images.reading import SourceFile
 from tessera.documents import read_json
 from tessera.errors import UserError, printable
+from tessera.explained import no_space
 
 if TYPE_CHECKING:
     import datasets
@@ -186,6 +187,8 @@ def _reading(params: DataParams) -> Iterator[None]:
             "bring the dataset here by other means and set data.source and data.watch to its folder"
         ) from error
     except Exception as error:  # loaders raise many kinds of errors on damaged files
+        if no_space(error):
+            raise
         raise UserError(
             f"data.source: {params.source!r} cannot be read as a dataset ({type(error).__name__}: {_line(error)}); "
             "check its files, data.revision and data.configuration"
