@@ -46,7 +46,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
-    tell_if_edited(params, "prepared")
+    tell_if_edited(
+        paths.PREPARED, "prepared", {"data": prepared.stats.preparation}, {"data": params.data.preparation()}
+    )
     parents, chosen = {"prepared": prepared.manifest.identity}, params.classifier.chosen
     accelerator = devices.accelerator(params.runtime)
     if reason := chosen.unavailable(prepared.stats.image_shape, prepared.stats.num_classes):

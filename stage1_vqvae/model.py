@@ -15,7 +15,7 @@ from torch import nn
 
 from stage1_vqvae.likelihoods.build import build_likelihood
 from stage1_vqvae.networks.build import build_network, network_class
-from stage1_vqvae.parameters import Stage1Params
+from stage1_vqvae.parameters import PARTS, Stage1Params
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.noise import derived
@@ -42,9 +42,7 @@ def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
         "image_shape": list(stats.image_shape),
         "data_variance": stats.variance,
         "preparation": stats.preparation,
-        "network": section.network.values(),
-        "quantizer": section.quantizer.values(),
-        "likelihood": section.likelihood.values(),
+        **section.model(),
     }
 
 
@@ -291,8 +289,7 @@ def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
 
 def _from_file(config: dict[str, Any]) -> VQVAE:
     """The VQ-VAE of a configuration from a file. Raises ValueError for keys that none has."""
-    own = ("image_shape", "data_variance", "preparation", "network", "quantizer", "likelihood")
-    refuse_others(config, own, "config.json")
-    for part in own[-3:]:
+    refuse_others(config, ("image_shape", "data_variance", "preparation", *PARTS), "config.json")
+    for part in PARTS:
         refuse_others(config[part], ("name", config[part]["name"], "shared_by_levels"), part)
     return VQVAE(config)

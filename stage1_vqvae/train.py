@@ -35,7 +35,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
-    tell_if_edited(params, "prepared")
+    tell_if_edited(
+        paths.PREPARED, "prepared", {"data": prepared.stats.preparation}, {"data": params.data.preparation()}
+    )
     section = params.stage1_vqvae
     config = model_config(section, prepared.stats)
     parents = {"prepared": prepared.manifest.identity}

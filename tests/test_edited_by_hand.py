@@ -39,8 +39,8 @@ def test_edits_between_stages_are_said(in_tmp, write_params, capsys):
         ("stage2_prior.name", "pixelsnail"): "models/prior was made with stage2_prior.name 'transformer'",
     }
     readers = {
-        "data.width": {train_vqvae, reconstruct, extract, train_prior, train_classifier, sample, evaluate},
-        CODES: {reconstruct, extract, train_prior, sample, evaluate},
+        "data.width": {reconstruct},
+        CODES: {reconstruct, sample, evaluate},
         PRIOR: {sample, evaluate},
         "stage2_prior.name": {sample, evaluate},
     }
@@ -51,10 +51,11 @@ def test_edits_between_stages_are_said(in_tmp, write_params, capsys):
             printed = capsys.readouterr().err
             assert (f"warning: {said}" in printed) == (stage in readers[path]), (path, stage.__name__, printed)
             assert printed.count("warning:") == (stage in readers[path])
-    write_params(SMALL | old | {"data.width": 16})
-    for stage in (train_vqvae, train_classifier):  # these change what the others read
+    write_params(SMALL | old | {"data.width": 16, CODES: 4})
+    data, codes = "data/prepared was made with data.width 8", "data/codes was made with codebooks of stage1_vqvae.0 8"
+    for stage, said in ((train_prior, codes), (train_classifier, data), (train_vqvae, data)):
         assert stage.main([]) == 0
-        assert "warning: data/prepared was made with data.width 8" in capsys.readouterr().err
+        assert f"warning: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,8 @@ def test_edits_between_stages_are_said(in_tmp, write_params, capsys):
             {"a": {"b": 2, "name": "y", "y": {"k": 2}}},
             ("a.name", "x", "y"),
         ),
-        ({"a": {"b": [1]}}, {"a": {"b": [2]}}, ("a.b", [1], [2])),
+        ({"a": {"b": [1]}}, {"a": {"b": [2]}}, ("a.b.0", 1, 2)),
+        ({"a": [1]}, {"a": [1, 2]}, ("a", [1], [1, 2])),
         ({"a": 1}, {"a": {"b": 1}}, ("a", 1, {"b": 1})),
     ],
 )
