@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import written_parts
 
 from stage0_images.parameters import DataParams
 from stage0_images.pixels import decoding, read_image
@@ -18,11 +19,11 @@ from tessera.artifacts.manifests import file_entry, manifest_text
 from tessera.artifacts.models import load_model, save_model
 from tessera.artifacts.publishing import publishing
 from tessera.codes.layout import CodeLayout, Level
-from tessera.codes.store import CodesWriter, open_codes
+from tessera.codes.store import open_codes
 from tessera.documents import read_json, read_yaml
 from tessera.errors import UserError
 from tessera.images.prepared import open_prepared
-from tessera.images.samples import open_samples, write_description, write_samples
+from tessera.images.samples import open_samples, sample_parts, write_description
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(2, 2, 1, 5),))
 WORDS = ("pickle", "torch.load", "allow_pickle", "marshal", "shelve", "joblib")
@@ -62,18 +63,16 @@ def bombs(tmp_path) -> list[bytes]:
 
 def write_codes(folder: Path) -> None:
     with publishing(folder, "codes", {"vqvae": "a" * 64, "prepared": "b" * 64}) as staging:
-        writer = CodesWriter(staging, LAYOUT, ("cat", "dog"), part_rows=8)
-        for split in ("train", "validation", "test"):
-            with writer.begin_pass(split, 4) as file:
-                file.append(np.ones((4, 4), np.int64))
-            writer.write_labels(split, np.zeros(4, np.int64))
-        writer.close()
+        splits = ("train", "validation", "test")
+        tokens = {split: np.ones((1, 4, 4), np.int64) for split in splits}
+        labels = {split: np.zeros(4, np.int64) for split in splits}
+        written_parts.write_codes(staging, LAYOUT, ("cat", "dog"), tokens, labels, part_rows=8)
 
 
 def write_sampled(folder: Path) -> None:
     with publishing(folder, "samples", {}) as staging:
-        write_samples(staging / "default", [np.zeros((4, 1, 8, 8), np.uint8)], np.zeros(4, np.int64))
-        write_description(staging, ["default"], 4, (1, 8, 8), 2)
+        written_parts.write_parts(staging, sample_parts(["default"], 4, 8), np.zeros((4, 1, 8, 8), np.uint8))
+        write_description(staging, ["default"], 4, (1, 8, 8), 2, 8, np.zeros(4, np.int64))
 
 
 def write_model(folder: Path) -> None:

@@ -86,7 +86,11 @@ class PartFolder:
         """
         if self.main:
             self._lock = acquire(self.folder / LOCK, f"is making these parts ({self.folder})")
-            self._note_how()
+            try:
+                self._note_how()
+            except BaseException:  # such as a full disk
+                self._lock.close()
+                raise
         self.accelerator.wait_for_everyone()
         return self
 

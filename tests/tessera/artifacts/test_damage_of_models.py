@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from written_parts import write_parts
 
 from tessera.artifacts.models import load_model, save_model
 from tessera.artifacts.publishing import publishing
 from tessera.errors import UserError
-from tessera.images.samples import open_samples, write_description, write_samples
+from tessera.images.samples import open_samples, sample_parts, write_description
 
 WEIGHTS = {"a": torch.arange(300, dtype=torch.float32), "b": torch.ones(3, 5)}
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
@@ -32,8 +33,8 @@ def use_model(folder: Path) -> None:
 
 def write_sampled(folder: Path) -> None:
     with publishing(folder, "samples", {}) as staging:
-        write_samples(staging / "default", [IMAGES], np.arange(9) % 3, part_rows=4)
-        write_description(staging, ["default"], 9, (3, 8, 8), 3, part_rows=4)
+        write_parts(staging, sample_parts(["default"], 9, 4), IMAGES)
+        write_description(staging, ["default"], 9, (3, 8, 8), 3, 4, np.arange(9) % 3)
         (staging / "grid.png").write_bytes(b"a picture")
 
 
