@@ -35,6 +35,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     """Check that everything belongs together, measure, write. Processes share the images; the main process writes."""
     from evaluation.figures import headlines
     from evaluation.measurements import Evaluation
+    from sampling.edits import tell_of_edits
     from tessera.artifacts.files import json_text, write_text
     from tessera.images.grids import save_grid
     from tessera.launch.devices import accelerator
@@ -42,6 +43,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     processes = accelerator(params.runtime, apart=True)
     counts, images = params.stage2_prior.counts.arguments(), params.evaluation.images
     evaluation = Evaluation(counts, images, processes.device)
+    tell_of_edits(evaluation.pipeline, params)
     metrics = evaluation.metrics()
     if processes.is_main_process:
         save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")

@@ -35,6 +35,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import torch
 
     from evaluation.task import ClassifierTask
+    from tessera.artifacts.edited import tell_if_edited
     from tessera.artifacts.models import save_model
     from tessera.features.classifiers.build import build_classifier
     from tessera.images.prepared import open_prepared
@@ -45,6 +46,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
+    tell_if_edited(
+        paths.PREPARED, "prepared", {"data": prepared.stats.preparation}, {"data": params.data.preparation()}
+    )
     parents, chosen = {"prepared": prepared.manifest.identity}, params.classifier.chosen
     accelerator = devices.accelerator(params.runtime)
     if reason := chosen.unavailable(prepared.stats.image_shape, prepared.stats.num_classes):

@@ -42,10 +42,11 @@ def read_given(image: Path, mask: Path, preparation: dict[str, Any]) -> tuple[to
     """
     import numpy as np
     import torch
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     from stage0_images.parameters import Preparation
-    from stage0_images.pixels import BadImage, decoding, read_image
+    from stage0_images.pixels import decoding, largest_file, opened, read_image
+    from stage0_images.reading import BadImage, encoded
 
     if not preparation:
         raise UserError("models/vqvae does not say how its images were prepared; make it anew with `dvc repro`")
@@ -56,8 +57,8 @@ def read_given(image: Path, mask: Path, preparation: dict[str, Any]) -> tuple[to
         try:
             with decoding():
                 found.append(np.array(read_image(path, wanted)))
-                with Image.open(path) as opened:
-                    sizes.append(ImageOps.exif_transpose(opened).size)
+                with encoded(path, largest_file(wanted.max_pixels)) as data, opened(data, wanted.max_pixels) as whole:
+                    sizes.append(ImageOps.exif_transpose(whole).size)
         except BadImage as error:
             raise UserError(f"{path}: {error}") from error
     if sizes[0] != sizes[1]:  # each would be cut and scaled in its own way, and they would not cover each other

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sampling import options
+from sampling.edits import tell_of_edits
 from sampling.labels import Classes
 from sampling.parameters import SamplingParams
 from sampling.pictures import GRID_CLASSES, classes_in_rows, square
@@ -37,6 +38,7 @@ def sample(params: Params, module: str, uses: tuple[str, ...], share: Share | No
     """
     section, processes = params.sampling, accelerator(params.runtime, apart=True)
     pipeline = TwoStagePipeline.load(paths.MODELS, processes.device, section.precision)
+    tell_of_edits(pipeline, params)
     settings = options.settings_of(section, pipeline)
     kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}
     parts = sample_parts(kinds, section.images, part_rows(section.batch_size))

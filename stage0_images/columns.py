@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +14,19 @@ import numpy as np
 
 from stage0_images.labels import label_column, read_labels, without_label
 from stage0_images.parameters import DataParams
+from stage0_images.reading import DiskFile, SourceFile
 from stage0_images.splits import choose_splits
-from tessera.errors import UserError
+from tessera.errors import UserError, printable
 
 if TYPE_CHECKING:
     import datasets
 
 
 def shown(name: str) -> str:
-    """A file name as text that every encoding holds: its bytes that are not UTF-8 are written as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A name of a file, class or column as text in one line, see `printable`: bytes that are no UTF-8 are escaped."""
+    with contextlib.suppress(UnicodeEncodeError):  # a name from a table may hold any half of a surrogate pair
+        name = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return printable(name)
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class SourceImage:
     """An image that is not yet decoded.
 
     Attributes:
-        content: encoded bytes, the path of a file, uint8 pixels (H, W), or None where the source has no image.
+        content: encoded bytes, a file, uint8 pixels (H, W), or None where the source has no image.
         file: the image's name in the source, or None if it has none.
     """
 
-    content: bytes | Path | np.ndarray | None
+    content: bytes | SourceFile | np.ndarray | None
     file: str | None
 
 
@@ -89,13 +93,36 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder: Path | None) -> Source:
+@dataclass(frozen=True)
+class Place:
+    """Where images lie that a table only names.
+
+    Attributes:
+        inside: the folders in one of which a named file must lie, after symbolic links are followed.
+        folder: the local folder that relative names are below. None: the dataset comes from the Hub.
+        files: files by the names that the table has for them. Names that are not among them are paths.
+    """
+
+    inside: tuple[Path, ...]
+    folder: Path | None = None
+    files: Mapping[str, SourceFile] = field(default_factory=dict)
+
+    def find(self, name: str) -> tuple[SourceFile, str]:
+        """The file that a table names, and its name for messages."""
+        if name in self.files:
+            return self.files[name], shown(name)
+        path = Path(self.folder or ".", name)
+        below = self.folder is not None and path.is_relative_to(self.folder)
+        return DiskFile(path, self.inside), shown(path.relative_to(self.folder).as_posix() if below else path.name)
+
+
+def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, place: Place) -> Source:
     """Chooses the splits and the columns of an opened dataset.
 
     Args:
         tables: the table of each split, by the source's own names.
         params: the parameters, of which those about columns and labels are used.
-        folder: the local folder from which the tables come; file names are given relative to it. None for a Hub id.
+        place: where images lie that the tables only name.
 
     Raises:
         UserError: there is no training split; there is no suitable column, or more than one; a column is missing or
@@ -116,7 +143,7 @@ def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, folder:
             unused.append(f"{chosen[split]} (no labels)")
     classes, labels = (None, dict.fromkeys(used)) if label is None else read_labels(used, chosen, label)
     splits = {
-        split: SourceSplit(chosen[split], len(table), labels[split], _fetcher(table, image, folder))
+        split: SourceSplit(chosen[split], len(table), labels[split], _fetcher(table, image, place))
         for split, table in used.items()
     }
     return Source(splits, classes, tuple(unused), notes=tuple(notes))
@@ -170,25 +197,21 @@ def _image_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tu
     ]
 
 
-def _fetcher(table: datasets.Dataset, column: str, folder: Path | None) -> Callable[[np.ndarray], list[SourceImage]]:
+def _fetcher(table: datasets.Dataset, column: str, place: Place) -> Callable[[np.ndarray], list[SourceImage]]:
     """The function `fetch` of a split."""
     import datasets
 
     if isinstance(table.features[column], datasets.Image):
         # `datasets` must not decode: one damaged file would raise and lose the whole batch.
         table = table.cast_column(column, datasets.Image(decode=False))
-    return partial(_fetch, table.select_columns([column]), column, folder)
+    return partial(_fetch, table.select_columns([column]), column, place)
 
 
-def _fetch(table: datasets.Dataset, column: str, folder: Path | None, rows: np.ndarray) -> list[SourceImage]:
+def _fetch(table: datasets.Dataset, column: str, place: Place, rows: np.ndarray) -> list[SourceImage]:
     """Reads rows of a table without decoding the images."""
     images = []
     for value in table[rows.tolist()][column]:
         value = value if isinstance(value, dict) else {"bytes": value}
-        data, path = value["bytes"], value.get("path")
-        file = Path(folder or ".", path) if path else None
-        name = None if file is None else file.name
-        if folder is not None and file is not None and file.is_relative_to(folder):
-            name = file.relative_to(folder).as_posix()
-        images.append(SourceImage(file if data is None else data, None if name is None else shown(name)))
+        file, name = place.find(value["path"]) if value.get("path") else (None, None)
+        images.append(SourceImage(file if value["bytes"] is None else value["bytes"], name))
     return images

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from stage0_images.columns import Aside, Source, SourceImage, SourceSplit, shown
 from stage0_images.parameters import DataParams
+from stage0_images.reading import DiskFile, SourceFile
 from stage0_images.splits import choose_splits, is_split, split_of
 from tessera.errors import UserError
 
@@ -20,39 +22,81 @@ SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume infor
 Folders = dict[str, tuple[str, ...]]  # the folders around each file, outermost first, by the file's name
 
 
-def list_files(folder: Path) -> tuple[list[str], list[Aside]]:
-    """Lists all files below a folder, except hidden ones and those in hidden folders and folders of the system.
+@dataclass
+class Listing:
+    """What lies in a folder.
 
-    Links to folders are followed. A folder that several links lead to is listed once.
-
-    Returns:
-        paths relative to the folder, with forward slashes, sorted; and the folders of the system.
-
-    Raises:
-        UserError: a folder cannot be listed.
+    Attributes:
+        files: the files by their paths relative to the folder, with forward slashes, sorted.
+        aside: what is not read: folders of the system, pipes, sockets and devices.
+        odd: paths of the pipes, sockets and devices, relative to the folder, hidden ones too.
+        links: paths of symbolic links that lead out of the folder, relative to it. They are followed.
     """
 
-    def fail(error: OSError) -> None:
-        raise UserError(f"data.source: {error.filename}: cannot be listed ({error.strerror})") from error
+    files: dict[str, SourceFile] = field(default_factory=dict)
+    aside: list[Aside] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
 
-    found: list[str] = []
-    aside: list[Aside] = []
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+
+def list_files(folder: Path) -> Listing:
+    """Lists all files below a folder, except hidden ones and those in hidden folders and folders of the system.
+
+    Links to files and folders are followed. A folder that several links lead to is listed once.
+
+    Raises:
+        UserError: a folder cannot be listed, or a link leads to a folder around this one.
+    """
+    listing, root, seen = Listing(), os.path.realpath(folder), set[str]()
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        place = os.path.join(folder, inside)
         real = os.path.realpath(place)
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        for name in sorted(name for name in folders if name.lower() in SYSTEM):
-            file = shown(Path(place, name).relative_to(folder).as_posix())
-            aside.append(Aside(file, f"system folders named {name}", "a folder of the operating system"))
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and n.lower() not in SYSTEM)
-        found += [Path(place, name).relative_to(folder).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found), aside
+        try:
+            with os.scandir(place) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"data.source: {place}: cannot be listed ({error.strerror})") from error
+        for entry in entries:
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            if entry.is_symlink() and not entry.name.startswith("."):
+                _note_link(entry, name, root, listing)
+            if entry.is_dir():
+                if entry.name.lower() in SYSTEM:
+                    listing.aside.append(system_folder(name))
+                elif not entry.name.startswith("."):
+                    waiting.append(name)
+            elif not entry.is_file() and os.path.exists(entry.path):
+                listing.odd.append(name)
+                listing.aside.append(Aside(shown(name), "no files", "a pipe, a socket or a device"))
+            elif not entry.name.startswith("."):
+                listing.files[name] = DiskFile(Path(entry.path))
+    listing.files = dict(sorted(listing.files.items()))
+    return listing
 
 
-def plain_source(folder: Path, files: list[str], params: DataParams) -> Source:
+def system_folder(name: str) -> Aside:
+    """A folder of the operating system, by its path relative to the source."""
+    kind = shown(f"system folders named {name.rsplit('/', 1)[-1]}")
+    return Aside(shown(name), kind, "a folder of the operating system")
+
+
+def _note_link(entry: os.DirEntry, name: str, root: str, listing: Listing) -> None:
+    """Notes a symbolic link that leads out of the folder. Raises UserError for one to a folder around it."""
+    target = os.path.realpath(entry.path)
+    if Path(root).is_relative_to(target) and target != root:
+        raise UserError(
+            f"data.source: {entry.path}: a symbolic link to {target}, in which the source itself lies; remove the link"
+        )
+    if not Path(target).is_relative_to(root):
+        listing.links.append(name)
+
+
+def plain_source(files: Mapping[str, SourceFile], params: DataParams) -> Source:
     """Finds splits and classes by the folders around image files.
 
     A single folder around everything is skipped. If the folders then found at the top are splits by their names
@@ -61,15 +105,14 @@ def plain_source(folder: Path, files: list[str], params: DataParams) -> Source:
     A validation or test split without class folders is left aside if there are classes.
 
     Args:
-        folder: the folder.
-        files: image files relative to the folder, with forward slashes, sorted.
+        files: image files by their paths relative to the folder, with forward slashes, sorted.
         params: the parameters, of which those about columns and labels and, for messages, `source` are used.
 
     Raises:
         UserError: split folders lie beside other folders or images, or inside them; there is no training split; or only
             some images of a split lie in class folders.
     """
-    groups, chosen, unused = _split(files, params)
+    groups, chosen, unused = _split(list(files), params)
     groups = _without_wrappers(groups)
     classes = _classes(groups) if params.use_labels else None
     if classes:
@@ -82,7 +125,7 @@ def plain_source(folder: Path, files: list[str], params: DataParams) -> Source:
     for split, group in groups.items():
         own = sorted(group)
         labels = np.array([classes.index(group[file][0]) for file in own], np.int64) if classes else None
-        splits[split] = SourceSplit(chosen[split], len(own), labels, partial(_fetch, folder, own))
+        splits[split] = SourceSplit(chosen[split], len(own), labels, partial(_fetch, files, own))
     named = [(name, getattr(params, name)) for name in ("image_column", "label_column")]
     notes = [f"data.{name}: {value!r} is not used: a folder of images has no columns" for name, value in named if value]
     return Source(splits, classes and tuple(map(shown, classes)), tuple(unused), notes=tuple(notes))
@@ -115,9 +158,9 @@ def _split(files: list[str], params: DataParams) -> tuple[dict[str, Folders], di
     return groups, chosen, sorted(tops.difference(chosen.values()))
 
 
-def _fetch(folder: Path, files: list[str], rows: np.ndarray) -> list[SourceImage]:
+def _fetch(files: Mapping[str, SourceFile], names: list[str], rows: np.ndarray) -> list[SourceImage]:
     """Names the files of rows; they are read when they are decoded."""
-    return [SourceImage(folder / files[row], shown(files[row])) for row in rows]
+    return [SourceImage(files[names[row]], shown(names[row])) for row in rows]
 
 
 def _unwrapped(parts: Folders, keep: Callable[[str], bool] = lambda name: False) -> Folders:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stage0_images.parameters import DataParams
-from tessera.errors import UserError
+from tessera.errors import UserError, printable
 
 if TYPE_CHECKING:
     import datasets
@@ -142,7 +142,9 @@ def read_labels(
                 f"(-1 or null in {column!r}); set data.use_labels: false to use the images without labels"
             )
     if declared:
-        return tuple(feature.names), {split: v.to_numpy().astype(np.int64) for split, v in values.items()}
+        return tuple(map(printable, feature.names)), {
+            split: v.to_numpy().astype(np.int64) for split, v in values.items()
+        }
     return _numbered(values)
 
 
@@ -154,4 +156,4 @@ def _numbered(values: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, np.nda
     classes = sorted(set().union(*(pc.unique(v).to_pylist() for v in values.values())))
     known = pa.array(classes, values["train"].type)
     numbers = {s: pc.index_in(v, value_set=known).to_numpy().astype(np.int64) for s, v in values.items()}
-    return tuple(str(name) for name in classes), numbers
+    return tuple(printable(str(name)) for name in classes), numbers

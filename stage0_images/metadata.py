@@ -6,13 +6,16 @@ The format is that of `imagefolder` in `datasets`: a row an image, with its path
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from stage0_images.columns import Aside, shown
 from stage0_images.labels import LABEL_NAMES
 from stage0_images.parameters import DataParams
+from stage0_images.reading import BadImage, SourceFile, encoded
 from tessera.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 FILE = "file_name"  # the column that names the images
+LARGEST = 2**30  # bytes of such a file
 IMAGE = "image"  # the column of images in the tables that are made here
 
 
@@ -38,16 +42,16 @@ class Metadata:
     notes: list[str]
 
 
-def files_of(files: list[str]) -> list[str]:
+def files_of(files: Iterable[str]) -> list[str]:
     """The metadata files among the files of a folder."""
     return [file for file in files if PurePosixPath(file).name in NAMES]
 
 
-def read(folder: Path, files: list[str], params: DataParams) -> Metadata:
+def read(files: Mapping[str, SourceFile], params: DataParams) -> Metadata:
     """Reads the metadata files that give labels.
 
     Args:
-        files: all files of the folder, relative to it.
+        files: all files of the folder, by their paths relative to it.
 
     Raises:
         UserError: some of the metadata files can be used and others cannot, or an image is named twice.
@@ -60,17 +64,24 @@ def read(folder: Path, files: list[str], params: DataParams) -> Metadata:
     notes = []
     for file in files_of(files):
         try:
-            tables[file] = _usable(_rows(folder, file), params)
+            tables[file] = _usable(_rows(file, files[file]), params)
         except ValueError as error:
             notes.append(f"{shown(file)}: not used, since {' '.join(str(error).split())}")
     if tables and notes:
         raise UserError(f"data.source: {params.source!r}: {notes[0]}; correct it as {next(iter(tables))}, or remove it")
     if not tables:
         return Metadata(None, notes)
-    rows = pa.concat_tables(tables.values(), promote_options="permissive")
+    try:
+        rows = pa.concat_tables(tables.values(), promote_options="permissive")
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"data.source: {params.source!r}: {', '.join(tables)} have columns of different types ({reason}); write "
+            "each column alike in all of them"
+        ) from error
     names = rows[IMAGE].to_pylist()
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
         raise UserError(f"data.source: {params.source!r}: metadata names {twice} twice; keep one of the rows")
     gone = sorted(set(names).difference(files))
     if gone:
@@ -78,19 +89,21 @@ def read(folder: Path, files: list[str], params: DataParams) -> Metadata:
     return Metadata(rows, notes)
 
 
-def _rows(folder: Path, file: str) -> pa.Table:
+def _rows(file: str, content: SourceFile) -> pa.Table:
     """The rows of a metadata file, with paths relative to the folder. Raises ValueError with the reason."""
     import pyarrow as pa
     from pyarrow import csv, json
 
     try:
-        if file.endswith(".csv"):
-            # An empty field is no label, but any text is one, "NA" too.
-            values = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
-            table = csv.read_csv(folder / file, None, csv.ParseOptions(newlines_in_values=True), values)
-        else:
-            table = json.read_json(folder / file)
-    except (OSError, pa.ArrowInvalid) as error:
+        with encoded(content, LARGEST) as data:
+            if file.endswith(".csv"):
+                # An empty field is no label, but any text is one, "NA" too.
+                values = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
+                lines = csv.ParseOptions(newlines_in_values=True)
+                table = csv.read_csv(pa.BufferReader(data), None, lines, values)
+            else:
+                table = json.read_json(pa.BufferReader(data))
+    except (BadImage, pa.ArrowException) as error:
         raise ValueError(f"it cannot be read ({error})") from error
     columns = ", ".join(table.column_names)
     if FILE not in table.column_names:
@@ -114,9 +127,7 @@ def _usable(rows: pa.Table, params: DataParams) -> pa.Table:
     return rows
 
 
-def tables(
-    rows: pa.Table, folder: Path, splits: dict[str, list[str]]
-) -> tuple[dict[str, datasets.Dataset], list[Aside]]:
+def tables(rows: pa.Table, splits: dict[str, list[str]]) -> tuple[dict[str, datasets.Dataset], list[Aside]]:
     """Joins the rows with the images that they name.
 
     Args:
@@ -134,7 +145,7 @@ def tables(
     for split, files in splits.items():
         named = [file for file in files if file in place]
         chosen = rows.take(pa.array([place[file] for file in named], pa.int64()))
-        paths = pa.array([str(folder / file) for file in named], pa.string())
+        paths = pa.array(named, pa.string())
         table = datasets.Dataset(chosen.set_column(0, IMAGE, paths))
         found[split] = table.cast_column(IMAGE, datasets.Image(decode=False))
         aside += [

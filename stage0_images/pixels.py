@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from stage0_images.parameters import Preparation
+from stage0_images.reading import DECODING, BadImage, SourceFile, encoded
 
 # The formats that are read. Pillow decodes them itself. For EPS it would run Ghostscript on the file, so EPS is left
 # out.
@@ -25,12 +26,11 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"
 # A very long image is cut to this many times the wanted length before it is resized. The crop that follows removes the
 # ends anyway, and resizing the whole image would take much memory.
 STRIP = 4
+# The most that a pixel takes while an image is converted, in bytes (measured), and in a file that is not compressed.
+PIXEL_BYTES, FILE_BYTES, METADATA_BYTES = 24, 8, 2**24
+GREY_PIXELS = 2**20  # pixels of a deep grey image that are scaled at a time
 # Numbers of TIFF tags.
 BITS_PER_SAMPLE, SAMPLE_FORMAT, MOST_VALUES = 258, 339, (281, 341)
-
-
-class BadImage(ValueError):
-    """An image cannot be used. The message is the reason, in one line that names nothing of this machine."""
 
 
 def image_suffixes() -> frozenset[str]:
@@ -54,26 +54,53 @@ def decoding() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def is_image(file: Path) -> bool:
+def is_image(file: SourceFile) -> bool:
     """Whether a file begins as an image in one of the formats does, whatever its name ends in.
 
     PPM is left out, since texts may begin like it.
     """
     with decoding():
         try:
-            with Image.open(file, formats=[name for name in readable_formats() if name != "PPM"]):
+            with (
+                file.opened() as stream,
+                Image.open(stream, formats=[name for name in readable_formats() if name != "PPM"]),
+            ):
                 return True
         except Exception:  # Pillow raises many kinds of errors on damaged bytes
             return False
 
 
-def read_image(content: bytes | Path | np.ndarray | None, params: Preparation) -> np.ndarray:
+@contextmanager
+def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an encoded image and hold the memory that its pixels may take until the context ends.
+
+    Nothing is decoded yet. Call it within `decoding()`.
+
+    Raises:
+        BadImage: the image has more than `max_pixels` pixels.
+        Exception: Pillow's, of many kinds.
+    """
+    with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
+        width, height = image.size
+        if width * height > max_pixels:  # the size comes from the header
+            raise BadImage(f"{width}x{height} pixels, over data.max_pixels ({max_pixels})")
+        with DECODING.holding(width * height * PIXEL_BYTES):
+            yield image
+
+
+def largest_file(max_pixels: int) -> int:
+    """The largest image file that is read, in bytes: one that is not compressed, with room for metadata."""
+    return max_pixels * FILE_BYTES + METADATA_BYTES
+
+
+def read_image(content: bytes | Path | SourceFile | np.ndarray | None, params: Preparation) -> np.ndarray:
     """Decodes an image, turns it upright, lays it over the background, converts its colours, and fits its size.
 
     Of an animation or a file of several pages, the first frame is taken. Call it within `decoding()`.
 
     Args:
-        content: an encoded image, the path of a file, uint8 pixels (H, W), or None for a missing image.
+        content: an encoded image, the path of a file, a file of a source, uint8 pixels (H, W), or None for a missing
+            image.
         params: how images are prepared.
 
     Returns:
@@ -81,40 +108,25 @@ def read_image(content: bytes | Path | np.ndarray | None, params: Preparation) -
 
     Raises:
         BadImage: the image is missing, empty, unreadable, damaged or truncated, its pixels have an unknown scale or are
-            not finite, or it has more than `max_pixels` pixels.
+            not finite, it has more than `max_pixels` pixels, or its file is too large for so many.
     """
     if isinstance(content, np.ndarray):
-        image = _in_channels(Image.fromarray(content), params)
+        image = _fit(_in_channels(Image.fromarray(content), params), params)
     else:
-        image = _decode(_bytes(content), params)
-    pixels = np.asarray(_fit(image, params))
+        with encoded(content, largest_file(params.max_pixels)) as data:
+            image = _decode(data, params)
+    pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def largest_grey(content: bytes | Path | np.ndarray | None) -> int | None:
+def largest_grey(content: bytes | SourceFile | np.ndarray | None, max_pixels: int) -> int | None:
     """The largest value of a grey image of more than 8 bits, else None. Call it within `decoding()`."""
     try:
-        with Image.open(
-            content if isinstance(content, Path) else io.BytesIO(content), formats=readable_formats()
-        ) as image:
+        with encoded(content, largest_file(max_pixels)) as data, opened(data, max_pixels) as image:
             deep = image.mode == "I" or image.mode.startswith("I;16")
             return int(np.asarray(image).max()) if deep else None
     except Exception:  # Pillow raises many kinds of errors; `read_image` tells why an image cannot be used
         return None
-
-
-def _bytes(content: bytes | Path | None) -> bytes:
-    """The bytes of an encoded image. Raises BadImage if there are none."""
-    if isinstance(content, Path):
-        try:
-            content = content.read_bytes()
-        except OSError as error:
-            raise BadImage(f"unreadable file: {error.strerror}") from error
-    if content is None:
-        raise BadImage("no image (null)")
-    if not content:
-        raise BadImage("empty file (0 bytes)")
-    return content
 
 
 def readable_formats() -> tuple[str, ...]:
@@ -124,18 +136,15 @@ def readable_formats() -> tuple[str, ...]:
 
 
 def _decode(data: bytes, params: Preparation) -> Image.Image:
-    """Decodes an image, turns it upright, and converts it to grey or RGB. Raises BadImage."""
+    """Decodes an image, turns it upright, converts it to grey or RGB, and fits its size. Raises BadImage."""
     try:
-        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
-            width, height = image.size
-            if width * height > params.max_pixels:  # the size comes from the header; nothing is decoded yet
-                raise BadImage(f"{width}x{height} pixels, over data.max_pixels ({params.max_pixels})")
+        with opened(data, params.max_pixels) as image:
             if image.format == "PNG":
                 # Decoding ignores wrong checksums, so that a changed byte would give wrong pixels. `verify` does not.
                 with Image.open(io.BytesIO(data), formats=("PNG",)) as copy:
                     copy.verify()
             ImageOps.exif_transpose(image, in_place=True)
-            return _in_channels(image, params)
+            return _fit(_in_channels(image, params), params)
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -194,12 +203,17 @@ def _numbers(tags: Mapping[int, Any], tag: int) -> list[int]:
 
 def _to_eight_bits(image: Image.Image, params: Preparation) -> Image.Image:
     """Converts a grey image of more than 8 bits to 8 bits, see `_grey_range`. Raises BadImage."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     if not np.isfinite(values).all():
         raise BadImage("pixels that are NaN or infinite")
     black, white = _grey_range(image, values, params)
-    scaled = (values - black) * (255 / (white - black))
-    grey = Image.fromarray(np.rint(scaled.clip(0, 255)).astype(np.uint8))
+    eight = np.empty(values.shape, np.uint8)
+    rows = max(1, GREY_PIXELS // max(1, values.shape[1]))
+    for start in range(0, len(values), rows):  # a whole image as float64 would take four times its own memory
+        part = slice(start, start + rows)
+        scaled = (values[part].astype(np.float64) - black) * (255 / (white - black))
+        eight[part] = np.rint(scaled.clip(0, 255))
+    grey = Image.fromarray(eight)
     if "transparency" not in image.info:
         return grey
     alpha = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)

@@ -7,7 +7,8 @@ written by `save_to_disk`, or a plain folder of images. The Hub's layout and sav
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -16,18 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stage0_images import metadata
-from stage0_images.columns import Aside, Source, SourceImage, SourceSplit, from_tables, shown
-from stage0_images.folders import list_files, plain_source, split_files
+from stage0_images.archives import list_archive
+from stage0_images.columns import Aside, Place, Source, SourceImage, SourceSplit, from_tables, shown
+from stage0_images.folders import Listing, list_files, plain_source, split_files
 from stage0_images.parameters import DataParams
 from stage0_images.pixels import image_suffixes, is_image
 from stage0_images.places import check_places
-from tessera.errors import UserError
+from stage0_images.reading import SourceFile
+from tessera.documents import read_json
+from tessera.errors import UserError, printable
+from tessera.explained import no_space
 
 if TYPE_CHECKING:
     import datasets
 
 # In the Hub's layout, images lie in parquet files or in files with these endings.
-PARQUET = ".parquet"
+PARQUET, ZIP = ".parquet", ".zip"
 ARCHIVES = (".arrow", ".tar", ".json", ".jsonl", ".csv")
 PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz")  # endings of archives that the user must unpack
 
@@ -45,7 +50,8 @@ def open_source(params: DataParams, cache: Path) -> Source:
     folder = check_places(params)
     if params.source == "digits":
         return _digits(params)
-    return from_tables(_hub(params), params, None) if folder is None else _local(folder, params, cache)
+    source = _hub(params) if folder is None else _local(folder, params, cache)
+    return replace(source, unused=tuple(map(shown, source.unused)), notes=tuple(map(printable, source.notes)))
 
 
 def _digits(params: DataParams) -> Source:
@@ -63,37 +69,67 @@ def _digits(params: DataParams) -> Source:
     return Source({"train": SourceSplit("train", len(pixels), labels, fetch)}, classes)
 
 
-def _hub(params: DataParams) -> dict[str, datasets.Dataset]:
-    """Opens a dataset on the Hub. Returns the table of each split. Raises UserError."""
-    return _load(params, path=params.source, revision=params.revision)
+def _hub(params: DataParams) -> Source:
+    """Opens a dataset on the Hub. Rows without bytes must name files that were downloaded for it. Raises UserError."""
+    tables, unpacked = _load(params, None, path=params.source, revision=params.revision)
+    return from_tables(tables, params, Place((hub_folder(params.source), *unpacked)))
+
+
+def hub_folder(name: str) -> Path:
+    """The folder into which the files of a dataset on the Hub are downloaded."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
 
 
 def _local(folder: Path, params: DataParams, cache: Path) -> Source:
     """Opens a local folder, whose kind is told by its files. Raises UserError."""
-    files, aside = list_files(folder)
+    listing = list_files(folder)
+    files, aside = listing.files, listing.aside
     if not files:
         raise UserError(f"data.source: {params.source!r} is an empty folder; put images there")
-    if "dataset_dict.json" in files or {"state.json", "dataset_info.json"} <= set(files):
-        return from_tables(_saved(folder, params), params, folder)
-    tables = set(metadata.files_of(files))
-    # The shared cache of `datasets` distinguishes folders by name only, and might return images of another folder.
-    place = {"path": str(folder), "cache_dir": str(cache)}
-    if any(_ending(file) == PARQUET for file in files):
-        source = from_tables(_load(params, **place), params, folder)
-        return replace(source, aside=(*aside, *_beside_parquet(source, files)))
-    images = [f for f in files if _ending(f) in image_suffixes() or (f not in tables and is_image(folder / f))]
+    tables, place = set(metadata.files_of(files)), Place((folder,), folder)
+    saved = "dataset_dict.json" in files or {"state.json", "dataset_info.json"} <= set(files)
+    if saved or any(_ending(file) == PARQUET for file in files):
+        opened = _saved(folder, listing, params) if saved else _tables(folder, listing, params, cache)
+        source = from_tables(opened, params, place)
+        return replace(source, aside=(*aside, *([] if saved else _beside_parquet(source, files))))
+    images = _images(files, tables)
+    if not images and (archives := [file for file in files if _ending(file) == ZIP]):
+        zipped = Listing(aside=aside)
+        for one in archives:
+            list_archive(folder / one, zipped, one[: -len(ZIP)])
+        files = dict(sorted(zipped.files.items()))
+        tables = set(metadata.files_of(files))
+        images = _images(files, tables)
     if not images:
-        _refuse_archives(files, params)
-        return from_tables(_load(params, **place), params, folder)
-    described = metadata.read(folder, files, params)
-    known = tables.union(images)
-    aside += [_skipped(file) for file in files if file not in known]
+        _refuse_archives(list(listing.files), params)
+        return from_tables(_tables(folder, listing, params, cache), params, place)
+    described = metadata.read(files, params)
+    aside += [_skipped(file) for file in files if file not in images and file not in tables]
     if described.rows is None:
-        source = plain_source(folder, images, params)
+        source = plain_source(images, params)
     else:
-        opened, unnamed = metadata.tables(described.rows, folder, split_files(images, params))
-        source, aside = from_tables(opened, params, folder), aside + unnamed
-    return replace(source, aside=tuple(aside), notes=(*described.notes, *source.notes))
+        opened, unnamed = metadata.tables(described.rows, split_files(list(images), params))
+        source, aside = from_tables(opened, params, replace(place, files=images)), aside + unnamed
+    notes = (*described.notes, *_about_links(listing), *source.notes)
+    return replace(source, aside=tuple(aside), notes=notes)
+
+
+def _images(files: dict[str, SourceFile], tables: set[str]) -> dict[str, SourceFile]:
+    """The files that are images by their endings, or by their contents."""
+    endings = image_suffixes()
+    return {n: file for n, file in files.items() if _ending(n) in endings or (n not in tables and is_image(file))}
+
+
+def _about_links(listing: Listing) -> list[str]:
+    """Tells how many symbolic links lead out of the folder."""
+    if not listing.links:
+        return []
+    return [
+        f"{len(listing.links)} symbolic links lead out of the folder and are followed, the first: {listing.links[0]}"
+    ]
 
 
 def _ending(file: str) -> str:
@@ -107,13 +143,13 @@ def _skipped(file: str) -> Aside:
     return Aside(shown(file), ending or "without an ending", "not an image in a format that is read")
 
 
-def _beside_parquet(source: Source, files: list[str]) -> list[Aside]:
+def _beside_parquet(source: Source, files: Iterable[str]) -> list[Aside]:
     """The images and archives beside parquet files, if these hold the images."""
     first = [image.content for split in source.splits.values() for image in split.fetch(np.arange(split.count)[:1])]
-    if any(isinstance(content, Path) for content in first):
+    if not all(isinstance(content, bytes) for content in first):
         return []
     unread = [file for file in files if _ending(file) in image_suffixes() or _ending(file) in PACKED]
-    return [Aside(shown(f), f"{_ending(f)} beside parquet", "the parquet files hold the images") for f in unread]
+    return [Aside(shown(f), shown(f"{_ending(f)} beside parquet"), "the parquet files hold the images") for f in unread]
 
 
 def _refuse_archives(files: list[str], params: DataParams) -> None:
@@ -151,6 +187,8 @@ def _reading(params: DataParams) -> Iterator[None]:
             "bring the dataset here by other means and set data.source and data.watch to its folder"
         ) from error
     except Exception as error:  # loaders raise many kinds of errors on damaged files
+        if no_space(error):
+            raise
         raise UserError(
             f"data.source: {params.source!r} cannot be read as a dataset ({type(error).__name__}: {_line(error)}); "
             "check its files, data.revision and data.configuration"
@@ -165,18 +203,73 @@ def _line(error: Exception) -> str:
     return " ".join(str(error.__cause__ or error).split())
 
 
-def _saved(folder: Path, params: DataParams) -> dict[str, datasets.Dataset]:
+def _tables(folder: Path, listing: Listing, params: DataParams, cache: Path) -> dict[str, datasets.Dataset]:
+    """Opens the tables of a folder. Returns the table of each split. Raises UserError."""
+    _refuse_odd(folder, listing)
+    # The shared cache of `datasets` distinguishes folders by name only, and might return images of another folder.
+    return _load(params, folder, path=str(folder), cache_dir=str(cache))[0]
+
+
+def _refuse_odd(folder: Path, listing: Listing) -> None:
+    """Refuses a folder with pipes, sockets or devices, which `datasets` might wait for, by a UserError."""
+    if listing.odd:
+        raise UserError(f"data.source: {folder / listing.odd[0]}: a pipe, a socket or a device; remove it")
+
+
+def _saved(folder: Path, listing: Listing, params: DataParams) -> dict[str, datasets.Dataset]:
     """Opens a folder that `save_to_disk` wrote. Returns the table of each split. Raises UserError."""
     import datasets
 
+    _refuse_odd(folder, listing)
+    for name in listing.files:
+        if PurePosixPath(name).name in ("dataset_dict.json", "state.json"):
+            _refuse_outside(folder / name)
     with _reading(params):
         loaded = datasets.load_from_disk(str(folder))
     return dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
 
 
-def _load(params: DataParams, **arguments: Any) -> dict[str, datasets.Dataset]:
-    """Opens a dataset by `datasets.load_dataset`. Returns the table of each split. Raises UserError."""
+def _refuse_outside(file: Path) -> None:
+    """Refuses a file of `save_to_disk` that names a folder or a file elsewhere, by a UserError."""
+    value = read_json(file)
+    try:
+        named = [*value.get("splits", ()), *(one["filename"] for one in value.get("_data_files", ()))]
+        strange = [name for name in named if PurePosixPath(name).name != name or name == ".."]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"data.source: {file}: not as `save_to_disk` writes it; restore the folder") from error
+    if strange:
+        raise UserError(f"data.source: {file} names {strange[0]!r}, which does not lie beside it; restore the folder")
+
+
+def _load(
+    params: DataParams, folder: Path | None, **arguments: Any
+) -> tuple[dict[str, datasets.Dataset], tuple[Path, ...]]:
+    """Opens a dataset as `datasets.load_dataset` does, from its own files alone: a README may name others.
+
+    Args:
+        folder: the local folder that the files must be in. None: they must be those of the Hub id.
+
+    Returns:
+        The table of each split; and folders into which `datasets` unpacks archives of images.
+
+    Raises:
+        UserError: the dataset cannot be read, or names files that are not its own.
+    """
     import datasets
+    from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 
     with _reading(params):
-        return dict(datasets.load_dataset(name=params.configuration, **arguments))
+        builder = datasets.load_dataset_builder(name=params.configuration, **arguments)
+        named = [str(file) for files in (builder.config.data_files or {}).values() for file in files]
+    own = f"{folder}/" if folder else f"hf://datasets/{params.source}@"
+    strange = [name for name in named if not os.path.normpath(name).startswith(os.path.normpath(own))]
+    if strange:
+        raise UserError(
+            f"data.source: {params.source!r} names {strange[0]}, which is not one of its own files; correct the "
+            "data_files in its README.md"
+        )
+    with _reading(params):
+        builder.download_and_prepare()
+        tables = dict(builder.as_dataset())
+    images = isinstance(builder, FolderBasedBuilder)
+    return tables, (Path(datasets.config.EXTRACTED_DATASETS_PATH),) if images else ()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from stage0_images.columns import Source, SourceImage
 from stage0_images.dividing import divide
 from stage0_images.parameters import DataParams
-from stage0_images.pixels import decoding, readable_formats
+from stage0_images.pixels import decoding, largest_file, opened
+from stage0_images.reading import encoded
 from tessera.errors import UserError
 
 SAMPLE = 200  # images that are opened
@@ -61,7 +59,7 @@ def look(source: Source, params: DataParams) -> Survey:
     train = parts["train"]
     rows = train.rows[np.linspace(0, len(train.rows) - 1, min(SAMPLE, len(train.rows))).astype(int)]
     with decoding():
-        seen = [found for image in train.split.fetch(rows) for found in _seen(image)]
+        seen = [found for image in train.split.fetch(rows) for found in _seen(image, params.max_pixels)]
     if not seen:
         raise UserError(
             f"data.source: {params.source!r}: none of {len(rows)} images could be opened; `python -m "
@@ -80,19 +78,17 @@ def look(source: Source, params: DataParams) -> Survey:
     )
 
 
-def _seen(image: SourceImage) -> Iterator[tuple[int, float, bool, bool]]:
+def _seen(image: SourceImage, max_pixels: int) -> Iterator[tuple[int, float, bool, bool]]:
     """An image's shorter side, its aspect, whether it is coloured and transparent; nothing if it cannot be opened."""
     content = image.content
     if isinstance(content, np.ndarray):
         yield min(content.shape), content.shape[1] / content.shape[0], False, False
         return
     try:
-        with Image.open(
-            content if isinstance(content, Path) else io.BytesIO(content), formats=readable_formats()
-        ) as opened:
-            width, height = opened.size
-            opened.draft("RGB", (SHOWN, SHOWN))
-            small = opened.convert("RGBA").resize((SHOWN, SHOWN))
+        with encoded(content, largest_file(max_pixels)) as data, opened(data, max_pixels) as found:
+            width, height = found.size
+            found.draft("RGB", (SHOWN, SHOWN))
+            small = found.convert("RGBA").resize((SHOWN, SHOWN))
     except Exception:  # Pillow raises many kinds of errors on damaged bytes; `prepare` tells why
         return
     pixels = np.asarray(small).astype(int)

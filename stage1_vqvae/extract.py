@@ -100,6 +100,7 @@ def encode(
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Encode every split, part by part. Each process makes parts of its own; the main process publishes them."""
+    from stage1_vqvae.edits import tell_of_edits
     from stage1_vqvae.model import load_vqvae
     from tessera.artifacts.parts import PartFolder, identity
     from tessera.codes.store import code_parts
@@ -109,6 +110,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     prepared = open_prepared(paths.PREPARED)
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
+    tell_of_edits(prepared, model, params)
     device = accelerator(params.runtime, apart=True)
     model.to(device.device)
     parents = {"vqvae": manifest.identity, "prepared": prepared.manifest.identity}

@@ -15,13 +15,13 @@ from torch import nn
 
 from stage1_vqvae.likelihoods.build import build_likelihood
 from stage1_vqvae.networks.build import build_network, network_class
-from stage1_vqvae.parameters import Stage1Params
+from stage1_vqvae.parameters import PARTS, Stage1Params
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from tessera.artifacts.manifests import Manifest
-from tessera.artifacts.models import load_module
+from tessera.artifacts.models import load_module, refuse_others
 from tessera.codes.layout import CodeLayout, Level
 from tessera.images.pixels import to_float
 from tessera.images.prepared import Stats
@@ -42,9 +42,7 @@ def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
         "image_shape": list(stats.image_shape),
         "data_variance": stats.variance,
         "preparation": stats.preparation,
-        "network": section.network.values(),
-        "quantizer": section.quantizer.values(),
-        "likelihood": section.likelihood.values(),
+        **section.model(),
     }
 
 
@@ -278,10 +276,7 @@ class VQVAE(nn.Module):
 
 
 def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
-    """Loads a published VQ-VAE from its own files.
-
-    Args:
-        folder: the published folder, such as models/vqvae.
+    """Loads a published VQ-VAE from the files of its folder, such as models/vqvae.
 
     Returns:
         the model in evaluation mode on the CPU, and the manifest of the folder.
@@ -289,4 +284,12 @@ def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
     Raises:
         UserError: the folder is missing or damaged, or does not hold a VQ-VAE that this version can build.
     """
-    return load_module(folder, "vqvae", VQVAE)
+    return load_module(folder, "vqvae", _from_file)
+
+
+def _from_file(config: dict[str, Any]) -> VQVAE:
+    """The VQ-VAE of a configuration from a file. Raises ValueError for keys that none has."""
+    refuse_others(config, ("image_shape", "data_variance", "preparation", *PARTS), "config.json")
+    for part in PARTS:
+        refuse_others(config[part], ("name", config[part]["name"], "shared_by_levels"), part)
+    return VQVAE(config)

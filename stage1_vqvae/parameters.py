@@ -96,6 +96,9 @@ class Stage1TrainingParams(TrainingParams):
     initialise_from: str | None
 
 
+PARTS = ("network", "quantizer", "likelihood")
+
+
 class Stage1Params(Section):
     """The VQ-VAE and its training."""
 
@@ -105,8 +108,12 @@ class Stage1Params(Section):
     augmentation: AugmentationParams
     training: Stage1TrainingParams
 
+    def model(self) -> dict[str, Any]:
+        """What the model is built from besides the images, as JSON values."""
+        return {name: getattr(self, name).values() for name in PARTS}
+
     def fits_together(self) -> None:
-        for name in ("network", "quantizer", "likelihood"):
+        for name in PARTS:
             try:
                 getattr(self, name).fits_together()
             except Misfit as error:

@@ -26,6 +26,7 @@ GRID_IMAGES = 32  # images in each picture
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Draws a picture for the training split and one for the validation split. Each is one process's work."""
+    from stage1_vqvae.edits import tell_of_edits
     from stage1_vqvae.model import load_vqvae
     from stage1_vqvae.pictures import reconstructions
     from tessera.images.examples import spread_over_classes
@@ -37,6 +38,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     prepared = open_prepared(paths.PREPARED)
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
+    tell_of_edits(prepared, model, params)
     model.to(processes.device)
     for name in SPLITS[processes.process_index :: processes.num_processes]:
         split = prepared[name]

@@ -25,6 +25,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from stage1_vqvae.initial import begin
     from stage1_vqvae.model import VQVAE, model_config
     from stage1_vqvae.task import VQVAETask
+    from tessera.artifacts.edited import tell_if_edited
     from tessera.artifacts.models import save_model
     from tessera.images.prepared import open_prepared
     from tessera.launch import devices
@@ -34,6 +35,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.training.tracking import line
 
     prepared = open_prepared(paths.PREPARED)
+    tell_if_edited(
+        paths.PREPARED, "prepared", {"data": prepared.stats.preparation}, {"data": params.data.preparation()}
+    )
     section = params.stage1_vqvae
     config = model_config(section, prepared.stats)
     parents = {"prepared": prepared.manifest.identity}

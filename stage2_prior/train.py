@@ -74,6 +74,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from stage2_prior.initial import begin
     from stage2_prior.priors.build import build_prior, prior_config
     from stage2_prior.task import PriorTask, nats_by_level, nats_by_token
+    from tessera.artifacts.edited import tell_if_edited
     from tessera.artifacts.files import write_text
     from tessera.artifacts.models import save_model
     from tessera.codes.store import open_codes
@@ -86,6 +87,9 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.training.tracking import csv_text, line
 
     codes = open_codes(paths.CODES)
+    made, sizes = [level.codebook_size for level in codes.layout.levels], params.stage1_vqvae.quantizer.chosen.sizes
+    now = list(sizes) * (len(made) if len(sizes) == 1 else 1)
+    tell_if_edited(paths.CODES, "codes", {"codebooks of stage1_vqvae": made}, {"codebooks of stage1_vqvae": now})
     parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
     name, training = params.stage2_prior.name, getattr(params.stage2_prior.chosen, "training", None)
     config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}

@@ -7,7 +7,6 @@ torch is imported only after params.yaml is checked, so that `--help` and mistak
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -21,6 +20,7 @@ from types import ModuleType
 from tessera import locks, paths
 from tessera.documents import read_json
 from tessera.errors import UserError
+from tessera.explained import explained
 from tessera.fingerprint import fingerprint
 from tessera.launch import failures, processes
 from tessera.launch.parents import stop_with_parent
@@ -178,7 +178,7 @@ def _failed(error: Exception) -> int:
     Raises:
         Exception: the error itself, if it is a defect and nobody takes the report.
     """
-    known = error if isinstance(error, UserError) else _explained(error)
+    known = error if isinstance(error, UserError) else explained(error)
     if known is None:
         if not failures.report("".join(traceback.format_exception(error)).rstrip(), 1):
             raise error
@@ -187,10 +187,6 @@ def _failed(error: Exception) -> int:
         rank = os.environ.get("RANK", "0")
         print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(known), file=sys.stderr)
     return known.status
-
-
-# Errors of the file system that a user can mend: a place that is taken, of another kind, read-only, or full.
-PLACES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class Code:
@@ -225,6 +221,8 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
     if not recorded.is_file():
         return
     before, now = read_json(recorded), fingerprint(module, uses, params)
+    if not isinstance(before, dict) or set(now).difference(before):
+        raise UserError(f"{recorded}: not as `fingerprint` writes it; run `dvc repro -f -s fingerprint`, then again")
     if before["module"] != now["module"]:
         raise UserError(
             f"dvc.yaml: the command of this stage was edited since the stage `fingerprint` ran, from "
@@ -238,27 +236,3 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
                 f"{what}: edited since the stage `fingerprint` ran, so DVC would take the result for that of older "
                 f"code or parameters; run `dvc repro {os.environ['DVC_STAGE']}`, which begins with `fingerprint`"
             )
-
-
-def _explained(error: Exception) -> UserError | None:
-    """An error of torch's, or of the file system, as advice to the user, or None for an error that no user can mend.
-
-    Errors are recognised by the names of their classes, because torch may not be imported yet.
-    """
-    if isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
-        return UserError(f"{error.filename}: {error.strerror}; this stage must be able to write there")
-    names, said = {kind.__name__ for kind in type(error).__mro__}, str(error)
-    if "OutOfMemoryError" in names:
-        return UserError(
-            f"the GPU's memory is not enough ({said.split('. ')[0]}); lower the batch_size of what ran: "
-            "that of the stage's training section for training, runtime.batch_size for measuring on validation images, "
-            "sampling.batch_size for sampling"
-        )
-    if names & {"BackendCompilerFailed", "InductorError"}:
-        reason = " ".join(said.split("\n\nSet TORCH")[0].split())[:300]
-        cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torch's cache of compiled code")
-        return UserError(
-            f"torch.compile failed ({reason}); set compile to false in the stage's training section, install a C++ "
-            f"compiler if there is none, or delete {cache}: a run that was killed may have left half a file there"
-        )
-    return None

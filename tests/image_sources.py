@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from stage0_images.reading import SourceFile, encoded
+
 
 def png(value: int) -> bytes:
     file = io.BytesIO()
@@ -17,8 +19,9 @@ def png(value: int) -> bytes:
     return file.getvalue()
 
 
-def value_of(content: bytes | Path) -> int:
-    return int(np.asarray(Image.open(content if isinstance(content, Path) else io.BytesIO(content)))[0, 0])
+def value_of(content: bytes | SourceFile) -> int:
+    with encoded(content, 2**20) as data:
+        return int(np.asarray(Image.open(io.BytesIO(data)))[0, 0])
 
 
 def values_of(split) -> list[int]:

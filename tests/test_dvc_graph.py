@@ -52,8 +52,8 @@ STAGES = [
     "reconstruct",
     "extract_codes",
     "train_prior",
-    "train_classifier",
     "sample",
+    "train_classifier",
     "evaluate",
 ]
 ARTIFACTS = ("PREPARED", "CODES", "VQVAE", "PRIOR", "CLASSIFIER", "SAMPLES")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stage2_prior.priors.configuration import ATTENTION, refused
 from stage2_prior.priors.decoding.model import LibraryDecoder, ModelDecoding
 from tessera.errors import UserError
 
@@ -31,6 +32,20 @@ def _check_architecture(architecture: str) -> None:
         raise UserError(
             f"{PATH}.architecture: {architecture!r} is not a causal language model of the installed transformers; "
             f"nearest: {', '.join(close)}"
+        )
+
+
+def _check_values(architecture: str, values: dict[str, Any]) -> None:
+    """Refuses keys and values that a configuration may not have, by a UserError."""
+    from transformers import AutoConfig
+
+    if found := refused(values):
+        raise UserError(f"{PATH}'s configuration: {found[0]}: {found[1]}")
+    unknown = sorted(set(values).difference(AutoConfig.for_model(architecture).to_dict()))
+    if unknown:
+        raise UserError(
+            f"{PATH}'s configuration: {unknown[0]}: unknown to {architecture} in the installed transformers; use the "
+            "version that it was made with"
         )
 
 
@@ -115,17 +130,20 @@ def build(configuration: dict[str, Any], length: int) -> nn.Module:
         length: number of tokens of a sequence. 0: the model was tried before, and is not tried again.
 
     Raises:
-        UserError: `transformers` cannot build the model, the model does not work from embeddings, it looks at later
-            tokens, or its cache changes its results.
+        UserError: a key or a value of the configuration is not allowed, `transformers` cannot build the model, the
+            model does not work from embeddings, it looks at later tokens, or its cache changes its results.
     """
     from transformers import AutoConfig, AutoModel
 
     architecture = configuration["model_type"]
     _check_architecture(architecture)
     values = {key: value for key, value in configuration.items() if key != "model_type"}
+    _check_values(architecture, values)
     try:
         config = AutoConfig.for_model(architecture, **values)
         model = AutoModel.from_config(config, dtype=torch.float32)
+        if model.config._attn_implementation not in ATTENTION:
+            raise ValueError(f"its attention is {model.config._attn_implementation}, expected {' or '.join(ATTENTION)}")
         # The token table has one row, which is never read. It is frozen, because DDP would wait for its gradient.
         model.get_input_embeddings().requires_grad_(False)
         fault = length and _probe(model, config.hidden_size, length)

@@ -10,10 +10,12 @@ from stage2_prior.priors.base import Prior
 from stage2_prior.priors.sections import PACKAGE
 from stage2_prior.priors.subtokens import SubTokens, split_layout
 from tessera.artifacts.manifests import Manifest
-from tessera.artifacts.models import load_module
+from tessera.artifacts.models import load_module, refuse_others
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
 from tessera.parameters.parts import class_of, options
+
+DESCRIBED = ("null_label", "class_names", "class_images")  # see `Prior.describe`
 
 
 def prior_class(name: str) -> type[Prior]:
@@ -42,13 +44,14 @@ def build_prior(config: dict[str, Any], first: int = 0) -> Prior:
     Raises:
         UserError: the name is unknown, or the prior refuses its arguments.
     """
+    refuse_others(config, ("name", "params", "layout", "num_classes", *DESCRIBED), "the prior's configuration")
     family = prior_class(config["name"])
     layout, params = CodeLayout.from_json(config["layout"]), dict(config["params"])
     largest = params.pop("largest_softmax", None)
     inner_layout = split_layout(layout, largest) if largest else layout
     inner = family(inner_layout, config["num_classes"], first=first, **params)
     prior = inner if inner_layout == layout else SubTokens(layout, inner)
-    known = {name: config[name] for name in ("null_label", "class_names", "class_images") if name in config}
+    known = {name: config[name] for name in DESCRIBED if name in config}
     prior.describe(config["name"], config["params"], **known)
     return prior
 

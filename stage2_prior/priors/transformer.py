@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from stage2_prior.priors import backbone
-from stage2_prior.priors.architectures import unknown_architecture
+from stage2_prior.priors.architectures import unknown_architecture, unknown_key
 from stage2_prior.priors.autoregressive import Autoregressive
+from stage2_prior.priors.configuration import refused
 from stage2_prior.priors.decoding.engine import Decoder
 from stage2_prior.priors.decoding.model import LibraryDecoder, ModelDecoding
 from stage2_prior.priors.sections import AttentionParams
@@ -33,6 +34,11 @@ class Parameters(AttentionParams):
         super().fits_together()
         if fault := unknown_architecture(self.architecture):
             raise Misfit(fault, "architecture")
+        if found := refused(self.extra):
+            raise Misfit(found[1], "extra", found[0])
+        for key in self.extra:
+            if fault := unknown_key(self.architecture, key):
+                raise Misfit(fault, "extra", key)
 
 
 @dataclass

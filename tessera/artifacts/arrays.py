@@ -64,9 +64,11 @@ class ArrayWriter:
         self.count += len(block)
 
     def close(self) -> None:
-        if self._owns_header:
-            self._write_header()
-        self._file.close()
+        try:
+            if self._owns_header:
+                self._write_header()
+        finally:  # on a full disk the header cannot be written either
+            self._file.close()
 
     def __enter__(self) -> ArrayWriter:
         return self

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from tessera.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+SLACK = 4  # a model may hold its parameters several times while it is built
 
 
 def save_model(
@@ -66,25 +70,72 @@ def load_model(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, torch
     return config, tensors, manifest
 
 
+def refuse_others(values: Any, names: Collection[str], place: str) -> None:
+    """Refuse an object of a configuration that has further keys. What no code reads would be believed unseen.
+
+    Args:
+        names: the keys that the object may have.
+        place: what the object is called in the message.
+
+    Raises:
+        ValueError: with the key; or the value is no object.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{place}: expected an object, got {type(values).__name__}")
+    if others := sorted(set(values).difference(names)):
+        raise ValueError(f"{place}: unknown key {others[0]!r}")
+
+
+@contextmanager
+def _no_larger_than(tensors: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Stop this thread from building a model that is far larger than its weights, before it takes memory or time.
+
+    Raises:
+        ValueError: the model has more parameters, in number or in values, than fit the weights.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    thread = threading.get_ident()
+    left = [SLACK * len(tensors) + 1000, SLACK * sum(tensor.numel() for tensor in tensors.values()) + 2**20]
+
+    def count(module: Any, name: str, parameter: torch.Tensor | None) -> None:
+        if parameter is None or threading.get_ident() != thread:
+            return
+        left[0], left[1] = left[0] - 1, left[1] - parameter.numel()
+        if min(left) < 0:
+            raise ValueError("its configuration is that of a larger model than its weights")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def load_module(
     folder: Path, kind: str, build: Callable[[dict[str, Any]], torch.nn.Module]
 ) -> tuple[torch.nn.Module, Manifest]:
     """Rebuild a published model from its own files.
 
     Args:
-        build: makes a model with new weights from a configuration.
+        build: makes a model with new weights from a configuration, and refuses keys that it does not know.
 
     Returns:
         The model, on the CPU and in evaluation mode, and its manifest.
 
     Raises:
         UserError: see `load_model`; or this version cannot build a model from this configuration and these weights.
+        ImportError: a library that the model needs is missing or broken.
     """
     config, tensors, manifest = load_model(folder, kind)
     try:
-        module = build(config)
+        with _no_larger_than(tensors):
+            module = build(config)
         module.load_state_dict(tensors)
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    except ImportError:
+        raise
+    except Exception as error:  # a configuration from elsewhere may make a constructor raise anything
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.split())[:300]
         raise UserError(f"{folder}: not a {kind} that this version can build ({reason}); {manifest.remedy}") from error
     return module.eval(), manifest

@@ -91,14 +91,15 @@ class PartFolder:
         """
         if self.main:
             work, own = f"is making these parts ({self.folder})", self.folder / LOCK
-            name = own if self.share is None else self._lock_of(self.share)
-            self._lock = acquire(name, work)
-            others = self.folder.glob(SHARE_LOCKS) if self.share is None else [own]
-            for other in others:
-                if other.is_file() and is_held(other):
-                    self._lock.close()
-                    raise Busy(f"another process {work}, and holds {other.name}; wait for it, or stop it")
-            self._note_how()
+            self._lock = acquire(own if self.share is None else self._lock_of(self.share), work)
+            try:
+                for other in self.folder.glob(SHARE_LOCKS) if self.share is None else [own]:
+                    if other.is_file() and is_held(other):
+                        raise Busy(f"another process {work}, and holds {other.name}; wait for it, or stop it")
+                self._note_how()
+            except BaseException:  # another process, or a full disk
+                self._lock.close()
+                raise
         self.accelerator.wait_for_everyone()
         return self
 

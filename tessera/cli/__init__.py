@@ -8,6 +8,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from tessera.errors import UserError
+from tessera.explained import explained
 
 
 def commands() -> dict[str, str]:
@@ -31,6 +32,9 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         return import_module(f"{__name__}.{name}").main(rest)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
+    except Exception as error:
+        known = error if isinstance(error, UserError) else explained(error)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return known.status

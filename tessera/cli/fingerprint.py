@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tessera import paths
 from tessera.artifacts.files import json_text, write_text
+from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
 from tessera.parameters import load, read_yaml
 
@@ -20,11 +21,21 @@ PIPELINE = Path("dvc.yaml")
 
 
 def stages(pipeline: Path = PIPELINE) -> dict[str, str]:
-    """The name of each stage that depends on a fingerprint, and its entry point's module."""
+    """The name of each stage that depends on a fingerprint, and its entry point's module.
+
+    Raises:
+        UserError: the file is no pipeline of such stages.
+    """
     found = {}
-    for name, stage in read_yaml(pipeline)["stages"].items():
-        if f"{paths.FINGERPRINTS.as_posix()}/{name}.json" in [str(dep) for dep in stage.get("deps", ())]:
-            found[name] = stage["cmd"].split(" -m ")[1].split()[0]
+    try:
+        for name, stage in read_yaml(pipeline)["stages"].items():
+            if f"{paths.FINGERPRINTS.as_posix()}/{name}.json" in [str(dep) for dep in stage.get("deps", ())]:
+                found[name] = stage["cmd"].split(" -m ")[1].split()[0]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{pipeline}: not a pipeline of stages with commands `python -m MODULE` "
+            f"({type(error).__name__}: {error}); restore it by Git"
+        ) from error
     return found
 
 

@@ -81,7 +81,7 @@ def written_images(folder: Path, rows: np.ndarray, part_rows: int) -> torch.Tens
         part_rows: number of images in each part but the last.
     """
     parts = {number: folder / part_name("images", number) for number in np.unique(rows // part_rows).tolist()}
-    maps = {number: np.load(path, mmap_mode="r", allow_pickle=False) for number, path in parts.items()}
+    maps = {number: np.lib.format.open_memmap(path, mode="r") for number, path in parts.items()}
     return torch.from_numpy(np.stack([maps[row // part_rows][row % part_rows] for row in rows.tolist()]))
 
 

@@ -91,8 +91,10 @@ def class_of(package: str, name: str, base: type) -> type:
     """The one public subclass of `base` in an option's file.
 
     Raises:
-        UserError: the file defines none, or several.
+        UserError: the package has no such option; or its file defines no such class, or several.
     """
+    if name not in options(package):
+        raise UserError(f"{package}: unknown option {name!r}; have {', '.join(options(package))}")
     module = import_module(f"{package}.{name}")
     classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base)]
     own = [kind for kind in classes if kind.__module__ == module.__name__]  # and not imported by the file

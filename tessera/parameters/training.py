@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from tessera.parameters.sections import Count, Decay, Fraction, NonNegative, Positive, PositiveFloat, Section
 
+MOST_WORKERS = 1024  # processes of a machine, and threads of a process; libraries end the process above some number
+
 
 class TrainingParams(Section):
     """How a model is trained: by AdamW, with a learning rate that rises linearly and then follows the schedule.
@@ -60,8 +62,8 @@ class RuntimeParams(Section):
     pictures: the largest share of a training's time that its pictures may take; 0: there are none.
     """
 
-    processes: Positive | None
-    threads: Positive | None
+    processes: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None
+    threads: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None
     log_every: Positive
     save_every: Positive
     save_minutes: PositiveFloat | None

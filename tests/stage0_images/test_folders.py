@@ -47,6 +47,19 @@ def test_linked_folders_are_followed_and_loops_are_not(opened, in_tmp):
     assert values_of(opened(folder).splits["train"]) == [1, 2]
 
 
+def test_links_out_of_the_folder_are_followed_and_said(opened, in_tmp, refused):
+    elsewhere = write_images(in_tmp / "elsewhere", {"1.png": 1, "2.png": 2})
+    folder = write_images(in_tmp / "pets", {"dog/3.png": 3})
+    (folder / "cat").symlink_to(elsewhere)
+    (folder / "dog" / "again.png").symlink_to("3.png")
+    assert opened(folder).notes == ("1 symbolic links lead out of the folder and are followed, the first: cat",)
+    (folder / "dog" / "far.png").symlink_to(elsewhere / "2.png")
+    source = opened(folder)
+    assert source.notes[0].startswith("2 symbolic links") and values_of(source.splits["train"]) == [1, 2, 3, 3, 2]
+    (folder / "all").symlink_to("/")
+    assert f"{folder}/all: a symbolic link to /, in which the source itself lies" in refused(folder)
+
+
 def test_ambiguous_folders_are_refused(opened, in_tmp, refused):
     mixed = write_images(in_tmp / "mixed", {"test/1.png": 1, "cat/1.png": 1})
     assert "mixes split folders (test) with others (cat)" in refused(mixed)
@@ -204,8 +217,8 @@ def test_images_are_known_by_their_contents(opened, in_tmp):
     assert values_of(source.splits["train"]) == [1, 2, 3] and source.aside == ()
 
 
-def test_an_archive_alone_is_to_be_unpacked(in_tmp, refused):
-    for ending in ("zip", "tar.gz", "7z"):
+def test_an_archive_alone_that_is_no_zip_is_to_be_unpacked(in_tmp, refused):
+    for ending in ("rar", "tar.gz", "7z"):
         folder = in_tmp / ending
         folder.mkdir()
         (folder / f"photos.{ending}").write_bytes(b"PK")

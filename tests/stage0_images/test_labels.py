@@ -151,9 +151,9 @@ def test_metadata_gives_labels_and_images_that_it_does_not_name_are_counted(open
     [
         ("image,photographer\n1.png,me\n", "metadata.csv", "it has no column file_name"),
         ("file_name,photographer\n1.png,me\n", "metadata.csv", "it has no column label or class"),
-        ("", "metadata.csv", "it cannot be read (Empty CSV file)"),
+        ("", "metadata.csv", "it cannot be read (empty file (0 bytes))"),
         ("file_name,label\n", "metadata.csv", "it has no row"),
-        ("", "metadata.jsonl", "Empty JSON file"),
+        ("", "metadata.jsonl", "empty file"),
         ("[1, 2]\n", "metadata.jsonl", "JSON"),
         ("{", "metadata.jsonl", "JSON"),
     ],

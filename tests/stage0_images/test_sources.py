@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -106,13 +108,22 @@ def test_without_network_a_hub_id_says_so(monkeypatch, capfd, refused):
 def test_a_hub_id_is_asked_for_with_its_revision_and_configuration(opened, monkeypatch):
     asked = {}
 
-    def load_dataset(**arguments):
-        asked.update(arguments)
-        return datasets.DatasetDict({"train": table([5])})
+    class Builder:
+        config = SimpleNamespace(data_files={"train": ["hf://datasets/owner/name@abc/train.parquet"]})
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        def download_and_prepare(self):
+            asked["prepared"] = True
+
+        def as_dataset(self):
+            return datasets.DatasetDict({"train": table([5])})
+
+    def load_dataset_builder(**arguments):
+        asked.update(arguments)
+        return Builder()
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     source = opened("owner/name", revision="abc", configuration="small")
-    assert asked == {"path": "owner/name", "revision": "abc", "name": "small"}
+    assert asked == {"path": "owner/name", "revision": "abc", "name": "small", "prepared": True}
     assert values_of(source.splits["train"]) == [5]
 
 

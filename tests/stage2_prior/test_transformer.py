@@ -70,7 +70,7 @@ def test_an_architecture_that_looks_ahead_is_refused():
 
 def test_values_that_the_architecture_refuses_are_one_line():
     with pytest.raises(UserError, match=r"llama cannot be built at this size .*extra") as error:
-        backbone.build(configure("llama", hidden_act="no such activation"), 12)
+        backbone.build(configure("llama", hidden_act="no_such_activation"), 12)
     assert "\n" not in str(error.value)
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from evaluation.figures import better
 from tessera.cli.compare.comparison import MISSING, Comparison, number
+from tessera.errors import printable
 
 WIDTH = 120  # the most columns of the terminal that are used
 NARROWEST = 60
@@ -68,6 +69,11 @@ def _heads(comparison: Comparison) -> list[str]:
     return heads
 
 
+def _text(value: str, style: str = "") -> Text:
+    """Text of one line or more; names and values of other people's runs may hold anything."""
+    return Text("\n".join(map(printable, value.split("\n"))), style)
+
+
 def _blocks(widths: list[int], room: int) -> list[range]:
     """Splits columns of these widths into blocks, none wider than `room` unless it is a single column."""
     found, start, filled = [], 0, 0
@@ -96,12 +102,12 @@ def _print_tables(console: Console, title: str, left: list[list[str]], heads: li
     for block in _blocks(widths, console.width - fixed):
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, PADDING, 0, 0), show_edge=False)
         for place, column in enumerate(left):
-            table.add_column(Text(column[0]), overflow="fold", max_width=longest, no_wrap=place > 0)
+            table.add_column(_text(column[0]), overflow="fold", max_width=longest, no_wrap=place > 0)
         for run in block:
-            table.add_column(Text(heads[run]), overflow="fold", max_width=VALUE, justify="right")
+            table.add_column(_text(heads[run]), overflow="fold", max_width=VALUE, justify="right")
         for row in range(len(columns[0])):
             cells = [column[row + 1] for column in left] + [columns[run][row] for run in block]
-            table.add_row(*(Text(cell, style="bold" if cell.startswith(MARK) else "") for cell in cells))
+            table.add_row(*(_text(cell, "bold" if cell.startswith(MARK) else "") for cell in cells))
         console.print(table)
         console.print()
 
@@ -128,7 +134,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     else:
         console.print("no figures: no run has a results/STAGE/metrics.json; run `dvc repro`, and commit results\n")
     for note in comparison.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {printable(note)}")
 
 
 def csv_rows(comparison: Comparison) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from tessera.artifacts.manifests import Manifest
-from tessera.artifacts.models import load_module
+from tessera.artifacts.models import load_module, refuse_others
 from tessera.features.classifiers.base import Classifier
 from tessera.features.classifiers.sections import PACKAGE
-from tessera.parameters.parts import class_of
+from tessera.parameters.parts import class_of, parameters_of
 
 
 def build_classifier(config: dict[str, Any]) -> Classifier:
@@ -32,7 +32,16 @@ def load_classifier(folder: Path) -> tuple[Classifier | None, Manifest]:
     Raises:
         UserError: it is missing, damaged, or not a classifier that this version builds.
     """
-    model, manifest = load_module(
-        folder, "classifier", lambda c: build_classifier(c["classifier"]) if c["available"] else nn.Identity()
-    )
+    model, manifest = load_module(folder, "classifier", _from_file)
     return (model if isinstance(model, Classifier) else None), manifest
+
+
+def _from_file(config: dict[str, Any]) -> nn.Module:
+    """The classifier of a configuration from a file, or a stand-in. Raises ValueError for keys that none has."""
+    refuse_others(config, ("available", "classifier", "reason"), "config.json")
+    if not config["available"]:
+        return nn.Identity()
+    values = config["classifier"]
+    known = parameters_of(PACKAGE, values["name"]).model_fields
+    refuse_others(values, ("name", "image_shape", "num_classes", *known), "classifier")
+    return build_classifier(values)

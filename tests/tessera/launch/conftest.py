@@ -39,7 +39,7 @@ def run(params, arguments):
                 raise KeyError("a bug")
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
-    sys.stdout.write(f"threads {os.environ['OMP_NUM_THREADS']}\n")  # at once: another process may write too
+    sys.stdout.write(f"threads {os.environ['OMP_NUM_THREADS']}\\n")  # at once: another process may write too
 
 
 def main(argv=None):

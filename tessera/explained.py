@@ -1,0 +1,100 @@
+"""Says what a user can do about errors of libraries and of the system. All others are defects of this project."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from tessera.errors import UserError
+from tessera.project import PACKAGES
+
+# Errors of the file system that a user can mend: a place that is taken, of another kind, read-only, or failing.
+PLACES = tuple(
+    getattr(errno, name)
+    for name in ("EEXIST", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "EROFS", "ELOOP", "ENAMETOOLONG", "EIO", "EBUSY")
+)
+SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = "Not enough disk space"  # how `datasets` begins a message
+BROKEN = re.compile(
+    r"torchvision::|module 'torchvision'|\.so\b.*(cannot open|undefined symbol|too short)|Failed to import"
+)
+
+
+def explained(error: BaseException) -> UserError | None:
+    """An error of a library, or of the file system, as advice to the user; None for an error that no user can mend.
+
+    Errors of torch are recognised by the names of their classes, because torch may not be imported yet.
+    """
+    if reason := no_space(error):
+        return _about_space(error, reason)
+    if isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
+        return UserError(f"{error.filename}: {error.strerror}; this stage must be able to write there")
+    return _about_torch(error) or _about_imports(error)
+
+
+def no_space(error: BaseException) -> str | None:
+    """The system's reason, if an error or one of its causes says that the disk is full or a file too large."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.errno in SPACE:
+            return os.strerror(cause.errno)
+        # Libraries in Rust and C++ have the system's message in a text of their own.
+        named = [os.strerror(number) for number in SPACE if os.strerror(number) in str(cause)]
+        if type(cause).__name__ in ("SafetensorError", "OSError", "ArrowInvalid") and (named or FULL in str(cause)):
+            return named[0] if named else FULL
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _about_space(error: BaseException, reason: str) -> UserError:
+    file = getattr(error, "filename", None)
+    if reason == os.strerror(errno.EFBIG):
+        return UserError(
+            f"{file or Path.cwd()}: {reason}; a limit of this shell (`ulimit -f`) or of the file system ends files at "
+            "a size; raise it, and run the same command again: what was published before is unchanged"
+        )
+    places = {os.stat(place).st_dev: place for place in (tempfile.gettempdir(), os.environ.get("DVC_ROOT", "."), ".")}
+    free = ", ".join(f"{shutil.disk_usage(p).free / 1e6:.0f} MB at {os.path.abspath(p)}" for p in places.values())
+    return UserError(
+        f"{file or Path.cwd()}: {reason}; free: {free}; make room, and run the same command again: what was published "
+        "before is unchanged"
+    )
+
+
+def _about_torch(error: BaseException) -> UserError | None:
+    names, said = {kind.__name__ for kind in type(error).__mro__}, str(error)
+    if "OutOfMemoryError" in names:
+        return UserError(
+            f"the GPU's memory is not enough ({said.split('. ')[0]}); lower the batch_size of what ran: "
+            "that of the stage's training section for training, runtime.batch_size for measuring on validation images, "
+            "sampling.batch_size for sampling"
+        )
+    if names & {"BackendCompilerFailed", "InductorError"}:
+        reason = " ".join(said.split("\n\nSet TORCH")[0].split())[:300]
+        cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torch's cache of compiled code")
+        return UserError(
+            f"torch.compile failed ({reason}); set compile to false in the stage's training section, install a C++ "
+            f"compiler if there is none, or delete {cache}: a run that was killed may have left half a file there"
+        )
+    return None
+
+
+def _about_imports(error: BaseException) -> UserError | None:
+    """A library that is missing, or that does not fit the others. A missing module of this project is a defect."""
+    if isinstance(error, ImportError):
+        broken = (error.name or "").split(".")[0] not in PACKAGES
+    else:
+        broken = isinstance(error, RuntimeError | AttributeError | OSError) and bool(BROKEN.search(str(error)))
+    if not broken:
+        return None
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return UserError(
+        f"a library cannot be imported ({reason}); install the libraries again, torch and torchvision from one place; "
+        "`python -m tessera doctor` tells which are broken"
+    )

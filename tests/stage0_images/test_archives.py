@@ -1,0 +1,102 @@
+"""A zip archive of images is read like the folder that it would unpack to, and nothing is unpacked to disk."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_sources import png, values_of
+
+from stage0_images import archives
+from stage0_images.pixels import decoding, read_image
+from stage0_images.reading import BadImage
+
+
+def zipped(file: Path, names: dict[str, int | bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, value in names.items():
+            archive.writestr(name, png(value) if isinstance(value, int) else value)
+    return file.parent
+
+
+def test_an_archive_is_read_like_its_folder(opened, in_tmp):
+    names = {"pets/dog/2.png": 2, "pets/cat/1.png": 1, "pets/cat/.hidden.png": 9, "__MACOSX/pets/cat/1.png": b"x"}
+    source = opened(zipped(in_tmp / "a" / "pets.zip", names))
+    split = source.splits["train"]
+    assert source.classes == ("cat", "dog") and values_of(split) == [1, 2]
+    assert [image.file for image in split.fetch(np.arange(2))] == ["pets/pets/cat/1.png", "pets/pets/dog/2.png"]
+    assert sorted(path.name for path in (in_tmp / "a").rglob("*")) == ["pets.zip"], "nothing is unpacked"
+    assert [one.file for one in source.aside] == ["pets/__MACOSX"]
+
+
+def test_archives_may_be_splits(opened, in_tmp):
+    zipped(in_tmp / "a" / "train.zip", {"cat/1.png": 1, "dog/2.png": 2})
+    source = opened(zipped(in_tmp / "a" / "test.zip", {"dog/3.png": 3}, zipfile.ZIP_STORED))
+    assert {name: values_of(split) for name, split in source.splits.items()} == {"train": [1, 2], "test": [3]}
+    assert source.classes == ("cat", "dog")
+
+
+def test_metadata_inside_an_archive_gives_labels(opened, in_tmp):
+    rows = b"file_name,label\n1.png,owl\n2.png,fox\n3.png,owl\n4.png,fox\n"
+    images = {f"{number}.png": number for number in range(1, 5)}
+    source = opened(zipped(in_tmp / "a" / "pets.zip", {"metadata.csv": rows, **images}))
+    assert source.classes == ("fox", "owl") and values_of(source.splits["train"]) == [1, 2, 3, 4]
+    assert source.splits["train"].labels.tolist() == [1, 0, 1, 0]
+
+
+def test_names_that_lead_out_of_an_archive_stay_inside_it(opened, in_tmp):
+    names = {"../../etc/1.png": 1, "/absolute/2.png": 2, "win\\dows\\3.png": 3}
+    split = opened(zipped(in_tmp / "a" / "p.zip", names), use_labels=False).splits["train"]
+    files = [image.file for image in split.fetch(np.arange(split.count))]
+    assert files == ["p/absolute/2.png", "p/etc/1.png", "p/win/dows/3.png"] and values_of(split) == [2, 1, 3]
+
+
+def test_what_cannot_be_unpacked_is_one_bad_image(opened, in_tmp, params):
+    folder = zipped(in_tmp / "a" / "p.zip", {"1.png": 1, "2.png": 2, "3.png": 3, "4.png": bytes(10**7)})
+    data = bytearray((folder / "p.zip").read_bytes())
+    with zipfile.ZipFile(folder / "p.zip") as archive:
+        places = [info.header_offset for info in archive.infolist()]
+    data[places[1] + 60] ^= 0xFF  # inside the packed bytes
+    central = data.index(b"PK\x01\x02")
+    data[places[0] + 6] |= 1  # says that it is encrypted
+    data[central + 8] |= 1
+    (folder / "p.zip").write_bytes(data)
+    small = params({"data.max_pixels": 100}).data
+    reasons = []
+    with decoding():
+        for image in opened(folder).splits["train"].fetch(np.arange(4)):
+            try:
+                read_image(image.content, small.model_copy(update={"max_pixels": 100}))
+                reasons.append("")
+            except BadImage as error:
+                reasons.append(str(error))
+    assert "is encrypted" in reasons[0] and "cannot be unpacked: damaged" in reasons[1] and reasons[2] == ""
+    assert "known format" in reasons[3]
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(opened, in_tmp, monkeypatch, params):
+    split = opened(zipped(in_tmp / "a" / "p.zip", {"1.png": bytes(2**25), "2.png": 2})).splits["train"]
+    image = split.fetch(np.array([0]))[0]
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda *_: pytest.fail("it was read"))
+    with decoding(), pytest.raises(BadImage, match="a file of 33554432 bytes, over the"):
+        read_image(image.content, params({"data.max_pixels": 100}).data)
+
+
+def test_archives_that_cannot_be_read_are_refused(in_tmp, refused, monkeypatch):
+    folder = zipped(in_tmp / "a" / "p.zip", {"1.png": 1})
+    whole = (folder / "p.zip").read_bytes()
+    (folder / "p.zip").write_bytes(whole[:-10])
+    assert "p.zip: not a readable zip archive (File is not a zip file)" in refused(folder)
+    (folder / "p.zip").write_bytes(whole)
+    monkeypatch.setattr(archives, "DIRECTORY_BYTES", 10)
+    assert "its list of files has" in refused(folder)
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="Duplicate"):
+        zipped(folder / "p.zip", {"x": b"x"})
+        with zipfile.ZipFile(folder / "p.zip", "a") as archive:
+            archive.writestr("x", b"y")
+    assert "has the file x twice" in refused(folder)
+    assert "p.zip; unpack the archive" in refused(zipped(in_tmp / "b" / "p.zip", {"notes.txt": b"x"}))
