@@ -72,7 +72,7 @@ def test_a_training_that_does_not_fit_is_refused_with_the_parameter_that_helps(
         patch.setattr(needs_module, "free_bytes", lambda device: 1000)
         with pytest.raises(
             UserError,
-            match=r"toy\.batch_size: 8: a step takes about 0 MB of memory .* set runtime\\.micro_batch below 8",
+            match=r"toy\.batch_size: 8: a step takes about 0 MB of memory .* set runtime\.micro_batch below 8",
         ):
             require_room(task, params, runtime, 8, tmp_path)
     monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
