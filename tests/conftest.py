@@ -42,6 +42,13 @@ def interrupts_as_in_a_terminal() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine anything may take so long that a line says so, which is no matter of the tests' own."""
+    monkeypatch.setattr("tessera.console.LONG", 1e6)
+    monkeypatch.setattr("tessera.console.PACE", 1e6)
+
+
 @pytest.fixture
 def repository() -> Path:
     """The repository's root."""

@@ -260,7 +260,10 @@ def leaves_that_matter(raw: dict[str, Any]) -> dict[str, Any]:
         {},
         {"stage2_prior.name": "counts", "stage1_vqvae.quantizer.name": "fsq", "classifier.name": "none"},
         {"stage2_prior.name": "chain", "stage1_vqvae.quantizer.name": "gumbel", "stage1_vqvae.network.name": "vit"},
-        {"stage2_prior.name": "masked", "stage1_vqvae.likelihood.name": "mixture_of_logistics"},
+        pytest.param(
+            {"stage2_prior.name": "masked", "stage1_vqvae.likelihood.name": "mixture_of_logistics"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda chosen: "-".join(chosen.values()) or "as shipped",
 )

@@ -22,6 +22,7 @@ SMALL = {
 CODES, PRIOR = "stage1_vqvae.quantizer.codebook_size", "stage2_prior.width"
 
 
+@pytest.mark.slow
 def test_edits_between_stages_are_said(in_tmp, write_params, capsys):
     """K, the size of the images and the prior are edited after a whole run; each later stage names what it reads."""
     (in_tmp / "data").mkdir()

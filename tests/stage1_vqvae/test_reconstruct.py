@@ -60,7 +60,7 @@ def test_a_level_that_does_not_count_says_the_same_for_every_image(
         assert not torch.allclose(coarse, model.decode_parameters(codes))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_each_picture_is_drawn_by_one_process(
     in_tmp: Path, write_params: Callable, write_prepared: Callable, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
