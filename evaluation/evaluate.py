@@ -16,6 +16,7 @@ from tessera import entry, paths
 from tessera.parameters import Params
 
 USES = ("stage2_prior.counts", "evaluation")  # the sections of params.yaml that change what this stage makes
+MEMORY = "runtime.batch_size below 64"  # by which it takes less memory
 
 RESULTS = paths.RESULTS / "evaluate"
 
@@ -42,7 +43,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     processes = accelerator(params.runtime, apart=True)
     counts, images = params.stage2_prior.counts.arguments(), params.evaluation.images
-    evaluation = Evaluation(counts, images, processes.device)
+    evaluation = Evaluation(counts, images, processes.device, params.runtime.batch_size)
     tell_of_edits(evaluation.pipeline, params)
     metrics = evaluation.metrics()
     if processes.is_main_process:

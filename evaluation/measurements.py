@@ -107,7 +107,11 @@ class Evaluation:
     """
 
     def __init__(
-        self, counts: dict[str, Any], images: int | None = None, device: torch.device | str | None = None
+        self,
+        counts: dict[str, Any],
+        images: int | None = None,
+        device: torch.device | str | None = None,
+        most: int = TOGETHER,
     ) -> None:
         """Open the artifacts. Every process of a run does.
 
@@ -115,6 +119,7 @@ class Evaluation:
             counts: parameters of the counts prior.
             images: how many test images are measured (`fixed_choice`); None: all.
             device: where the models are put; None for the GPU if there is one.
+            most: images that are encoded and decoded at once, at most.
 
         Raises:
             UserError: an artifact is missing, damaged, or was not made from the others.
@@ -134,7 +139,9 @@ class Evaluation:
             self.classifier.to(self.pipeline.device)
         blank = torch.zeros(1, *self.layout.image_shape, dtype=torch.uint8, device=self.pipeline.device)
         vqvae = self.pipeline.vqvae
-        self.images_together = images_together(vqvae, lambda: vqvae.decode_parameters(vqvae.encode(to_float(blank))))
+        self.images_together = images_together(
+            vqvae, lambda: vqvae.decode_parameters(vqvae.encode(to_float(blank))), most
+        )
         if reason := ssim_unavailable(*self.layout.image_shape[1:]):
             self.unavailable["reconstruction.ssim"] = reason
 

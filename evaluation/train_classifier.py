@@ -16,6 +16,7 @@ from tessera import entry, paths
 from tessera.parameters import Params
 
 USES = ("classifier",)  # the sections of params.yaml that change what this stage makes
+MEMORY = "runtime.micro_batch, or classifier.training.batch_size"  # by which it takes less memory
 
 RESULTS = paths.RESULTS / "train_classifier"
 

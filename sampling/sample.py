@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MODULE = "sampling.sample"
 USES = ("sampling",)  # the sections of params.yaml that change what this stage makes
+MEMORY = "sampling.batch_size, or --batch-size"  # by which it takes less memory
 
 OUTPUT = Path("samples.png")
 TOLD = ("seed", "temperature", "top_k", "top_p", "min_p", "guidance_scale")  # settings that the last line tells

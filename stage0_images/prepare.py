@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tessera.images.prepared import Stats
 
 USES = ("data",)  # the sections of params.yaml that change what this stage makes
+MEMORY = "runtime.threads, or data.max_pixels"  # by which it takes less memory
 
 REFUSED = paths.PREPARED.with_name("quarantine.jsonl")  # the list of refused images where there are too many
 # A warning is given if training pixels span fewer of the 256 values than DARK and the first images are grey with more

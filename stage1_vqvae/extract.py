@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MODULE = "stage1_vqvae.extract"
 USES = ("extract_codes",)  # the sections of params.yaml that change what this stage makes
+MEMORY = "runtime.batch_size below 64"  # by which it takes less memory
 
 RESULTS = paths.RESULTS / "extract_codes"
 HISTOGRAM_ROWS = 512
@@ -118,7 +119,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     splits = {name: {"images": len(split), "passes": len(changes[name])} for name, split in prepared.splits.items()}
     parts = code_parts(splits)
     with PartFolder("extract_codes", identity(MODULE, USES, params, parents), device, arguments.share) as folder:
-        make_parts(model, prepared, changes, parts, folder, device.device)
+        make_parts(model, prepared, changes, parts, folder, device.device, params.runtime.batch_size)
         if arguments.share:
             print(f"share {arguments.share}: {len(folder.left)} parts made")
             return
@@ -135,12 +136,14 @@ def make_parts(
     parts: list[CodePart],
     folder: PartFolder,
     device: torch.device,
+    most: int,
 ) -> None:
     """Encode the parts that this process has to make.
 
     Args:
         changes: the passes over each split.
         device: where the model is.
+        most: images in a batch, at most.
     """
     import torch
 
@@ -151,7 +154,7 @@ def make_parts(
     layout, wanted = model.layout, set(folder.missing([part.name for part in parts]))
     mine = [part for part in parts if part.name in wanted]
     blank = torch.zeros(1, *layout.image_shape, dtype=torch.uint8, device=device)
-    together = images_together(model, lambda: model.encode(to_float(blank)))
+    together = images_together(model, lambda: model.encode(to_float(blank)), most)
     with torch.no_grad(), Bar(sum(part.rows.stop - part.rows.start for part in mine), "codes", "image") as bar:
         for part in mine:
             with folder.writing(part.name, (layout.num_tokens,), layout.dtype) as writer:

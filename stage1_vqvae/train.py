@@ -14,6 +14,7 @@ from tessera import entry, paths
 from tessera.parameters import Params
 
 USES = ("stage1_vqvae",)  # the sections of params.yaml that change what this stage makes
+MEMORY = "runtime.micro_batch, or stage1_vqvae.training.batch_size"  # by which it takes less memory
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:

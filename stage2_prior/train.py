@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tessera.codes.store import CodeSplit
 
 USES = ("stage2_prior",)  # the sections of params.yaml that change what this stage makes
+MEMORY = "runtime.micro_batch, or stage2_prior.training.batch_size"  # by which it takes less memory
 
 RESULTS = paths.RESULTS / "train_prior"
 

@@ -46,7 +46,8 @@ def main(
 
     Args:
         run: does the work. Its module says in `USES` which sections of params.yaml change the results; a module without
-            `USES` is no stage. Neither is a run with other options than --params, which writes only what they name.
+            `USES` is no stage. Neither is a run with other options than --params, which writes only what they name. Its
+            `MEMORY` names the parameters by which it takes less memory, for the message where there is not enough.
         argv: the command line; by default that of this process.
         parallel: whether `run` may be one of several processes. They are started here if `runtime.processes` or the
             number of GPUs asks for several. Otherwise several processes are refused, and so they are for a run with
@@ -69,7 +70,7 @@ def main(
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except Exception as error:
-            return _failed(error)
+            return _failed(error, getattr(module, "MEMORY", ""))
 
 
 def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: bool, kept: Path | None) -> int:
@@ -169,16 +170,19 @@ def _exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _failed(error: Exception) -> int:
+def _failed(error: Exception, memory: str) -> int:
     """Tell the user about an error, and return the exit status.
 
     One of several processes reports it to the one that started them, which prints it. Where another launcher started
     them, the first process of each machine prints it, since they mostly fail alike.
 
+    Args:
+        memory: the parameters by which this entry point takes less memory.
+
     Raises:
         Exception: the error itself, if it is a defect and nobody takes the report.
     """
-    known = error if isinstance(error, UserError) else explained(error)
+    known = error if isinstance(error, UserError) else explained(error, memory)
     if known is None:
         if not failures.report("".join(traceback.format_exception(error)).rstrip(), 1):
             raise error

@@ -24,16 +24,19 @@ BROKEN = re.compile(
 )
 
 
-def explained(error: BaseException) -> UserError | None:
+def explained(error: BaseException, memory: str = "") -> UserError | None:
     """An error of a library, or of the file system, as advice to the user; None for an error that no user can mend.
 
     Errors of torch are recognised by the names of their classes, because torch may not be imported yet.
+
+    Args:
+        memory: the parameters by which what ran takes less memory.
     """
     if reason := no_space(error):
         return _about_space(error, reason)
     if isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
         return UserError(f"{error.filename}: {error.strerror}; this stage must be able to write there")
-    return _about_torch(error) or _about_imports(error)
+    return _about_memory(error, memory) or _about_torch(error) or _about_imports(error)
 
 
 def no_space(error: BaseException) -> str | None:
@@ -67,14 +70,17 @@ def _about_space(error: BaseException, reason: str) -> UserError:
     )
 
 
+def _about_memory(error: BaseException, lower: str) -> UserError | None:
+    names, said = {kind.__name__ for kind in type(error).__mro__}, " ".join(str(error).split())
+    if not names & {"OutOfMemoryError", "MemoryError"} and "DefaultCPUAllocator: can't allocate memory" not in said:
+        return None
+    advice = f"lower {lower}" if lower else "use less at a time, or a machine with more"
+    reason = f" ({said.split('. ')[0][:200]})" if said else ""
+    return UserError(f"there is not enough memory{reason}; {advice}")
+
+
 def _about_torch(error: BaseException) -> UserError | None:
     names, said = {kind.__name__ for kind in type(error).__mro__}, str(error)
-    if "OutOfMemoryError" in names:
-        return UserError(
-            f"the GPU's memory is not enough ({said.split('. ')[0]}); lower the batch_size of what ran: "
-            "that of the stage's training section for training, runtime.batch_size for measuring on validation images, "
-            "sampling.batch_size for sampling"
-        )
     if names & {"BackendCompilerFailed", "InductorError"}:
         reason = " ".join(said.split("\n\nSet TORCH")[0].split())[:300]
         cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torch's cache of compiled code")

@@ -86,18 +86,19 @@ def kept_for_backward(model: nn.Module, forward: Callable[[], Any]) -> int:
 
 
 @torch.no_grad()
-def images_together(module: nn.Module, run: Callable[[], object]) -> int:
+def images_together(module: nn.Module, run: Callable[[], object], most: int) -> int:
     """How many images every batch has where results must not depend on the machine: a power of two up to `TOGETHER`.
 
     In a batch of another size convolutions round differently, and the code of a vector half way between two codes would
-    depend on how the work was divided. So the number depends on the model alone. It is smaller than `TOGETHER` if so
-    many images would need more than `BATCH_BYTES` of memory.
+    depend on how the work was divided. So the number depends on the model alone, unless `most` is smaller. It is
+    smaller than `TOGETHER` if so many images would need more than `BATCH_BYTES` of memory.
 
     Args:
         module: the network.
         run: has the network work on one image.
+        most: `runtime.batch_size`, by which a user whose memory is short takes a smaller number.
     """
     with LargestOutput(module) as largest:
         run()
-    room = max(1, BATCH_BYTES // (LIVE_OUTPUTS * max(1, largest.bytes)))
+    room = max(1, min(most, BATCH_BYTES // (LIVE_OUTPUTS * max(1, largest.bytes))))
     return min(TOGETHER, 2 ** (room.bit_length() - 1))

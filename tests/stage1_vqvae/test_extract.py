@@ -294,7 +294,6 @@ def test_an_extraction_that_dies_leaves_the_old_codes(trained: Callable, monkeyp
         raise MemoryError
 
     monkeypatch.setattr("tessera.codes.figures.codebook_figures", die)
-    with pytest.raises(MemoryError):
-        extract.main([])
+    assert extract.main([]) == 2
     assert written(paths.CODES) == old
     assert sorted(p.name for p in paths.CODES.parent.iterdir()) == ["codes", "prepared"]

@@ -142,14 +142,27 @@ def test_a_defect_keeps_its_traceback(project):
         entry.main(defect, "doc", [])
 
 
-def test_a_gpu_without_enough_memory_is_one_line_that_says_what_to_lower(project, capsys):
+def test_a_gpu_without_enough_memory_is_one_line_that_says_what_to_lower(project, capsys, monkeypatch):
     def fill(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB. GPU 0 has ...")
 
     assert entry.main(fill, "doc", []) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: the GPU's memory is not enough (CUDA out of memory); lower the batch_size")
-    assert said.count("\n") == 1
+    assert (
+        said == "error: there is not enough memory (CUDA out of memory); use less at a time, or a machine with more\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "MEMORY", "runtime.micro_batch", raising=False)
+    assert entry.main(fill, "doc", []) == 2
+    assert capsys.readouterr().err.endswith("; lower runtime.micro_batch\n")
+
+
+def test_main_memory_that_is_not_enough_is_one_line_too(project, capsys):
+    def fill(*_):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    assert entry.main(fill, "doc", []) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: there is not enough memory (") and said.count("\n") == 1
 
 
 def test_what_torch_cannot_compile_is_one_line_that_says_what_to_do(project, capsys, monkeypatch):
