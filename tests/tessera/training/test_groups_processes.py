@@ -84,7 +84,7 @@ accelerator = accelerator(runtime)
 with StateFolder("toy", "run", accelerator.is_main_process) as state:
     trainer = Trainer(Toy(), params, runtime, accelerator, state)
     trainer.run()
-    saved = {name: tensor for name, tensor in trainer.tensors.tensors(trainer.best).items()}
+    saved = {name: tensor for name, tensor in trainer.saver.tensors.tensors(trainer.best).items()}
     save_file(saved, f"{sys.argv[1]}_rank{world()[0]}.safetensors")
     assert trainer.progress.step == 20 and "third" not in trainer.progress.train[-1]
 """
