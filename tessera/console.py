@@ -51,7 +51,7 @@ class Bar(tqdm):
         """See `tqdm`. `unit` is one thing that is counted, such as "step"."""
         self.terminal = sys.stderr.isatty()
         often = {} if self.terminal else {"mininterval": 0.0}  # each update may print a line; `display` keeps the pace
-        width = {"dynamic_ncols": True} if self.terminal and _columns() else {"ncols": COLUMNS}
+        width = {"dynamic_ncols": bool(_columns()), "ncols": None if _columns() else COLUMNS} if self.terminal else {}
         form = ON_TERMINAL if self.terminal else AS_LINES
         super().__init__(
             total=total,

@@ -114,6 +114,15 @@ def spins(threads: int, root: Path = Path("/")) -> int:
     Args:
         root: the folder that holds `proc`. Tests pass another one.
     """
+    return BUSY_SPINS if others_running(root) + threads > (os.cpu_count() or 1) else SPINS
+
+
+def others_running(root: Path = Path("/")) -> int:
+    """How many threads of other programs run at this moment, or 0 where the system does not say.
+
+    Args:
+        root: the folder that holds `proc`. Tests pass another one.
+    """
     running = []
     for _ in range(LOOKS):
         time.sleep(LOOK_APART)
@@ -121,9 +130,8 @@ def spins(threads: int, root: Path = Path("/")) -> int:
             # The fourth field is "running/all". This process is one of those that run.
             running.append(int((root / "proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0]) - 1)
         except (OSError, ValueError, IndexError):  # not Linux
-            return SPINS
-    others = sorted(running)[len(running) // 2]
-    return BUSY_SPINS if others + threads > (os.cpu_count() or 1) else SPINS
+            return 0
+    return sorted(running)[len(running) // 2]
 
 
 @contextmanager

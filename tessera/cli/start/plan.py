@@ -130,7 +130,8 @@ class Plan:
         most = self._most(name)
         if name == STAGE1:
             bf16 = self.params.stage1_vqvae.training.precision == "bf16"
-            compiles = self.compiler and bf16 and min(room, most * step) > WORTH_COMPILING
+            lasts = max(LEAST_STEPS[name] * step, min(room, most * step))
+            compiles = self.compiler and bf16 and lasts > WORTH_COMPILING
             self.choice.set(f"{name}.training.compile", compiles, "for a long training" if compiles else "")
             if compiles:
                 step, extra = COMPILED * step, extra + COMPILATION

@@ -12,6 +12,7 @@ from tessera.cli.start.machine import Machine
 from tessera.cli.start.plan import STAGES, Plan
 from tessera.cli.start.rules import Choice
 from tessera.documents import parse_yaml
+from tessera.launch.threads import others_running
 from tessera.parameters import Params, validate
 
 WIDTH = 120  # columns of a line of params.yaml
@@ -21,6 +22,8 @@ SQUARE = 0.05  # the part by which the sides of a square may differ
 
 def write(file: Path, choice: Choice) -> None:
     """Write the whole parameter file: the default one with the chosen values, and a reason beside those that have one.
+
+    A file that was there and differs is kept beside it, with the ending .old.
 
     Raises:
         UserError: the result is not valid; the file is then as it was.
@@ -32,6 +35,9 @@ def write(file: Path, choice: Choice) -> None:
     text = commented(stream.getvalue(), choice.reasons)
     validate(parse_yaml(text, str(file)), str(file))
     assert leaves(parse_yaml(text, str(file))) == leaves(parse_yaml(stream.getvalue(), str(file)))
+    before = file.read_text(encoding="utf-8") if file.exists() else text
+    if before not in (text, (PRESETS / f"{DEFAULT}.yaml").read_text(encoding="utf-8")):
+        write_text(file.with_name(f"{file.name}.old"), before)
     write_text(file, text)
 
 
@@ -83,7 +89,16 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
         f"images    {source}: {counts}; {size}, {colours}{clear}; {labels}{squares}{refused}",
         f"machine   {machine.gpu or f'{cores}, no GPU'}{memory}; {low}"
         + ("" if machine.compiler else "; no C++ compiler, so nothing is compiled"),
+        *_others(),
     ]
+
+
+def _others() -> list[str]:
+    """A line if other programs keep the machine busy."""
+    count = others_running()
+    if not count:
+        return []
+    return [f"          {count} threads of other programs run now: times are longer than on an idle machine"]
 
 
 def _made(params: Params) -> list[str]:
@@ -103,13 +118,18 @@ def _stages(plan: Plan, minutes: float) -> list[str]:
     for stage, seconds in plan.seconds.items():
         count = plan.steps.get(sections.get(stage, ""))
         lines.append(f"{stage:<18} {seconds / 60:7.1f}" + (f"   {count:,} steps at most" if count else ""))
-    over = plan.expected_minutes > minutes
-    note = f"   more than the {minutes:g} that you gave: the least that makes sense" if over else ""
-    whole = f"{'in all':<18} {plan.expected_minutes:7.1f}   about, if nothing else runs{note}"
+    whole = f"{'in all':<18} {plan.expected_minutes:7.1f}   about, if nothing else runs"
+    if plan.expected_minutes > minutes:
+        least = (
+            f"{plan.expected_minutes:.0f} minutes are the least for these images here, more than the {minutes:g} given"
+        )
+        whole += f"\n{'':<18} {least}; a smaller --side takes less"
     if plan.useful_minutes > LONGER * minutes:
         whole += f"\n{'':<18} more time makes better pictures, up to `--minutes {plan.useful_minutes:.0f}` or so"
     return [*lines, whole, f"disk      about {max(1, plan.disk // 2**20):,} MB, caches and saved states included"]
 
 
 def _end(file: Path) -> list[str]:
-    return [f"{file} is written; `dvc repro` makes it. The picture will be results/sample/grid.png."]
+    kept = file.with_name(f"{file.name}.old")
+    old = f" The file as it was before the last change is {kept}." if kept.exists() else ""
+    return [f"{file} is written; `dvc repro` makes it. The picture will be results/sample/grid.png.{old}"]

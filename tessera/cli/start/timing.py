@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from sampling.generate import Streams, generate
@@ -87,7 +86,7 @@ def measure(params: Params, classes: int) -> Times:
 
 
 def step_seconds(task: Task, training: TrainingParams, params: Params) -> float:
-    """The median of a few steps of the one training loop, as the task and the parameters have them."""
+    """The shortest of a few steps of the one training loop, as the task and the parameters have them."""
     state = StateFolder("start", "timing", exclusive=False)
     trainer = Trainer(task, training, params.runtime, accelerator(params.runtime), state)
     task.model.train()
@@ -102,13 +101,16 @@ def step_seconds(task: Task, training: TrainingParams, params: Params) -> float:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """The median time of a few calls after one that is not counted; at least one, and `LONG_ENOUGH` seconds at most."""
+    """The shortest time of a few calls after one that is not counted: the one that other programs disturbed least.
+
+    There are at least two, and no more than five after `LONG_ENOUGH` seconds.
+    """
     work()
     times: list[float] = []
-    while len(times) < 5 and sum(times) < LONG_ENOUGH:
+    while len(times) < 2 or (len(times) < 5 and sum(times) < LONG_ENOUGH):
         began = time.perf_counter()
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    return float(np.median(times))
+    return min(times)

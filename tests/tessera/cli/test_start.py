@@ -222,9 +222,10 @@ def folder(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., s
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_a_folder_gives_a_whole_valid_file_and_a_plan(folder, classes: int, capsys) -> None:
-    source = folder(classes)
+    source, before = folder(classes), Path("params.yaml").read_text(encoding="utf-8")
     assert main(["start", source, "--minutes", "2"]) == 0
     told = capsys.readouterr().out
+    assert Path("params.yaml.old").read_text(encoding="utf-8") == before and "params.yaml.old" in told
     params = load(Path("params.yaml"))
     assert (params.data.source, params.data.watch) == (source, source)
     assert (params.data.height, params.data.width, params.data.channels) == (20, 20, 3)
