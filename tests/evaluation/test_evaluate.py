@@ -200,7 +200,8 @@ def test_the_picture_shows_images_of_every_class_in_turn(tiny_run):
 
 
 @pytest.mark.parametrize(
-    ("prior", "strides", "sizes"), [("pixelcnn", [4], 5), ("masked", [4], 5), ("chain", [2, 2], [5, 9])]
+    ("prior", "strides", "sizes"),
+    [("pixelcnn", [4], 5), pytest.param("masked", [4], 5, marks=pytest.mark.slow), ("chain", [2, 2], [5, 9])],
 )
 def test_a_run_with_a_learned_prior_is_measured_by_the_definition(tiny_run, prior, strides, sizes):
     tiny_run(strides=strides, sizes=sizes, prior=prior)
