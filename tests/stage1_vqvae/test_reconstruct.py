@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from choices import few
 from PIL import Image
 
 from stage1_vqvae import reconstruct, train
@@ -60,7 +61,7 @@ def test_a_level_that_does_not_count_says_the_same_for_every_image(
         assert not torch.allclose(coarse, model.decode_parameters(codes))
 
 
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("size", few([1, 2, 3], 1))
 def test_each_picture_is_drawn_by_one_process(
     in_tmp: Path, write_params: Callable, write_prepared: Callable, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:

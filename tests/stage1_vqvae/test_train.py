@@ -92,9 +92,12 @@ def test_the_same_run_writes_the_same_bytes(write_params: Write, write_prepared:
     [
         {},
         {"stage1_vqvae.training.weight_ema_decay": 0.9},
-        {"stage1_vqvae.training.channels_last": True},
+        pytest.param({"stage1_vqvae.training.channels_last": True}, marks=pytest.mark.slow),
         {"stage1_vqvae.training.channels_last": True, "stage1_vqvae.training.precision": "bf16"},
-        {"stage1_vqvae.quantizer.vq.codebook_update": "gradient", "stage1_vqvae.training.weight_decay": 0.1},
+        pytest.param(
+            {"stage1_vqvae.quantizer.vq.codebook_update": "gradient", "stage1_vqvae.training.weight_decay": 0.1},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_five_steps_an_interruption_and_five_more_equal_ten(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import written_parts
+from choices import few
 
 from stage2_prior import task as task_module
 from stage2_prior import train
@@ -127,7 +128,7 @@ def test_training_options_reach_the_prior(
     assert called.count("compile") == (2 if name == "chain" else 1)  # each link has a loss of its own
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", few(LEARNED, "transformer", "masked", "chain"))
 def test_five_steps_an_interruption_and_five_more_equal_ten_with_dropout(
     write_params: Write, write_codes: Write, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
