@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tessera import entry, paths
 from tessera.parameters import Params
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from tessera.codes.layout import CodeLayout
-    from tessera.codes.store import CodeSplit
+    from tessera.codes.store import Codes, CodeSplit
 
 USES = ("stage2_prior",)  # the sections of params.yaml that change what this stage makes
 MEMORY = "runtime.micro_batch, or stage2_prior.training.batch_size"  # by which it takes less memory
@@ -65,11 +65,24 @@ def _write_untrained(nats: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
+def configuration(params: Params, codes: Codes) -> dict[str, Any]:
+    """What the prior of these codes is built from (`build_prior`), as JSON values."""
+    import numpy as np
+
+    chosen = params.stage2_prior.chosen
+    config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
+    # A prior knows the null label if training shows it, or if the codes have no other label.
+    config["null_label"] = not chosen.learns() or not codes.num_classes or chosen.training.label_dropout > 0
+    if codes.classes:
+        images = np.bincount(np.asarray(codes["train"].labels), minlength=codes.num_classes).tolist()
+        config |= {"class_names": list(codes.classes), "class_images": images}
+    return config
+
+
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Build the prior, fit or train it, measure it, publish it."""
     from pathlib import Path
 
-    import numpy as np
     import torch
 
     from stage2_prior.initial import begin
@@ -93,13 +106,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     tell_if_edited(paths.CODES, "codes", {"codebooks of stage1_vqvae": made}, {"codebooks of stage1_vqvae": now})
     parents = {"codes": codes.manifest.identity, "vqvae": codes.manifest.parents["vqvae"]}
     name, training = params.stage2_prior.name, getattr(params.stage2_prior.chosen, "training", None)
-    config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
-    # A prior knows the null label if training shows it, or if the codes have no other label.
-    learns = params.stage2_prior.chosen.learns()
-    config["null_label"] = not learns or not codes.num_classes or training.label_dropout > 0
-    if codes.classes:
-        images = np.bincount(np.asarray(codes["train"].labels), minlength=codes.num_classes).tolist()
-        config |= {"class_names": list(codes.classes), "class_images": images}
+    config = configuration(params, codes)
     accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", training.seed if training else 0))
     prior = build_prior(config)
