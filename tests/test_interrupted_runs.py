@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from whole_runs import Environment, by_hand, column, copies, run, set_processes, succeed, torchrun, wait_for
+from whole_runs import Environment, by_hand, column, copies, is_free, run, set_processes, succeed, torchrun, wait_for
 
 pytestmark = pytest.mark.slow
 Write = Callable[..., None]
@@ -49,12 +48,7 @@ def saved(folder: Path) -> list[str]:
 def lock_is_free(folder: Path) -> bool:
     """Whether no process uses the run's folder any more."""
     (lock,) = folder.glob(".state/train_vqvae/*/lock")
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+    return is_free(lock)
 
 
 def interrupt(folder: Path, command: list[str], environment: Environment, number: signal.Signals) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from image_sources import png
-from whole_runs import Environment, by_hand, copies, run, succeed, torchrun, wait_for
+from whole_runs import Environment, by_hand, copies, is_free, run, succeed, torchrun, wait_for
 
 from evaluation import train_classifier
 from stage1_vqvae import extract, train
@@ -120,16 +119,6 @@ PARTS = {
     "stage1_vqvae.extract": ("extract_codes", {"extract_codes.shift": 2, "extract_codes.horizontal_flip": True}),
     "sampling.sample": ("sample", {"sampling.images": 6000, "sampling.batch_size": 50}),
 }
-
-
-def is_free(lock: Path) -> bool:
-    """Whether no process holds a lock."""
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 @pytest.mark.parametrize("processes", [1, 2])
