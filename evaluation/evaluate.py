@@ -2,9 +2,10 @@
 
     python -m evaluation.evaluate
 
-Writes metrics.json (its keys: docs/likelihood.md) to results/evaluate, headlines.json with the few of them that DVC
-shows, and images/reconstructions.png, and prints a table. `evaluation.images` in params.yaml limits how many test
-images are measured. Figures that need a classifier are left out if there is none, and metrics.json says why.
+Writes to results/evaluate: metrics.json, whose keys docs/likelihood.md explains; headlines.json with the few figures
+that DVC shows; images/reconstructions.png. Prints the figures, and sentences that say what they mean.
+`evaluation.images` in params.yaml limits how many test images are measured. Figures that need a classifier are left
+out if there is none, and metrics.json says why.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ USES = ("stage2_prior.counts", "evaluation")  # the sections of params.yaml that
 MEMORY = "runtime.batch_size below 64"  # by which it takes less memory
 
 RESULTS = paths.RESULTS / "evaluate"
+RECONSTRUCTIONS = RESULTS / "images" / "reconstructions.png"
 
 
 def table(metrics: dict[str, Any]) -> str:
@@ -35,6 +37,7 @@ def table(metrics: dict[str, Any]) -> str:
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Check that everything belongs together, measure, write. Processes share the images; the main process writes."""
     from evaluation.figures import headlines
+    from evaluation.findings import findings
     from evaluation.measurements import Evaluation
     from sampling.edits import tell_of_edits
     from tessera.artifacts.files import json_text, write_text
@@ -47,13 +50,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     tell_of_edits(evaluation.pipeline, params)
     metrics = evaluation.metrics()
     if processes.is_main_process:
-        save_grid(evaluation.reconstructions(), RESULTS / "images" / "reconstructions.png")
+        save_grid(evaluation.reconstructions(), RECONSTRUCTIONS)
         write_text(RESULTS / "metrics.json", json_text(metrics))
         write_text(RESULTS / "headlines.json", json_text(headlines(metrics)))
         print(table(metrics))
         total = len(evaluation.prepared["test"])
         if len(evaluation.rows) < total:
             print(f"measured on {len(evaluation.rows)} of the {total} test images, a fixed random choice")
+        print("", *findings(metrics, evaluation.expected_usage()), sep="\n")
+        print(f"samples: {paths.SAMPLE_GRID}; reconstructions: {RECONSTRUCTIONS}; every figure: docs/likelihood.md")
     processes.wait_for_everyone()
 
 

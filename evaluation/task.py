@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from tessera.distributed import batch_share, share, total
+from tessera.distributed import share, total
 from tessera.features.classifiers.base import Classifier
 from tessera.images.augment import augment
 from tessera.images.prepared import ImageSplit
@@ -45,7 +45,7 @@ class ClassifierTask(Task):
         """Cross-entropy in nats per image, and accuracy, over the whole validation split."""
         device = next(self.model.parameters()).device
         nats = hits = 0.0
-        for rows in share(len(self.validation), batch_share(self.training.batch_size)):
+        for rows in share(len(self.validation), self.together):
             logits = self.model.logits(self.validation.pixels(rows).to(device))
             labels = self.validation.label_tensor(rows).to(device)
             nats += F.cross_entropy(logits, labels, reduction="sum").item()

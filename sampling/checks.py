@@ -20,13 +20,16 @@ MOST_IMAGES = 10**9  # of one call
 
 
 def numbers(*named: tuple[str, Any, int]) -> None:
-    """Refuses values that are not whole numbers, or are below a least one.
+    """Refuses values that are not whole numbers, and numbers below their lower bound.
 
     Integers of numpy are whole numbers. True and 1.0 are refused, because they would select another random stream
     than 1.
 
     Args:
-        named: name, value and least allowed value, of each number.
+        named: (name, value, lower bound) of each number.
+
+    Raises:
+        UserError: names the first value that is refused.
     """
     for name, value, least in named:
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:

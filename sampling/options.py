@@ -111,10 +111,16 @@ def new_folder(path: Path) -> Path:
 
 
 def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipeline:
-    """The pipeline of the folder that `--models` names, or of models/."""
+    """The pipeline of the folder that `--models` names, or of models/. Notes tell of options that change nothing."""
     from sampling.pipeline import TwoStagePipeline
 
-    return TwoStagePipeline.load(arguments.models or paths.MODELS, precision=section.precision)
+    pipeline = TwoStagePipeline.load(arguments.models or paths.MODELS, precision=section.precision)
+    guidance = () if pipeline.prior.num_classes else ("guidance_scale", "guidance_schedule")
+    for name in guidance:
+        if getattr(arguments, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            print(f"note: {option} changes nothing, because the prior was trained without labels", file=sys.stderr)
+    return pipeline
 
 
 def settings_of(section: SamplingParams, pipeline: TwoStagePipeline) -> Settings:

@@ -39,7 +39,8 @@ MEMORY = "sampling.batch_size, or --batch-size"  # by which it takes less memory
 
 OUTPUT = Path("samples.png")
 TOLD = ("seed", "temperature", "top_k", "top_p", "min_p", "guidance_scale")  # settings that the last line tells
-ASKED = ("labels", "count", "output", "images", "models", *options.VALUES)
+LARGEST_FACTOR = 64  # by which --enlarge repeats pixels
+ASKED = ("labels", "count", "output", "images", "enlarge", "models", *options.VALUES)
 
 
 def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> None:
@@ -52,9 +53,10 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
     from dataclasses import asdict
 
     from sampling import pictures
+    from tessera.images.grids import enlarged
     from tessera.images.pixels import to_uint8
 
-    each, output = arguments.count or section.grid_columns, arguments.output
+    each, output, factor = arguments.count or section.grid_columns, arguments.output, arguments.enlarge or 1
     pipeline = options.load(arguments, section)
     classes = pipeline.classes
     named = [options.class_of(text, classes) for text in arguments.labels or ()]
@@ -63,11 +65,13 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
         numbers = numbers[: pictures.GRID_CLASSES]
     shown = numbers if named else numbers[: pictures.GRID_CLASSES]
     if output:
-        pictures.require_size("--count", max(1, len(shown)) * each, pipeline.layout.image_shape)
+        channels, height, width = pipeline.layout.image_shape
+        shape = (channels, factor * height, factor * width)
+        pictures.require_size("--count or --enlarge", max(1, len(shown)) * each, shape)
     settings = asdict(options.settings_of(section, pipeline))
     settings |= {"seed": section.seed, "batch_size": section.batch_size}
     batches = pipeline.batches(max(1, len(numbers)) * each, numbers or None, **settings)
-    pixels = (to_uint8(images) for images in batches)
+    pixels = (enlarged(to_uint8(images), factor) for images in batches)
     if arguments.images:
         names = [classes.name(number) for number in numbers]
         pixels = write_images(pixels, names, arguments.images, kept=max(1, len(shown)) if output else 0)
@@ -162,6 +166,8 @@ def checked(arguments: argparse.Namespace) -> argparse.Namespace:
     """
     if arguments.count is not None:
         options.whole(arguments, "count")
+    if arguments.enlarge is not None:
+        options.whole(arguments, "enlarge", LARGEST_FACTOR)
     if arguments.images is not None:
         options.new_folder(arguments.images)
     if arguments.output is not None:
@@ -186,6 +192,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output", type=Path, metavar="FILE", help=f"the picture, .png (default: {OUTPUT})")
     group.add_argument(
         "--images", type=Path, metavar="FOLDER", help="write each image as a PNG file of its own into a new folder"
+    )
+    group.add_argument(
+        "--enlarge", type=int, metavar="N", help="repeat each pixel N times in both directions (default: as generated)"
     )
     options.add_models(group)
     values = parser.add_argument_group(

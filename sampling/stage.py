@@ -109,4 +109,4 @@ def write_grid(staging: Path, section: SamplingParams, part_rows: int, classes: 
     else:
         places = torch.arange(min(count, columns**2))
         picture = image_grid(written_images(staging / "default", places.numpy(), part_rows), square(len(places)))
-    save_grid(picture, staging / "grid.png")
+    save_grid(picture, staging / paths.SAMPLE_GRID.name)

@@ -33,9 +33,9 @@ class Metadata:
     """What the metadata files of a folder say.
 
     Attributes:
-        rows: the table of the files that give labels, whose column `IMAGE` holds paths relative to the folder. None:
-            there is no such file.
-        notes: why other files are not used.
+        rows: the rows of all files that give labels, in one table. Its column `IMAGE` holds paths relative to the
+            folder. None if no file gives labels.
+        notes: for each metadata file that is not used, a sentence that says why.
     """
 
     rows: pa.Table | None

@@ -252,7 +252,7 @@ class VQVAE(nn.Module):
 
     @property
     def levels_share_a_quantizer(self) -> bool:
-        """Whether one quantizer serves several levels."""
+        """Whether all levels share one quantizer. False if there is one level only."""
         return len(self.quantizers) < len(self.layout.levels)
 
     def vectors(self, levels: range, images: torch.Tensor) -> torch.Tensor:

@@ -109,7 +109,7 @@ class Stage1Params(Section):
     training: Stage1TrainingParams
 
     def model(self) -> dict[str, Any]:
-        """What the model is built from besides the images, as JSON values."""
+        """The sections of the model's parts, as JSON values. With the images' shape they say how to build the model."""
         return {name: getattr(self, name).values() for name in PARTS}
 
     def fits_together(self) -> None:

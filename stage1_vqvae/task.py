@@ -13,7 +13,7 @@ from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from tessera.codes.figures import CodeCounts
 from tessera.codes.layout import CodeLayout
-from tessera.distributed import batch_share, share, sum_over_processes, total
+from tessera.distributed import share, sum_over_processes, total
 from tessera.images.augment import augment
 from tessera.images.pixels import to_float
 from tessera.images.prepared import ImageSplit
@@ -127,7 +127,7 @@ class VQVAETask(Task):
         sums = [0.0, 0.0, 0.0]  # of distortion, of squared errors over the variance, and of nats
         counts = CodeCounts(layout, self.device)
         errors = [Spread(self.model.quantizer_of(level).code_dim) for level in range(len(layout.levels))]
-        for rows in share(count, batch_share(self.params.batch_size)):
+        for rows in share(count, self.together):
             pixels = self.validation.pixels(rows).to(self.device)
             images = to_float(pixels)
             outputs = self.model.quantize(images)

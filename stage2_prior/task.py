@@ -10,7 +10,7 @@ from stage2_prior.parameters import PriorTrainingParams  # at run time too: `con
 from stage2_prior.priors.base import Prior
 from tessera.codes.layout import CodeLayout
 from tessera.codes.store import Codes, CodeSplit
-from tessera.distributed import batch_share, share, total
+from tessera.distributed import share, total
 from tessera.randomness import SampleOrder, generator, seed_of
 from tessera.training.task import Batch, Loss, ParameterGroup, Task
 
@@ -82,8 +82,8 @@ class PriorTask(Task):
 
     def validate(self) -> dict[str, float]:
         """Nats per token over the validation split, and those of each level if there are several."""
-        device, size = next(self.model.parameters()).device, batch_share(self.params.batch_size)
-        by_token = nats_by_token(self.model, self.codes["validation"], size, device)
+        device = next(self.model.parameters()).device
+        by_token = nats_by_token(self.model, self.codes["validation"], self.together, device)
         return {"nats_per_token": by_token.mean().item()} | nats_by_level(by_token, self.codes.layout)
 
 

@@ -93,7 +93,6 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from tessera.artifacts.models import save_model
     from tessera.codes.store import open_codes
     from tessera.console import waiting
-    from tessera.distributed import batch_share
     from tessera.launch import devices
     from tessera.randomness import seed_of
     from tessera.training.loop import train
@@ -121,7 +120,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         artifact = Artifact("prior", prior_config(prior), parents)
         metrics = train("train_prior", task, training, params.runtime, accelerator, whole, artifact)
         steps = training.after(metrics["steps"])
-    size = prior.measured_at_once(batch_share(params.runtime.batch_size))
+    size = prior.measured_at_once(params.runtime.batch_size)
     prior.to(accelerator.device).eval()
     with waiting("nats of each token"):
         by_token = nats_by_token(prior, codes["validation"], size, accelerator.device)

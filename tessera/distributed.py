@@ -107,11 +107,3 @@ def share(count: int, batch_size: int) -> list[slice]:
     rank, size = world()
     starts = range(0, count, batch_size)
     return [slice(start, min(start + batch_size, count)) for start in starts[rank::size]]
-
-
-def batch_share(batch_size: int) -> int:
-    """The number of images in one process's part of a global batch; at least 1.
-
-    A process that can train on so many at once can also evaluate as many.
-    """
-    return max(1, batch_size // world()[1])

@@ -13,5 +13,6 @@ RESULTS = Path("results")
 FINGERPRINTS = RESULTS / "fingerprint"
 STATE = Path(".state")
 SAMPLES = RESULTS / "sample"
+SAMPLE_GRID = SAMPLES / "grid.png"
 WRITTEN = (PREPARED, CODES, MODELS, RESULTS, STATE)  # all that stages write lies in these
 SPLITS = ("train", "validation", "test")

@@ -17,11 +17,11 @@ FIT_VALUES = 1_000_000
 
 
 class FittedScale(Likelihood):
-    """Independent distributions of one family, located at the decoder's output, with one scale for all pixels.
+    """One family of distributions: the decoder's output is each value's location, and all values share one scale.
 
-    Training minimises `error`, which is the negative log-density at a fixed scale up to constants. The scale is fitted
-    afterwards, on training images with the trained weights, and is saved with the model. A subclass defines
-    `log_interval` and `error`.
+    Values are independent given the codes. Training minimises `error`, which is the negative log-density at a fixed
+    scale but for a constant factor and a constant summand. The scale is fitted afterwards, on training images with the
+    trained weights, and is saved with the model. A subclass defines `log_interval` and `error`.
 
     Args:
         fit_images: the number of training images on which the scale is fitted.

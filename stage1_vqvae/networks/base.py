@@ -16,7 +16,12 @@ class Network(nn.Module):
 
     @staticmethod
     def grids_of(image_shape: tuple[int, int, int], **parameters: object) -> list[tuple[int, int]]:
-        """The (height, width) of each level's code grid, coarsest first, for given values of the network's section."""
+        """The (height, width) of each level's code grid, coarsest first.
+
+        Args:
+            image_shape: (C, H, W).
+            parameters: the values of the network's section in params.yaml.
+        """
         raise NotImplementedError
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -145,13 +145,15 @@ class Quantizer(nn.Module):
         """
 
     def re_estimate(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Computes the codes again from vectors of the model with averaged weights. By default it does nothing.
+        """Computes the parameters that `re_estimated` names anew, for the model with averaged weights.
 
-        A quantizer that keeps the default lets the moving average of the weights include all its trained parameters.
+        It is called before each validation, while the model holds the averaged weights. A quantizer that names no
+        parameters keeps this default, which does nothing.
 
         Args:
-            batches: a function that returns batches of z, float (M, D) each. M may differ from batch to batch. The
-                method may call it several times; each call returns the same batches.
+            batches: a function that returns the vectors of the training images that the quantizer gets from the
+                averaged encoder, float (M, D) a batch. M may differ from batch to batch. The method may call it
+                several times; each call returns the same batches.
         """
 
     def note(self, indices: torch.Tensor) -> None:

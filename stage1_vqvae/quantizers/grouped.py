@@ -108,6 +108,6 @@ class GroupedQuantizer(Quantizer):
             part.discard()
 
     def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
-        """Updates every group's quantizer. Each figure that is returned is the mean over the quantizers."""
+        """Updates the quantizer of every group, each with its own seed. Each figure is the mean over the groups."""
         found = [part.update(step, seed_of("group", seed, group)) for group, part in enumerate(self.parts)]
         return {name: torch.stack([figures[name] for figures in found]).mean() for name in found[0]}

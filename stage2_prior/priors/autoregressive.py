@@ -33,8 +33,8 @@ class DecodingState:
 class Autoregressive(Prior):
     """A prior that decodes token by token.
 
-    A subclass defines `logits` for whole sequences, and `begin` and `advance` for decoding. `start_decoding` and
-    `next_logits` call these two and check their arguments.
+    A subclass defines `logits` for whole sequences, and `begin` and `advance` for decoding. Callers decode by
+    `start_decoding`, which checks its arguments and calls `begin`, and `next_logits`, which does so for `advance`.
     """
 
     def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:

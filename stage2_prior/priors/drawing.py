@@ -23,7 +23,10 @@ class Sampler(Protocol):
     choice_temperature: float
 
     def guided(self, levels: Iterable[int]) -> bool:
-        """Whether guidance acts on any of these levels. If so, the prior also computes logits for the null label."""
+        """Whether there are labels, and any of these levels (0: the coarsest) has a guidance scale other than 1.
+
+        If so, the prior computes logits for the null label too, and `guide` combines them.
+        """
         ...
 
     def guide(self, logits: Tensor, level: int, moment: float) -> Tensor:

@@ -36,7 +36,7 @@ class RQState:
         down: the depth transformer, with the keys and values of the current position.
         summed: (B, width), the sum of the embeddings of the current position's codes so far. At first it is the
             embedding that stands before the first position.
-        summary: (B, width), the spatial transformer's output for the current position.
+        summary: (B, width), the spatial transformer's output for the current position. None before the first token.
     """
 
     ends: DecodingEnds

@@ -31,9 +31,10 @@ def largest_prime_factor(number: int) -> int:
 
 
 class PriorParams(Section):
-    """Parameters of every prior, without those of its training.
+    """The parameters that every prior has in params.yaml, except `training`.
 
-    `largest_softmax`: codes of larger codebooks are modelled as several sub-tokens with at most so many values each.
+    `largest_softmax`: the most values that one softmax chooses from. A code of a larger codebook is modelled as several
+    sub-tokens, one after another, with at most so many values each.
     """
 
     trained: ClassVar[bool] = True  # trained by gradients, so that its section has the parameters `training`

@@ -16,6 +16,11 @@ GREY = 128
 COLUMNS = 8
 
 
+def enlarged(pixels: torch.Tensor, factor: int) -> torch.Tensor:
+    """Images (..., H, W) with each pixel repeated, (..., factor * H, factor * W)."""
+    return pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
 def enlargement(shape: tuple[int, ...]) -> int:
     """By how much images (..., H, W) are enlarged in a picture."""
     return max(1, -(-READABLE // max(shape[-2:])))
@@ -32,8 +37,7 @@ def image_grid(pixels: torch.Tensor, columns: int) -> torch.Tensor:
         uint8 (3, height, width).
     """
     factor = enlargement(pixels.shape)
-    enlarged = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    return make_grid(enlarged, nrow=columns, padding=PADDING, pad_value=GREY)
+    return make_grid(enlarged(pixels, factor), nrow=columns, padding=PADDING, pad_value=GREY)
 
 
 def stacked_grid(stacks: list[torch.Tensor]) -> torch.Tensor:

@@ -108,7 +108,7 @@ def read_yaml(path: Path) -> Any:
     """The values of a parameter file, not yet validated. `3e-4` is a number and `no` is a string (YAML 1.2).
 
     Raises:
-        UserError: the file is missing, or see `tessera.documents.read_yaml`.
+        UserError: the file is missing, or `tessera.documents.read_yaml` refuses it.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; run from the repository's root or pass --params FILE")

@@ -69,6 +69,7 @@ class Trainer:
         self.device = accelerator.device
         share = params.batch_size // size
         self.rows = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+        task.together = min(share, runtime.micro_batch or share)
         memory_format = torch.channels_last if params.channels_last else torch.preserve_format
         task.model.to(self.device, memory_format=memory_format)
         self.groups = build_groups(task, params)
@@ -100,8 +101,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.pictures.begin(self.state.folder.name, self.progress.step)
         if not self.progress.finished:
-            images = min(self.rows.stop - self.rows.start, self.runtime.micro_batch or self.rows.stop)
-            say(require_room(self.task, self.params, self.runtime, images, self.state.folder))
+            say(require_room(self.task, self.params, self.runtime, self.task.together, self.state.folder))
             if self.params.compile:
                 self.task.compile()
             self._train()

@@ -65,7 +65,7 @@ class Progress:
         return asdict(self)
 
     def curves(self) -> dict[str, list[Row]]:
-        """The rows of train.csv and of validation.csv, by the files' names."""
+        """The rows so far of train.csv and validation.csv, under "train" and "validation"."""
         return {"train": self.train, "validation": self.validation}
 
     def read(self, values: dict[str, Any]) -> Progress | None:

@@ -9,6 +9,8 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from tessera.footprint import TOGETHER
+
 Batch = dict[str, torch.Tensor]
 Loss = torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]  # a scalar, or it with named scalars to log
 
@@ -57,6 +59,8 @@ class Task:
         re_estimated: names of parameters that are re-estimated from data (`re_estimate`) wherever other weights are
             averaged. They have no weight decay.
         whole_batch: whether a loss is of the batch as a whole, and no mean over its images. Micro-batches are refused.
+        together: images that `validate` handles at once in each process. The trainer sets it to as many as a training
+            step handles at once.
     """
 
     model: nn.Module
@@ -66,6 +70,7 @@ class Task:
     losses: Mapping[str, float] = MappingProxyType({"loss": 1.0})
     re_estimated: frozenset[str] = frozenset()
     whole_batch: bool = False
+    together: int = TOGETHER
 
     def groups(self) -> tuple[ParameterGroup, ...]:
         """The groups of parameters, which together hold everything that is trained. Default: one for the model."""

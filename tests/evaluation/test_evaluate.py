@@ -87,7 +87,11 @@ def test_a_labelled_run_is_sampled_and_measured(tiny_run, capsys):
     check_figures(metrics)
     assert all(0 <= metrics["classifier"][name] <= 1 for name in KEYS["classifier"])
     assert metrics["classifier"]["real_accuracy"] > 0.9  # brightness tells the classes apart
-    assert "images a second" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "images a second" in printed
+    closing = printed.splitlines()[-1]  # names pictures that are there
+    assert all(Path(word.rstrip(";")).exists() for word in closing.split() if ".png" in word)
+    assert closing.count(".png") == 2
     for kind in ("default", "unguided"):
         split = open_samples(paths.SAMPLES)[kind]
         assert split.images.shape == (14, 1, 8, 8) and split.images.dtype == np.uint8

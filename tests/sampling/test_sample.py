@@ -152,7 +152,7 @@ REFUSED = (
     (["--class", "5"], "--class: no class is called '5'"),
     (["--count", "0"], "--count: expected a number from 1 to 1000000000, got 0"),
     (["--count", str(10**21)], "--count: expected a number from 1 to"),
-    (["--count", "1000000"], "--count: a picture has room for"),
+    (["--count", "1000000"], "--count or --enlarge: a picture has room for"),
     (["--output", "."], "--output: . is a folder"),
     (["--output", "x.jpg"], "--output: x.jpg does not end in .png"),
     (["--output", "x"], "--output: x does not end in .png"),
@@ -212,6 +212,23 @@ def test_a_class_without_training_images_is_neither_sampled_nor_offered(tiny_run
     capsys.readouterr()
     assert sample.main(["--class", "b", "--output", "b.png"]) == 2
     assert "no training image shows class 1 ('b')" in capsys.readouterr().err
+
+
+def test_guidance_of_a_prior_without_labels_is_said_to_change_nothing(tiny_run, capsys):
+    tiny_run(classes=0, guidance_scale=1.0)
+    assert sample.main(["--count", "2", "--guidance-scale", "3"]) == 0
+    assert "--guidance-scale changes nothing" in capsys.readouterr().err
+    assert sample.main(["--count", "2", "--temperature", "0.5"]) == 0
+    assert "changes nothing" not in capsys.readouterr().err
+
+
+def test_enlarged_images_have_each_pixel_repeated(run):
+    few = ["--class", "7", "--count", "3", "--batch-size", "2"]
+    assert sample.main([*few, "--images", "plain"]) == 0
+    assert sample.main([*few, "--images", "large", "--enlarge", "5", "--output", "large.png"]) == 0
+    plain, large = singles("plain"), singles("large")
+    assert torch.equal(large, torch.from_numpy(np.kron(plain.numpy(), np.ones((5, 5), np.uint8))))
+    assert Image.open("large.png").height > 2 * large.shape[-1]
 
 
 def test_more_classes_than_a_picture_shows_are_said(run, capsys, monkeypatch):

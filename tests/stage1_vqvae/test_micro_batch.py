@@ -77,3 +77,16 @@ def test_a_step_in_pieces_has_the_whole_batchs_gradient_and_codebook(
     buffers = dict(cut.task.model.named_buffers())
     for name, buffer in whole.task.model.named_buffers():
         torch.testing.assert_close(buffers[name], buffer, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("micro_batch", "most"), [(None, 8), (3, 3)])
+def test_a_validation_takes_no_more_images_at_once_than_a_training_step(
+    take_a_step: Callable[[str, int | None], Trainer], micro_batch: int | None, most: int, monkeypatch
+) -> None:
+    task, seen = take_a_step("vq", micro_batch).task, []
+    quantize = task.model.quantize
+    monkeypatch.setattr(task, "fit_likelihood", lambda: None)  # it takes 64 training images at once, whatever the batch
+    monkeypatch.setattr(task.model, "quantize", lambda images: seen.append(len(images)) or quantize(images))
+    task.validate()
+    assert max(seen) == most
+    assert sum(seen) == len(task.validation)

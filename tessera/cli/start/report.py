@@ -82,7 +82,9 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
     low = machine.slow_bf16 or "bf16 is faster than fp32"
     cores = "1 core" if machine.threads == 1 else f"{machine.threads} cores"
     memory = f", {machine.memory / 2**30:.0f} GB of memory" if machine.memory else ""
-    refused = f"; {survey.refused:.0%} of those looked at cannot be opened" if survey.refused else ""
+    refused = (
+        f"; {max(survey.refused, 0.01):.0%} of the files looked at cannot be read as images" if survey.refused else ""
+    )
     wide = survey.aspects[0] < 1 - SQUARE or survey.aspects[-1] > 1 + SQUARE
     squares = "; not all are square, so their centres are cut out (data.fit)" if wide else ""
     return [

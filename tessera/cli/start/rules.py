@@ -23,7 +23,11 @@ TOKENS_CPU, TOKENS_GPU = 64, 256  # codes an image, about
 
 @dataclass
 class Choice:
-    """Values of params.yaml by dotted path, and why."""
+    """Values for params.yaml, by dotted path.
+
+    Attributes:
+        reasons: for some of the paths, a sentence that says why the value was chosen.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,51 @@
+"""What the figures say in sentences: a good run, and each thing that may be wrong with one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from evaluation.findings import findings
+
+GOOD = {
+    "bits_per_dim": {"rate_counts": 1.0, "rate_prior": 0.75},
+    "codebook": {"usage": 0.9},
+    "classifier": {"real_accuracy": 0.98, "reconstruction_agreement": 0.96, "sample_agreement": 0.92},
+}
+
+
+def said(section: str = "codebook", **figures: float) -> str:
+    """The sentences about a good run with some figures replaced."""
+    metrics = copy.deepcopy(GOOD)
+    metrics[section] |= figures
+    return "\n".join(findings(metrics, expected_usage=1.0))
+
+
+def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else():
+    prior, classifier = said().splitlines()
+    assert "25% fewer bits" in prior
+    assert "98% of the test images, 96% of their reconstructions, and 92% of the samples" in classifier
+
+
+@pytest.mark.parametrize(
+    ("section", "figures", "expected"),
+    [
+        ("bits_per_dim", {"rate_prior": 0.99}, "about as many bits"),
+        ("bits_per_dim", {"rate_prior": 1.5}, "50% more bits"),
+        ("codebook", {"usage": 0.3}, "Only 30% of the codes"),
+        ("classifier", {"reconstruction_agreement": 0.6}, "mend stage 1"),
+        ("classifier", {"sample_agreement": 0.4}, "look little like their classes"),
+    ],
+)
+def test_what_is_wrong_is_named(section, figures, expected):
+    assert expected in said(section, **figures)
+    assert expected not in said()
+
+
+def test_few_test_images_do_not_make_codes_look_dead():
+    assert "Only" not in "\n".join(findings(GOOD | {"codebook": {"usage": 0.3}}, expected_usage=0.4))
+
+
+def test_without_a_classifier_only_the_prior_is_spoken_of():
+    assert len(findings({name: GOOD[name] for name in ("bits_per_dim", "codebook")}, 1.0)) == 1
