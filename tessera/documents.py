@@ -112,8 +112,9 @@ def _parsed(data: bytes, name: object, kind: str, load: Callable, advice: str, f
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise Unreadable(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise Unreadable(f"the key {twice!r} occurs twice in one object")
     return found
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
-from tessera import locks, paths
+from tessera import locks, paths, snapshot
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.explained import explained
@@ -26,7 +26,7 @@ from tessera.launch import failures, processes
 from tessera.launch.parents import stop_with_parent
 from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import Params, load
-from tessera.project import ROOT, files, loaded, syntax
+from tessera.project import ROOT
 
 Run = Callable[[Params, argparse.Namespace], None]
 
@@ -63,21 +63,29 @@ def main(
     module, plain = sys.modules[run.__module__], given <= {"params"}
     is_stage, parallel = hasattr(module, "USES") and plain, parallel and plain
     stop_with_parent()
-    with _exit_on_sigterm():
+    with _exit_on_signals():
         try:
-            with locks.one_run(_name(module)) if is_stage else nullcontext() as kept:
-                return _run(run, arguments, argv, parallel, kept)
+            with locks.one_run(_name(module)) if is_stage else nullcontext() as kept, snapshot.running() as code:
+                return _run(run, arguments, argv, parallel, kept, code)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except Exception as error:
             return _failed(error, getattr(module, "MEMORY", ""))
 
 
-def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: bool, kept: Path | None) -> int:
+def _run(
+    run: Run,
+    arguments: argparse.Namespace,
+    argv: list[str],
+    parallel: bool,
+    kept: Path | None,
+    code: snapshot.Code,
+) -> int:
     """Check parameters and code, run in this process or in several, and return the exit status.
 
     Args:
         kept: the file that names what `run` keeps besides its outputs (`locks.note_result`), for a stage.
+        code: the project's code at the start.
 
     Raises:
         UserError: a check failed, or the work did. One check comes at the end: code and parameters that the stage uses
@@ -85,7 +93,6 @@ def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: boo
     """
     module = sys.modules[run.__module__]
     name, uses = _name(module), getattr(module, "USES", ())
-    code = Code()
     params = load(arguments.params)
     _check_fingerprint(name, uses, params)
     if not parallel:
@@ -98,47 +105,45 @@ def _run(run: Run, arguments: argparse.Namespace, argv: list[str], parallel: boo
             processes.leave()
     if count > 1:
         return processes.start(count, name, argv, threads)
-    if changed := _edited(code, name, uses, params, arguments.params):
-        raise UserError(f"{changed}: edited while this ran, so {_old_result(kept)}")
+    if edit := _edited(code, name, uses, params, arguments.params):
+        raise UserError(f"{edit}, so {_old_result(kept)}")
+    locks.delete_spent(kept)
     return 0
 
 
-def _edited(code: Code, name: str, uses: tuple[str, ...], params: Params, file: Path) -> Path | None:
-    """A file that was edited while the stage ran and that the stage uses, or None.
+def _edited(code: snapshot.Code, name: str, uses: tuple[str, ...], params: Params, file: Path) -> str | None:
+    """What was edited while the stage ran, of all that it uses, as the beginning of a sentence; None: nothing was.
 
     Args:
         code: the code as it was at the start.
         params: the parameters as they were at the start, from `file`.
-
-    Raises:
-        UserError: the parameter file cannot be read any more.
     """
     changed = code.changed()
     if changed and uses:
-        used = {ROOT / each for each in fingerprint(name, uses, params)["code"]}
+        try:
+            used = {ROOT / each for each in fingerprint(name, uses, params)["code"]}
+        except (SyntaxError, ValueError):  # somebody is typing in one of these files
+            used = set(changed)
         changed = [each for each in changed if each in used]
     try:
         now = load(file)
     except UserError as error:
-        raise UserError(
-            f"{error}; the file was edited while this ran, so nobody can tell whether this stage's parameters were; "
-            "correct it and run again"
-        ) from None
+        return f"{error}; the file was edited while this ran"
     if [params.used(path) for path in uses] != [now.used(path) for path in uses]:
         changed.append(file)
-    return changed[0] if changed else None
+    return f"{changed[0]}: edited while this ran" if changed else None
 
 
 def _old_result(kept: Path | None) -> str:
     """What became of a result whose code or parameters were edited meanwhile, and what to do."""
-    if kept is None or not kept.exists():
+    noted = locks.noted(kept)
+    if noted is None:
         return "the result was made by the version before the edit; run it again"
-    state = Path(kept.read_text(encoding="utf-8"))
-    run = "/".join(state.parts[-3:])
+    state, spent = noted
+    elsewhere = f", or write it elsewhere by `python -m tessera states --publish {'/'.join(state.parts[-3:])} FOLDER`"
     return (
         f"the result is that of the version before the edit. It is kept in {state}. Undo the edit and run again to "
-        f"publish it in seconds, or write it elsewhere by `python -m tessera states --publish {run} FOLDER`. With the "
-        "edit, the same command trains anew"
+        f"publish it in seconds{'' if spent else elsewhere}. With the edit, the same command begins anew"
     )
 
 
@@ -148,26 +153,29 @@ def _name(module: ModuleType) -> str:
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit(143), so that temporary files are removed and every caller sees this exit status.
+def _exit_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit, so that temporary files are removed and the exit status is known.
 
-    A handler that is there already stays. Python allows handlers in the main thread only. Further SIGTERMs are ignored,
-    since they would interrupt that removal, and since Linux sends several when a parent dies.
+    A handler that is there already stays, and an ignored signal stays ignored. Python allows handlers in the main
+    thread only. Further signals are ignored, since they would interrupt that removal, and since Linux sends several
+    when a parent dies.
     """
+    main_thread = threading.current_thread() is threading.main_thread()
+    ends = (signal.SIGTERM, signal.SIGHUP) if main_thread else ()
+    handled = [number for number in ends if signal.getsignal(number) is signal.SIG_DFL]
 
     def leave(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    main_thread = threading.current_thread() is threading.main_thread()
-    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, leave)
+    for number in handled:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _failed(error: Exception, memory: str) -> int:
@@ -191,25 +199,6 @@ def _failed(error: Exception, memory: str) -> int:
         rank = os.environ.get("RANK", "0")
         print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(known), file=sys.stderr)
     return known.status
-
-
-class Code:
-    """The text of all of the project's files at the moment when this object is made."""
-
-    def __init__(self) -> None:
-        self.texts = {file: file.read_bytes() for file in files()}
-
-    def changed(self) -> list[Path]:
-        """The files that this process has imported and that do something else now. A comment does not count."""
-        now = {file: file.read_bytes() for file in loaded() if file.is_file()}
-        edited = [file for file in loaded() if now.get(file) != self.texts.get(file)]
-        return [file for file in edited if not (file in now and file in self.texts and self._alike(file, now[file]))]
-
-    def _alike(self, file: Path, text: bytes) -> bool:
-        try:
-            return syntax(text) == syntax(self.texts[file])
-        except (SyntaxError, ValueError):
-            return False
 
 
 def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -122,10 +124,29 @@ def one_run(module: str) -> Iterator[Path]:
             result.unlink(missing_ok=True)
 
 
-def note_result(path: Path) -> None:
-    """Tell the entry point of this run where its result is kept besides its outputs."""
+def note_result(path: Path, spent: bool = False) -> None:
+    """Tell the entry point of this run where its result is kept besides its outputs.
+
+    Args:
+        spent: whether it is of no use once the outputs are right. `delete_spent` then deletes it.
+    """
     if file := os.environ.get(RESULT):
-        Path(file).write_text(str(path), encoding="utf-8")
+        Path(file).write_text(json.dumps([str(path), spent]), encoding="utf-8")
+
+
+def noted(result: Path | None) -> tuple[Path, bool] | None:
+    """What `note_result` wrote into the file that `one_run` yields, or None."""
+    if result is None or not result.exists():
+        return None
+    path, spent = json.loads(result.read_text(encoding="utf-8"))
+    return Path(path), spent
+
+
+def delete_spent(result: Path | None) -> None:
+    """Delete what `note_result` called spent. The first process of a run does it."""
+    found = noted(result) if os.environ.get("RANK", "0") == "0" else None
+    if found and found[1]:
+        shutil.rmtree(found[0])
 
 
 def _lock_now(file: IO[str]) -> None:

@@ -76,7 +76,7 @@ class CheckedArray:
         if self._array is None:
             self._open_map()
             self._view()
-        if self._map.size() < len(self._map):  # reading past the end of a mapped file would kill the process
+        if self._map.size() < len(self._map) or self._rewritten():  # reading past the end would kill the process
             raise self._changed()
         if self._unchecked:
             self._check_rows(rows[0] if isinstance(rows, tuple) else rows)
@@ -101,6 +101,15 @@ class CheckedArray:
             self._stamp, self._map = stamp, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
+
+    def _rewritten(self) -> bool:
+        """Whether the file was written to since it was opened. One that another file has replaced was not."""
+        try:
+            now = os.stat(self.file)
+        except OSError:
+            return False
+        device, number, *written = self._stamp
+        return (now.st_dev, now.st_ino) == (device, number) and [now.st_size, now.st_mtime_ns] != written
 
     def _view(self) -> None:
         values = np.frombuffer(self._map, self.dtype, offset=self._offset) if len(self) * self._row_bytes else []

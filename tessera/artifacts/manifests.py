@@ -175,8 +175,12 @@ class Manifest:
         """The value of a listed JSON file, checked.
 
         Raises:
-            UserError: see `read` and `tessera.documents.read_json`.
+            UserError: see `read` and `tessera.documents.read_json`; or the file is larger than JSON is read.
         """
+        if (listed := self.files.get(name)) and listed.bytes > JSON_BYTES:
+            raise UserError(
+                f"{self.folder / name}: larger than {JSON_BYTES} bytes, the most that is read; {self.remedy}"
+            )
         return parse_json(self.read(name), self.folder / name, self.remedy)
 
     def check(self, name: str) -> None:
@@ -206,6 +210,8 @@ def _parsed_entry(name: str, raw: dict[str, Any]) -> FileEntry:
     if not path.parts or path.is_absolute() or ".." in path.parts or str(path) != name or not name.isprintable():
         raise ValueError(f"it names the file {name!r}, which is not inside the folder")
     size, blocks = raw["bytes"], raw.get("blocks", [])
+    if type(size) is not int:
+        raise TypeError(f"{name} has {size!r} bytes")
     expected = -(-size // BLOCK) if path.suffix == ARRAY and size > BLOCK else 0
     if size < 0 or len(blocks) != expected:
         raise ValueError(f"{name} has {size} bytes and {len(blocks)} hashes of blocks")

@@ -10,7 +10,8 @@ of everything that decides the parts: parameters, code, and the artifacts that t
 
 A part is written under another name and put in place by one rename, and then its record in the same way. What is in
 place with a record is whole. Each process makes parts of its own. At the end the main process links all parts into the
-folder that is published, which copies no data, and deletes this folder.
+folder that is published, which copies no data. The entry point deletes this folder when it has seen that nothing was
+edited meanwhile.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
 from tessera.launch.shares import Share
-from tessera.locks import Busy, acquire, is_held
+from tessera.locks import Busy, acquire, is_held, note_result
 from tessera.parameters import Params
+from tessera.snapshot import require_unedited
 from tessera.training.running import LOCK, MADE_BY, states_of
 
 if TYPE_CHECKING:
@@ -57,14 +59,15 @@ def identity(module: str, uses: tuple[str, ...], params: Params, parents: dict[s
         parents: the identity of each artifact that the parts are made from.
     """
     decides = fingerprint(module, uses, params) | {"parents": parents}
+    require_unedited()
     return hashlib.sha256(json_text(decides).encode()).hexdigest()[:32]
 
 
 class PartFolder:
     """The parts of a result that is being made. Every process of a run enters it; one run at a time uses it.
 
-    On a clean exit the folder is deleted. After an exception it stays, and so do its parts. Processes that make a share
-    each use it together, and it stays.
+    After a clean exit the entry point deletes the folder, unless the code was edited meanwhile. After an exception it
+    stays, and so do its parts. Processes that make a share each use it together, and it stays.
 
     Args:
         stage: the name of the stage.
@@ -106,7 +109,7 @@ class PartFolder:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._lock:
             if kind is None and self.share is None:
-                shutil.rmtree(self.folder)
+                note_result(self.folder, spent=True)
             self._lock.close()
 
     def _lock_of(self, share: Share) -> Path:

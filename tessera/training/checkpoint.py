@@ -25,6 +25,7 @@ from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.locks import acquire
 from tessera.project import ROOT, loaded, syntax
+from tessera.snapshot import require_unedited
 from tessera.training.running import END, FINISHED, LOCK, STEP, states_of
 
 
@@ -73,6 +74,7 @@ class StateFolder:
         self.stage, self.folder = stage, states_of(stage) / identity
         self.exclusive = exclusive
         self.code = code_hash()  # computed now, because files that are edited later are not what this process runs
+        require_unedited()
         self._lock: Any = None
 
     def __enter__(self) -> StateFolder:

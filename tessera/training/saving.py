@@ -123,7 +123,7 @@ class Saver:
         self.accelerator.wait_for_everyone()
 
     def restore(self, progress: Progress) -> tuple[Progress, Tensors] | None:
-        """Put the newest saved state into the model, or return None if there is none that fits.
+        """Put the newest saved state into the model, or return None if there is none.
 
         Args:
             progress: that of a training that has not begun.
@@ -132,7 +132,7 @@ class Saver:
             The progress, and the best weights so far.
 
         Raises:
-            UserError: the processes find different states.
+            UserError: the processes find different states, or the newest one does not fit the code as it is.
         """
         saved = self.state.latest()
         step = saved[1]["step"] if saved else -1
@@ -147,8 +147,11 @@ class Saver:
         tensors, values = saved
         found = progress.read(values["progress"])
         if misfit := "the progress" if found is None else self.tensors.misfit(tensors, found.finished):
-            say(f"note: {misfit} of the state in {folder} does not fit the code as it is; starting anew")
-            return None
+            run = "/".join(folder.parts[-2:])
+            raise UserError(
+                f"{folder}: {misfit} of its state of step {step} does not fit the code as it is; undo the edit to "
+                f"go on with it, or delete it by `python -m tessera states --delete {run}`, and run again"
+            )
         if not found.finished:
             self._warn_of_another_machine(values.get("machine"))
         self.step = found.step

@@ -131,11 +131,12 @@ class Stepper:
         return result if isinstance(result, tuple) else (result, {})
 
     def _count_skipped(self, step: int, finite: dict[str, bool], progress: Progress) -> None:
-        """Report skipped updates.
+        """Report skipped updates. A group that is not trained any more has none.
 
         Raises:
             UserError: a parameter group was not updated for `MAX_SKIPPED` steps in a row.
         """
+        progress.skipped |= dict.fromkeys(progress.skipped.keys() - finite.keys(), 0)
         for name, updated in finite.items():
             where = f" of {name}" if len(self.groups) > 1 else ""
             progress.skipped[name] = 0 if updated else progress.skipped[name] + 1

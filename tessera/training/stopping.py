@@ -10,17 +10,19 @@ import torch
 from tessera.distributed import largest_over_processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SAME = 1.0  # seconds within which signals are one request
+SAME = 1.0  # seconds within which a second Ctrl-C is the same request
 
 
 class StopRequest:
     """Notes SIGINT, SIGTERM and SIGHUP while it is entered, so that the loop can save its state before it stops.
 
     A signal that the process ignores stays ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for its
-    background jobs. A second request has the effect that its signal had before, without waiting for the loop.
+    background jobs. A second Ctrl-C, more than a second after the first request, has the effect that it had before,
+    without waiting for the loop.
 
-    Signals within a second are one request. A terminal and a launcher may both send one to the same process, and Linux
-    sends the signal for a parent's death once for each of its threads.
+    All other signals after the first are the same request. A terminal and a launcher may both send one to the same
+    process, Linux sends the signal for a parent's death once for each of its threads, and a process sees them only
+    between two operations, of which one may take seconds.
     """
 
     def __enter__(self) -> StopRequest:
@@ -36,7 +38,7 @@ class StopRequest:
     def _note(self, number: int, frame: object) -> None:
         if self.signal is None:
             self.signal, self._requested = number, time.monotonic()
-        elif time.monotonic() > self._requested + SAME:
+        elif number == signal.SIGINT and time.monotonic() > self._requested + SAME:
             signal.signal(number, self._previous[number])
             signal.raise_signal(number)
 

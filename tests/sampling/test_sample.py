@@ -228,7 +228,8 @@ def test_enlarged_images_have_each_pixel_repeated(run):
     assert sample.main([*few, "--images", "large", "--enlarge", "5", "--output", "large.png"]) == 0
     plain, large = singles("plain"), singles("large")
     assert torch.equal(large, torch.from_numpy(np.kron(plain.numpy(), np.ones((5, 5), np.uint8))))
-    assert Image.open("large.png").height > 2 * large.shape[-1]
+    with Image.open("large.png") as picture:
+        assert picture.height > 2 * large.shape[-1]
 
 
 def test_more_classes_than_a_picture_shows_are_said(run, capsys, monkeypatch):

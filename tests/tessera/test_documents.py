@@ -171,3 +171,9 @@ def test_random_damage_gives_a_value_or_one_line(repository):
             refused += 1
             assert "\n" not in str(error)
     assert refused > 50
+
+
+def test_a_key_that_is_there_twice_among_very_many_is_found_in_one_pass() -> None:
+    text = "{" + ", ".join(f'"{number}": 1' for number in [*range(100_000), 99_999]) + "}"  # squared, it took a minute
+    with pytest.raises(UserError, match="the key '99999' occurs twice"):
+        parse_json(text.encode(), "file")

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tessera import entry
+from tessera import entry, locks, snapshot
 from tessera import project as project_files
 from tessera.errors import UserError
+from tessera.project import syntax
 
 
 @pytest.fixture
@@ -89,6 +90,75 @@ def test_an_edit_of_imported_code_while_the_stage_runs_is_an_error(project, caps
     assert entry.main(edits("imported", '"""A docstring."""\n\nx = 1\n'), "doc", []) == 0
     assert entry.main(edits("imported", "x = 2\n"), "doc", []) == 2
     assert f"error: {package / 'imported.py'}: edited while this ran" in capsys.readouterr().err
+
+
+def test_code_that_was_edited_before_a_result_gets_its_name_is_refused(project, capsys, monkeypatch):
+    """A state or a part is named by a hash of the code, which must be the code that runs."""
+    package = project / "tessera"
+    package.mkdir()
+    (package / "imported.py").write_text("x = 1\n", encoding="utf-8")
+    monkeypatch.setattr(project_files, "ROOT", project)
+    monkeypatch.setitem(sys.modules, "tessera.imported", SimpleNamespace(__file__=str(package / "imported.py")))
+
+    def edits(text):
+        def run(*_):
+            (package / "imported.py").write_text(text, encoding="utf-8")
+            snapshot.require_unedited()
+
+        return run
+
+    assert entry.main(edits("# a comment\nx = 1\n"), "doc", []) == 0
+    assert entry.main(edits("x = 2\n"), "doc", []) == 2
+    assert "imported.py: edited while this run was starting, which has made nothing yet" in capsys.readouterr().err
+    assert entry.main(edits("x = 2\n"), "doc", []) == 0
+
+
+def test_a_file_that_is_half_typed_at_the_end_is_an_edit_and_no_defect(project, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "USES", ("data",), raising=False)
+    package = project / "tessera"
+    package.mkdir()
+    file = package / "imported.py"
+    file.write_text("x = 1\n", encoding="utf-8")
+    monkeypatch.setattr(project_files, "ROOT", project)
+    monkeypatch.setattr(entry, "ROOT", project)
+    monkeypatch.setitem(sys.modules, "tessera.imported", SimpleNamespace(__file__=str(file)))
+    monkeypatch.setattr(entry, "fingerprint", lambda *_: {"code": {"tessera/imported.py": syntax(file.read_bytes())}})
+    assert entry.main(lambda *_: file.write_text("x = (", encoding="utf-8"), "doc", []) == 2
+    assert f"error: {file}: edited while this ran, so " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spent", [True, False])
+def test_what_a_run_keeps_is_named_after_an_edit_and_deleted_without_one(project, capsys, monkeypatch, spent):
+    monkeypatch.setattr(sys.modules[__name__], "USES", ("data",), raising=False)
+    kept = project / ".state" / "train_vqvae" / "123" / "finished-9"
+
+    def run(edit):
+        def work(*_):
+            kept.mkdir(parents=True, exist_ok=True)
+            locks.note_result(kept, spent)
+            edit(None, None)
+
+        return work
+
+    edit = edit_params("split_seed: 0", "split_seed: 1")
+    assert entry.main(run(edit), "doc", []) == 2
+    said = capsys.readouterr().err
+    assert kept.exists() and f"It is kept in {kept}. Undo the edit and run again" in said
+    assert ("states --publish train_vqvae/123/finished-9 FOLDER" in said) == (not spent)
+    assert entry.main(run(lambda *_: None), "doc", []) == 0
+    assert kept.exists() == (not spent)
+
+
+def test_parameters_that_cannot_be_read_any_more_are_an_edit_and_the_result_is_named(project, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "USES", ("data",), raising=False)
+
+    def run(*_):
+        locks.note_result(project / "kept")
+        (project / "params.yaml").write_text("data: [", encoding="utf-8")
+
+    assert entry.main(run, "doc", []) == 2
+    said = capsys.readouterr().err
+    assert "not valid YAML" in said and f"It is kept in {project / 'kept'}" in said and said.count("\n") == 1
 
 
 def fail(*_):
@@ -195,6 +265,30 @@ def test_a_repeated_sigterm_does_not_interrupt_the_removal_of_temporary_files(pr
     with pytest.raises(SystemExit) as ended:
         entry.main(run, "doc", [])
     assert ended.value.code == 143 and removed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_stage_with_its_status_after_temporary_files_are_removed(project, number):
+    removed = []
+
+    def run(*_):
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            removed.append(True)
+
+    with pytest.raises(SystemExit) as end:
+        entry.main(run, "doc", [])
+    assert end.value.code == 128 + number and removed
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_an_ignored_signal_stays_ignored(project):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        assert entry.main(lambda *_: os.kill(os.getpid(), signal.SIGHUP), "doc", []) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_help_shows_the_description(capsys):

@@ -138,5 +138,5 @@ def test_work_tells_its_entry_point_where_its_result_is() -> None:
     with one_run("a.train") as told:
         assert not told.exists()
         locks.note_result(Path("somewhere"))
-        assert told.read_text() == "somewhere"
+        assert locks.noted(told) == (Path("somewhere"), False)
     assert not told.exists() and locks.RESULT not in os.environ

@@ -165,6 +165,20 @@ def test_a_file_cut_while_it_is_read_is_one_line_and_no_crash(tmp_path):
         array[900:903]
 
 
+def test_a_file_rewritten_while_it_is_open_is_noticed(tmp_path):
+    array = CheckedArray(publish(tmp_path / "d", PIXELS), "a.npy")
+    array[:]
+    flip(tmp_path / "d" / "a.npy", 500)  # of a block that was checked, and the size stays
+    with pytest.raises(UserError, match="changed while it was being read"):
+        array[:3]
+
+
+def test_a_folder_published_anew_while_it_is_open_is_read_as_it_was(tmp_path):
+    array = CheckedArray(publish(tmp_path / "d", PIXELS), "a.npy")
+    publish(tmp_path / "d", PIXELS[::-1])
+    np.testing.assert_array_equal(array[:], PIXELS)
+
+
 def test_a_file_replaced_while_it_is_closed_is_noticed(tmp_path):
     array = CheckedArray(publish(tmp_path / "d", PIXELS), "a.npy")
     array.close()

@@ -94,6 +94,8 @@ def test_a_pipe_in_a_files_place_is_refused_and_not_waited_for(tmp_path):
         lambda raw: raw["files"]["layout.json"].update(sha256=None),
         lambda raw: raw["files"]["layout.json"].pop("sha256"),
         lambda raw: raw["files"].update({"layout.json": []}),
+        lambda raw: raw["files"]["layout.json"].update(bytes=13.0),
+        lambda raw: raw["files"]["layout.json"].update(bytes=True),
         lambda raw: raw.update(parents=[1]),
         lambda raw: raw.update(files=[]),
         lambda raw: raw.update(kind=["codes"]),

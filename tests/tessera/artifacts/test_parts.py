@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tessera import locks
 from tessera.artifacts import parts
 from tessera.artifacts.arrays import array_parts
 from tessera.artifacts.manifests import BLOCK
@@ -70,7 +71,7 @@ def test_a_run_goes_on_after_the_last_part_in_place(capsys):
         assert {name: (where / name).stat().st_mtime_ns for name in NAMES[:4]} == before
     assert capsys.readouterr().err == f"going on after 4 of 6 parts ({where})\n"
     found = np.concatenate([np.load(Path("published") / name) for name in NAMES])
-    assert np.array_equal(found, ROWS) and not where.exists()
+    assert np.array_equal(found, ROWS)
 
 
 def test_what_a_kill_left_half_written_is_deleted():
@@ -99,7 +100,7 @@ def test_a_part_that_another_process_is_writing_is_left_alone():
     with folder_of() as folder, folder.writing(NAMES[0], (2,), np.uint16) as writer:
         writer.append(ROWS[:4])
         make(folder, NAMES[1:])
-    assert not folder.folder.exists()
+    assert np.array_equal(np.load(folder.path(NAMES[0])), ROWS[:4])
 
 
 def flip(path: Path) -> None:
@@ -190,6 +191,20 @@ def test_the_identity_is_of_what_decides_the_parts(params: Callable[..., Params]
     assert plain not in (of(prepared="q"), of({"extract_codes.horizontal_flip": True}))
 
 
+def test_parts_are_deleted_once_nothing_was_edited_and_kept_otherwise(monkeypatch):
+    with locks.one_run("stage1_vqvae.extract") as kept:
+        with folder_of() as folder:
+            make(folder, folder.missing(NAMES))
+        assert locks.noted(kept) == (folder.folder, True)
+        assert folder.folder.exists()
+        monkeypatch.setenv("RANK", "1")
+        locks.delete_spent(kept)
+        assert folder.folder.exists(), "the first process deletes them, after its look at the code"
+        monkeypatch.delenv("RANK")
+        locks.delete_spent(kept)
+        assert not folder.folder.exists()
+
+
 def test_shares_together_are_all_parts_and_a_run_without_one_puts_them_together(capsys):
     made = []
     for number in range(3):
@@ -202,7 +217,6 @@ def test_shares_together_are_all_parts_and_a_run_without_one_puts_them_together(
     with folder_of() as folder:
         assert folder.missing(NAMES) == []
         assert all(folder.path(name).is_file() for name in NAMES)
-    assert not folder.folder.exists()
 
 
 def test_a_share_that_was_stopped_makes_the_rest_of_its_own_parts():

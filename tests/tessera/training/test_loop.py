@@ -251,8 +251,8 @@ def test_moments_go_with_their_parameters_names_when_the_code_puts_them_in_anoth
         torch.testing.assert_close(tensor, whole[name])
 
 
-def test_a_progress_of_other_code_is_told_and_left(
-    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch
+def test_a_progress_of_other_code_is_refused_and_its_state_stays(
+    training: Callable, trained: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted = Regression(training())
     interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
@@ -260,22 +260,25 @@ def test_a_progress_of_other_code_is_told_and_left(
         trained(interrupted)
     kind = dataclasses.make_dataclass("Progress", [("new", int, 0)], bases=(Progress,))
     monkeypatch.setattr("tessera.training.loop.Progress", kind)
-    assert trained(Regression(training())).progress.step == 10
-    assert "note: the progress of the state" in capsys.readouterr().err
+    before = states()
+    with pytest.raises(UserError, match="the progress of its state of step 6 does not fit the code as it is; undo"):
+        trained(Regression(training()))
+    assert states() == before
 
 
-def test_a_state_that_no_longer_fits_the_model_is_told_and_left(
-    training: Callable, trained: Callable, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_state_that_no_longer_fits_the_model_is_refused_and_stays(training: Callable, trained: Callable) -> None:
     interrupted = Regression(training(weight_ema_decay=0.9))
     interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
     with pytest.raises(SystemExit):
         trained(interrupted)
     wider = Regression(training(weight_ema_decay=0.9))
     wider.model.layers = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Dropout(0.3), nn.Linear(20, 1))
-    assert trained(wider).progress.step == 10
-    assert "does not fit the code as it is; starting anew" in capsys.readouterr().err
-    assert "initialise" in wider.calls
+    before = states()
+    with pytest.raises(UserError, match=r"does not fit the code as it is; .*tessera states --delete test/run`"):
+        trained(wider)
+    assert states() == before
+    # With the edit undone it goes on.
+    assert trained(Regression(training(weight_ema_decay=0.9))).progress.step == 10
 
 
 def states() -> list[str]:
