@@ -27,6 +27,9 @@ from start import STAGES
 from tessera.cli.preset import edit
 
 CHANGES = {
+    # What is fitted on so many images needs memory for them; there are as many in every row.
+    "stage1_vqvae.training.codebook_images": 512,
+    "stage1_vqvae.likelihood.gaussian.fit_images": 512,
     "data.source": "images",
     "data.watch": "images",
     "data.height": 16,
