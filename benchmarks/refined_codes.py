@@ -38,6 +38,7 @@ ONCE = {paths.PREPARED: "stage0_images.prepare", paths.VQVAE: "stage1_vqvae.trai
 ONCE |= {paths.CLASSIFIER: "evaluation.train_classifier"}
 ALIKE = {"classifier.name": "none", "sampling.images": 10}  # no figure of a row comes from these two stages
 SETTINGS = Path("settings.json")  # what the stages of a folder were run with
+EMBEDDED = Path("data/embedded.txt")  # which `prepare` wants to see for scikit-learn's digits
 DISTORTION = "bits_per_dim_distortion"
 COLUMNS = ("distortion", "rate_uniform", "rate_counts", "rate_prior", "total_uniform", "total_counts", "total_prior")
 
@@ -67,6 +68,9 @@ def measure(settings: dict[str, Any], dataset: str, refine: int) -> dict[str, An
     """Run the stages on the images of `dataset`, a folder or `digits`, and return the row."""
     shutil.copy(PRESETS / "digits.yaml", paths.PARAMS)
     source = read_changes([f"data.source={dataset}"])
+    if dataset == "digits":
+        EMBEDDED.parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / EMBEDDED, EMBEDDED)
     apply(paths.PARAMS, settings["preset"], source | ALIKE | settings["changes"] | {"extract_codes.refine": refine})
     for folder, module in ONCE.items():
         if not folder.exists():

@@ -24,7 +24,9 @@ from stage1_vqvae.model import VQVAE, planes
 from tessera.footprint import images_together, kept_for_backward
 from tessera.images.pixels import to_float
 
-RATE = 0.01  # learning rate of Adam, in root mean squares of z over an image's grid, since models differ in z's scale
+# Learning rate of Adam, in root mean squares of z over an image's grid, since models differ in z's scale. On validation
+# images of nine small models it was, of 0.003 to 0.1, the one that was never far from the best for 50 steps.
+RATE = 0.03
 BETAS = (0.9, 0.99)
 
 

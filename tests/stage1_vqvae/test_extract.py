@@ -15,7 +15,6 @@ from stage1_vqvae import extract, train
 from stage1_vqvae.code_figures import histogram
 from stage1_vqvae.model import VQVAE, load_vqvae, planes
 from stage1_vqvae.parameters import ExtractParams
-from stage1_vqvae.quantizers.vq import VectorQuantizer
 from tessera import paths
 from tessera.artifacts.manifests import read_manifest
 from tessera.codes.store import open_codes
@@ -227,41 +226,6 @@ def test_refined_codes_are_no_worse_in_any_pass_and_the_figures_say_by_how_much(
                 }
                 assert {figure: figures[name][figure] for figure in told} == pytest.approx(told, rel=1e-6)
     assert set(figures) == {"train", "validation"} and not list(paths.CODES.rglob("gains*"))
-
-
-def test_a_refined_image_does_not_depend_on_the_images_after_it(trained: Callable) -> None:
-    trained([8, 20], [4, 2])
-    model, split = load_vqvae(paths.VQVAE)[0], open_prepared(paths.PREPARED)["train"]
-    one, five = (
-        torch.cat(list(extract.encode(model, part, extract.Pass(), slice(0, len(part)), 8, torch.device("cpu"), 4)))
-        for part in (ImageSplit(split.images[:count], None) for count in (1, 5))
-    )
-    assert len(five) == 5 and torch.equal(one, five[:1])
-    assert not torch.equal(five, encoded(model, ImageSplit(split.images[:5], None), extract.Pass()))
-
-
-def test_drawn_codes_are_not_refined(trained: Callable) -> None:
-    soft = {f"stage1_vqvae.quantizer.soft_em.{k}": v for k, v in {"codebook_size": 20, "codebook_dim": 4}.items()}
-    trained([20], [4], changes={"stage1_vqvae.quantizer.name": "soft_em", **soft})
-    model, split = load_vqvae(paths.VQVAE)[0], open_prepared(paths.PREPARED)["train"]
-    for change, same in ((extract.Pass(draw=1), True), (extract.Pass(), False)):
-        rest = (split, change, slice(0, len(split)), 64, torch.device("cpu"))
-        plain, refined = (torch.cat(list(extract.encode(model, *rest, steps))) for steps in (0, 4))
-        assert torch.equal(plain, refined) == same
-
-
-def test_refinement_through_a_quantizer_without_a_gradient_is_refused_in_one_line(
-    trained: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    trained([8], [4], changes={"extract_codes.refine": 2})
-    monkeypatch.setattr(VectorQuantizer, "apply_estimator", lambda self, target, code, seeds: code)
-    capsys.readouterr()
-    assert extract.main([]) == 2
-    assert capsys.readouterr().err == (
-        "error: extract_codes.refine: 2, but stage1_vqvae.quantizer vq passes no gradient to z in evaluation, so its "
-        "codes cannot be refined; set it to 0\n"
-    )
-    assert not paths.CODES.exists()
 
 
 def test_a_vqvae_of_other_images_is_refused_and_old_codes_stay(

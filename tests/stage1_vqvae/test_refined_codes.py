@@ -8,16 +8,21 @@ from typing import Any
 import pytest
 import torch
 
+from stage1_vqvae import extract
 from stage1_vqvae.codebooks import initialise_codebooks
+from stage1_vqvae.extract import Pass
 from stage1_vqvae.likelihoods.build import PACKAGE
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.quantizers.vq import VectorQuantizer
 from stage1_vqvae.refined_codes import NoGradient, refine, refined_together
 from tessera import footprint
+from tessera.errors import UserError
 from tessera.images.pixels import to_float
+from tessera.images.prepared import ImageSplit
 from tessera.parameters.parts import options
 
 SHAPE = (3, 8, 12)
+AS_IT_IS = Pass()
 Build = Callable[..., VQVAE]
 
 
@@ -117,11 +122,41 @@ def test_other_images_of_the_batch_change_nothing(build: Build) -> None:
     assert again.after[2] == found.after[2] and (again.after[:2] != found.after[:2]).all()
 
 
-def test_a_quantizer_without_a_gradient_for_z_is_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+@torch.no_grad()
+def extracted(model: VQVAE, count: int, steps: int, change: Pass = AS_IT_IS) -> torch.Tensor:
+    """The tokens of the first `count` images as extraction writes them, in batches of 8."""
+    split = ImageSplit(pixels(10).numpy()[:count], None)
+    return torch.cat(list(extract.encode(model, split, change, slice(0, count), 8, torch.device("cpu"), steps)))
+
+
+def test_an_image_has_the_same_refined_codes_alone_as_among_others(build: Build) -> None:
+    model = build("residual", "two levels")
+    ten = extracted(model, 10, 8)
+    assert len(ten) == 10 and not torch.equal(ten, extracted(model, 10, 0))
+    assert all(torch.equal(extracted(model, count, 8), ten[:count]) for count in (1, 5, 9))
+
+
+def test_drawn_codes_are_not_refined(build: Build) -> None:
+    model = build("soft_em")
+    for change, same in ((Pass(draw=1), True), (AS_IT_IS, False)):
+        assert torch.equal(extracted(model, 9, 0, change), extracted(model, 9, 8, change)) == same
+
+
+def test_a_quantizer_without_a_gradient_for_z_is_refused_in_one_line(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build("vq gradient")
     monkeypatch.setattr(VectorQuantizer, "apply_estimator", lambda self, target, code, seeds: code)
     with pytest.raises(NoGradient, match="passes no gradient to z"):
         refine(model, pixels(2), 1)
+    expected = (
+        "extract_codes.refine: 2, but stage1_vqvae.quantizer vq passes no gradient to z in evaluation, so its codes "
+        "cannot be refined; set it to 0"
+    )
+    with pytest.raises(UserError) as error:
+        extract.images_at_once(model, 64, 2)
+    assert str(error.value) == expected
+    assert extract.images_at_once(model, 64, 0) == 64
 
 
 def test_what_a_step_keeps_in_memory_bounds_the_batch(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
