@@ -24,13 +24,14 @@ import torch.nn.functional as F
 from runs import STAGE1, add_row, arguments, images, parameters, read_rows, schedule, task_of, train
 from safetensors.torch import load_model, save_model
 
-from stage1_vqvae.model import VQVAE, planes
-from tessera.images.pixels import to_float
+from stage1_vqvae.model import VQVAE
+from stage1_vqvae.refined_codes import RATE, refine
 from tessera.images.prepared import ImageSplit, PreparedImages
 from tessera.launch.devices import accelerator
 from tessera.training.tracking import Row
 
 MEASURED_STEPS = 30
+TOGETHER = 250  # images that are measured at a time
 CONV, TRAINING, QUANTIZER = STAGE1 + "network.conv.", STAGE1 + "training.", STAGE1 + "quantizer."
 
 
@@ -87,46 +88,15 @@ def steps_in(minutes: float, changes: dict[str, Any], prepared: PreparedImages) 
     return max(1, int(60 * minutes / each))
 
 
-def refined(model: VQVAE, images: torch.Tensor, pixels: torch.Tensor, steps: int, rate: float) -> list[torch.Tensor]:
-    """The best codes of float images and their uint8 pixels that Adam finds for z (one level), the gradient straight
-    through; none worse than the encoder's, but for rounding: the search is in bf16.
-
-    Source: Kim et al. 2018, "Semi-Amortized Variational Autoencoders"; Yang et al. 2020, "Improving Inference for
-    Neural Image Compression", section 3.1.
-    """
-    quantizer, network = model.quantizers[0], model.network
-    with torch.no_grad():
-        z = network.latent(0, network.encode(images)[0], None).permute(0, 2, 3, 1)
-    z.requires_grad_()
-    optimizer = torch.optim.Adam([z], rate, betas=(0.9, 0.99))
-    best, codes = torch.full((len(z),), math.inf, dtype=torch.float64, device=z.device), None
-    for _ in range(steps):
-        quantizer.train()
-        output = quantizer(z)
-        quantizer.eval().discard()
-        with torch.autocast(z.device.type, torch.bfloat16):
-            parameters = network.decode([planes(output.z_q)])
-        nats = model.likelihood.nll(parameters.float(), pixels)
-        better = nats.detach() < best
-        codes = output.indices if codes is None else torch.where(better.view(-1, 1, 1, 1), output.indices, codes)
-        best = torch.where(better, nats.detach(), best)
-        optimizer.zero_grad()
-        nats.sum().backward(inputs=[z])
-        optimizer.step()
-    return [codes]
-
-
 @torch.no_grad()
-def account(model: VQVAE, split: ImageSplit, steps: int = 0, rate: float = 0.0) -> dict[str, float]:
+def account(model: VQVAE, split: ImageSplit, steps: int = 0, rate: float = RATE) -> dict[str, float]:
     """Where the bits per dimension go, over a split: the rate; and each channel's distortion, smooth and textured.
-    `steps` of refinement, 0 for none."""
+    `steps` of refinement (`stage1_vqvae.refined_codes`), 0 for none."""
     layout, device = model.layout, next(model.parameters()).device
     sums, count = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
-    for start in range(0, len(split), 250):
-        pixels = split.pixels(slice(start, start + 250))
-        images = to_float(pixels.to(device))
-        with torch.enable_grad():
-            codes = refined(model, images, pixels.to(device), steps, rate) if steps else model.encode(images)
+    for start in range(0, len(split), TOGETHER):
+        pixels = split.pixels(slice(start, start + TOGETHER))
+        codes = refine(model, pixels.to(device), steps, rate).codes
         parameters = model.decode_parameters(codes)
         bits = -model.likelihood.log_prob(parameters, pixels).cpu() / math.log(2)
         grey = pixels.double().mean(1, keepdim=True)
@@ -197,7 +167,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="of training (default: %(default)s)")
     parser.add_argument("--measure", choices=("validation", "test"), help="measure with the model that was kept")
     parser.add_argument("--refine", type=int, default=0, metavar="STEPS", help="of --measure (default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=0.002, help="learning rate of --refine (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=RATE, help="learning rate of --refine (default: %(default)s)")
     parser.add_argument("--images", type=int, help="of --measure: the first ones (default: all)")
     options = parser.parse_args()
     if options.measure and not options.attempt:

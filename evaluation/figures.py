@@ -41,6 +41,7 @@ BETTER = {
     "evaluate:reconstruction.ssim": HIGHER,
     "evaluate:codebook*.usage": HIGHER,
     "evaluate:classifier.*": HIGHER,
+    "extract_codes:*.bits_per_dim_distortion": LOWER,
     "extract_codes:*.codebook_usage*": HIGHER,
     "train_classifier:validation.accuracy": HIGHER,
     "train_classifier:validation.cross_entropy": LOWER,

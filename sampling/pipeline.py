@@ -189,7 +189,9 @@ class TwoStagePipeline:
 
     @torch.no_grad()
     def reconstruct(self, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-        """Images through the codes and back: float32 (B, C, H, W) in [-1, 1], on the CPU.
+        """Images through the encoder's codes and back: float32 (B, C, H, W) in [-1, 1], on the CPU.
+
+        The codes are not refined (`extract_codes.refine`).
 
         Raises:
             UserError: images of another shape, not float, or out of range.
@@ -265,6 +267,8 @@ class TwoStagePipeline:
         class_probabilities: Sequence[float] | torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Upper bounds of -log p(x), or of -log p(x | y), in bits per dimension: distortion plus rate.
+
+        They are for the encoder's codes. `evaluate` measures data/codes, which `extract_codes.refine` may improve.
 
         Args:
             images: uint8 (B, C, H, W).

@@ -3,33 +3,36 @@
     python -m stage1_vqvae.extract
 
 The training split also gets the extra passes that `extract_codes` in params.yaml asks for: codes of mirrored and
-shifted images, and codes drawn at random if the quantizer can draw. Encoding is always in float32. The codes are the
-same bytes whatever the number of processes. An extraction that was killed goes on after the parts that it had finished.
+shifted images, and codes drawn at random if the quantizer can draw. With `extract_codes.refine` all codes but drawn
+ones are then improved (`stage1_vqvae.refined_codes`). Encoding is always in float32. The codes are the same bytes
+whatever the number of processes. An extraction that was killed goes on after the parts that it had finished.
 
 results/extract_codes/metrics.json has the codebook usage and perplexity of the training and the validation codes, and
-histogram.csv the histogram of the validation codes. `evaluate` measures the test codes.
+with refinement the distortion before and after and the share of changed tokens; histogram.csv has the histogram of the
+validation codes. `evaluate` measures the test codes.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tessera import entry, paths
+from tessera.errors import UserError
 from tessera.launch.shares import add_share
 from tessera.parameters import Params
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    import numpy as np
     import torch
 
     from stage1_vqvae.model import VQVAE
     from stage1_vqvae.parameters import ExtractParams
     from tessera.artifacts.parts import PartFolder
-    from tessera.codes.figures import CodeCounts
-    from tessera.codes.layout import CodeLayout
     from tessera.codes.store import CodePart
     from tessera.images.prepared import ImageSplit, PreparedImages
 
@@ -38,7 +41,6 @@ USES = ("extract_codes",)  # the sections of params.yaml that change what this s
 MEMORY = "runtime.batch_size below 64"  # by which it takes less memory
 
 RESULTS = paths.RESULTS / "extract_codes"
-HISTOGRAM_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,14 @@ def passes(params: ExtractParams) -> list[Pass]:
 
 
 def encode(
-    model: VQVAE, split: ImageSplit, change: Pass, rows: slice, together: int, device: torch.device
+    model: VQVAE,
+    split: ImageSplit,
+    change: Pass,
+    rows: slice,
+    together: int,
+    device: torch.device,
+    refine: int = 0,
+    gained: Callable[[np.ndarray], None] | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield the int64 tokens (m, N) of some images of a split in order, batch by batch.
 
@@ -76,9 +85,13 @@ def encode(
         rows: the images; `start` is a multiple of `together`.
         together: images in every batch. The last batch of a split is filled up with blank images.
         device: where the model is.
+        refine: gradient steps by which codes that are not drawn are improved.
+        gained: called with what these steps changed, float64 (m, 3): each image's -log p(x | z) in nats before and
+            after, and its number of changed tokens.
     """
     import torch
 
+    from stage1_vqvae.refined_codes import refine as refined
     from tessera.images.augment import shift
     from tessera.images.pixels import to_float
     from tessera.randomness import seed_of
@@ -90,17 +103,22 @@ def encode(
         batch[: len(pixels)] = shift(
             pixels, torch.full((len(pixels),), change.down), torch.full((len(pixels),), change.right)
         )
-        images = to_float(batch.to(device))
+        batch = batch.to(device)
         if change.draw:  # each image has a random seed of its own, so that the work can be divided in any way
             seeds = [seed_of("draw", change.draw, image) for image in range(start, start + together)]
-            codes = model.draw(images, torch.tensor(seeds))
+            codes = model.draw(to_float(batch), torch.tensor(seeds))
+        elif refine:
+            codes, *gains = refined(model, batch, refine)
+            if gained:
+                gained(torch.stack([gain.double() for gain in gains], 1)[: len(pixels)].cpu().numpy())
         else:
-            codes = model.encode(images)
+            codes = model.encode(to_float(batch))
         yield model.layout.flatten(codes)[: len(pixels)].cpu()
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Encode every split, part by part. Each process makes parts of its own; the main process publishes them."""
+    from stage1_vqvae.code_figures import gains_of
     from stage1_vqvae.edits import tell_of_edits
     from stage1_vqvae.model import load_vqvae
     from tessera.artifacts.parts import PartFolder, identity
@@ -119,13 +137,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     splits = {name: {"images": len(split), "passes": len(changes[name])} for name, split in prepared.splits.items()}
     parts = code_parts(splits)
     with PartFolder("extract_codes", identity(MODULE, USES, params, parents), device, arguments.share) as folder:
-        make_parts(model, prepared, changes, parts, folder, device.device, params.runtime.batch_size)
+        refine = params.extract_codes.refine
+        make_parts(model, prepared, changes, parts, folder, device.device, params.runtime.batch_size, refine)
         if arguments.share:
             print(f"share {arguments.share}: {len(folder.left)} parts made")
             return
-        folder.wait([part.name for part in parts])
+        gains = [name for part in parts if (name := gains_of(part, refine))]
+        folder.wait([part.name for part in parts] + gains)
         if device.is_main_process:
-            publish(model, prepared, splits, parts, folder, parents)
+            publish(model, prepared, splits, parts, folder, parents, refine)
     device.wait_for_everyone()
 
 
@@ -137,6 +157,7 @@ def make_parts(
     folder: PartFolder,
     device: torch.device,
     most: int,
+    refine: int,
 ) -> None:
     """Encode the parts that this process has to make.
 
@@ -144,24 +165,54 @@ def make_parts(
         changes: the passes over each split.
         device: where the model is.
         most: images in a batch, at most.
+        refine: gradient steps by which codes are improved.
+
+    Raises:
+        UserError: codes shall be refined, and the quantizer passes no gradient.
+    """
+    import numpy as np
+    import torch
+
+    from stage1_vqvae.code_figures import gains_of
+    from tessera.console import Bar
+
+    together = images_at_once(model, most, refine)
+    layout, wanted = model.layout, set(folder.missing([part.name for part in parts]))
+    mine = [part for part in parts if part.name in wanted]
+    with torch.no_grad(), Bar(sum(part.rows.stop - part.rows.start for part in mine), "codes", "image") as bar:
+        for part in mine:
+            split, change, gained = prepared[part.split], changes[part.split][part.number], None
+            with ExitStack() as stack:
+                writer = stack.enter_context(folder.writing(part.name, (layout.num_tokens,), layout.dtype))
+                if name := gains_of(part, refine):  # put in place before its codes are
+                    gained = stack.enter_context(folder.writing(name, (3,), np.float64)).append
+                for tokens in encode(model, split, change, part.rows, together, device, refine, gained):
+                    writer.append(tokens.numpy())
+                    bar.update(len(tokens))
+
+
+def images_at_once(model: VQVAE, most: int, refine: int) -> int:
+    """How many images are encoded at a time: a number that depends on the model, unless `most` is smaller.
+
+    Raises:
+        UserError: codes shall be refined, and the quantizer passes no gradient.
     """
     import torch
 
-    from tessera.console import Bar
+    from stage1_vqvae.refined_codes import NoGradient, refined_together
     from tessera.footprint import images_together
-    from tessera.images.pixels import to_float
 
-    layout, wanted = model.layout, set(folder.missing([part.name for part in parts]))
-    mine = [part for part in parts if part.name in wanted]
-    blank = torch.zeros(1, *layout.image_shape, dtype=torch.uint8, device=device)
-    together = images_together(model, lambda: model.encode(to_float(blank)), most)
-    with torch.no_grad(), Bar(sum(part.rows.stop - part.rows.start for part in mine), "codes", "image") as bar:
-        for part in mine:
-            with folder.writing(part.name, (layout.num_tokens,), layout.dtype) as writer:
-                split, change = prepared[part.split], changes[part.split][part.number]
-                for tokens in encode(model, split, change, part.rows, together, device):
-                    writer.append(tokens.numpy())
-                    bar.update(len(tokens))
+    if not refine:
+        blank = torch.zeros(1, *model.layout.image_shape, device=next(model.parameters()).device)
+        return images_together(model, lambda: model.encode(blank), most)
+    try:
+        return refined_together(model, most)
+    except NoGradient:
+        name = model.config["quantizer"]["name"]
+        raise UserError(
+            f"extract_codes.refine: {refine}, but stage1_vqvae.quantizer {name} passes no gradient to z in evaluation, "
+            "so its codes cannot be refined; set it to 0"
+        ) from None
 
 
 def publish(
@@ -171,6 +222,7 @@ def publish(
     parts: list[CodePart],
     folder: PartFolder,
     parents: dict[str, str],
+    refine: int,
 ) -> None:
     """Publish the codes, and write their figures.
 
@@ -178,14 +230,17 @@ def publish(
         splits: for each split its number of `images` and of `passes`.
         parts: all parts, which are in `folder`.
         parents: the identities of the artifacts that the codes were made from.
+        refine: gradient steps by which codes were improved.
     """
+    from stage1_vqvae.code_figures import MEASURED, by_figure, counted, gained, histogram
     from tessera.artifacts.publishing import publishing
     from tessera.codes.store import write_description
     from tessera.training.tracking import write_results
 
-    # The test split's figures are left to `evaluate`, which measures test once.
-    counts = {name: counted(model.layout, folder, name, parts) for name in splits if name != "test"}
+    counts = {name: counted(model.layout, folder, name, parts) for name in MEASURED}
     metrics = {name: by_figure(found.figures()) for name, found in counts.items()}
+    if refine:
+        metrics = {name: figures | gained(model.layout, folder, name, parts) for name, figures in metrics.items()}
     labels = {name: split.labels for name, split in prepared.splits.items() if split.labels is not None}
     with publishing(paths.CODES, "codes", parents) as staging:
         folder.link([part.name for part in parts], staging)
@@ -195,50 +250,6 @@ def publish(
     grids = " + ".join(f"{level.height}x{level.width}x{level.depth} of {level.codebook_size}" for level in levels)
     images = ", ".join(f"{name} {s['images']} images x {s['passes']}" for name, s in splits.items())
     print(f"{paths.CODES}: {grids}; {images}")
-
-
-def counted(layout: CodeLayout, folder: PartFolder, split: str, parts: list[CodePart]) -> CodeCounts:
-    """How often each code occurs in the first pass over a split, which is the images as they are."""
-    import numpy as np
-    import torch
-
-    from tessera.codes.figures import CodeCounts
-
-    counts = CodeCounts(layout)
-    for part in parts:
-        if (part.split, part.number) == (split, 0):
-            tokens = np.load(folder.path(part.name))
-            counts.add(layout.unflatten(torch.from_numpy(tokens.astype(np.int64))))
-    return counts
-
-
-def by_figure(levels: list[dict[str, float]]) -> dict[str, list[float]]:
-    """The figures of each level, as a list of the levels' values for each figure."""
-    return {figure: [level[figure] for level in levels] for figure in levels[0]}
-
-
-def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
-    """Rows of the code histogram, from the most used code to the least used one.
-
-    Args:
-        counts: int64 (depth, K) for each level.
-
-    Returns:
-        At most HISTOGRAM_ROWS evenly spaced rows for each level and depth. `rank` is the code's place divided by K, so
-        that codebooks of all sizes share an axis. `share` is the code's share of all codes times K, which is 1 for
-        every code of an evenly used codebook.
-    """
-    import torch
-
-    rows = []
-    for level, count in enumerate(counts):
-        for depth, used in enumerate(count):
-            size = len(used)
-            shares = used.sort(descending=True).values.double() * size / used.sum()
-            for place in torch.linspace(0, size - 1, min(size, HISTOGRAM_ROWS)).round().long().tolist():
-                rank, share = (place + 1) / size, shares[place].item()
-                rows.append({"level": level, "depth": depth, "rank": rank, "share": share})
-    return rows
 
 
 def main(argv: list[str] | None = None) -> int:

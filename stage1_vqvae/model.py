@@ -27,6 +27,8 @@ from tessera.images.pixels import to_float
 from tessera.images.prepared import Stats
 from tessera.randomness import seed_of
 
+Move = Callable[[int, torch.Tensor], torch.Tensor]  # what a level's z (B, h, w, D) becomes before it is quantized
+
 
 def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
     """The configuration from which a VQVAE is built.
@@ -133,9 +135,18 @@ class VQVAE(nn.Module):
         """
         self._check(images)
         encode = self._encode if self.training else self.network.encode
+        return self.quantize_features(encode(images), lambda level, z: z, seeds)
+
+    def quantize_features(
+        self, features: list[torch.Tensor], move: Move, seeds: torch.Tensor | None = None
+    ) -> list[QuantizerOutput]:
+        """Quantizes what `network.encode` returned, after `move(level, z)` has changed z of each level.
+
+        Finer levels are conditioned on the moved coarser ones. See `quantize` for `seeds` and the result.
+        """
         outputs, quantized = [], []
-        for level, z in enumerate(self._z_of_levels(encode(images), quantized)):
-            outputs.append(self.quantizer_of(level)(z, derived(seeds, level)))
+        for level, z in enumerate(self._z_of_levels(features, quantized)):
+            outputs.append(self.quantizer_of(level)(move(level, z), derived(seeds, level)))
             quantized.append(outputs[-1].z_q)
         return outputs
 
@@ -169,11 +180,7 @@ class VQVAE(nn.Module):
             return distortion + quantizer_loss, {"distortion": distortion, "quantizer_loss": quantizer_loss}
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Turns float images (B, C, H, W) in [-1, 1] into code grids, int64 (B, h, w, depth), coarsest level first.
-
-        Raises:
-            ValueError: the images have another shape than the model's.
-        """
+        """Turns float images (B, C, H, W) in [-1, 1] into code grids, int64 (B, h, w, depth), coarsest level first."""
         return [output.indices for output in self.quantize(images)]
 
     def draw(self, images: torch.Tensor, seeds: torch.Tensor) -> list[torch.Tensor]:
@@ -187,9 +194,6 @@ class VQVAE(nn.Module):
 
         Returns:
             int64 (B, h, w, depth) for each level, coarsest first.
-
-        Raises:
-            ValueError: the images have another shape than the model's.
         """
         self._check(images)
         grids, quantized = [], []

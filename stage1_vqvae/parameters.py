@@ -121,14 +121,17 @@ class Stage1Params(Section):
 
 
 class ExtractParams(Section):
-    """Extra passes over the training images, from which the prior learns as well.
+    """How codes are found, and extra passes over the training images, from which the prior learns as well.
 
     Attributes:
+        refine: the number of gradient steps by which each image's codes are improved (`stage1_vqvae.refined_codes`); 0:
+            the codes are the encoder's. Codes drawn at random stay as they were drawn.
         horizontal_flip: whether there are passes over mirrored images.
         shift: the largest shift in each direction, in pixels; there is a pass for each combination of shifts.
         draws: the number of passes whose codes are drawn at random.
     """
 
+    refine: Count
     horizontal_flip: bool
     shift: Count
     draws: Count

@@ -7,7 +7,8 @@ shows their reconstructions. With several levels, a row for each level in betwee
 level alone, coarsest first; all other levels are replaced by their mean embedding over these images. Razavi et al.
 2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", figure 3, is a similar picture.
 
-The images are spread over the classes. They are the same in every run of the same data.
+The images are spread over the classes. They are the same in every run of the same data. The codes are the encoder's,
+also where `extract_codes.refine` improves those of data/codes.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def kept_for_backward(model: nn.Module, forward: Callable[[], Any]) -> int:
 
 
 @torch.no_grad()
-def images_together(module: nn.Module, run: Callable[[], object], most: int) -> int:
+def images_together(module: nn.Module, run: Callable[[], object], most: int, kept: int = 0) -> int:
     """How many images every batch has where results must not depend on the machine: a power of two up to `TOGETHER`.
 
     In a batch of another size convolutions round differently, and the code of a vector half way between two codes would
@@ -97,8 +97,9 @@ def images_together(module: nn.Module, run: Callable[[], object], most: int) -> 
         module: the network.
         run: has the network work on one image.
         most: `runtime.batch_size`, by which a user whose memory is short takes a smaller number.
+        kept: bytes that stay in memory for each image besides, such as those of `kept_for_backward`.
     """
     with LargestOutput(module) as largest:
         run()
-    room = max(1, min(most, BATCH_BYTES // (LIVE_OUTPUTS * max(1, largest.bytes))))
+    room = max(1, min(most, BATCH_BYTES // (LIVE_OUTPUTS * max(1, largest.bytes) + kept)))
     return min(TOGETHER, 2 ** (room.bit_length() - 1))

@@ -113,6 +113,7 @@ def changed_values(path: str, value: Any) -> Iterator[Any]:
         "stage1_vqvae.quantizer.gradient_estimator": ["rotation"],
         "stage1_vqvae.quantizer.simvq.gradient_estimator": ["diveq"],
         "stage1_vqvae.quantizer.vq.distance": ["cosine"],
+        "stage1_vqvae.quantizer.fsq.activation": ["sigmoid"],
         "stage1_vqvae.quantizer.vq.codebook_update": ["gradient"],
         "data.fit": ["stretch"],
         "data.grey_range": [[0, 4095]],

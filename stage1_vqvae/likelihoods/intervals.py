@@ -43,8 +43,10 @@ def log_normal_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tenso
     flip = lower > 0
     low = torch.where(flip, -upper, lower)
     high = torch.where(flip, -lower, upper)
-    log_low, log_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
-    difference = torch.where(log_low == -math.inf, -math.inf, log_low - log_high)
+    # The derivative of log_ndtr at -∞ is NaN, so an infinite edge is left out before log_ndtr sees it.
+    infinite = low == -math.inf
+    log_low, log_high = torch.special.log_ndtr(low.masked_fill(infinite, 0.0)), torch.special.log_ndtr(high)
+    difference = torch.where(infinite | (log_low == -math.inf), -math.inf, log_low - log_high)
     return log_high + torch.log(-torch.expm1(difference))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from stage1_vqvae.quantizers.gradients import Estimator
+from stage1_vqvae.quantizers.gradients import Estimator, straight_through
 from stage1_vqvae.quantizers.output import QuantizerOutput, perplexity, used_counts
 
 
@@ -52,6 +52,8 @@ class Quantizer(nn.Module):
     @torch.compiler.disable
     def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """Quantizes vectors. In training it also gathers what `update` needs; it moves no codebook.
+
+        In evaluation z_q is the code's own, and its gradient still reaches z: `stage1_vqvae.refined_codes` needs it.
 
         Args:
             z: float (..., D), or (B, ..., D) where `seeds` are given.
@@ -122,11 +124,12 @@ class Quantizer(nn.Module):
         """Applies the gradient estimator to a target and its code, both float32 (..., code_dim).
 
         Returns:
-            float32 (..., code_dim). In evaluation, and inside a residual quantizer, it is the code itself.
+            float32 (..., code_dim). In evaluation it is the code itself, whose gradient passes straight to the target.
+            Inside a residual quantizer it is the code, without a gradient for the target.
         """
-        if self.inside_residual or not self.training:
+        if self.inside_residual:
             return code
-        return self.estimator(target, code, seeds)
+        return self.estimator(target, code, seeds) if self.training else straight_through(target, code)
 
     def expect_calls(self, times: int) -> None:
         """Announces that an owner calls this quantizer `times` times in each of its own forward passes.

@@ -1,15 +1,16 @@
 """Finite scalar quantization: every channel is rounded to one of a few values. There is no codebook and no loss.
 
-Source: Mentzer et al. 2023, "Finite Scalar Quantization: VQ-VAE Made Simple", section 3 and its listing.
+Sources: Mentzer et al. 2023, "Finite Scalar Quantization: VQ-VAE Made Simple", section 3 and its listing; for the
+activation `sigmoid`, the code of iFSQ (Tencent-Hunyuan/iFSQ, arXiv 2601.17124).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_serializer
 
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.gradients import Estimator
@@ -18,6 +19,7 @@ from stage1_vqvae.quantizers.sections import MOST_BITS, QuantizerParams
 
 # tanh is scaled to reach this fraction beyond the outermost values. Without it, rounding would never reach them.
 MARGIN = 1e-3
+SIGMOID_SLOPE = 1.6
 
 
 class Parameters(QuantizerParams):
@@ -26,6 +28,12 @@ class Parameters(QuantizerParams):
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "rounding passes the gradient straight through"}
     no_residual: ClassVar[str | None] = None
     levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)]
+    activation: Literal["tanh", "sigmoid"]
+
+    @model_serializer(mode="wrap")
+    def without_tanh(self, whole: Any) -> dict[str, Any]:
+        """The values, without `activation` where it is tanh: a model's config.json is then as it was before iFSQ."""
+        return {name: value for name, value in whole(self).items() if (name, value) != ("activation", "tanh")}
 
     @field_validator("levels")
     @classmethod
@@ -42,7 +50,7 @@ class Parameters(QuantizerParams):
 
 
 class FSQ(Quantizer):
-    """Squashes each channel of z by tanh and rounds it to a grid of values in [-1, 1]. Each channel has its own grid.
+    """Squashes each channel of z and rounds it to a grid of values in [-1, 1]. Each channel has its own grid.
 
     The width D is the length of `levels`, and the number of codes K is the product of `levels`. An index is a number
     whose digits are the places of the channels' values. The digit of the first channel changes fastest.
@@ -56,12 +64,16 @@ class FSQ(Quantizer):
 
     Args:
         levels: the number of values of each channel (not the levels of code grids).
+        activation: what squashes z. "tanh" is shifted on an even grid, so that z = 0 has the code 0. "sigmoid" is
+            2 σ(1.6 z) - 1, which turns a standard normal z into a nearly uniform one. It has no shift, which would skew
+            that distribution; on an even grid z = 0 therefore lies half way between two values.
     """
 
-    def __init__(self, *, levels: list[int], inside_residual: bool = False) -> None:
+    def __init__(self, *, levels: list[int], activation: str = "tanh", inside_residual: bool = False) -> None:
         counts = torch.tensor(levels)
         super().__init__(int(counts.prod()), inside_residual=inside_residual)
         self.dim = self.code_dim = len(levels)
+        self.activation = activation
         self.estimator = Estimator("straight_through")
         self.register_buffer("levels", counts, persistent=False)
         self.register_buffer("basis", torch.cat([torch.ones(1, dtype=torch.int64), counts[:-1].cumprod(0)]), False)
@@ -77,7 +89,10 @@ class FSQ(Quantizer):
         return 0.5 / self.half_width
 
     def to_target(self, z: torch.Tensor) -> torch.Tensor:
-        """Squashes z (..., D) into the grid's range by tanh."""
+        """Squashes z (..., D) into the grid's range."""
+        if self.activation == "sigmoid":
+            bounded = 2 * torch.sigmoid(SIGMOID_SLOPE * z) - 1
+            return (bounded * (self.levels - 1) / 2 - self.offset) / self.half_width
         reach = (self.levels - 1) * (1 + MARGIN) / 2
         return (torch.tanh(z + torch.atanh(self.offset / reach)) * reach - self.offset) / self.half_width
 

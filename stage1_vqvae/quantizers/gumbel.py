@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stage1_vqvae.quantizers.base import Quantizer
+from stage1_vqvae.quantizers.gradients import straight_through
 from stage1_vqvae.quantizers.noise import gumbels
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.quantizers.sections import TableParams
@@ -41,7 +42,8 @@ class Parameters(TableParams):
 class GumbelQuantizer(Quantizer):
     """Gives the decoder the codes weighted by softmax((logits + Gumbel noise)/temperature).
 
-    In evaluation it takes the code with the largest logit.
+    In evaluation it takes the code with the largest logit, and the gradient is that of the codes weighted by
+    softmax(logits).
 
     Args:
         codebook_size: K, the number of codes.
@@ -83,7 +85,10 @@ class GumbelQuantizer(Quantizer):
         loss = self.kl_cost * divergence
         if not self.training:
             indices = logits.argmax(-1, keepdim=True)
-            return QuantizerOutput(self.embed(indices), indices, loss, None, None)
+            z_q = self.embed(indices)
+            if torch.is_grad_enabled():
+                z_q = straight_through(log_p.exp() @ self.embedding, z_q)
+            return QuantizerOutput(z_q, indices, loss, None, None)
         noisy = (logits + gumbels(tuple(logits.shape), seeds, logits.device)) / self.temperature
         weights, indices = noisy.softmax(-1), noisy.argmax(-1, keepdim=True)
         if self.hard:

@@ -94,10 +94,9 @@ class IBQ(Quantizer):
         vectors = target.reshape(-1, self.dim)
         indices = best(vectors.detach(), self.embedding.detach())
         code = F.embedding(indices, self.embedding)
-        z_q = code
+        z_q = _IndexBackpropagation.apply(vectors, self.embedding, indices)
         if self.training:
             self.note(indices)
-            z_q = _IndexBackpropagation.apply(vectors, self.embedding, indices)
         loss = F.mse_loss(z_q, vectors) + F.mse_loss(vectors, code.detach())
         loss = loss + self.codebook_cost * F.mse_loss(code, vectors.detach())
         if self.training and self.entropy_cost:

@@ -43,6 +43,17 @@ def test_the_probabilities_of_the_256_values_sum_to_one(build, name: str, channe
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_of_nll_is_that_of_its_values_at_the_outermost_pixels_too(build, name: str) -> None:
+    likelihood = build(name)
+    parameters = (torch.randn(2, likelihood.parameter_channels(3), 1, 3).double()).requires_grad_()
+    pixels = torch.randint(256, (2, 3, 1, 3), dtype=torch.uint8)
+    pixels[..., 0], pixels[..., 1] = 0, 255
+    (gradient,) = torch.autograd.grad(likelihood.nll(parameters, pixels).sum(), parameters)
+    assert torch.autograd.gradcheck(lambda p: likelihood.nll(p, pixels), parameters, atol=1e-4, rtol=1e-3)
+    assert gradient.isfinite().all() and (gradient != 0).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_loss_mean_and_nll_have_their_shapes_and_ranges(build, name: str) -> None:
     likelihood = build(name)
     parameters = (torch.randn(5, likelihood.parameter_channels(3), 4, 6) * 3).requires_grad_()

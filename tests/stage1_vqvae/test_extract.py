@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stage1_vqvae import extract, train
+from stage1_vqvae.code_figures import histogram
 from stage1_vqvae.model import VQVAE, load_vqvae, planes
 from stage1_vqvae.parameters import ExtractParams
 from tessera import paths
@@ -72,7 +73,7 @@ def written(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("distance", [0, 1, 2])
 def test_passes_are_every_shift_mirrored_or_not_with_the_image_as_it_is_first(flip: bool, distance: int) -> None:
-    found = extract.passes(ExtractParams(horizontal_flip=flip, shift=distance, draws=2))
+    found = extract.passes(ExtractParams(refine=0, horizontal_flip=flip, shift=distance, draws=2))
     assert found[0] == extract.Pass()
     offsets, flips = range(-distance, distance + 1), (False, True)[: 1 + flip]
     expected = {extract.Pass(mirrored, d, r) for mirrored in flips for d in offsets for r in offsets}
@@ -97,7 +98,7 @@ def test_the_codes_are_the_models_own_image_by_image(trained: Callable, sizes: l
     model, manifest = load_vqvae(paths.VQVAE)
     assert codes.layout == model.layout and codes.classes == ("class 0", "class 1", "class 2")
     assert codes.manifest.parents == {"vqvae": manifest.identity, "prepared": prepared.manifest.identity}
-    changes = extract.passes(ExtractParams(horizontal_flip=True, shift=1, draws=0))
+    changes = extract.passes(ExtractParams(refine=0, horizontal_flip=True, shift=1, draws=0))
     for name, split in prepared.splits.items():
         expected_changes = changes if name == "train" else [extract.Pass()]
         assert (codes[name].passes, len(codes[name])) == (len(expected_changes), len(split))
@@ -179,7 +180,7 @@ def test_codes_drawn_on_two_levels_are_the_finer_ones_for_the_drawn_coarser_ones
 def test_the_histogram_has_shares_from_the_most_used_code_to_the_least(size: int) -> None:
     counts = torch.zeros(2, size, dtype=torch.int64)
     counts[0, 0], counts[0, 2], counts[1, 1] = 6, 2, 5
-    rows = extract.histogram([torch.ones(1, 4, dtype=torch.int64), counts])
+    rows = histogram([torch.ones(1, 4, dtype=torch.int64), counts])
     assert [row["share"] for row in rows[:4]] == [1.0] * 4 and [row["rank"] for row in rows[:4]] == [0.25, 0.5, 0.75, 1]
     first, second = ([row for row in rows if (row["level"], row["depth"]) == (1, depth)] for depth in (0, 1))
     assert len(first) == len(second) == min(size, 512)
@@ -201,6 +202,30 @@ def test_figures_are_of_the_images_as_they_are(trained: Callable) -> None:
             entropy = -sum(p * np.log(p) for p in shares.tolist() if p)
             assert figures[name]["codebook_usage"][level] == pytest.approx((shares > 0).float().mean().item())
             assert figures[name]["perplexity"][level] == pytest.approx(np.exp(entropy), rel=1e-5)
+
+
+def test_refined_codes_are_no_worse_in_any_pass_and_the_figures_say_by_how_much(trained: Callable) -> None:
+    trained([8, 20], [4, 2], changes={"extract_codes.refine": 6, "extract_codes.shift": 0})
+    assert extract.main([]) == 0
+    codes, prepared, (model, _) = open_codes(paths.CODES), open_prepared(paths.PREPARED), load_vqvae(paths.VQVAE)
+    figures = json.loads((extract.RESULTS / "metrics.json").read_text())
+    changes = extract.passes(ExtractParams(refine=6, horizontal_flip=True, shift=0, draws=0))
+    for name, split in prepared.splits.items():
+        for index in range(codes[name].passes):
+            pixels = torch.from_numpy(changed(np.array(split.images), changes[index]).copy())
+            tokens, own = codes[name].rows(slice(None), index), encoded(model, split, changes[index])
+            grids = (model.layout.unflatten(each) for each in (tokens, own))
+            with torch.no_grad():
+                after, before = (model.likelihood.nll(model.decode_parameters(grid), pixels) for grid in grids)
+            assert (after <= before * (1 + 1e-6)).all() and (after < before).any()
+            if index == 0 and name != "test":
+                told = {
+                    "bits_per_dim_distortion": model.layout.bits_per_dim(after.mean().item()),
+                    "bits_per_dim_distortion_of_the_encoder": model.layout.bits_per_dim(before.mean().item()),
+                    "tokens_changed": (tokens != own).float().mean().item(),
+                }
+                assert {figure: figures[name][figure] for figure in told} == pytest.approx(told, rel=1e-6)
+    assert set(figures) == {"train", "validation"} and not list(paths.CODES.rglob("gains*"))
 
 
 def test_a_vqvae_of_other_images_is_refused_and_old_codes_stay(
@@ -238,10 +263,11 @@ def test_a_damaged_vqvae_is_refused_and_old_codes_stay(trained: Callable, capsys
     assert written(paths.CODES) == old
 
 
+@pytest.mark.parametrize("refine", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_extraction_that_is_killed_goes_on_after_its_last_part(
-    trained: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    trained: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, refine: int
 ) -> None:
-    trained([8, 20], [4, 2])
+    trained([8, 20], [4, 2], changes={"extract_codes.refine": refine})
     assert extract.main([]) == 0
     whole, folders = written(paths.CODES), sorted(path.name for path in paths.CODES.parent.iterdir())
     figures = written(extract.RESULTS)
@@ -256,7 +282,7 @@ def test_an_extraction_that_is_killed_goes_on_after_its_last_part(
 
     monkeypatch.setattr(extract, "encode", noted)
     assert extract.main([]) == 130 and len(parts) == 12
-    assert not paths.CODES.exists() and len(list(Path(".state/extract_codes").glob("*/*/*/*.npy"))) == 11
+    assert not paths.CODES.exists() and len(list(Path(".state/extract_codes").glob("*/*/*/codes*.npy"))) == 11
     capsys.readouterr()
     assert extract.main([]) == 0
     assert "going on after 11 of 20 parts" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import vector_quantize_pytorch as oracle
 from stage1_vqvae.quantizers.fsq import FSQ
 
 LEVELS = [[8, 5, 5, 5], [3, 4, 7], [8, 8, 8], [5]]
+FSQ_SECTION, NAMES = "stage1_vqvae.quantizer.fsq", ("tanh", "sigmoid")
 
 
 @pytest.mark.parametrize("levels", LEVELS)
@@ -23,6 +24,40 @@ def test_codes_indices_and_gradients_equal_vector_quantize_pytorch(levels: list[
     (code * weights).sum().backward()
     torch.testing.assert_close(mine.grad, theirs.grad)
     assert output.loss.item() == 0 and (fsq.codebook_size, fsq.dim, fsq.depth) == (other.codebook_size, len(levels), 1)
+
+
+@pytest.mark.parametrize("levels", [[17] * 4, [3, 5, 7], [8, 5]])
+def test_with_sigmoid_the_codes_and_gradients_are_those_of_ifsqs_formula(levels: list[int]) -> None:
+    """iFSQ's listing for odd counts: round((2 sigmoid(1.6 z) - 1) (L - 1) / 2) / (L // 2); even counts are offset."""
+    torch.manual_seed(0)
+    fsq, z = FSQ(levels=levels, activation="sigmoid"), torch.randn(300, len(levels)) * 2
+    mine, weights = z.clone().requires_grad_(), torch.randn(300, len(levels))
+    output = fsq(mine)
+    (output.z_q * weights).sum().backward()
+    counts = torch.tensor(levels, dtype=torch.float64)
+    exact = z.double().requires_grad_()
+    bounded = (2 / (1 + torch.exp(-1.6 * exact)) - 1) * (counts - 1) / 2 - torch.where(counts % 2 == 0, 0.5, 0.0)
+    assert torch.equal(output.z_q.double(), (bounded.round() / (counts // 2)).float().double())
+    ((bounded / (counts // 2)) * weights).sum().backward()
+    torch.testing.assert_close(mine.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_with_sigmoid_a_normal_z_uses_inner_values_more_evenly_than_with_tanh(count: int) -> None:
+    torch.manual_seed(0)
+    z, spread = torch.randn(20000, 1), {}
+    for activation in ("tanh", "sigmoid"):
+        inner = FSQ(levels=[count], activation=activation)(z).indices.flatten().bincount(minlength=count)[1:-1]
+        spread[activation] = (inner.max() / inner.min()).item()  # the outermost values own half a step more or less
+    assert spread["sigmoid"] < 1.2 < 1.4 < spread["tanh"]
+
+
+def test_tanh_is_left_out_of_a_models_configuration_so_that_older_models_load(params) -> None:
+    values = {name: params({f"{FSQ_SECTION}.activation": name}).stage1_vqvae.quantizer.fsq.values() for name in NAMES}
+    assert values == {"tanh": {"levels": [4, 4, 4]}, "sigmoid": {"levels": [4, 4, 4], "activation": "sigmoid"}}
+    z = torch.randn(50, 3)
+    old, new = FSQ(**values["tanh"]).eval(), FSQ(levels=[4, 4, 4], activation="tanh").eval()
+    assert torch.equal(old(z).z_q, new(z).z_q) and not torch.equal(old(z).z_q, FSQ(**values["sigmoid"]).eval()(z).z_q)
 
 
 @pytest.mark.parametrize("levels", LEVELS)

@@ -20,6 +20,23 @@ def test_codes_are_looked_up_as_they_were_found_under_autocast_too(build_alone, 
     assert drawn is None or torch.equal(drawn, quantizer.draw(z, torch.arange(5)))
 
 
+def test_in_evaluation_the_code_itself_passes_a_gradient_to_z(build_alone, quantizer_case) -> None:
+    quantizer = build_alone(quantizer_case).eval()
+    z, weights = torch.randn(5, 7, quantizer.dim, requires_grad=True), torch.randn(5, 7, quantizer.dim)
+    output = quantizer(z)
+    assert torch.equal(output.z_q, quantizer.lookup(output.indices))
+    (gradient,) = torch.autograd.grad((output.z_q * weights).sum(), z)
+    assert gradient.isfinite().all() and (gradient != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("case", ["vq", "residual", "grouped", "soft_em", "lfq", "simvq"])
+def test_in_evaluation_a_gradient_passes_straight_through(build_alone, case) -> None:
+    quantizer = build_alone(case).eval()
+    z, weights = torch.randn(5, 7, quantizer.dim, requires_grad=True), torch.randn(5, 7, quantizer.dim)
+    (gradient,) = torch.autograd.grad((quantizer(z).z_q * weights).sum(), z)
+    assert torch.equal(gradient, weights)
+
+
 def test_one_vector_is_quantized_in_training(build_alone, quantizer_case) -> None:
     quantizer = build_alone(quantizer_case)
     output = (
