@@ -80,6 +80,16 @@ def test_every_job_of_the_pipeline_waits_for_the_one_before(in_tmp: Path, enviro
     assert "--array 0-2 " in jobs[2] and "--nodes 2 " in jobs[1]
 
 
+@pytest.mark.parametrize("given", [None, "7"])
+def test_processes_that_save_get_more_than_half_a_minute(environment: Environment, given: str | None) -> None:
+    program = Path("bin/torchrun")
+    program.write_text("#!/bin/sh\necho $TORCH_ELASTIC_SHUTDOWN_TIMEOUT >> waits\n", encoding="utf-8")
+    program.chmod(0o755)
+    own = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": given} if given else {}
+    subprocess.run([str(SCRIPTS / "train.sh"), "stage1_vqvae.train"], env=environment | own, check=True)
+    assert Path("waits").read_text(encoding="utf-8").split() == [given or "600"] * 2
+
+
 @pytest.mark.slow
 def test_a_training_on_two_nodes_saves_and_requeues_itself_and_then_ends(
     in_tmp: Path, environment: Environment, write_params: Callable[..., None], write_prepared: Callable[..., None]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from torch.distributed.launcher.api import LaunchConfig
 from whole_runs import Environment, run, torchrun, wait_for
 
 Write = Callable[..., None]
@@ -128,6 +129,21 @@ def test_several_processes_end_by_a_signal_to_the_one_that_started_them(
     process.send_signal(number)
     assert process.communicate(timeout=30)[1] == "" and process.returncode == status
     assert not any(alive(trainer) for trainer in trainers)
+
+
+@pytest.mark.slow
+def test_several_processes_may_take_longer_than_half_a_minute_to_save(
+    stage: Path, write_params: Write, environment: Environment
+) -> None:
+    """By default torchrun kills after 30 seconds what has not ended."""
+    if not hasattr(LaunchConfig, "shutdown_timeout"):
+        pytest.skip("this version of torch always kills after 30 seconds")
+    write_params({"runtime.processes": 2})
+    process = subprocess.Popen(STAGE, env=environment | {"STAGE_DOES": "save slowly"})
+    started(stage, 2)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert sorted(path.name for path in stage.glob("*.saved")) == ["0.saved", "1.saved"]
 
 
 @pytest.mark.slow
