@@ -13,17 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 from torch.distributed.launcher.api import LaunchConfig
-from whole_runs import Environment, run, torchrun, wait_for
+from whole_runs import LIKE_DVC, Environment, alive, run, torchrun, wait_for
 
 Write = Callable[..., None]
 STAGE = [sys.executable, "-m", "stage"]
-
-# Starts a command through a shell, as DVC does, and waits for it.
-LIKE_DVC = """
-import os, subprocess, sys
-shell, command = sys.argv[1:]
-subprocess.Popen([shell, "-c", command], env=os.environ | {"DVC_STAGE": "train_vqvae"}).wait()
-"""
 
 
 def started(folder: Path, processes: int) -> list[psutil.Process]:
@@ -31,13 +24,6 @@ def started(folder: Path, processes: int) -> list[psutil.Process]:
     files = [folder / f"{rank}.pid" for rank in range(processes)]
     wait_for(lambda: all(file.exists() for file in files), "the stage did not start")
     return [psutil.Process(int(file.read_text())) for file in files]
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def stop(process: psutil.Process) -> None:
