@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,10 @@ from tessera.errors import UserError, printable
 
 if TYPE_CHECKING:
     import datasets
+
+# Rows of a table bring their bytes into memory. So many rows are fetched at a time, but no more than so many bytes.
+PORTION_ROWS, PORTION_BYTES = 32, 2**22
+LOOK_AHEAD = 4096  # rows whose sizes are looked up at a time
 
 
 def shown(name: str) -> str:
@@ -51,12 +55,41 @@ class SourceSplit:
         count: the number of images.
         labels: int64 (count,), or None without labels.
         fetch: a function that returns the images of the given rows, int64 (m,), in their order.
+        sizes: a function that returns how many bytes `fetch` brings into memory for each of the given rows, int64 (m,).
+            None: it brings none, since images lie in files of their own, or are in memory already.
     """
 
     name: str
     count: int
     labels: np.ndarray | None
     fetch: Callable[[np.ndarray], list[SourceImage]]
+    sizes: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def portions(self, rows: np.ndarray, most: int = PORTION_ROWS) -> Iterator[tuple[np.ndarray, int]]:
+        """Cut rows into portions that may be fetched at once: of at most `PORTION_BYTES`, or one row that has more.
+
+        Args:
+            rows: int64 (m,), ascending.
+            most: the largest number of rows of a portion.
+
+        Yields:
+            The rows of a portion, and how many bytes `fetch` brings into memory for them.
+        """
+        for start in range(0, len(rows), LOOK_AHEAD):
+            ahead = rows[start : start + LOOK_AHEAD]
+            sizes = np.zeros(len(ahead), np.int64) if self.sizes is None else self.sizes(ahead)
+            ends = np.cumsum(sizes)  # of each row, counted from the first one of `ahead`
+            first, before = 0, 0
+            while first < len(ahead):
+                fitting = int(np.searchsorted(ends, before + PORTION_BYTES, side="right"))
+                last = min(max(fitting, first + 1), first + most)
+                yield ahead[first:last], int(ends[last - 1]) - before
+                first, before = last, int(ends[last - 1])
+
+    def images(self, rows: np.ndarray) -> Iterator[SourceImage]:
+        """The images of some rows, int64 (m,), ascending: one after the other, fetched in portions."""
+        for portion, _ in self.portions(rows):
+            yield from self.fetch(portion)
 
 
 @dataclass(frozen=True)
@@ -143,7 +176,7 @@ def from_tables(tables: dict[str, datasets.Dataset], params: DataParams, place: 
             unused.append(f"{chosen[split]} (no labels)")
     classes, labels = (None, dict.fromkeys(used)) if label is None else read_labels(used, chosen, label)
     splits = {
-        split: SourceSplit(chosen[split], len(table), labels[split], _fetcher(table, image, place))
+        split: SourceSplit(chosen[split], len(table), labels[split], *_readers(table, image, place))
         for split, table in used.items()
     }
     return Source(splits, classes, tuple(unused), notes=tuple(notes))
@@ -197,14 +230,17 @@ def _image_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tu
     ]
 
 
-def _fetcher(table: datasets.Dataset, column: str, place: Place) -> Callable[[np.ndarray], list[SourceImage]]:
-    """The function `fetch` of a split."""
+def _readers(
+    table: datasets.Dataset, column: str, place: Place
+) -> tuple[Callable[[np.ndarray], list[SourceImage]], Callable[[np.ndarray], np.ndarray]]:
+    """The functions `fetch` and `sizes` of a split."""
     import datasets
 
     if isinstance(table.features[column], datasets.Image):
         # `datasets` must not decode: one damaged file would raise and lose the whole batch.
         table = table.cast_column(column, datasets.Image(decode=False))
-    return partial(_fetch, table.select_columns([column]), column, place)
+    table = table.select_columns([column])
+    return partial(_fetch, table, column, place), partial(_sizes, table.with_format("arrow"), column)
 
 
 def _fetch(table: datasets.Dataset, column: str, place: Place, rows: np.ndarray) -> list[SourceImage]:
@@ -215,3 +251,19 @@ def _fetch(table: datasets.Dataset, column: str, place: Place, rows: np.ndarray)
         file, name = place.find(value["path"]) if value.get("path") else (None, None)
         images.append(SourceImage(file if value["bytes"] is None else value["bytes"], name))
     return images
+
+
+def _sizes(table: datasets.Dataset, column: str, rows: np.ndarray) -> np.ndarray:
+    """The number of bytes of each row's image, 0 where there are none. Only the lengths are read.
+
+    Args:
+        table: gives Arrow tables. A slice of it copies nothing.
+        rows: int64 (m,), ascending.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = table[int(rows[0]) : int(rows[-1]) + 1][column]
+    if pa.types.is_struct(values.type):
+        values = pc.struct_field(values, "bytes")
+    return pc.fill_null(pc.binary_length(values), 0).to_numpy()[rows - rows[0]].astype(np.int64)

@@ -130,7 +130,7 @@ def _about_range(histogram: np.ndarray, train: Part, params: DataParams) -> list
         return []
     if params.grey_range is None:
         with decoding():
-            images = train.split.fetch(train.rows[:LOOKED_AT])
+            images = train.split.images(train.rows[:LOOKED_AT])
             found = [largest_grey(image.content, params.max_pixels) for image in images]
         if largest := max((value for value in found if value is not None), default=None):
             bits = max(8, largest.bit_length())

@@ -1,7 +1,7 @@
 """Reads the files of an image source: regular files only, inside the source's folder, of a bounded size.
 
-Memory is bounded over all threads together. A file is held in memory only within `READING`, and its pixels within
-`DECODING`: a thread waits while the others hold too much.
+Memory is bounded over all threads together. Rows of tables are held in memory only within `FETCHED`, a file only within
+`READING`, and pixels only within `DECODING`: a thread waits while the others hold too much.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Budget:
                 self._changed.notify_all()
 
 
-# A thread first holds its part of READING and then waits for DECODING, never the other way round, so that no two
-# threads wait for each other.
-READING, DECODING = Budget(2**30), Budget(2**31)
+# Whoever holds a part of one budget waits for a part of a later one only, never of an earlier one, so that no two
+# threads wait for each other. FETCHED is a budget of its own, since a row of a table may name a file besides.
+FETCHED, READING, DECODING = Budget(2**29), Budget(2**29), Budget(2**31)
 
 
 class SourceFile(Protocol):

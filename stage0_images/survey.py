@@ -59,7 +59,7 @@ def look(source: Source, params: DataParams) -> Survey:
     train = parts["train"]
     rows = train.rows[np.linspace(0, len(train.rows) - 1, min(SAMPLE, len(train.rows))).astype(int)]
     with decoding():
-        seen = [found for image in train.split.fetch(rows) for found in _seen(image, params.max_pixels)]
+        seen = [found for image in train.split.images(rows) for found in _seen(image, params.max_pixels)]
     if not seen:
         raise UserError(
             f"data.source: {params.source!r}: none of {len(rows)} images could be opened; `python -m "

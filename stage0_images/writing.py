@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stage0_images.columns import SourceImage
+from stage0_images import reading
+from stage0_images.columns import PORTION_ROWS, SourceImage
 from stage0_images.dividing import Part
 from stage0_images.parameters import DataParams
 from stage0_images.pixels import BadImage, decoding, read_image
@@ -27,9 +28,8 @@ from tessera.distributed import sum_over_processes, world
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# A thread is given this many images at a time, so that handing them over costs little, but no more than TASK_BYTES of
-# decoded images.
-TASK_IMAGES = 32
+# A thread is given a portion of the source's rows at a time, so that handing them over costs little, but no more than
+# TASK_BYTES of decoded images.
 TASK_BYTES = 2**22
 
 
@@ -138,21 +138,24 @@ def decoded(part: Part, params: DataParams, pool: Executor, ahead: int) -> Itera
         For each task a list of (row, file, result). The result is uint8 (C, H, W), or the `BadImage`.
     """
 
-    def read(images: list[SourceImage]) -> list[np.ndarray | BadImage]:
+    def read(images: list[SourceImage], held: contextlib.ExitStack) -> list[np.ndarray | BadImage]:
         results: list[np.ndarray | BadImage] = []
-        for image in images:
-            try:
-                results.append(read_image(image.content, params))
-            except BadImage as error:
-                results.append(error)
+        with held:
+            for image in images:
+                try:
+                    results.append(read_image(image.content, params))
+                except BadImage as error:
+                    results.append(error)
         return results
 
-    size = max(1, min(TASK_IMAGES, TASK_BYTES // (params.channels * params.height * params.width)))
+    most = max(1, min(PORTION_ROWS, TASK_BYTES // (params.channels * params.height * params.width)))
     waiting: deque = deque()
-    for start in range(0, len(part.rows), size):
-        rows = part.rows[start : start + size]
-        images = part.split.fetch(rows)
-        waiting.append((rows, [image.file for image in images], pool.submit(read, images)))
+    for rows, size in part.split.portions(part.rows, most):
+        with contextlib.ExitStack() as held:
+            held.enter_context(reading.FETCHED.holding(size))
+            images = part.split.fetch(rows)
+            waiting.append((rows, [image.file for image in images], pool.submit(read, images, held.pop_all())))
+        del images  # or it would be here until the next portion takes its place
         if len(waiting) >= ahead:
             rows, files, result = waiting.popleft()
             yield list(zip(rows, files, result.result(), strict=True))

@@ -17,6 +17,7 @@ PLACES = tuple(
     getattr(errno, name)
     for name in ("EEXIST", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "EROFS", "ELOOP", "ENAMETOOLONG", "EIO", "EBUSY")
 )
+TO_WRITE = (errno.EEXIST, errno.EROFS)  # these come of writing alone; others may come of reading too
 SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL = "Not enough disk space"  # how `datasets` begins a message
 BROKEN = re.compile(
@@ -35,7 +36,8 @@ def explained(error: BaseException, memory: str = "") -> UserError | None:
     if reason := no_space(error):
         return _about_space(error, reason)
     if isinstance(error, OSError) and error.filename is not None and error.errno in PLACES:
-        return UserError(f"{error.filename}: {error.strerror}; this stage must be able to write there")
+        use = "write there" if error.errno in TO_WRITE else "read it, or to write there"
+        return UserError(f"{error.filename}: {error.strerror}; this stage must be able to {use}")
     return _about_memory(error, memory) or _about_torch(error) or _about_imports(error)
 
 

@@ -1,6 +1,8 @@
 """Locks, by which processes keep out of each other's way. It imports no torch.
 
-A lock is a file that one process holds. It is free again when that process ends, whatever ended it.
+A lock is a file that one process holds. It is free again when that process ends, whatever ended it. The file has the
+holder's process id and machine, for messages, and it is empty once the lock was freed. Where the file system has no
+locks, what is written there is all that others can know.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -35,10 +38,49 @@ class Busy(UserError):
     status = 75  # EX_TEMPFAIL of sysexits.h
 
 
-def acquire(path: Path, work: str) -> IO[str]:
-    """Lock a file for this process, and write the process id into it. Closing the returned file frees the lock.
+class Lock:
+    """A lock that this process holds. `close`, or the end of a `with` block, frees it."""
 
-    Where the file system has no locks, a line says so, and the file is returned unlocked.
+    def __init__(self, file: IO[str]) -> None:
+        self._file, self._text = file, f"{os.getpid()} {platform.node()}"
+        file.truncate(0)
+        file.write(self._text)
+        file.flush()
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Empty the file, unless another process has written there for want of locks, and free the lock."""
+        if self._file.closed:
+            return
+        with suppress(OSError):  # the folder may have been deleted on another machine
+            if " ".join(_written(self._file)) == self._text:
+                self._file.truncate(0)
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The holder of a lock.
+
+    Attributes:
+        process: its process id, and its machine if it is another one, for messages.
+        advice: empty, or what a message says besides where the file system has no locks, so that nobody can tell from
+            another machine whether the process still runs.
+    """
+
+    process: str
+    advice: str = ""
+
+
+def acquire(path: Path, work: str) -> Lock:
+    """Lock a file for this process, and write the process id into it.
+
+    Where the file system has no locks, a line says so, and the file is taken without a lock.
 
     Args:
         work: what the holder does, for messages, such as "is running this stage".
@@ -52,9 +94,9 @@ def acquire(path: Path, work: str) -> IO[str]:
         try:
             _lock_now(file)
         except BlockingIOError:
-            holder = _holder(file)
+            process = _process(file)
             file.close()
-            raise Busy(f"{holder} {work}; wait for it, or stop it") from None
+            raise Busy(f"{process} {work}; wait for it, or stop it") from None
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 file.close()
@@ -63,27 +105,27 @@ def acquire(path: Path, work: str) -> IO[str]:
         if _is_at(file, path):
             break
         file.close()  # whoever held it has deleted it
-    file.truncate(0)
-    file.write(f"{os.getpid()} {platform.node()}")
-    file.flush()
-    return file
+    return Lock(file)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of an existing file.
+def holder(path: Path) -> Holder | None:
+    """Who holds the lock of a file. None if nobody does, or if there is no such file.
 
-    Where the file system has no locks, the answer is whether the process that wrote its id into the file is alive.
+    Where the file system has no locks, it is the process that wrote its id into the file and did not empty it again. On
+    its own machine it must also be alive.
     """
-    with path.open("r", encoding="utf-8") as file:
+    with suppress(FileNotFoundError), path.open("r", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
+            return Holder(_process(file))
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
-            return _writer_lives(file)
-    return False
+            if _writer_lives(file):
+                advice = f"; if it has ended, delete {path}: the file system has no locks, so nobody else can tell"
+                return Holder(_process(file), advice)
+    return None
 
 
 @contextmanager
@@ -150,7 +192,7 @@ def delete_spent(result: Path | None) -> None:
 
 
 def _lock_now(file: IO[str]) -> None:
-    """Lock a file. Whoever only looks (`is_held`) holds it for a moment, which is waited for.
+    """Lock a file. Whoever only looks (`holder`) holds it for a moment, which is waited for.
 
     Raises:
         BlockingIOError: another process holds the lock.
@@ -188,7 +230,8 @@ def _written(file: IO[str]) -> tuple[str, str]:
     return process, machine
 
 
-def _holder(file: IO[str]) -> str:
+def _process(file: IO[str]) -> str:
+    """The process that is written in a lock's file, for messages."""
     process, machine = _written(file)
     where = f" on {machine}" if machine not in ("", platform.node()) else ""
     return f"process {process or 'unknown'}{where}"
@@ -196,7 +239,7 @@ def _holder(file: IO[str]) -> str:
 
 def _writer_lives(file: IO[str]) -> bool:
     process, machine = _written(file)
-    if not process.isdecimal():
+    if not process.isdecimal():  # emptied, or being written
         return False
     if machine != platform.node():
         return True  # nobody here can tell

@@ -13,7 +13,21 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from whole_runs import Environment, by_hand, column, copies, is_free, run, set_processes, succeed, torchrun, wait_for
+from whole_runs import (
+    LIKE_DVC,
+    Environment,
+    alive,
+    by_hand,
+    change_params,
+    column,
+    copies,
+    is_free,
+    run,
+    set_processes,
+    succeed,
+    torchrun,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 Write = Callable[..., None]
@@ -67,6 +81,12 @@ def interrupt(folder: Path, command: list[str], environment: Environment, number
     return process.returncode, error
 
 
+def same_bytes(whole: Path, stopped: Path) -> None:
+    """The weights and the curve of two runs of one process are the same, bit for bit."""
+    for name in ("models/vqvae/model.safetensors", "results/train_vqvae/train.csv"):
+        assert (whole / name).read_bytes() == (stopped / name).read_bytes(), name
+
+
 def same_ends(whole: Path, stopped: Path) -> None:
     """The weights and the curve of two runs are the same, up to what two processes round."""
     found = [load_file(folder / "models/vqvae/model.safetensors") for folder in (whole, stopped)]
@@ -116,7 +136,87 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     assert "step-000000600" not in saved(stopped) and not (stopped / "models").exists()
     done = run(stopped, command, environment)
     assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
-    same_ends(whole, stopped)
+    (same_bytes if launcher in ("python", "accelerate") else same_ends)(whole, stopped)
+
+
+def newest_state(folder: Path) -> int:
+    """The step of the newest saved state, or 0."""
+    return max((int(name.removeprefix("step-")) for name in saved(folder)), default=0)
+
+
+def steps_taken(folder: Path) -> int:
+    """The last step in train.csv, or 0."""
+    file = folder / "results" / "train_vqvae" / "train.csv"
+    return int(column(folder, "train_vqvae", "step")[-1]) if file.exists() and file.read_text().count("\n") > 1 else 0
+
+
+def signalled(folder: Path, command: list[str], environment: Environment, second: bool, number: signal.Signals) -> str:
+    """Start a run, send one process a signal once the training has gone on by 20 steps, and see all of them end.
+
+    Args:
+        second: whether the signal is for the second of two workers, and not for the process that is started.
+
+    Returns:
+        What was printed.
+    """
+    before = newest_state(folder)
+    (folder / "results" / "train_vqvae" / "train.csv").unlink(missing_ok=True)  # it is written anew from the state
+    with (folder / "log").open("w") as log:
+        outer = psutil.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        wait_for(lambda: steps_taken(folder) >= before + 20 or not alive(outer), "no step was taken", seconds=120)
+        family = [outer, *outer.children(recursive=True)]
+        (target,) = [p for p in family[1:] if p.environ().get("RANK") == "1"] if second else [outer]
+        target.send_signal(number)
+        patience = 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # five seconds, longer on a busy machine
+        try:
+            wait_for(lambda: outer.poll() is not None and not any(map(alive, family)), f"alive: {family}", patience)
+        finally:
+            for process in filter(alive, family):
+                process.kill()
+    return (folder / "log").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a process that its parent is gone")
+@pytest.mark.parametrize("target", ["worker", "dvc", "accelerate", "launcher", "torchrun", "second worker"])
+def test_whichever_process_gets_whichever_signal_nobody_lives_on_and_the_state_is_saved(
+    long_run: list[Path], environment: Environment, target: str
+) -> None:
+    """One training is signalled four times. Nothing but a signal saves a state here, and each run goes on from it."""
+    whole, folder = long_run
+    environment = environment | {"ACCELERATE_USE_CPU": "1"}
+    commands = {
+        "worker": LAUNCHERS["python"],
+        "dvc": [sys.executable, "-c", LIKE_DVC, "sh", "python -m stage1_vqvae.train"],
+        "launcher": LAUNCHERS["two processes"],
+        "second worker": LAUNCHERS["two processes"],
+    }
+    command, alone = commands.get(target) or LAUNCHERS[target], target in ("worker", "dvc", "accelerate")
+    for each in (whole, folder):
+        never = {"save_every": 10**6, "save_minutes": None, "processes": 1 if alone else 2}
+        change_params(each, {"runtime": never, "stage1_vqvae.training": {"steps": 2000, "validate_every": 1000}})
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL):
+        before = newest_state(folder)
+        said = signalled(folder, command, environment, target == "second worker", number)
+        assert (f"going on from step {before} (" in said) == (before > 0), said
+        if number == signal.SIGKILL and "worker" in target:
+            assert newest_state(folder) == before
+        else:
+            assert newest_state(folder) >= before + 20, (number, said)
+            # A process whose parent is gone gets SIGTERM, whatever ended the parent.
+            assert f"stopped by SIG{'TERM' if target in ('dvc', 'accelerate') else number.name[3:]}; " in said or (
+                number == signal.SIGKILL and "stopped by SIGTERM; " in said
+            ), said
+        assert not (folder / "models").exists()
+    if alone:
+        succeed(whole, LAUNCHERS["python"], environment)
+        before = newest_state(folder)
+        done = run(folder, command, environment)
+        assert done.returncode == 0 and f"going on from step {before} (" in done.stderr, done.stderr
+        same_bytes(whole, folder)
+    else:
+        before = newest_state(folder)
+        said = signalled(folder, command, environment, False, signal.SIGTERM)
+        assert f"going on from step {before} (" in said, said
 
 
 # Runs an entry point, and says at the end whether torch was loaded.

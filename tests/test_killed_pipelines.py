@@ -8,15 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 from dvc_projects import copy_code, copy_wiring, dvc
-from whole_runs import by_hand, run, wait_for
+from whole_runs import alive, by_hand, run, wait_for
 
 from tessera.cli.preset import edit
 
 BESIDE = [sys.executable, "-m", "stage1_vqvae.train"]
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.slow

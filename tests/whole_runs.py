@@ -12,10 +12,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from tessera.launch.parents import DVC_STAGE, LAUNCHER_PID, LAUNCHER_VARIABLES
 
 Environment = dict[str, str]
+
+# Starts a command through a shell, as DVC does, and waits for it.
+LIKE_DVC = """
+import os, subprocess, sys
+shell, command = sys.argv[1:]
+subprocess.Popen([shell, "-c", command], env=os.environ | {"DVC_STAGE": "train_vqvae"}).wait()
+"""
 
 
 def by_hand(repository: Path) -> Environment:
@@ -56,8 +66,17 @@ def copies(here: Path, *names: str) -> list[Path]:
 
 def set_processes(folder: Path, count: int | None) -> None:
     """Set runtime.processes in a folder's params.yaml."""
+    change_params(folder, {"runtime": {"processes": count}})
+
+
+def change_params(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
+    """Change values of a folder's params.yaml: by the dotted path of their section, then by name."""
     params = json.loads((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["runtime"]["processes"] = count
+    for path, values in changes.items():
+        section = params
+        for name in path.split("."):
+            section = section[name]
+        section |= values
     (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
 
 
@@ -73,6 +92,14 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> N
     while not condition():
         assert time.monotonic() < until, what
         time.sleep(0.02)
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether a process still runs."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def is_free(lock: Path) -> bool:

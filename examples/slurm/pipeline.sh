@@ -4,7 +4,9 @@
 #     examples/slurm/pipeline.sh --partition=gpu --account=mine
 #
 # Its options are passed to every sbatch. NODES, GPUS (of each node) and JOBS (of each array) are taken from the
-# environment. Slurm starts nothing twice: submit it again after an edit, and each stage finds what is still right.
+# environment. Slurm does not know what is still right after an edit: every stage runs again. Only a training that is
+# finished and that the edit does not concern is published again without training. Extractions and samples are made
+# again, so submit the jobs that you need by hand.
 set -euo pipefail
 
 nodes=${NODES:-1} gpus=${GPUS:-1} jobs=${JOBS:-8}
@@ -26,6 +28,7 @@ alone() { # alone OPTION ... MODULE: a stage in one process
 
 alone stage0_images.prepare
 submit --nodes "$nodes" --gpus-per-node "$gpus" "$here/train.sh" stage1_vqvae.train
+alone --gpus 1 stage1_vqvae.reconstruct
 submit --array "0-$((jobs - 1))" --gpus 1 "$here/parts.sh" stage1_vqvae.extract
 alone stage1_vqvae.extract
 submit --nodes "$nodes" --gpus-per-node "$gpus" "$here/train.sh" stage2_prior.train

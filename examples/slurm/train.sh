@@ -22,6 +22,8 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p) # head would 
 # shellcheck disable=SC1091
 [[ -f .venv/bin/activate ]] && source .venv/bin/activate
 
+# After a signal torchrun waits so many seconds for processes that save. By default it kills them after 30.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}
 srun --kill-on-bad-exit=1 torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$processes" \
     --rdzv-backend c10d --rdzv-endpoint "$first:$port" --rdzv-id "$SLURM_JOB_ID" -m "$module" &
 running=$!

@@ -1,6 +1,7 @@
 """Results that are made in parts by any number of processes, and that a killed run goes on with.
 
-    .state/STAGE/IDENTITY/lock                                   held by the run that works here
+    .state/STAGE/IDENTITY/lock                                   held by the run that works here, or by jobs that
+                          share-0-of-8.lock                      make a share each
                           made_by.json                           how the parts were made: device and threads
                           train/pass-000/codes-00000.npy         a part, at its place in the folder that is published
                           train/pass-000/codes-00000.npy.json    its size and its hashes
@@ -38,15 +39,14 @@ from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
 from tessera.launch.shares import Share
-from tessera.locks import Busy, acquire, is_held, note_result
+from tessera.locks import Busy, acquire, holder, note_result
 from tessera.parameters import Params
 from tessera.snapshot import require_unedited
-from tessera.training.running import LOCK, MADE_BY, states_of
+from tessera.training.running import LOCK, MADE_BY, SHARE_LOCKS, share_holder, states_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-SHARE_LOCKS = "share-*.lock"  # held by the processes that make a share each
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 
 
@@ -96,10 +96,10 @@ class PartFolder:
             work, own = f"is making these parts ({self.folder})", self.folder / LOCK
             self._lock = acquire(own if self.share is None else self._lock_of(self.share), work)
             try:
-                for other in self.folder.glob(SHARE_LOCKS) if self.share is None else [own]:
-                    if other.is_file() and is_held(other):
-                        raise Busy(f"another process {work}, and holds {other.name}; wait for it, or stop it")
-                self._note_how()
+                if other := share_holder(self.folder) if self.share is None else holder(own):
+                    raise Busy(f"{other.process} {work}; wait for it, or stop it{other.advice}")
+                if not (self.folder / MADE_BY).exists():
+                    self._note_how()
             except BaseException:  # another process, or a full disk
                 self._lock.close()
                 raise
@@ -142,6 +142,8 @@ class PartFolder:
         if found.any():
             say(f"going on after {int(found.sum())} of {len(names)} parts ({self.folder})")
         self.left = [name for name, known in zip(names, found.tolist(), strict=True) if not known]
+        if self.main and self.left:
+            self._note_how()
         rank, size = world()
         return self.left[rank::size]
 

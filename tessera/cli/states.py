@@ -27,8 +27,8 @@ from typing import Any
 
 from tessera import paths
 from tessera.errors import UserError
-from tessera.locks import Busy, acquire, is_held
-from tessera.training.running import FINISHED, LOCK, STEP, all_runs, all_states, parts_of
+from tessera.locks import Busy, Holder, acquire
+from tessera.training.running import FINISHED, LOCK, STEP, all_runs, all_states, holder_of, parts_of, share_holder
 
 SIZES = ("B", "kB", "MB", "GB", "TB")
 AGES = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -52,8 +52,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        lock = self.folder / LOCK
-        if lock.exists() and is_held(lock):
+        if holder_of(self.folder):
             return "running"
         return "finished" if any(path.name.startswith(FINISHED) for path in self.states) else "stopped"
 
@@ -119,15 +118,22 @@ def delete(runs: list[Run]) -> None:
     """
     freed = 0
     for run in runs:
-        if run.status == "running":
-            raise Busy(f"{run.name}: is running; `python -m tessera stop {run.folder.parent.name}` ends it")
+        _refuse_running(run, holder_of(run.folder))
         size = run.bytes
-        # Whoever starts this training now is refused, or finds nothing.
+        # Whoever starts this run now is refused, or finds nothing. A job of an array may have started a moment before.
         with acquire(run.folder / LOCK, f"is running {run.name}"):
+            _refuse_running(run, share_holder(run.folder))
             shutil.rmtree(run.folder)
         freed += size
         print(f"{run.name}: deleted")
     print(f"{len(runs)} trainings deleted, {_size(freed)} freed")
+
+
+def _refuse_running(run: Run, holder: Holder | None) -> None:
+    if holder:
+        training = parts_of(run.folder) is None
+        end = f"`python -m tessera stop {run.folder.parent.name}` ends it" if training else "wait for it, or stop it"
+        raise Busy(f"{run.name}: is running ({holder.process}); {end}{holder.advice}")
 
 
 def publish(name: str, runs: list[Run], folder: Path) -> None:

@@ -15,12 +15,16 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from tessera.errors import UserError
+
 if TYPE_CHECKING:
     import psutil
 
 LAUNCHER_PID = "TESSERA_LAUNCHER_PID"  # process id of the entry point that started this process as one of several
 # A launcher sets at least one of these. `accelerate launch` with one process sets only the last.
 LAUNCHER_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")
+WHOLE = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what several processes need
+NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # what a launcher sets that must be numbers
 DVC_STAGE = "DVC_STAGE"  # DVC sets it to the name of the stage
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 LOOK_EVERY = 1.0  # seconds
@@ -29,6 +33,31 @@ LOOK_EVERY = 1.0  # seconds
 def inside_launcher() -> bool:
     """Whether torchrun, `accelerate launch` or an entry point with several processes started this process."""
     return any(name in os.environ for name in LAUNCHER_VARIABLES)
+
+
+def check_variables() -> None:
+    """Refuse variables of a launcher that no launcher set whole: stray ones would make a run wait for others.
+
+    Raises:
+        UserError: one is no number, is missing beside others, or does not fit them.
+    """
+    numbers = {name: os.environ[name] for name in NUMBERS if name in os.environ}
+    fault = next((f"{name} is {value!r}, no number" for name, value in numbers.items() if not value.isdecimal()), None)
+    if not fault and numbers:
+        size, rank, local, here = (int(numbers.get(name, low)) for name, low in zip(NUMBERS, (1, 0, 0, 1), strict=True))
+        needed = WHOLE if size > 1 else WHOLE[:1] if rank or local else ()
+        missing = [name for name in needed if name not in os.environ]
+        if missing:
+            fault = f"{', '.join(numbers)} is set but {missing[0]} is not"
+        elif max(rank, local) >= max(1, size):
+            fault = f"RANK {rank} and LOCAL_RANK {local} do not fit WORLD_SIZE {size}"
+        elif not 1 <= here <= max(1, size):
+            fault = f"LOCAL_WORLD_SIZE {here} does not fit WORLD_SIZE {size}"
+    if fault:
+        raise UserError(
+            f"the environment variables of a launcher are not whole: {fault}; unset {', '.join(numbers)}, or start the "
+            "stage as `python -m`, by torchrun or by `accelerate launch`"
+        )
 
 
 def stop_with_parent() -> None:

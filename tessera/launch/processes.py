@@ -19,7 +19,9 @@ from tessera.launch.threads import number_of_threads
 
 USE_CPU = "ACCELERATE_USE_CPU"  # Accelerate's own variable: it then uses no GPU, and connects processes by gloo
 
-LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
+# How many seconds torchrun waits, after a signal, for processes that save, before it kills them. By default it is 30,
+# which a validation may take. Versions of torch that do not know the variable wait 30 seconds all the same.
+SHUTDOWN_TIMEOUT, SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 600
 
 
 def refuse_several(module: str) -> None:
@@ -31,30 +33,7 @@ def refuse_several(module: str) -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
         raise UserError(f"{module}: runs in one process, was started in {processes}; start it as `python -m {module}`")
-    _check_launcher()
-
-
-def _check_launcher() -> None:
-    """Refuse variables of a launcher that no launcher set whole: stray ones would make a run wait for others.
-
-    Raises:
-        UserError: one is no number, is missing beside others, or does not fit them.
-    """
-    numbers = {name: os.environ[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK") if name in os.environ}
-    fault = next((f"{name} is {value!r}, no number" for name, value in numbers.items() if not value.isdecimal()), None)
-    if not fault and numbers:
-        size, rank, local = (int(numbers.get(name, low)) for name, low in zip(LAUNCHER, (1, 0, 0), strict=False))
-        needed = LAUNCHER if size > 1 else LAUNCHER[:1] if rank or local else ()
-        missing = [name for name in needed if name not in os.environ]
-        if missing:
-            fault = f"{', '.join(numbers)} is set but {missing[0]} is not"
-        elif max(rank, local) >= max(1, size):
-            fault = f"RANK {rank} and LOCAL_RANK {local} do not fit WORLD_SIZE {size}"
-    if fault:
-        raise UserError(
-            f"the environment variables of a launcher are not whole: {fault}; unset {', '.join(numbers)}, or start the "
-            "stage as `python -m`, by torchrun or by `accelerate launch`"
-        )
+    parents.check_variables()
 
 
 def number_of_processes(wanted: int | None) -> int:
@@ -66,7 +45,7 @@ def number_of_processes(wanted: int | None) -> int:
     Raises:
         UserError: there are GPUs, but fewer than the processes wanted; or a launcher's variables are not whole.
     """
-    _check_launcher()
+    parents.check_variables()
     if wanted == 1 or parents.inside_launcher():
         return 1
     gpus = _gpus()
@@ -96,6 +75,7 @@ def start(count: int, module: str, arguments: list[str], threads: int | None) ->
     # torchrun would set this to 1, whatever the machine has.
     os.environ["OMP_NUM_THREADS"] = str(number_of_threads(threads, count))
     os.environ[parents.LAUNCHER_PID] = str(os.getpid())
+    os.environ.setdefault(SHUTDOWN_TIMEOUT, str(SECONDS))
     # Not in the temporary directory: what a killed run leaves here is deleted by the next one.
     with scratch((paths.STATE / ".launched" / module).absolute()) as folder:
         os.environ[failures.FOLDER] = str(folder)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from tessera.launch.parents import check_variables
+
 # How often a thread of libgomp looks whether the others are done before it sleeps. By its own default it looks for
 # milliseconds, and on a busy machine it keeps the core from the very thread that it waits for. On an idle machine
 # `SPINS` costs nothing, and `BUSY_SPINS` up to a sixth (docs/benchmarks.md).
@@ -22,6 +24,9 @@ def number_of_threads(wanted: int | None, processes: int | None = None) -> int:
         wanted: `runtime.threads`, which decides if it is not null. Otherwise OMP_NUM_THREADS decides if it is set.
             Otherwise the processes on this machine divide the available cores among them.
         processes: number of processes on this machine. By default this is LOCAL_WORLD_SIZE, which launchers set, or 1.
+
+    Raises:
+        UserError: LOCAL_WORLD_SIZE decides, and the launcher's variables are not whole.
     """
     if wanted is not None:
         return wanted
@@ -30,6 +35,7 @@ def number_of_threads(wanted: int | None, processes: int | None = None) -> int:
     if first.isdecimal() and int(first) > 0:
         return int(first)
     if processes is None:
+        check_variables()
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, available_cores() // processes)
 

@@ -14,6 +14,7 @@ from tessera.errors import UserError
 from tessera.footprint import kept_for_backward
 from tessera.launch.memory import free_bytes
 from tessera.parameters.training import RuntimeParams, TrainingParams
+from tessera.training.running import STEP
 from tessera.training.task import Task
 
 IMAGES = 2  # images of the forward pass
@@ -75,7 +76,8 @@ def require_room(task: Task, params: TrainingParams, runtime: RuntimeParams, ima
     wanted, device = needs(task, params), next(task.model.parameters()).device
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
     memory, free = sharing * wanted.memory(images), free_bytes(device)
-    disk, room = (runtime.keep_states + 1) * wanted.state, shutil.disk_usage(folder).free
+    disk, room = (runtime.keep_states + 1) * wanted.state, free_disk(folder)
+    more = max(disk - saved_bytes(folder), wanted.state)  # a training that goes on holds some of it already
     # A compiled step keeps less, by how much is not known.
     if memory > free and not params.compile:
         raise UserError(
@@ -83,12 +85,23 @@ def require_room(task: Task, params: TrainingParams, runtime: RuntimeParams, ima
             f"({sharing * wanted.fixed / MEGABYTE:,.0f} MB for the model), and {free / MEGABYTE:,.0f} MB are free; "
             + ("lower it" if task.whole_batch else f"set runtime.micro_batch below {images}")
         )
-    if disk > room:
+    if more > room:
         raise UserError(
-            f"{folder}: {runtime.keep_states} saved states and a new one take {disk / MEGABYTE:,.0f} MB of disk, of "
-            f"which {room / MEGABYTE:,.0f} MB are free; make room, or lower runtime.keep_states"
+            f"{folder}: {runtime.keep_states} saved states and a new one take {disk / MEGABYTE:,.0f} MB of disk, "
+            f"{more / MEGABYTE:,.0f} MB more than now, and {room / MEGABYTE:,.0f} MB are free; make room, or lower "
+            "runtime.keep_states"
         )
     return (
         f"expects about {memory / MEGABYTE:,.0f} MB of memory besides the libraries, and {disk / MEGABYTE:,.0f} MB of "
         "disk for saved states"
     )
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes of free disk where a folder is, or will be: on one of several machines it may not be there."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
+def saved_bytes(folder: Path) -> int:
+    """Bytes of the states that are saved in a folder."""
+    return sum(file.stat().st_size for file in folder.glob(f"{STEP}*/*"))

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from tessera import paths
-from tessera.locks import is_held
+from tessera.locks import Holder, holder
 
 LOCK = "lock"  # a running training holds the lock of this file, beside its saved states
+SHARE_LOCKS = "share-*.lock"  # in a folder of parts: held by the jobs that make a share each
 END = "end"  # a file of this name beside the states asks the running training to end at its next validation
 MADE_BY = "made_by.json"  # in a folder of parts (`tessera.artifacts.parts`), which no training keeps
 STEP, FINISHED = "step-", "finished-"  # how the names of the folders begin that hold states, and the result
@@ -30,8 +31,18 @@ def states_of(stage: str) -> Path:
 
 
 def running(stage: str) -> list[Path]:
-    """The folders of states of the stage's trainings that are running now. Each training has its own."""
-    return [lock.parent for lock in sorted(states_of(stage).glob(f"*/{LOCK}")) if is_held(lock)]
+    """The folders of the stage's runs that are going on now. Each run of other parameters has its own."""
+    return [folder for folder in sorted(states_of(stage).glob("*")) if folder.is_dir() and holder_of(folder)]
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """A process that works in a folder of states or of parts; None if none does."""
+    return holder(folder / LOCK) or share_holder(folder)
+
+
+def share_holder(folder: Path) -> Holder | None:
+    """A process that makes a share of the parts in a folder; None if none does."""
+    return next(filter(None, map(holder, sorted(folder.glob(SHARE_LOCKS)))), None)
 
 
 def parts_of(folder: Path) -> int | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from whole_runs import Environment, by_hand, wait_for
 
+from tessera.parameters import read_yaml
+
 SCRIPTS = Path(__file__).parents[2] / "examples" / "slurm"
 # Starts the command once for each node, as Slurm does on each, and passes SIGTERM on.
 SRUN = """#!/usr/bin/env bash
@@ -58,15 +60,21 @@ def test_shellcheck_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_job_of_the_pipeline_waits_for_the_one_before(in_tmp: Path, environment: Environment) -> None:
+def test_every_stage_is_a_job_that_waits_for_the_one_before(environment: Environment, repository: Path) -> None:
     command = [str(SCRIPTS / "pipeline.sh"), "--partition=gpu"]
     done = subprocess.run(command, env=environment | {"JOBS": "3", "NODES": "2"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     jobs = Path("sbatch.log").read_text(encoding="utf-8").splitlines()
     stages = [job.split()[-1] for job in jobs]
+    wired = read_yaml(repository / "dvc.yaml")["stages"]
+    assert {stage["cmd"] for stage in wired.values()} == {
+        *(f"python -m {stage}" for stage in stages),
+        "python -m tessera fingerprint",
+    }
     assert stages == [
         "stage0_images.prepare",
         "stage1_vqvae.train",
+        "stage1_vqvae.reconstruct",
         "stage1_vqvae.extract",
         "stage1_vqvae.extract",
         "stage2_prior.train",
@@ -77,7 +85,17 @@ def test_every_job_of_the_pipeline_waits_for_the_one_before(in_tmp: Path, enviro
     ]
     assert all("--partition=gpu" in job for job in jobs) and "--dependency" not in jobs[0]
     assert all(f"--dependency afterok:{number} " in job for number, job in enumerate(jobs) if number)
-    assert "--array 0-2 " in jobs[2] and "--nodes 2 " in jobs[1]
+    assert "--array 0-2 " in jobs[3] and "--nodes 2 " in jobs[1]
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_processes_that_save_get_more_than_half_a_minute(environment: Environment, given: str | None) -> None:
+    program = Path("bin/torchrun")
+    program.write_text("#!/bin/sh\necho $TORCH_ELASTIC_SHUTDOWN_TIMEOUT >> waits\n", encoding="utf-8")
+    program.chmod(0o755)
+    own = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": given} if given else {}
+    subprocess.run([str(SCRIPTS / "train.sh"), "stage1_vqvae.train"], env=environment | own, check=True)
+    assert Path("waits").read_text(encoding="utf-8").split() == [given or "600"] * 2
 
 
 @pytest.mark.slow

@@ -46,9 +46,15 @@ def test_a_limit_of_the_shell_is_named(in_tmp):
     assert line.startswith(f"{in_tmp}: File too large; a limit of this shell (`ulimit -f`)")
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.EIO])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EEXIST])
 def test_a_place_that_cannot_be_written_is_named(number):
     assert said(OSError(number, "reason", "results/x")) == "results/x: reason; this stage must be able to write there"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.EIO])
+def test_a_file_that_cannot_be_read_is_not_said_to_be_for_writing_alone(number):
+    line = said(OSError(number, "reason", "data/x"))
+    assert line == "data/x: reason; this stage must be able to read it, or to write there"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from tessera import locks
 from tessera.launch.parents import LAUNCHER_PID
-from tessera.locks import Busy, acquire, is_held, one_run
+from tessera.locks import Busy, acquire, holder, one_run
 
 LOCK = Path("folder/lock")
 
@@ -28,12 +28,19 @@ def in_an_empty_folder(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_lock_keeps_others_out_until_it_is_closed() -> None:
     with acquire(LOCK, "works"):
-        assert is_held(LOCK)
+        assert holder(LOCK)
         with pytest.raises(Busy, match=rf"^process {os.getpid()} works; wait for it, or stop it$") as refused:
             acquire(LOCK, "works")
         assert refused.value.status == 75
-    assert not is_held(LOCK)
+    assert not holder(LOCK)
     acquire(LOCK, "works").close()
+
+
+def test_a_lock_that_was_freed_names_nobody() -> None:
+    with acquire(LOCK, "works") as lock:
+        assert LOCK.read_text() == f"{os.getpid()} {platform.node()}"
+    assert LOCK.read_text() == "" and holder(LOCK) is None and holder(Path("folder/none")) is None
+    lock.close()
 
 
 def test_a_holder_on_another_machine_is_named_with_it() -> None:
@@ -53,16 +60,16 @@ def test_whoever_looks_for_a_moment_keeps_nobody_out(monkeypatch: pytest.MonkeyP
 
 
 def test_a_lock_whose_file_is_deleted_meanwhile_is_taken_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    holder, attempts = acquire(LOCK, "works"), []
+    first, attempts = acquire(LOCK, "works"), []
 
     def delete_and_free(seconds: float) -> None:
         attempts.append(seconds)
         LOCK.unlink(missing_ok=True)
-        holder.close()
+        first.close()
 
     monkeypatch.setattr(locks.time, "sleep", delete_and_free)
     with acquire(LOCK, "works"):
-        assert len(attempts) == 1 and is_held(LOCK)
+        assert len(attempts) == 1 and holder(LOCK)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -74,11 +81,25 @@ def test_a_file_system_without_locks_is_said_once_and_goes_on(
 
     monkeypatch.setattr(locks.fcntl, "flock", without)
     with acquire(LOCK, "works"), acquire(Path("other/lock"), "works"):
-        assert is_held(LOCK)  # this process wrote its id there, and lives
+        assert holder(LOCK)  # this process wrote its id there, and lives
     said = capsys.readouterr().err
     assert f"has no locks ({os.strerror(number)})" in said and said.count("\n") == 1
+    assert not holder(LOCK)  # emptied
     LOCK.write_text(f"999999999 {platform.node()}")
-    assert not is_held(LOCK)
+    assert not holder(LOCK)
+    LOCK.write_text("12 elsewhere")
+    found = holder(LOCK)
+    assert found and found.process == "process 12 on elsewhere" and f"delete {LOCK}" in found.advice
+
+
+def test_without_locks_the_note_of_a_second_run_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", without)
+    with acquire(LOCK, "works"):
+        LOCK.write_text("12 elsewhere")
+    assert LOCK.read_text() == "12 elsewhere"
 
 
 def test_another_error_of_a_lock_is_no_lack_of_locks(monkeypatch: pytest.MonkeyPatch) -> None:

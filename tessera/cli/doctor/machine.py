@@ -81,13 +81,18 @@ def _room(params: Params, stats: Stats, device: torch.device, processes: int) ->
     free, weights = free_bytes(device), 0
     for stage, task, training in tasks(params, stats):
         task.model.to(device)
-        wanted = needs(task, training).memory(-(-training.batch_size // processes))
+        share = -(-training.batch_size // processes)
+        images = min(share, params.runtime.micro_batch or share)
+        wanted = needs(task, training).memory(images)
         weights += sum(parameter.numel() for parameter in task.model.parameters())
         shared = 1 if device.type == "cuda" else processes
         wanted = shared * (wanted + (0 if device.type == "cuda" else LIBRARIES))
         text = f"{stage} takes about {wanted / GIGABYTE:.1f} GB, {free / GIGABYTE:.1f} GB are free"
         if wanted > free:
-            yield Finding(Level.ERROR, "memory", f"{text}; lower {task.section}.batch_size")
+            lower = "" if task.whole_batch else f", or set runtime.micro_batch below {images}"
+            compiled = "; a compiled step takes less, by how much is not known" if training.compile else ""
+            level = Level.WARNING if compiled else Level.ERROR  # as `require_room` refuses the training, or does not
+            yield Finding(level, "memory", f"{text}{compiled}; lower {task.section}.batch_size{lower}")
         else:
             yield Finding(Level.OK, "memory", text)
     room = shutil.disk_usage(Path.cwd()).free

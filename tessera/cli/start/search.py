@@ -104,7 +104,7 @@ def _seconds_an_image(source: Source, params: Params, threads: int) -> float:
     rows = np.unique(np.linspace(0, split.count - 1, READ).astype(int))
     began = time.perf_counter()
     with decoding():
-        for image in split.fetch(rows):
+        for image in split.images(rows):
             try:
                 read_image(image.content, params.data)
             except BadImage:

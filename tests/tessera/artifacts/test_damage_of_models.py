@@ -1,4 +1,6 @@
-"""Damage anywhere in a published model, in samples, or in a record of `fingerprint` is found before it is used."""
+"""Damage anywhere in a published model, in samples, in a record of `fingerprint` or in a saved state is found before it
+is used.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from tessera.artifacts.models import load_model, save_model
 from tessera.artifacts.publishing import publishing
 from tessera.errors import UserError
 from tessera.images.samples import open_samples, sample_parts, write_description
+from tessera.training.checkpoint import StateFolder
 
 WEIGHTS = {"a": torch.arange(300, dtype=torch.float32), "b": torch.ones(3, 5)}
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
@@ -68,6 +71,36 @@ def test_flips_and_truncations_are_all_found(tmp_path, write: Callable, use: Cal
         assert "\n" not in str(caught.value), (file, number)
         file.write_bytes(whole)
     use(tmp_path / "folder")
+
+
+def test_flips_and_truncations_of_a_saved_state_are_all_found_and_the_one_before_it_is_taken(
+    in_tmp, monkeypatch, capsys
+):
+    """200 flipped bits and 50 truncations, half of them on a file, half on a byte of all files."""
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with StateFolder("train_prior", "0123", exclusive=True) as state:
+        for step in (5, 10):
+            state.save(step, {"x": torch.full((900,), float(step))}, {"progress": {"at": [step, 2.5]}}, keep=2)
+
+        def taken() -> int:
+            tensors, values = state.latest()
+            assert values["progress"] == {"at": [values["step"], 2.5]} and (tensors["x"] == values["step"]).all()
+            return values["step"]
+
+        assert taken() == 10 and capsys.readouterr().err == ""
+        newest = state.folder / "step-000000010"
+        chance, files = random.Random(0), sorted(path for path in newest.rglob("*") if path.is_file())
+        sizes = [file.stat().st_size for file in files]
+        assert len(files) == 3
+        for number in range(250):
+            file = chance.choice(files) if number % 2 else chance.choices(files, sizes)[0]
+            whole, bad = damaged(file, chance, flip=number < 200)
+            file.write_bytes(bad)
+            assert taken() == 5, (file, number)
+            said = capsys.readouterr().err
+            assert said.startswith(f"warning: {newest}: ") and said.count("\n") == 1, said
+            file.write_bytes(whole)
+        assert taken() == 10
 
 
 def test_a_damaged_record_of_fingerprint_lets_no_stage_run(in_tmp, repository, write_params, monkeypatch, capsys):

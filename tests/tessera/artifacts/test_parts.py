@@ -182,6 +182,15 @@ def test_parts_made_with_other_threads_are_said(monkeypatch, capsys):
     assert "note: the parts in place were made with another number of threads" in capsys.readouterr().err
 
 
+def test_whoever_only_puts_parts_together_made_none_of_them_in_another_way(monkeypatch, capsys):
+    with folder_of(share=Share(0, 1)) as folder:
+        make(folder, folder.missing(NAMES))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    with folder_of() as folder:
+        assert folder.missing(NAMES) == []
+    assert "note: " not in capsys.readouterr().err
+
+
 def test_the_identity_is_of_what_decides_the_parts(params: Callable[..., Params]):
     def of(changes: dict | None = None, prepared: str = "p") -> str:
         return identity("stage1_vqvae.extract", ("extract_codes",), params(changes), {"prepared": prepared})
@@ -235,6 +244,29 @@ def test_the_same_share_and_a_run_of_all_are_refused_meanwhile():
             pass
     with folder_of(), pytest.raises(Busy, match="is making these parts"), folder_of(share=Share(0, 2)):
         pass
+
+
+def test_without_locks_shares_that_ended_keep_no_run_out_and_one_that_was_killed_elsewhere_is_named(monkeypatch):
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", without)
+    monkeypatch.setattr(locks.platform, "node", lambda: "node7")
+    for number in range(2):
+        with folder_of(share=Share(number, 2)) as folder:
+            make(folder, folder.missing(NAMES))
+    monkeypatch.setattr(locks.platform, "node", lambda: "node1")
+    left = folder.folder / "share-1-of-2.lock"
+    left.write_text("12 node7")
+    with (
+        pytest.raises(Busy, match=rf"^process 12 on node7 is making .* delete {left}: "),
+        folder_of(),
+    ):
+        pass
+    left.unlink()
+    with folder_of() as folder:
+        assert folder.missing(NAMES) == []
+    assert not folder.folder.exists()
 
 
 @pytest.mark.parametrize("text", ["3/3", "-1/3", "1", "a/b", "1/2/3", ""])

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from tessera.cli import main
 from tessera.cli.doctor import folder, libraries, machine
-from tessera.cli.doctor.finding import Level
+from tessera.cli.doctor.finding import Finding, Level
 from tessera.cli.start.machine import Machine
 from tessera.parameters import load
 
@@ -110,7 +111,34 @@ def test_a_training_that_needs_more_memory_than_is_free_is_an_error(
 ) -> None:
     monkeypatch.setattr(machine, "free_bytes", lambda device: 10**6)
     assert main(["doctor"]) == 1
-    assert "lower stage1_vqvae.training.batch_size" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "lower stage1_vqvae.training.batch_size, or set runtime.micro_batch below 8" in said
+
+
+def rooms(write_params: Write, monkeypatch: pytest.MonkeyPatch, free: int, **changes: object) -> list[Finding]:
+    """What the doctor says about the memory of the trainings."""
+    write_params({path.replace("__", "."): value for path, value in changes.items()})
+    monkeypatch.setattr(machine, "free_bytes", lambda device: free)
+    params = load(Path("params.yaml"))
+    found = machine._room(params, machine.image_stats(params), torch.device("cpu"), 1)
+    return [finding for finding in found if finding.about == "memory"]
+
+
+def test_a_batch_in_pieces_is_judged_by_a_piece(
+    project: Path, write_params: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {"stage1_vqvae__training__batch_size": 100_000}
+    free = int(machine.LIBRARIES) + 10**8
+    assert rooms(write_params, monkeypatch, free, **many)[0].level is Level.ERROR
+    assert rooms(write_params, monkeypatch, free, **many, runtime__micro_batch=8)[0].level is Level.OK
+
+
+def test_a_compiled_training_that_may_fit_is_a_warning(
+    project: Path, write_params: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vqvae, prior, *_ = rooms(write_params, monkeypatch, 10**6, stage1_vqvae__training__compile=True)
+    assert vqvae.level is Level.WARNING and "a compiled step takes less" in vqvae.text
+    assert prior.level is Level.ERROR
 
 
 def test_old_states_are_a_warning(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import torch
 from stage1_vqvae import train
 from tessera.artifacts.arrays import array_parts
 from tessera.artifacts.parts import PartFolder
-from tessera.cli import main
+from tessera.cli import main, states
+from tessera.launch.shares import Share
 from tessera.training.checkpoint import StateFolder
 
 DAY = 86400
@@ -95,9 +96,31 @@ def test_a_running_training_is_never_deleted(capsys: pytest.CaptureFixture) -> N
         os.utime(state.folder / "lock", (1, 1))
         os.utime(state.folder, (1, 1))
         assert main(["states", "--delete", "train_prior/01ab"]) == 75
-        assert "train_prior/01ab: is running; `python -m tessera stop train_prior` ends it" in capsys.readouterr().err
+        assert (
+            f"train_prior/01ab: is running (process {os.getpid()}); `python -m tessera stop train_prior` ends it\n"
+            in capsys.readouterr().err
+        )
         assert main(["states", "--delete-older-than", "1"]) == 0
         assert state.latest()
+
+
+def test_parts_are_never_deleted_under_a_job_of_an_array(capsys: pytest.CaptureFixture) -> None:
+    processes = SimpleNamespace(is_main_process=True, device=torch.device("cpu"), wait_for_everyone=lambda: None)
+    with PartFolder("sample", "0123", processes, Share(3, 8)) as folder:
+        os.utime(folder.folder, (1, 1))
+        assert main(["states"]) == 0 and "running" in capsys.readouterr().out
+        assert main(["states", "--delete", "sample/0123"]) == 75
+        said = capsys.readouterr().err
+        assert f"sample/0123: is running (process {os.getpid()}); wait for it, or stop it\n" in said
+        assert main(["states", "--delete-older-than", "0"]) == 0 and folder.folder.is_dir()
+    assert main(["states", "--delete", "sample/0123"]) == 0 and not folder.folder.exists()
+
+
+def test_a_job_that_begins_while_its_parts_are_about_to_be_deleted_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = SimpleNamespace(is_main_process=True, device=torch.device("cpu"), wait_for_everyone=lambda: None)
+    with PartFolder("sample", "0123", processes, Share(3, 8)) as folder:
+        monkeypatch.setattr(states, "holder_of", lambda folder: None)  # it was not there a moment ago
+        assert main(["states", "--delete", "sample/0123"]) == 75 and folder.folder.is_dir()
 
 
 def test_what_is_older_than_some_days_is_deleted(capsys: pytest.CaptureFixture) -> None:

@@ -31,6 +31,12 @@ def run(params, arguments):
         raise KeyError("a bug")
     if does == "exit":
         sys.exit(7)
+    if does == "save slowly":
+        try:
+            time.sleep(60)
+        finally:
+            time.sleep(33)
+            Path(f"{rank}.saved").touch()
     if does in ("wait", "user error of the second", "defect of the second", "kill of the second"):
         if does != "wait" and rank == "1":
             if does.startswith("user"):

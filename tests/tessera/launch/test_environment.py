@@ -6,6 +6,7 @@ import pytest
 
 from tessera.errors import UserError
 from tessera.launch.processes import number_of_processes, refuse_several
+from tessera.launch.threads import number_of_threads
 
 WHOLE = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
@@ -15,7 +16,7 @@ def variables(monkeypatch):
     """`variables({"RANK": "1"})`: these variables of a launcher, and no others."""
 
     def put(values: dict[str, str]) -> None:
-        for name in WHOLE:
+        for name in (*WHOLE, "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
             monkeypatch.delenv(name, raising=False)
         for name, value in values.items():
             monkeypatch.setenv(name, value)
@@ -37,12 +38,16 @@ def variables(monkeypatch):
         ({"WORLD_SIZE": ""}, "WORLD_SIZE is '', no number"),
         (WHOLE | {"RANK": "2"}, "RANK 2 and LOCAL_RANK 1 do not fit WORLD_SIZE 2"),
         ({"WORLD_SIZE": "1", "LOCAL_RANK": "1"}, "RANK 0 and LOCAL_RANK 1 do not fit WORLD_SIZE 1"),
+        ({"LOCAL_WORLD_SIZE": "x"}, "LOCAL_WORLD_SIZE is 'x', no number"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE 0 does not fit WORLD_SIZE 1"),
+        (WHOLE | {"LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE 3 does not fit WORLD_SIZE 2"),
     ],
 )
-def test_variables_that_no_launcher_sets_are_refused(variables, values, fault):
+@pytest.mark.parametrize("first", [number_of_processes, number_of_threads])  # whichever an entry point asks first
+def test_variables_that_no_launcher_sets_are_refused(variables, values, fault, first):
     variables(values)
     with pytest.raises(UserError, match="the environment variables of a launcher are not whole") as caught:
-        number_of_processes(1)
+        first(None)
     assert fault in str(caught.value) and "unset " in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -53,8 +58,26 @@ def test_a_stage_of_one_process_refuses_them_too(variables):
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, WHOLE]
+    "values",
+    [
+        {},
+        {"WORLD_SIZE": "1"},
+        {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"},
+        WHOLE,
+        WHOLE | {"LOCAL_WORLD_SIZE": "2"},
+        WHOLE | {"LOCAL_WORLD_SIZE": "1"},
+    ],
 )
 def test_whole_ones_are_taken(variables, values):
     variables(values)
     assert number_of_processes(1) == 1
+
+
+def test_an_entry_point_refuses_them_in_one_line(variables, in_tmp, write_params, capsys):
+    from sampling import sample
+
+    write_params({"runtime.threads": None, "runtime.processes": None})
+    variables({"LOCAL_WORLD_SIZE": "x"})
+    assert sample.main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the environment variables of a launcher") and said.count("\n") == 1

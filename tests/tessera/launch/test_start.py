@@ -12,17 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from whole_runs import Environment, run, torchrun, wait_for
+from torch.distributed.launcher.api import LaunchConfig
+from whole_runs import LIKE_DVC, Environment, alive, run, torchrun, wait_for
 
 Write = Callable[..., None]
 STAGE = [sys.executable, "-m", "stage"]
-
-# Starts a command through a shell, as DVC does, and waits for it.
-LIKE_DVC = """
-import os, subprocess, sys
-shell, command = sys.argv[1:]
-subprocess.Popen([shell, "-c", command], env=os.environ | {"DVC_STAGE": "train_vqvae"}).wait()
-"""
 
 
 def started(folder: Path, processes: int) -> list[psutil.Process]:
@@ -30,13 +24,6 @@ def started(folder: Path, processes: int) -> list[psutil.Process]:
     files = [folder / f"{rank}.pid" for rank in range(processes)]
     wait_for(lambda: all(file.exists() for file in files), "the stage did not start")
     return [psutil.Process(int(file.read_text())) for file in files]
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def stop(process: psutil.Process) -> None:
@@ -128,6 +115,21 @@ def test_several_processes_end_by_a_signal_to_the_one_that_started_them(
     process.send_signal(number)
     assert process.communicate(timeout=30)[1] == "" and process.returncode == status
     assert not any(alive(trainer) for trainer in trainers)
+
+
+@pytest.mark.slow
+def test_several_processes_may_take_longer_than_half_a_minute_to_save(
+    stage: Path, write_params: Write, environment: Environment
+) -> None:
+    """By default torchrun kills after 30 seconds what has not ended."""
+    if not hasattr(LaunchConfig, "shutdown_timeout"):
+        pytest.skip("this version of torch always kills after 30 seconds")
+    write_params({"runtime.processes": 2})
+    process = subprocess.Popen(STAGE, env=environment | {"STAGE_DOES": "save slowly"})
+    started(stage, 2)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert sorted(path.name for path in stage.glob("*.saved")) == ["0.saved", "1.saved"]
 
 
 @pytest.mark.slow

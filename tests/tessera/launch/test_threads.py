@@ -110,7 +110,9 @@ def test_parameters_then_environment_then_the_machine_decide(
     if environment is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
     assert number_of_threads(wanted, processes) == expected
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))  # as a launcher says it
+    launcher = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in (launcher | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))).items():
+        monkeypatch.setenv(name, value)
     assert number_of_threads(wanted) == expected
 
 

@@ -76,5 +76,33 @@ def test_a_training_that_does_not_fit_is_refused_with_the_parameter_that_helps(
         ):
             require_room(task, params, runtime, 8, tmp_path)
     monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    state = needs(task, params).state
+    assert 500 < state < 1000
     with pytest.raises(UserError, match=r"lower runtime\.keep_states"):
         require_room(task, params, runtime, 8, tmp_path)
+
+
+def test_a_training_that_goes_on_needs_disk_only_for_what_it_does_not_hold_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.0, compile=False)
+    runtime, task = SimpleNamespace(keep_states=2), Toy()
+    state = needs(task, params).state
+    monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=state))
+    with pytest.raises(UserError, match="0 MB more than now"):
+        require_room(task, params, runtime, 8, tmp_path)
+    for step in range(3):  # more of them than are kept: a new one still needs its own room
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}" / "state.safetensors").write_bytes(bytes(state))
+        if step:
+            require_room(task, params, runtime, 8, tmp_path)
+    monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=state - 1))
+    with pytest.raises(UserError, match=r"lower runtime\.keep_states"):
+        require_room(task, params, runtime, 8, tmp_path)
+
+
+def test_the_disk_of_a_folder_that_another_machine_makes_is_that_of_the_nearest_one(tmp_path: Path) -> None:
+    params = SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.0, compile=False)
+    folder = tmp_path / ".state" / "train_prior" / "abc"
+    require_room(Toy(), params, SimpleNamespace(keep_states=2), 8, folder)
+    assert not folder.parent.exists()
