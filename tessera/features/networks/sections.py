@@ -47,6 +47,7 @@ class FeaturesChoice(Choice):
 
     package: ClassVar[str] = PACKAGE
     optional: ClassVar[bool] = True
+    published: ClassVar[bool] = False  # no published model is built from a feature network
 
     file: str | None
     side: Side
