@@ -34,18 +34,12 @@ def chosen_options(value: Any) -> Iterator[tuple[str, str]]:
 def named_options(uses: tuple[str, ...], params: Params) -> Iterator[tuple[str, str]]:
     """The package and the name of every option that a stage uses by its path, such as "stage2_prior.counts"."""
     for path in uses:
-        around, _, name = path.rpartition(".")
-        node = _section(params, around) if around else params
+        *sections, name = path.split(".")
+        node: Any = params
+        for key in sections:
+            node = getattr(node, key)
         if isinstance(node, Choice):
             yield node.package, name
-
-
-def _section(params: Params, path: str) -> Any:
-    """The section, or the value, at a dotted path."""
-    node: Any = params
-    for key in path.split("."):
-        node = getattr(node, key)
-    return node
 
 
 def code(module: str, uses: tuple[str, ...], params: Params) -> dict[str, str]:
@@ -53,13 +47,9 @@ def code(module: str, uses: tuple[str, ...], params: Params) -> dict[str, str]:
 
     Args:
         module: the stage's entry point, a dotted name.
-        uses: the sections of params.yaml that it uses. Where several sections choose from one package, the options of
-            those that it uses count; if it uses none of them, all count.
+        uses: the sections of params.yaml that it uses.
     """
-    own = {choice for path in uses for choice in chosen_options(_section(params, path))}
-    packages = {package for package, _ in own}
-    others = {(package, name) for package, name in chosen_options(params) if package not in packages}
-    chosen = {*own, *others, *named_options(uses, params)}
+    chosen = {*chosen_options(params), *named_options(uses, params)}
     found = closure(files_of(module))
     while True:
         used = {options(package)[name] for package, name in chosen if folder_of(package) / BUILDER in found}
