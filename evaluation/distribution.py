@@ -165,7 +165,7 @@ class Distribution:
         if fewer <= self.width:
             found["note"] = (
                 f"{fewer} images are no more than the {self.width} dimensions of {self.network.name}, so the Fréchet "
-                "distance is mostly the number of images: go by kid"
+                "distance is far above that of more images: go by kid"
             )
         equal = min(len(real.rows), len(shown.rows))
         if equal > DENSITY_NEIGHBOURS:
