@@ -30,6 +30,8 @@ from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import open_prepared
 from tessera.images.samples import open_samples
 
+pytestmark = pytest.mark.slow
+
 COMPARED = ("reconstructions", "default", "unguided", "floor")
 FIGURES = {"frechet_distance", "kid", "precision", "recall", "density", "coverage", "images", "features"}
 
@@ -110,7 +112,6 @@ def test_every_figure_is_its_definition_on_the_features_of_all_images(tiny_run: 
     assert metrics["codebook"]["tokens"] == 4 and metrics["codebook"]["tokens_that_number_training"] == 2  # 8² > 48
 
 
-@pytest.mark.slow
 def test_samples_that_are_training_images_are_told(tiny_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_run()
     before = measured(folder)["memorisation"]
@@ -150,7 +151,6 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"name": "mobilenet_v2", "file": str(file), "side": 16}
 
 
-@pytest.mark.slow
 def test_images_without_labels_have_every_figure_but_those_of_classes(tiny_run: Callable, mobilenet: dict) -> None:
     folder = tiny_run((3, 8, 12), classes=0, strides=[2, 2], sizes=[5, 9])
     without = measured(folder)
@@ -165,7 +165,6 @@ def test_images_without_labels_have_every_figure_but_those_of_classes(tiny_run: 
         assert picture.mode == "RGB"
 
 
-@pytest.mark.slow
 def test_two_processes_measure_what_one_does(tiny_run: Callable, mobilenet: dict, repository: Path) -> None:
     measured(tiny_run(), mobilenet)
     environment = by_hand(repository) | {"ACCELERATE_USE_CPU": "1"}

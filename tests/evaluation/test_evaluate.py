@@ -34,6 +34,7 @@ KEYS = {
     "nats_per_token": {"uniform", "counts", "prior"},
     "reconstruction": {"psnr", "ssim", "nmse"},
     "codebook": {"usage", "perplexity", "tokens"},
+    "distribution": {"features", "reconstructions", "default", "unguided", "floor"},
     "classifier": {"real_accuracy", "reconstruction_agreement", "sample_agreement", "unguided_agreement"},
 }
 

@@ -28,6 +28,7 @@ def nhwc(pixels: torch.Tensor) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
 
 
+@pytest.mark.slow
 def test_samples_test_images_and_reconstructions_are_written_as_adms_evaluator_reads_them(
     tiny_run: Callable, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
