@@ -3,14 +3,16 @@
     python -m evaluation.evaluate
 
 Writes to results/evaluate: metrics.json, whose keys docs/likelihood.md explains; headlines.json with the few figures
-that DVC shows; images/reconstructions.png. Prints the figures, and sentences that say what they mean.
-`evaluation.images` in params.yaml limits how many test images are measured. Figures that need a classifier are left
-out if there is none, and metrics.json says why.
+that DVC shows; images/reconstructions.png; images/closest.png, the samples that are nearest to training images, above
+these. Prints the figures, and sentences that say what they mean. `evaluation.images` in params.yaml limits how many
+test images are measured, and `evaluation.features` names the network that judges (docs/distances.md). Figures that need
+a classifier, or a network that is not here, are left out, and metrics.json says why.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from tessera import entry, paths
@@ -21,17 +23,29 @@ MEMORY = "runtime.batch_size below 64"  # by which it takes less memory
 
 RESULTS = paths.RESULTS / "evaluate"
 RECONSTRUCTIONS = RESULTS / "images" / "reconstructions.png"
+CLOSEST = RESULTS / "images" / "closest.png"
 
 
 def table(metrics: dict[str, Any]) -> str:
     """Sections and figures, a line each."""
-    lines = []
-    for section, figures in metrics.items():
-        lines.append(section)
-        for name, value in figures.items():
-            if not isinstance(value, list):
-                lines.append(f"  {name:<26}{value if isinstance(value, (str, int)) else format(value, '.4f'):>12}")
-    return "\n".join(lines)
+    return "\n".join(_lines(metrics, ""))
+
+
+def _lines(figures: dict[str, Any], margin: str) -> Iterator[str]:
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield f"{margin}{name}"
+            yield from _lines(value, f"{margin}  ")
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(bound, float) for bound in value):
+            yield f"{margin}{name:<26}{_shown(value[0]):>12} to {_shown(value[1])}"
+        elif not isinstance(value, list):
+            yield f"{margin}{name:<26}{_shown(value):>12}"
+
+
+def _shown(value: float | int | str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
@@ -41,16 +55,19 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     from evaluation.measurements import Evaluation
     from sampling.edits import tell_of_edits
     from tessera.artifacts.files import json_text, write_text
-    from tessera.images.grids import save_grid
+    from tessera.images.grids import save_grid, stacked_grid
     from tessera.launch.devices import accelerator
 
     processes = accelerator(params.runtime, apart=True)
-    counts, images = params.stage2_prior.counts.arguments(), params.evaluation.images
-    evaluation = Evaluation(counts, images, processes.device, params.runtime.batch_size)
+    counts, section = params.stage2_prior.counts.arguments(), params.evaluation
+    features = section.features.values()
+    evaluation = Evaluation(counts, section.images, processes.device, params.runtime.batch_size, features)
     tell_of_edits(evaluation.pipeline, params)
     metrics = evaluation.metrics()
     if processes.is_main_process:
         save_grid(evaluation.reconstructions(), RECONSTRUCTIONS)
+        if evaluation.distribution:
+            save_grid(stacked_grid(evaluation.distribution.closest), CLOSEST)
         write_text(RESULTS / "metrics.json", json_text(metrics))
         write_text(RESULTS / "headlines.json", json_text(headlines(metrics)))
         print(table(metrics))

@@ -20,6 +20,8 @@ HEADLINES = (
     "evaluate:classifier.real_accuracy",
     "evaluate:classifier.sample_agreement",
     "evaluate:classifier.unguided_agreement",
+    "evaluate:distribution.reconstructions.kid",
+    "evaluate:distribution.default.kid",
     "evaluate:images.test",
     "train_vqvae:validation.nmse",
     "train_prior:validation.nats_per_token",
@@ -30,6 +32,14 @@ LOWER, HIGHER = "lower", "higher"
 # Patterns of names. Figures that no pattern fits have no direction: perplexities, steps, sizes, counts of images, and
 # training losses, whose unit depends on the likelihood.
 BETTER = {
+    "evaluate:distribution.floor.*": None,  # what real images have: a measure for the others
+    "evaluate:distribution.*.frechet_distance": LOWER,
+    "evaluate:distribution.*.kid": LOWER,
+    "evaluate:distribution.*.precision": HIGHER,
+    "evaluate:distribution.*.recall": HIGHER,
+    "evaluate:distribution.*.density": HIGHER,
+    "evaluate:distribution.*.coverage": HIGHER,
+    "evaluate:distribution.*.inception_score": HIGHER,
     "evaluate:bits_per_dim.distortion": LOWER,
     "evaluate:bits_per_dim.total_*": LOWER,
     "evaluate:bits_per_dim.rate_counts": LOWER,
@@ -58,6 +68,10 @@ OF_THE_SAME_CODES = (
     "train_prior:validation.nats_per_token*",
 )
 
+# Figures in the features of a network, by whose weights they compare.
+OF_THE_SAME_JUDGE = ("evaluate:distribution.*",)
+JUDGE = "evaluate:distribution.weights"
+
 
 def better(figure: str) -> str | None:
     """ "lower" or "higher", whichever is better, or None for a figure without a direction."""
@@ -69,13 +83,24 @@ def needs_the_same_codes(figure: str) -> bool:
     return any(fnmatchcase(figure, pattern) for pattern in OF_THE_SAME_CODES)
 
 
-def headlines(metrics: dict[str, Any], stage: str = "evaluate") -> dict[str, dict[str, Any]]:
+def needs_the_same_judge(figure: str) -> bool:
+    """Whether a figure compares only between runs that the same network judged."""
+    return any(fnmatchcase(figure, pattern) for pattern in OF_THE_SAME_JUDGE)
+
+
+def headlines(metrics: dict[str, Any], stage: str = "evaluate") -> dict[str, Any]:
     """The part of a stage's metrics (figures by section and name) that is shown first."""
-    return {section: found for section, figures in metrics.items() if (found := _first(stage, section, figures))}
+    return _first(f"{stage}:", metrics)
 
 
-def _first(stage: str, section: str, figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figures.items() if f"{stage}:{section}.{name}" in HEADLINES}
+def _first(place: str, figures: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            found |= {name: inner} if (inner := _first(f"{place}{name}.", value)) else {}
+        elif f"{place}{name}" in HEADLINES:
+            found[name] = value
+    return found
 
 
 def in_order(figures: Iterable[str]) -> list[str]:

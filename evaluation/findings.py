@@ -12,6 +12,8 @@ RECOGNISED = 0.75  # of the share of test images that are recognised: below it r
 ALIKE = 0.5  # the same for samples, below which they look little like their classes
 USED = 0.5  # of the codes that evenly used codebooks would show on as many tokens
 
+COPIES = 0.75  # of pairs in which a sample is nearer to training images than a test image is; 0.5 is expected
+
 BAD_SAMPLES = "docs/guide/sampling.md#when-samples-are-bad"
 
 
@@ -23,6 +25,7 @@ def findings(metrics: dict[str, Any], expected_usage: float) -> list[str]:
         expected_usage: the share of the codes that so many test codes would show if all were equally likely.
     """
     said = [*_prior(metrics["bits_per_dim"]), *_classifier(metrics.get("classifier", {}))]
+    said += _distances(metrics.get("distribution", {}), metrics.get("memorisation", {}))
     usage = metrics["codebook"]["usage"]
     if usage < USED * expected_usage:
         said.append(f"Only {usage:.0%} of the codes occur in the test images: many have died ({BAD_SAMPLES}).")
@@ -54,4 +57,21 @@ def _classifier(agreement: dict[str, float]) -> list[str]:
         said.append(f"The reconstructions have lost much of what tells classes apart: mend stage 1 ({BAD_SAMPLES}).")
     elif samples < ALIKE * real:
         said.append(f"The samples look little like their classes ({BAD_SAMPLES}).")
+    return said
+
+
+def _distances(distribution: dict[str, Any], memorisation: dict[str, Any]) -> list[str]:
+    """How far samples are from test images, and whether they are copies; nothing where there are no distances."""
+    if not all("kid" in distribution.get(name, {}) for name in ("reconstructions", "default", "floor")):
+        return []
+    rebuilt, samples, floor = (distribution[name]["kid"] for name in ("reconstructions", "default", "floor"))
+    said = [
+        f"In the features of {distribution['features']}, the KID to the test images is {rebuilt:.4f} for their "
+        f"reconstructions, {samples:.4f} for the samples and {floor:.4f} for training images (docs/distances.md)."
+    ]
+    if memorisation["nearer_than_test"] > COPIES:
+        said.append(
+            "Samples are nearer to training images than test images are: they may be copies "
+            "(results/evaluate/images/closest.png)."
+        )
     return said

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.metrics import label_nats, psnr, squared_error, ssim, ssim_unavailable
+from evaluation.choices import fixed_choice
+from evaluation.distribution import Distribution
+from evaluation.metrics import label_nats, psnr, squared_error, ssim, ssim_unavailable, tokens
 from sampling.pipeline import TwoStagePipeline
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
@@ -20,6 +22,7 @@ from tessera.codes.figures import CodeCounts
 from tessera.codes.store import Codes, open_codes
 from tessera.console import Bar
 from tessera.distributed import share, sum_over_processes, sums_over_blocks
+from tessera.errors import UserError
 from tessera.features.classifiers.base import predict
 from tessera.features.classifiers.build import load_classifier
 from tessera.footprint import TOGETHER, images_together
@@ -28,7 +31,6 @@ from tessera.images.grids import stacked_grid
 from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import ImageSplit, open_prepared
 from tessera.images.samples import open_samples
-from tessera.randomness import generator
 
 GRID_IMAGES = 32
 COUNTED_TOGETHER = 1024  # images whose codes are counted at once
@@ -66,20 +68,6 @@ def check_lineage(folders: dict[str, Path] = FOLDERS) -> None:
         manifests[child].require_parent(parent, manifests[parent].identity, folders[child])
 
 
-def fixed_choice(total: int, count: int | None) -> np.ndarray:
-    """Which of the `total` images of a split are measured, int64 (n,) in ascending order.
-
-    They are the first `count` of a random order that depends on `total` alone. So the same images are measured in every
-    run of the same data, whatever the seeds, and a smaller choice is part of a larger one.
-
-    Args:
-        count: how many; None, or more than there are: all.
-    """
-    if count is None or count >= total:
-        return np.arange(total)
-    return np.sort(torch.randperm(total, generator=generator("evaluate", total)).numpy()[:count])
-
-
 def fit_counts(codes: Codes, params: dict[str, Any]) -> Prior:
     """The counts prior, fitted on the training codes of the images as they are; `params`: its parameters."""
     train, layout = codes["train"], codes.layout.to_json()
@@ -112,6 +100,7 @@ class Evaluation:
         images: int | None = None,
         device: torch.device | str | None = None,
         most: int = TOGETHER,
+        features: dict[str, Any] | None = None,
     ) -> None:
         """Open the artifacts. Every process of a run does.
 
@@ -120,6 +109,7 @@ class Evaluation:
             images: how many test images are measured (`fixed_choice`); None: all.
             device: where the models are put; None for the GPU if there is one.
             most: images that are encoded and decoded at once, at most.
+            features: the network in whose features distances are measured (`build_features`); None: they are not.
 
         Raises:
             UserError: an artifact is missing, damaged, or was not made from the others.
@@ -144,6 +134,15 @@ class Evaluation:
         )
         if reason := ssim_unavailable(*self.layout.image_shape[1:]):
             self.unavailable["reconstruction.ssim"] = reason
+        self.distribution = self._distribution_in(features) if features else None
+
+    def _distribution_in(self, features: dict[str, Any]) -> Distribution | None:
+        """Where distances are measured; None if there is no such network here. The other figures do not need it."""
+        try:
+            return Distribution(features, self.prepared, self.samples, self.rows, self.pipeline.device)
+        except UserError as error:
+            self.unavailable["distribution"] = f"evaluation.features: {error}"
+            return None
 
     def metrics(self) -> dict[str, Any]:
         """Every figure by section and name. What is unavailable is left out; `unavailable` says why."""
@@ -160,8 +159,10 @@ class Evaluation:
             "codebook": self._codebook(),
             "classifier": agreement | self._samples(),
             "images": {"test": len(self.rows), "samples": len(self.samples["default"])},
+            **(self.distribution.figures() if self.distribution else {}),
             "unavailable": self.unavailable,
         }
+        self.unavailable |= self.distribution.unavailable if self.distribution else {}
         return {section: found for section, found in figures.items() if found}
 
     def _sums(
@@ -194,6 +195,9 @@ class Evaluation:
             grids = self.layout.unflatten(codes.rows(rows).to(self.pipeline.device))
             parameters = vqvae.decode_parameters(grids)
             rebuilt = vqvae.likelihood.mean(parameters).float().clamp(-1, 1)
+            if self.distribution:
+                self.distribution.see("test", part, images)
+                self.distribution.see("reconstructions", part, to_float(to_uint8(rebuilt)))
             found = {"nats": vqvae.likelihood.nll(parameters, pixels).double().sum().item(), "judged": 0.0}
             found |= {name: figure(rebuilt, images).sum().item() for name, figure in figures.items()}
             if judgements:
@@ -262,7 +266,8 @@ class Evaluation:
             counts.add(self.layout.unflatten(split.rows(self.rows[part])))
         counts.levels = [sum_over_processes(level.to(self.pipeline.device)).cpu() for level in counts.levels]
         levels = [{"usage": f["codebook_usage"], "perplexity": f["perplexity"]} for f in counts.figures()]
-        return {**{name: float(np.mean([level[name] for level in levels])) for name in levels[0]}, "per_level": levels}
+        means = {name: float(np.mean([level[name] for level in levels])) for name in levels[0]}
+        return means | tokens(self.layout, len(self.prepared["train"])) | {"per_level": levels}
 
     def expected_usage(self) -> float:
         """The share of the codes that would occur in the test images if all were equally likely; mean over levels."""

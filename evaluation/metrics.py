@@ -1,4 +1,4 @@
-"""Figures of reconstructions (PSNR, SSIM, squared error), and the nats of labels."""
+"""Figures of reconstructions (PSNR, SSIM, squared error), the nats of labels, and how many tokens number images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
 
 DATA_RANGE = 2.0  # of images in [-1, 1]
@@ -78,3 +79,18 @@ def label_nats(labels: np.ndarray, training_labels: np.ndarray, num_classes: int
     """
     counts = np.bincount(training_labels, minlength=num_classes) + 1.0
     return -np.log(counts / counts.sum())[labels]
+
+
+def tokens(layout: CodeLayout, training_images: int) -> dict[str, int]:
+    """The tokens of an image, and how many of the first ones could number all training images: ⌈log N / log K⌉.
+
+    With more tokens than that a prior can tell every training image from all others, and so learn them by heart. The
+    second figure is left out where all tokens together have fewer combinations than there are training images.
+    """
+    found, combinations, count = {"tokens": layout.num_tokens}, 1, 0
+    for level in layout.levels:
+        for _ in range(level.height * level.width * level.depth):
+            if combinations >= training_images:
+                return found | {"tokens_that_number_training": count}
+            combinations, count = combinations * level.codebook_size, count + 1
+    return found | ({"tokens_that_number_training": count} if combinations >= training_images else {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from tessera.features.classifiers.sections import PACKAGE
+from tessera.features.networks.sections import features_choice
 from tessera.parameters.sections import Choice, Count, Positive, Section, choice
 from tessera.parameters.training import TrainingParams
 
@@ -28,7 +29,9 @@ class EvaluationParams(Section):
     """What is measured on the test split.
 
     Attributes:
-        images: the number of test images, a fixed random choice (`evaluation.measurements.fixed_choice`); None: all.
+        images: the number of test images, a fixed random choice (`evaluation.choices.fixed_choice`); None: all.
+        features: the frozen network in whose features distances of images are measured.
     """
 
     images: Positive | None
+    features: features_choice()

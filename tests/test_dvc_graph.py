@@ -37,13 +37,21 @@ STAGE_OF = {
     "sampling": "sample",
     "evaluation": "evaluate",
 }
-CHOICES = ("stage1_vqvae.network", "stage1_vqvae.quantizer", "stage1_vqvae.likelihood", "stage2_prior", "classifier")
+CHOICES = (
+    "stage1_vqvae.network",
+    "stage1_vqvae.quantizer",
+    "stage1_vqvae.likelihood",
+    "stage2_prior",
+    "classifier",
+    "evaluation.features",
+)
 PACKAGES = {
     "stage1_vqvae.network": "stage1_vqvae.networks",
     "stage1_vqvae.quantizer": "stage1_vqvae.quantizers",
     "stage1_vqvae.likelihood": "stage1_vqvae.likelihoods",
     "stage2_prior": "stage2_prior.priors",
     "classifier": "tessera.features.classifiers",
+    "evaluation.features": "tessera.features.networks",
 }
 STAGES = [
     "prepare",
@@ -301,8 +309,9 @@ def test_an_option_that_is_not_chosen_is_no_code_of_any_stage(choice, raw_params
     found = used_by(validate(raw_params))
     folder = PACKAGES[choice].replace(".", "/")
     users = {stage for stage in STAGES if f"{folder}/{node['name']}.py" in found[stage]["code"]}
-    trained = {"stage2_prior": "train_prior", "classifier": "train_classifier"}.get(choice, "train_vqvae")
-    assert users >= {trained, "evaluate"} | ({"sample"} if choice != "classifier" else set())
+    users_of = {"stage2_prior": "train_prior", "classifier": "train_classifier", "evaluation.features": "evaluate"}
+    sampled = set() if choice in ("classifier", "evaluation.features") else {"sample"}
+    assert users >= {users_of.get(choice, "train_vqvae"), "evaluate"} | sampled
     for option in options(PACKAGES[choice]):
         if option not in (node["name"], "counts"):
             assert not any(f"{folder}/{option}.py" in stage["code"] for stage in found.values()), option
@@ -428,6 +437,7 @@ def test_dvc_reruns_exactly_what_a_change_concerns(rerun, stubbed):
         "classifier.training.steps": (300, "train_classifier"),
         "data.split_seed": (1, "prepare"),
         "evaluation.images": (100, "evaluate"),
+        "evaluation.features.name": ("none", "evaluate"),
         "classifier.name": ("none", "train_classifier"),
     }
     for path, (value, stage) in cases.items():
@@ -527,7 +537,7 @@ def test_dvc_shows_few_figures_of_an_experiment_and_compare_finds_it_by_its_name
     assert len(shown) < 40, shown
     figures = json.loads(dvc(digits, "metrics", "show", "--json"))[""]["data"]
     assert list(figures) == ["results/evaluate/headlines.json"]
-    assert len(leaves(figures["results/evaluate/headlines.json"]["data"])) == 10
+    assert len(leaves(figures["results/evaluate/headlines.json"]["data"])) == 12
     command = [sys.executable, "-m", "tessera", "compare", "HEAD", "by-counts", "--csv", "compared.csv"]
     done = subprocess.run(command, cwd=digits, capture_output=True, text=True, check=True)
     assert max(map(len, done.stdout.splitlines())) <= 120

@@ -71,7 +71,7 @@ def _choice(schema: type[Choice], raw: dict[str, Any], path: Path, filled: Fille
     found = dict(raw)
     for name in schema.option_names():
         own = raw.get(name)
-        if own is None and schema.nested and name == raw.get("name"):
+        if own is None and (schema.nested or schema.optional) and name == raw.get("name"):
             own = {}  # its section may be left out, or be a key without anything
         if not isinstance(own, dict):
             continue

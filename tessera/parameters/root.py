@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -38,6 +39,7 @@ class Params(Section):
         self._images_fit()
         self._training_fits()
         self._sampling_fits()
+        self._judge_is_apart()
         return self
 
     def _levels_fit(self) -> None:
@@ -130,6 +132,19 @@ class Params(Section):
                     "choose at most that, or null for no filter"
                 )
 
+    def _judge_is_apart(self) -> None:
+        """What a decoder is trained against may not judge it: it learns to please that network in particular."""
+        judge = self.evaluation.features.name
+        for name in SECTIONS:
+            if name in ("evaluation", "runtime"):
+                continue
+            for path, network in feature_networks(getattr(self, name).values(), name):
+                if network == judge:
+                    raise ValueError(
+                        f"evaluation.features.name: {judge} is trained against in {path}, so it may not judge; choose "
+                        "another network in one of the two places"
+                    )
+
     def trainings(self) -> dict[str, Any]:
         """The training section of every stage that is trained, by its dotted path."""
         found = {"stage1_vqvae.training": self.stage1_vqvae.training}
@@ -149,6 +164,20 @@ class Params(Section):
         for key in path.split("."):
             node = getattr(node, key)
         return node.used_with(self)
+
+
+def feature_networks(values: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The name of every feature network that is chosen in a section, and its dotted path.
+
+    Args:
+        values: the section's values (`Section.values`), which hold only what is chosen.
+    """
+    for key, value in values.items() if isinstance(values, dict) else ():
+        place = f"{path}.{key}"
+        if key == "features" and isinstance(value, dict) and "name" in value:
+            yield f"{place}.name", value["name"]
+        else:
+            yield from feature_networks(value, place)
 
 
 @cache

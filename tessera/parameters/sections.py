@@ -59,6 +59,7 @@ class Choice(Section):
     package: ClassVar[str]  # where the options' files are
     refused: ClassVar[dict[str, str]] = {}  # options that cannot be chosen here; why
     nested: ClassVar[bool] = False  # whether values come from the choice around it too (see `nested_choice`)
+    optional: ClassVar[bool] = False  # whether options' sections may be left out; fields of options may be None then
 
     name: str
 

@@ -49,3 +49,12 @@ def test_few_test_images_do_not_make_codes_look_dead():
 
 def test_without_a_classifier_only_the_prior_is_spoken_of():
     assert len(findings({name: GOOD[name] for name in ("bits_per_dim", "codebook")}, 1.0)) == 1
+
+
+def test_distances_are_told_with_their_judge_and_copies_are_named():
+    kids = {name: {"kid": kid} for name, kid in (("reconstructions", 0.01), ("default", 0.2), ("floor", 0.001))}
+    measured = GOOD | {"distribution": {"features": "vgg16"} | kids, "memorisation": {"nearer_than_test": 0.5}}
+    (sentence,) = findings(measured, 1.0)[2:]
+    assert "features of vgg16" in sentence and all(text in sentence for text in ("0.0100", "0.2000", "0.0010"))
+    copied = measured | {"memorisation": {"nearer_than_test": 0.9}}
+    assert "may be copies" in findings(copied, 1.0)[3]

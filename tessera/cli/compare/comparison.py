@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from evaluation.figures import HEADLINES, HIGHER, better, in_order, needs_the_same_codes
+from evaluation.figures import (
+    HEADLINES,
+    HIGHER,
+    JUDGE,
+    better,
+    in_order,
+    needs_the_same_codes,
+    needs_the_same_judge,
+)
 from tessera.cli.compare.revisions import Run
 
 DISTORTION = "evaluate:bits_per_dim.distortion"
@@ -34,11 +42,17 @@ class Comparison:
         self.notes = [note for run in runs for note in (*run.notes, *ended_early(run))]
         self.same_data = not any(path.startswith("data.") for path in self.parameters)
         self.same_codes = self._same_codes()
+        self.same_judge = len({run.figures[JUDGE] for run in runs if JUDGE in run.figures}) <= 1
         if self.figures and not self.same_data:
             self.notes.append("the runs have different data, by which figures cannot be compared: no best is marked")
         elif not self.same_codes and any(needs_the_same_codes(name) for name in self.figures):
             self.notes.append(
                 "rates and nats per token have no best here: they compare only between runs of the same VQ-VAE"
+            )
+        if self.same_data and not self.same_judge:
+            self.notes.append(
+                "distances have no best here: they compare only between runs that the same network judged, with the "
+                "same weights"
             )
 
     def _differs(self, path: str) -> bool:
@@ -60,6 +74,8 @@ class Comparison:
         """The places of the runs that have the best value of a figure; none if all are equal or no run is better."""
         direction = better(figure)
         if direction is None or not self.same_data or (needs_the_same_codes(figure) and not self.same_codes):
+            return set()
+        if needs_the_same_judge(figure) and not self.same_judge:
             return set()
         values = {place: run.figures[figure] for place, run in enumerate(self.runs) if number(run.figures.get(figure))}
         if len(set(values.values())) < 2:

@@ -12,7 +12,10 @@ class Classifier(nn.Module):
 
     Attributes:
         config: the values it was built from.
+        widths: the number of channels of each of `maps`, shallow first.
     """
+
+    widths: tuple[int, ...] = ()
 
     def __init__(self, config: dict) -> None:
         super().__init__()
@@ -20,6 +23,13 @@ class Classifier(nn.Module):
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits of each class, float32 (B, num_classes), of uint8 pixels (B, C, H, W)."""
+        raise NotImplementedError
+
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps (B, c_i, h_i, w_i) at several depths, shallow first, of images float (B, C, H, W) in [-1, 1].
+
+        The mean of the last one over its positions is what the logits are computed from.
+        """
         raise NotImplementedError
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -69,12 +69,20 @@ class ConvClassifier(Classifier):
         blocks: list[nn.Module] = [_block(channels, widths[0])]
         for narrow, wide in pairwise(widths):
             blocks += [nn.MaxPool2d(2), _block(narrow, wide)]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks, self.widths = nn.Sequential(*blocks), tuple(widths)
         self.dropout = nn.Dropout(config["dropout"])
         self.head = nn.Linear(widths[-1], config["num_classes"])
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.head(self.dropout(self.blocks(to_float(pixels)).mean((2, 3)))).float()
+
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        found = []
+        for layer in self.blocks:
+            images = layer(images)
+            if not isinstance(layer, nn.MaxPool2d):
+                found.append(images)
+        return found
 
     def compile_blocks(self) -> None:
         self.blocks.compile()

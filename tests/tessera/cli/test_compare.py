@@ -18,6 +18,7 @@ from tessera.artifacts.files import json_text, write_text
 from tessera.cli import main as command
 from tessera.cli.fingerprint import stages
 from tessera.cli.preset import edit
+from tessera.documents import read_json
 from tessera.fingerprint import fingerprint
 from tessera.parameters import load
 
@@ -315,3 +316,29 @@ def test_metrics_keep_their_type_in_json_and_odd_values_are_shown(project, capsy
     text = compare(capsys)
     assert row(text, "evaluate:bits_per_dim.rate_prior") == ["lower", "0.7468", "nan"]
     assert row(text, "evaluate:bits_per_dim.total_prior") == ["lower", "4.247", "unavailable"]
+
+
+def test_distances_have_a_best_only_where_the_same_network_judged(project, capsys):
+    def judged(weights: str, kid: float) -> None:
+        write_metrics(0.7)
+        file = paths.RESULTS / "evaluate" / "metrics.json"
+        found = read_json(file)
+        figures = {"features": "classifier", "kid": kid}
+        found["distribution"] = {"features": "classifier", "weights": weights, "default": figures, "floor": figures}
+        write_text(file, json_text(found))
+
+    judged("aa", 0.2)
+    commit("judged")
+    judged("aa", 0.1)
+    assert row(compare(capsys, "HEAD", "workspace"), "evaluate:distribution.default.kid")[:3] == [
+        "lower",
+        "0.2000",
+        "* 0.1000",
+    ]
+    everything = compare(capsys, "--all", "HEAD", "workspace")
+    assert row(everything, "evaluate:distribution.floor.kid")[:2] == ["0.2000", "0.1000"]  # neither is better
+    assert row(everything, "evaluate:distribution.default.features") == ["classifier", "classifier"]
+    judged("bb", 0.1)
+    text = compare(capsys, "HEAD", "workspace")
+    assert row(text, "evaluate:distribution.default.kid")[:3] == ["lower", "0.2000", "0.1000"]
+    assert "note: distances have no best here" in text

@@ -42,8 +42,8 @@ def fields(model: type[Section], prefix: str = "", shared: frozenset[str] = froz
         section = None if get_origin(field.annotation) is tuple else section_in(field.annotation)  # a list is one leaf
         if section and issubclass(section, Choice) and section.nested:
             found.add(f"{path}.name")
-        elif name in shared:
-            continue
+        elif name in shared or (issubclass(model, Choice) and model.optional and name in model.option_names()):
+            continue  # an option whose section may be left out has no value of its own
         elif section:
             option = issubclass(model, Choice) and name in model.option_names()
             found |= fields(section, path, frozenset(model.shared_names()) if option else frozenset()) or {path}
@@ -547,3 +547,20 @@ def test_a_key_that_is_no_text_is_one_line(tmp_path, repository, key):
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="is no text; put it between quotes"):
         load(tmp_path / "params.yaml")
+
+
+def test_the_network_that_judges_may_not_be_trained_against(params, monkeypatch):
+    """Of whatever section: a features section that is chosen in it counts, at any depth."""
+    from stage1_vqvae.parameters import Stage1Params
+
+    own = Stage1Params.values
+    params({"evaluation.features.name": "mobilenet_v2"})
+    trained = {"objective": {"perceptual": {"features": {"name": "mobilenet_v2", "mobilenet_v2": {}}}}}
+    monkeypatch.setattr(Stage1Params, "values", lambda section: own(section) | trained)
+    for name in ("efficientnet_lite0", "classifier", "none"):
+        params({"evaluation.features.name": name})
+    with pytest.raises(UserError) as caught:
+        params({"evaluation.features.name": "mobilenet_v2"})
+    text = str(caught.value)
+    assert "evaluation.features.name: mobilenet_v2" in text and "\n" not in text
+    assert "stage1_vqvae.objective.perceptual.features.name" in text

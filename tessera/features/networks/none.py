@@ -1,0 +1,13 @@
+"""No feature network. The figures that need one are left out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tessera.features.networks.sections import FeatureParams
+
+
+class Parameters(FeatureParams):
+    """Parameters of `none`."""
+
+    is_network: ClassVar[bool] = False

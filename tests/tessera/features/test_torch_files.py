@@ -1,0 +1,125 @@
+"""Files of tensors are read, and nothing that they ask for is run."""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from tessera.errors import UserError
+from tessera.features.networks.torch_files import DTYPES, read_torch_file
+
+TENSORS = {
+    "layer.weight": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1),
+    "layer.bias": torch.ones(3, dtype=torch.float16),
+    "steps": torch.tensor(7),
+    "half": torch.arange(5.0)[3:],
+    "empty": torch.zeros(0, 2),
+    "marks": torch.tensor([True, False]),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_both_layouts_are_read_as_torch_wrote_them(tmp_path: Path, zipped: bool, wrapped: bool) -> None:
+    state = collections.OrderedDict(TENSORS | {"trained": torch.nn.Parameter(torch.zeros(2))})
+    state._metadata = {"": {"version": 2}}  # as a module's state has it
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": state} if wrapped else state, file, _use_new_zipfile_serialization=zipped)
+    found, data = read_torch_file(file, "advice")
+    assert data == file.read_bytes() and list(found) == list(state)
+    for name, tensor in state.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+        assert type(found[name]) is torch.Tensor and not found[name].requires_grad
+
+
+@pytest.mark.parametrize("dtype", list(DTYPES.values()), ids=str)
+def test_every_type_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({"a": torch.tensor([0, 1]).to(dtype)}, tmp_path / "a.pth")
+    assert read_torch_file(tmp_path / "a.pth", "")[0]["a"].tolist() == torch.tensor([0, 1]).to(dtype).tolist()
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, call: tuple) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def hostile(mark: Path) -> list[object]:
+    tensor = torch.zeros(2)
+    calls = [(Path.touch, (mark,)), (os.system, (f"touch {mark}",)), (eval, (f"open({str(mark)!r}, 'w')",))]
+    return [value for call in calls for value in (Bomb(call), {"a": tensor, "b": Bomb(call)}, {"a": [Bomb(call)]})]
+
+
+@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_file_that_asks_for_a_function_is_refused(tmp_path: Path, place: int, zipped: bool, protocol: int) -> None:
+    file = tmp_path / "bomb.pth"
+    torch.save(hostile(tmp_path / "mark")[place], file, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"cannot|can be read safely .*; do so") as caught:
+        read_torch_file(file, "do so")
+    assert "\n" not in str(caught.value) and not (tmp_path / "mark").exists()
+
+
+def test_names_from_torch_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
+    for value in (torch.nn.Linear(1, 1), {"a": torch.Size([1])}, {"a": torch.float32}, [torch.zeros(1)], {"a": 1}):
+        torch.save(value, tmp_path / "a.pth")
+        with pytest.raises(UserError, match="not a file of tensors"):
+            read_torch_file(tmp_path / "a.pth", "")
+
+
+def test_a_bare_pickle_and_damage_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    for zipped in (True, False):
+        torch.save(TENSORS, file, _use_new_zipfile_serialization=zipped)
+        whole = file.read_bytes()
+        for cut in range(0, len(whole) - 1, 97):
+            file.write_bytes(whole[:cut])
+            with pytest.raises(UserError) as caught:
+                read_torch_file(file, "")
+            assert "\n" not in str(caught.value)
+    file.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UserError):
+        read_torch_file(file, "")
+    with pytest.raises(UserError, match="no such file; do so"):
+        read_torch_file(tmp_path / "absent.pth", "do so")
+
+
+def described(size: bytes, stride: bytes, offset: bytes = b"K\x00") -> bytes:
+    """A zip of one tensor of two float32 values, whose size, strides and offset are written by hand."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + offset + size + stride + b"\x89NtR"
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}X\x01\x00\x00\x00a" + tensor + b"s.")
+        archive.writestr("a/data/0", struct.pack("<2f", 1.0, 2.0))
+    return data.getvalue()
+
+
+def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    file.write_bytes(described(b"K\x02\x85", b"K\x01\x85"))
+    assert read_torch_file(file, "")[0]["a"].tolist() == [1.0, 2.0]
+    many, negative = b"J\xff\xff\xff\x7f\x85", b"J\xff\xff\xff\xff\x85"
+    for size, stride, offset in (
+        (many, b"K\x00\x85", b"K\x00"),  # one value many times over
+        (b"K\x02\x85", b"K\x02\x85", b"K\x00"),
+        (b"K\x02\x85", b"K\x01\x85", b"K\x01"),
+        (b"K\x02\x85", negative, b"K\x01"),
+        (b"K\x01\x85", b"K\x01\x85", b"J\xff\xff\xff\xff"),
+    ):
+        file.write_bytes(described(size, stride, offset))
+        with pytest.raises(UserError, match="not a file of tensors"):
+            read_torch_file(file, "")
