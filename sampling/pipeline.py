@@ -126,11 +126,7 @@ class TwoStagePipeline:
         bar: Bar | None = None,
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
-        """What `generate` gives, a batch at a time: for more images than memory holds.
-
-        Args:
-            bar: a progress bar over the images of several calls; None: each call shows one of its own.
-        """
+        """What `generate` gives, a batch at a time. `bar`: over the images of several calls; None: one of its own."""
         chosen, count = Settings.checked(self.layout, settings), checks.count(count)
         checks.numbers(("seed", seed, 0), ("start", start, 0), *checks.sizes(batch_size))
         seed, start = int(seed), int(start)
@@ -196,9 +192,7 @@ class TwoStagePipeline:
 
     @torch.no_grad()
     def reconstruct(self, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-        """Images through the encoder's codes and back: float32 (B, C, H, W) in [-1, 1], on the CPU.
-
-        The codes are not refined (`extract_codes.refine`).
+        """Images through codes, not refined ones, and back: float32 (B, C, H, W) in [-1, 1], on the CPU.
 
         Raises:
             UserError: images of another shape, not float, or out of range.
@@ -279,8 +273,7 @@ class TwoStagePipeline:
 
         Args:
             images: uint8 (B, C, H, W).
-            labels: (B,) classes by name or number; one, for all; "each"; None for the null label (see
-                `sampling.labels.Classes.numbers`). The bits of the label itself are not in the rate.
+            labels: see `complete`. The bits of the label itself are not in the rate.
             class_probabilities: (num_classes,) p(y), instead of labels: the rate is of p(z) = Σ p(y) p(z | y).
 
         Returns:

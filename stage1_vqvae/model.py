@@ -177,12 +177,7 @@ class VQVAE(nn.Module):
         return self._decode(quantized) if self.training else self.network.decode(quantized)
 
     def distortion(self, parameters: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The likelihood's training loss, a scalar, in float32 whatever the precision of the training.
-
-        Args:
-            parameters: of the likelihood, (B, outputs, H, W).
-            images: float (B, C, H, W) in [-1, 1].
-        """
+        """The likelihood's training loss, a scalar in float32, of parameters (B, outputs, H, W) and float images."""
         loss = self._loss if self.training else self.likelihood.loss
         with torch.autocast(images.device.type, enabled=False):
             return loss(parameters, images, self.config["data_variance"])
