@@ -34,7 +34,7 @@ def tasks(params: Params) -> dict[str, tuple[Task, Any]]:
     """Both trainings, new, with their parameters."""
     torch.manual_seed(0)
     task = vqvae_task(params, image_stats(params))
-    prior = prior_task(params, task.model.layout, CLASSES)
+    prior = prior_task(params, task.vqvae.layout, CLASSES)
     found = {
         "train_vqvae": (task, params.stage1_vqvae.training),
         "train_prior": (prior, params.stage2_prior.chosen.training),

@@ -30,6 +30,7 @@ from tessera.launch.threads import available_cores
 STAGES = {
     "prepare": "stage0_images.prepare",
     "train_vqvae": "stage1_vqvae.train",
+    "refine_decoder": "stage1_vqvae.refine",
     "reconstruct": "stage1_vqvae.reconstruct",
     "extract_codes": "stage1_vqvae.extract",
     "train_prior": "stage2_prior.train",

@@ -44,7 +44,7 @@ def main() -> None:
     set_threads(1)
     task, training = vqvae_task(params, image_stats(params)), params.stage1_vqvae.training
     if options.stage == "train_prior":
-        task, training = prior_task(params, task.model.layout, 10), params.stage2_prior.chosen.training
+        task, training = prior_task(params, task.vqvae.layout, 10), params.stage2_prior.chosen.training
     said = needs(task, training).memory(options.batch) / MEGABYTE
     weights = sum(tensor.nbytes for tensor in task.model.state_dict().values()) / MEGABYTE
     before = resident()

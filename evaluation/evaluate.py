@@ -18,7 +18,8 @@ from typing import Any
 from tessera import entry, paths
 from tessera.parameters import Params
 
-USES = ("stage2_prior.counts", "evaluation")  # the sections of params.yaml that change what this stage makes
+# The sections and values of params.yaml that change what this stage makes.
+USES = ("stage2_prior.counts", "evaluation", "sampling.decoder")
 MEMORY = "runtime.batch_size below 64"  # by which it takes less memory
 
 RESULTS = paths.RESULTS / "evaluate"
@@ -60,8 +61,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     processes = accelerator(params.runtime, apart=True)
     counts, section = params.stage2_prior.counts.arguments(), params.evaluation
-    features = section.features.values()
-    evaluation = Evaluation(counts, section.images, processes.device, params.runtime.batch_size, features)
+    features, decoder = section.features.values(), params.sampling.decoder
+    evaluation = Evaluation(counts, section.images, processes.device, params.runtime.batch_size, features, decoder)
     tell_of_edits(evaluation.pipeline, params)
     metrics = evaluation.metrics()
     if processes.is_main_process:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,13 @@ import torch
 
 from evaluation.choices import fixed_choice
 from evaluation.distribution import Distribution
+from evaluation.lineage import check_lineage
 from evaluation.metrics import label_nats, psnr, squared_error, ssim, ssim_unavailable, tokens
 from sampling.pipeline import TwoStagePipeline
+from stage1_vqvae.decoder import LIKELIHOOD
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
 from tessera import paths
-from tessera.artifacts.manifests import read_manifest
 from tessera.codes.figures import CodeCounts
 from tessera.codes.store import Codes, open_codes
 from tessera.console import Bar
@@ -32,40 +32,10 @@ from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import ImageSplit, open_prepared
 from tessera.images.samples import open_samples
 
+PRIORS = ("uniform", "counts", "prior")
+NO_LIKELIHOOD = "stage1_vqvae.objective had further terms, so that no likelihood was fitted"
 GRID_IMAGES = 32
 COUNTED_TOGETHER = 1024  # images whose codes are counted at once
-
-FOLDERS = {
-    "prepared": paths.PREPARED,
-    "vqvae": paths.VQVAE,
-    "codes": paths.CODES,
-    "prior": paths.PRIOR,
-    "classifier": paths.CLASSIFIER,
-    "samples": paths.SAMPLES,
-}
-
-# Who was made from whom, upstream first: the first mismatch is the one to mend.
-LINEAGE = (
-    ("vqvae", "prepared"),
-    ("codes", "prepared"),
-    ("codes", "vqvae"),
-    ("prior", "codes"),
-    ("prior", "vqvae"),
-    ("classifier", "prepared"),
-    ("samples", "vqvae"),
-    ("samples", "prior"),
-)
-
-
-def check_lineage(folders: dict[str, Path] = FOLDERS) -> None:
-    """Refuse artifacts that do not belong together.
-
-    Raises:
-        UserError: one is missing, or names another parent than the one at hand.
-    """
-    manifests = {kind: read_manifest(folder, kind, contents=False) for kind, folder in folders.items()}
-    for child, parent in LINEAGE:
-        manifests[child].require_parent(parent, manifests[parent].identity, folders[child])
 
 
 def fit_counts(codes: Codes, params: dict[str, Any]) -> Prior:
@@ -101,6 +71,7 @@ class Evaluation:
         device: torch.device | str | None = None,
         most: int = TOGETHER,
         features: dict[str, Any] | None = None,
+        decoder: str = LIKELIHOOD,
     ) -> None:
         """Open the artifacts. Every process of a run does.
 
@@ -110,14 +81,15 @@ class Evaluation:
             device: where the models are put; None for the GPU if there is one.
             most: images that are encoded and decoded at once, at most.
             features: the network in whose features distances are measured (`build_features`); None: they are not.
+            decoder: which one turns codes into images: likelihood or refined. Bits are always of the likelihood's.
 
         Raises:
             UserError: an artifact is missing, damaged, or was not made from the others.
         """
-        check_lineage()
+        check_lineage(decoder=decoder)
         self.counts = counts
         self.prepared, self.codes = open_prepared(paths.PREPARED), open_codes(paths.CODES)
-        self.pipeline = TwoStagePipeline.load(paths.MODELS, device)
+        self.pipeline = TwoStagePipeline.load(paths.MODELS, device, decoder=decoder)
         self.classifier, manifest = load_classifier(paths.CLASSIFIER)
         self.samples = open_samples(paths.SAMPLES)
         self.layout = self.codes.layout
@@ -132,6 +104,9 @@ class Evaluation:
         self.images_together = images_together(
             vqvae, lambda: vqvae.decode_parameters(vqvae.encode(to_float(blank))), most
         )
+        if not vqvae.has_likelihood:
+            self.unavailable["bits_per_dim.distortion"] = NO_LIKELIHOOD
+            self.unavailable |= {f"bits_per_dim.total_{prior}": NO_LIKELIHOOD for prior in PRIORS}
         if reason := ssim_unavailable(*self.layout.image_shape[1:]):
             self.unavailable["reconstruction.ssim"] = reason
         self.distribution = self._distribution_in(features) if features else None
@@ -148,10 +123,10 @@ class Evaluation:
         """Every figure by section and name. What is unavailable is left out; `unavailable` says why."""
         distortion, reconstruction, agreement = self._images()
         rates = self._rates()
-        bits = {"distortion": distortion}
+        bits = {} if distortion is None else {"distortion": distortion}
         bits |= {name: self.layout.bits_per_dim(nats) for name, nats in rates["image"].items()}
-        for prior in ("uniform", "counts", "prior"):
-            bits[f"total_{prior}"] = bits["distortion"] + bits[f"rate_{prior}"]
+        if distortion is not None:
+            bits |= {f"total_{prior}": distortion + bits[f"rate_{prior}"] for prior in PRIORS}
         figures = {
             "bits_per_dim": bits,
             "nats_per_token": rates["token"],
@@ -179,9 +154,13 @@ class Evaluation:
             return sums_over_blocks(names, count, block, measured, self.pipeline.device)
 
     @torch.no_grad()
-    def _images(self) -> tuple[float, dict[str, float], dict[str, float]]:
-        """Distortion in bits per dimension, reconstruction quality, and what the classifier makes of both."""
+    def _images(self) -> tuple[float | None, dict[str, float], dict[str, float]]:
+        """Distortion in bits per dimension, reconstruction quality, and what the classifier makes of both.
+
+        The distortion is None where there is no likelihood.
+        """
         split, codes, vqvae = self.prepared["test"], self.codes["test"], self.pipeline.vqvae
+        decoder = self.pipeline.decoder
         figures = {"psnr": psnr, "ssim": ssim, "nmse": squared_error}
         if "reconstruction.ssim" in self.unavailable:
             del figures["ssim"]
@@ -194,11 +173,13 @@ class Evaluation:
             images = to_float(pixels)
             grids = self.layout.unflatten(codes.rows(rows).to(self.pipeline.device))
             parameters = vqvae.decode_parameters(grids)
-            rebuilt = vqvae.likelihood.mean(parameters).float().clamp(-1, 1)
+            shown = parameters if decoder is vqvae else decoder.decode_parameters(grids)
+            rebuilt = decoder.likelihood.mean(shown).float().clamp(-1, 1)
             if self.distribution:
                 self.distribution.see("test", part, images)
                 self.distribution.see("reconstructions", part, to_float(to_uint8(rebuilt)))
-            found = {"nats": vqvae.likelihood.nll(parameters, pixels).double().sum().item(), "judged": 0.0}
+            nats = vqvae.likelihood.nll(parameters, pixels).double().sum().item() if vqvae.has_likelihood else 0.0
+            found = {"nats": nats, "judged": 0.0}
             found |= {name: figure(rebuilt, images).sum().item() for name, figure in figures.items()}
             if judgements:
                 labels = split.label_tensor(rows)
@@ -218,7 +199,8 @@ class Evaluation:
         if judgements and not judged:
             reason = "no test image is of a class that has training images"
             self.unavailable |= {f"classifier.{name}": reason for name in judgements}
-        return self.layout.bits_per_dim(sums["nats"] / len(self.rows)), quality, agreement
+        distortion = self.layout.bits_per_dim(sums["nats"] / len(self.rows)) if vqvae.has_likelihood else None
+        return distortion, quality, agreement
 
     @torch.no_grad()
     def _rates(self) -> dict[str, dict[str, float]]:

@@ -48,6 +48,15 @@ def count(n: Any) -> int:
     return int(n)
 
 
+def likelihood(vqvae: Any) -> None:
+    """Refuses a VQ-VAE whose decoder was not trained by its likelihood."""
+    if not vqvae.has_likelihood:
+        raise UserError(
+            "bits per dimension are unavailable: stage1_vqvae.objective had terms beside the likelihood's, so none was "
+            "fitted; train with every weight 0 there, and sharpen a copy of the decoder by refine_decoder"
+        )
+
+
 def fit_in_memory(n: int, shape: tuple[int, int, int]) -> None:
     """Refuses to gather more images (C, H, W) in one tensor than the free memory holds.
 

@@ -27,6 +27,8 @@ def description(pipeline: TwoStagePipeline) -> str:
         "vqvae": ", ".join([*parts, *_size(pipeline.vqvae, pipeline.steps.get("vqvae"))]),
         "prior": ", ".join([_prior(prior), *_size(prior, pipeline.steps.get("prior"))]),
     }
+    if pipeline.decoder is not pipeline.vqvae:
+        rows["decoder"] = "refined; likelihoods are of the VQ-VAE's own"
     if prior.num_classes and not prior.null_label:
         rows["classes"] += "; no images without a class"
     where = "" if pipeline.folder is None else f" of {pipeline.folder}"

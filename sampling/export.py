@@ -26,8 +26,11 @@ SAMPLES, SPLITS = ("default", "unguided"), ("train", "validation", "test")
 REBUILT = "reconstructions"  # of the test images
 
 
-def images_of(kind: str) -> tuple[int, np.ndarray | None, Callable[[slice], torch.Tensor]]:
+def images_of(kind: str, decoder: str) -> tuple[int, np.ndarray | None, Callable[[slice], torch.Tensor]]:
     """The number of images of a kind, their labels int64 (n,) or None, and what gives the uint8 pixels of some rows.
+
+    Args:
+        decoder: of reconstructions: likelihood or refined.
 
     Raises:
         UserError: the folder that they are in, or a model, is missing or damaged.
@@ -41,16 +44,16 @@ def images_of(kind: str) -> tuple[int, np.ndarray | None, Callable[[slice], torc
         "test" if kind == REBUILT else kind
     ]
     labels = None if split.labels is None else np.asarray(split.labels)
-    return len(split), labels, rebuilt() if kind == REBUILT else split.pixels
+    return len(split), labels, rebuilt(decoder) if kind == REBUILT else split.pixels
 
 
-def rebuilt() -> Callable[[slice], torch.Tensor]:
+def rebuilt(decoder: str) -> Callable[[slice], torch.Tensor]:
     """What decodes the codes of some test images, uint8 (B, C, H, W)."""
     from sampling.pipeline import TwoStagePipeline
     from tessera.codes.store import open_codes
     from tessera.images.pixels import to_uint8
 
-    pipeline, codes = TwoStagePipeline.load(paths.MODELS), open_codes(paths.CODES)["test"]
+    pipeline, codes = TwoStagePipeline.load(paths.MODELS, decoder=decoder), open_codes(paths.CODES)["test"]
     return lambda rows: to_uint8(pipeline.decode_tokens(codes.rows(rows))).cpu()
 
 
@@ -92,7 +95,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     path = arguments.file
     if path.suffix != ".npz" or path.is_dir():
         raise UserError(f"{path}: expected the name of an .npz file, such as {path.with_suffix('.npz')}")
-    count, labels, pixels = images_of(arguments.kind)
+    count, labels, pixels = images_of(arguments.kind, params.sampling.decoder)
     write_npz(path, count, labels, pixels)
     print(f"{path}: {count} images of {arguments.kind}{'' if labels is None else ', with labels'}")
 

@@ -31,13 +31,14 @@ VALUES = {
     "choice_temperature": "of a masked prior: scale of the noise added to each code's confidence",
     "seed": "random seed",
     "batch_size": "images drawn at once",
+    "decoder": "likelihood, or refined where `refine_decoder` has trained one",
 }
 
 
 def add_values(parser: Any) -> None:
     """Adds an option for each value of `VALUES`. One that is not given is None."""
     for name, help in VALUES.items():
-        metavar = "NAME" if name == "guidance_schedule" else "N"
+        metavar = "NAME" if name in ("guidance_schedule", "decoder") else "N"
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar=metavar, help=help)
 
 
@@ -114,7 +115,8 @@ def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipe
     """The pipeline of the folder that `--models` names, or of models/. Notes tell of options that change nothing."""
     from sampling.pipeline import TwoStagePipeline
 
-    pipeline = TwoStagePipeline.load(arguments.models or paths.MODELS, precision=section.precision)
+    folder, precision = arguments.models or paths.MODELS, section.precision
+    pipeline = TwoStagePipeline.load(folder, precision=precision, decoder=section.decoder)
     guidance = () if pipeline.prior.num_classes else ("guidance_scale", "guidance_schedule")
     for name in guidance:
         if getattr(arguments, name) is not None:

@@ -21,12 +21,18 @@ MOST_GUIDANCE = 1000  # far above any useful scale; guided logits stay finite in
 Guidance = Annotated[float, Field(ge=0, le=MOST_GUIDANCE)]
 
 
+Decoder = Literal["likelihood", "refined"]
+
+
 class SamplingParams(Section):
     """The default sampling parameters; null switches a filter off. What they mean: `sampling.settings.Settings`;
-    `precision`: of the prior while it draws codes; `batch_size`: images drawn at once, null for what memory holds."""
+    `precision`: of the prior while it draws codes; `batch_size`: images drawn at once, null for what memory holds;
+    `decoder`: which one turns codes into images here, in `reconstruct` and in `evaluate`: the likelihood's, or the one
+    that `refine_decoder` trains."""
 
     seed: Count
     images: Positive
+    decoder: Decoder
     grid_columns: Positive
     temperature: each(NonNegative)
     top_k: each(TopK)

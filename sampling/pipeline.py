@@ -17,8 +17,10 @@ from sampling.generate import Streams, generate, known_tokens
 from sampling.labels import Classes, Labels
 from sampling.likelihood import bits_per_dim
 from sampling.settings import Settings
+from stage1_vqvae.decoder import LIKELIHOOD, load_decoder
 from stage1_vqvae.model import load_vqvae
 from stage2_prior.priors.build import load_prior
+from tessera import paths
 from tessera.codes.layout import CodeLayout
 from tessera.console import Bar
 from tessera.errors import UserError
@@ -34,15 +36,17 @@ class TwoStagePipeline:
     """A VQ-VAE and a prior over its codes.
 
     A label is the name or the number of a class, or `num_classes` for the null label, which stands for no class in
-    particular. Guidance changes nothing for the null label. In every method `labels=None` is the null label for all
-    images.
+    particular and which guidance does not change. In every method `labels=None` is the null label for all images.
 
     Every method works in batches of `batch_size`. Results do not depend on it, up to rounding in fp32. When sampling,
     `batch_size=None` takes as many images at a time as memory holds. Sampling settings are those of
     `sampling.settings.Settings`.
     """
 
-    def __init__(self, vqvae: Any, prior: Any, device: torch.device | str, precision: str = "fp32") -> None:
+    def __init__(
+        self, vqvae: Any, prior: Any, device: torch.device | str, precision: str = "fp32", decoder: Any = None
+    ) -> None:
+        """decoder: the model whose `decode` turns codes into images; None: the VQ-VAE itself. Others: see `load`."""
         if precision not in ("fp32", "bf16"):
             raise UserError(f"precision: expected fp32 or bf16, got {precision!r}")
         self.device = checks.device(device)
@@ -50,6 +54,7 @@ class TwoStagePipeline:
             raise ValueError(f"the prior is for {prior.layout}, the VQ-VAE has {vqvae.layout}")
         exact_float32()
         self.vqvae, self.prior = vqvae.to(self.device).eval(), prior.to(self.device).eval()
+        self.decoder = self.vqvae if decoder is None else decoder.to(self.device).eval()
         self.drawing = self.prior.lowered(torch.bfloat16) if precision == "bf16" else self.prior
         self.classes = Classes.of(prior)
         self.folder: Path | None = None  # where the models were loaded from
@@ -59,32 +64,38 @@ class TwoStagePipeline:
 
     @classmethod
     def load(
-        cls, folder: Path | str = "models", device: torch.device | str | None = None, precision: str = "fp32"
+        cls,
+        folder: Path | str = "models",
+        device: torch.device | str | None = None,
+        precision: str = "fp32",
+        decoder: str = LIKELIHOOD,
     ) -> TwoStagePipeline:
-        """Load FOLDER/vqvae and FOLDER/prior.
+        """Load FOLDER/vqvae and FOLDER/prior, and FOLDER/decoders/refined for the refined decoder.
 
         Args:
             device: where to; None for the GPU if there is one.
-            precision: of the prior while it draws codes, fp32 or bf16. In bf16 drawing is faster. The prior is then not
-                exactly the one that was trained, and by rounding its codes depend on `batch_size`. Likelihoods are
-                always fp32.
+            precision: of the prior while it draws codes, fp32 or bf16. In bf16 drawing is faster, the prior is not
+                exactly the trained one, and by rounding its codes depend on `batch_size`. Likelihoods are fp32.
+            decoder: which one turns codes into images: likelihood, whose p(x | z) gives the bits; or refined.
 
         Raises:
-            UserError: there is no such device, a model is missing or damaged, or the prior was made for another VQ-VAE.
+            UserError: there is no such device or decoder, a model is missing or damaged, or the prior or the decoder
+                was made for another VQ-VAE.
         """
         folder, where = Path(folder), checks.device(device)
         checks.warn_of_other_checkout(Path.cwd())
         vqvae, vqvae_manifest = load_vqvae(folder / "vqvae")
         prior, prior_manifest = load_prior(folder / "prior")
         prior_manifest.require_parent("vqvae", vqvae_manifest.identity, folder / "prior")
-        pipeline = cls(vqvae, prior, where, precision)
+        shown, decoder_manifest = load_decoder(folder / paths.DECODERS.name, decoder, vqvae, vqvae_manifest)
+        pipeline = cls(vqvae, prior, where, precision, shown)
         pipeline.folder = folder
         pipeline.steps = trained_steps(folder)
         pipeline.parents = {"vqvae": vqvae_manifest.identity, "prior": prior_manifest.identity}
+        pipeline.parents |= {"decoder": decoder_manifest.identity} if decoder_manifest else {}
         return pipeline
 
-    def __repr__(self) -> str:
-        return description(self)
+    __repr__ = description
 
     @property
     def layout(self) -> CodeLayout:
@@ -115,11 +126,7 @@ class TwoStagePipeline:
         bar: Bar | None = None,
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
-        """What `generate` gives, a batch at a time: for more images than memory holds.
-
-        Args:
-            bar: a progress bar over the images of several calls; None: each call shows one of its own.
-        """
+        """What `generate` gives, a batch at a time. `bar`: over the images of several calls; None: one of its own."""
         chosen, count = Settings.checked(self.layout, settings), checks.count(count)
         checks.numbers(("seed", seed, 0), ("start", start, 0), *checks.sizes(batch_size))
         seed, start = int(seed), int(start)
@@ -145,10 +152,9 @@ class TwoStagePipeline:
         return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
 
     def generate(self, n: int, labels: Labels = None, **settings: Any) -> torch.Tensor:
-        """Sample images.
+        """Sample `n` images.
 
         Args:
-            n: how many.
             labels: (n,) classes by name or number; fewer, which are then taken in turn; one, for all images; "each" for
                 all classes in turn; None for the null label (see `sampling.labels.Classes.numbers`).
             settings: those of `Settings`; `seed`; `batch_size`; and `start`, the place of the first image in the run.
@@ -164,13 +170,10 @@ class TwoStagePipeline:
         return torch.cat(list(self.batches(n, labels, **settings)))
 
     def to_pil(self, images: torch.Tensor) -> list[Image.Image]:
-        """Images as Pillow has them, for saving and showing: `pipeline.to_pil(images)[0].save("image.png")`.
+        """Images as Pillow has them, grey or RGB, for saving and showing: `pipeline.to_pil(images)[0].save("one.png")`.
 
         Args:
             images: float (B, C, H, W) in [-1, 1], as the other methods return them, or uint8.
-
-        Returns:
-            Grey or RGB images, a list of B.
 
         Raises:
             UserError: images of another shape or dtype, or out of range.
@@ -185,13 +188,11 @@ class TwoStagePipeline:
     @torch.no_grad()
     def decode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (B, N) to float32 images (B, C, H, W) in [-1, 1] on the CPU."""
-        return self.vqvae.decode(self.layout.unflatten(tokens.to(self.device))).float().clamp(-1, 1).cpu()
+        return self.decoder.decode(self.layout.unflatten(tokens.to(self.device))).float().clamp(-1, 1).cpu()
 
     @torch.no_grad()
     def reconstruct(self, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-        """Images through the encoder's codes and back: float32 (B, C, H, W) in [-1, 1], on the CPU.
-
-        The codes are not refined (`extract_codes.refine`).
+        """Images through codes, not refined ones, and back: float32 (B, C, H, W) in [-1, 1], on the CPU.
 
         Raises:
             UserError: images of another shape, not float, or out of range.
@@ -200,7 +201,7 @@ class TwoStagePipeline:
         checks.in_range(images)
         checks.numbers(("batch_size", batch_size, 1))
         parts = images.split(min(int(batch_size), len(images)))
-        parts = [self.vqvae.decode(self.vqvae.encode(part.to(self.device))) for part in parts]
+        parts = [self.decoder.decode(self.vqvae.encode(part.to(self.device))) for part in parts]
         return torch.cat(parts).float().clamp(-1, 1).cpu()
 
     @torch.no_grad()
@@ -272,8 +273,7 @@ class TwoStagePipeline:
 
         Args:
             images: uint8 (B, C, H, W).
-            labels: (B,) classes by name or number; one, for all; "each"; None for the null label (see
-                `sampling.labels.Classes.numbers`). The bits of the label itself are not in the rate.
+            labels: see `complete`. The bits of the label itself are not in the rate.
             class_probabilities: (num_classes,) p(y), instead of labels: the rate is of p(z) = Σ p(y) p(z | y).
 
         Returns:
@@ -284,8 +284,9 @@ class TwoStagePipeline:
 
         Raises:
             UserError: images of another shape, or not uint8; a label that does not exist; class probabilities that are
-                no distribution, or that are given beside labels.
+                no distribution, or that are given beside labels; the VQ-VAE has no likelihood.
         """
+        checks.likelihood(self.vqvae)
         checks.shape(images, self.layout.image_shape, torch.uint8)
         checks.numbers(("batch_size", batch_size, 1))
         weights = checks.probabilities(class_probabilities, labels, self.prior)

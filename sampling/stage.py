@@ -37,7 +37,7 @@ def sample(params: Params, module: str, uses: tuple[str, ...], share: Share | No
         share: the parts that this process makes, without publishing; None: all that are missing.
     """
     section, processes = params.sampling, accelerator(params.runtime, apart=True)
-    pipeline = TwoStagePipeline.load(paths.MODELS, processes.device, section.precision)
+    pipeline = TwoStagePipeline.load(paths.MODELS, processes.device, section.precision, section.decoder)
     tell_of_edits(pipeline, params)
     settings = options.settings_of(section, pipeline)
     kinds = {"default": asdict(settings), "unguided": asdict(settings.unguided())}

@@ -19,7 +19,7 @@ from stage1_vqvae.parameters import PARTS, Stage1Params
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.build import build_quantizers
 from stage1_vqvae.quantizers.noise import derived
-from stage1_vqvae.quantizers.output import QuantizerOutput
+from stage1_vqvae.quantizers.output import QuantizerOutput, planes, summed_loss
 from tessera.artifacts.manifests import Manifest
 from tessera.artifacts.models import load_module, refuse_others
 from tessera.codes.layout import CodeLayout, Level
@@ -46,15 +46,6 @@ def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
         "preparation": stats.preparation,
         **section.model(),
     }
-
-
-def planes(z_q: torch.Tensor) -> torch.Tensor:
-    """Turns z_q (B, h, w, D) into a feature map (B, D, h, w) that always has the same memory layout.
-
-    Convolutions round differently in another memory layout. Codes that were looked up would then not decode to exactly
-    the image of the forward pass.
-    """
-    return z_q.contiguous().permute(0, 3, 1, 2)
 
 
 class VQVAE(nn.Module):
@@ -88,15 +79,20 @@ class VQVAE(nn.Module):
         self._loss: Callable = self.likelihood.loss
 
     def quantizer_of(self, level: int) -> Quantizer:
-        """The quantizer of a level, which may be the quantizer of all levels."""
+        """The quantizer of a level."""
         return self.quantizers[level % len(self.quantizers)]
 
     @property
     def re_estimated_parameters(self) -> frozenset[str]:
         """The names of parameters that `re_estimate_codebooks` computes. A weight average leaves them out."""
-        parts = [(name, module) for name, module in self.named_modules() if isinstance(module, Quantizer)]
+        parts = ((name, module) for name, module in self.named_modules() if isinstance(module, Quantizer))
         computed = {f"{name}.{parameter}" for name, module in parts for parameter in module.re_estimated}
         return frozenset(name for name, _ in self.named_parameters() if name in computed)
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether the decoder was trained by its likelihood alone. With further terms no likelihood is fitted."""
+        return "objective" not in self.config
 
     @property
     def stochastic(self) -> bool:
@@ -172,12 +168,19 @@ class VQVAE(nn.Module):
         """
         images = to_float(images) if images.dtype == torch.uint8 else images
         outputs = self.quantize(images, seeds)
-        decode, loss = (self._decode, self._loss) if self.training else (self.network.decode, self.likelihood.loss)
-        parameters = decode([planes(output.z_q) for output in outputs])
+        parameters = self.decode_quantized([planes(output.z_q) for output in outputs])
+        distortion, quantizer_loss = self.distortion(parameters, images), summed_loss(outputs)
+        return distortion + quantizer_loss, {"distortion": distortion, "quantizer_loss": quantizer_loss}
+
+    def decode_quantized(self, quantized: list[torch.Tensor]) -> torch.Tensor:
+        """Turns z_q (B, D, h, w) of all levels into the likelihood's parameters, as a training step does."""
+        return self._decode(quantized) if self.training else self.network.decode(quantized)
+
+    def distortion(self, parameters: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """The likelihood's training loss, a scalar in float32, of parameters (B, outputs, H, W) and float images."""
+        loss = self._loss if self.training else self.likelihood.loss
         with torch.autocast(images.device.type, enabled=False):
-            distortion = loss(parameters, images, self.config["data_variance"])
-            quantizer_loss = torch.stack([output.loss for output in outputs]).sum()
-            return distortion + quantizer_loss, {"distortion": distortion, "quantizer_loss": quantizer_loss}
+            return loss(parameters, images, self.config["data_variance"])
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Turns float images (B, C, H, W) in [-1, 1] into code grids, int64 (B, h, w, depth), coarsest level first."""
@@ -260,14 +263,11 @@ class VQVAE(nn.Module):
         return len(self.quantizers) < len(self.layout.levels)
 
     def vectors(self, levels: range, images: torch.Tensor) -> torch.Tensor:
-        """The vectors that the quantizers of some consecutive levels get; coarser levels are quantized.
+        """z, float32 (M, D), of some consecutive levels, level by level; coarser levels are quantized.
 
         Args:
             levels: numbers of levels, of which 0 is the coarsest.
             images: float (B, C, H, W) in [-1, 1].
-
-        Returns:
-            z, float32 (M, D), level by level.
         """
         found, quantized = [], []
         for level, z in enumerate(self._z_of_levels(self.network.encode(images), quantized)):
@@ -288,12 +288,12 @@ def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
     Raises:
         UserError: the folder is missing or damaged, or does not hold a VQ-VAE that this version can build.
     """
-    return load_module(folder, "vqvae", _from_file)
+    return load_module(folder, "vqvae", vqvae_from_file)
 
 
-def _from_file(config: dict[str, Any]) -> VQVAE:
+def vqvae_from_file(config: dict[str, Any]) -> VQVAE:
     """The VQ-VAE of a configuration from a file. Raises ValueError for keys that none has."""
-    refuse_others(config, ("image_shape", "data_variance", "preparation", *PARTS), "config.json")
+    refuse_others(config, ("image_shape", "data_variance", "preparation", "objective", *PARTS), "config.json")
     for part in PARTS:
         refuse_others(config[part], ("name", config[part]["name"], "shared_by_levels"), part)
     return VQVAE(config)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_serializer
 
+from stage1_vqvae.objectives.sections import ObjectiveTerms
 from stage1_vqvae.quantizers.sections import EstimatorName, Sizes, Threshold
 from tessera.parameters.sections import (
     Choice,
@@ -16,6 +18,7 @@ from tessera.parameters.sections import (
     Positive,
     Section,
     choice,
+    terms,
 )
 from tessera.parameters.training import TrainingParams
 
@@ -96,6 +99,7 @@ class Stage1TrainingParams(TrainingParams):
     initialise_from: str | None
 
 
+ObjectiveParams = terms(ObjectiveTerms)
 PARTS = ("network", "quantizer", "likelihood")
 
 
@@ -105,19 +109,63 @@ class Stage1Params(Section):
     network: choice(NetworkChoice)
     quantizer: choice(QuantizerChoice)
     likelihood: choice(LikelihoodChoice)
+    objective: ObjectiveParams
     augmentation: AugmentationParams
     training: Stage1TrainingParams
 
     def model(self) -> dict[str, Any]:
-        """The sections of the model's parts, as JSON values. With the images' shape they say how to build the model."""
-        return {name: getattr(self, name).values() for name in PARTS}
+        """The sections of the model's parts, as JSON values, and the objective if it has a term.
+
+        With the images' shape they say how to build the model.
+        """
+        found = {name: getattr(self, name).values() for name in PARTS}
+        return found | ({"objective": self.objective.values()} if self.objective.on else {})
 
     def fits_together(self) -> None:
-        for name in PARTS:
+        for name in (*PARTS, "objective"):
             try:
                 getattr(self, name).fits_together()
             except Misfit as error:
                 raise Misfit(error.reason, name, *error.path) from None
+
+
+class RefineParams(Section):
+    """Training a copy of the decoder on, with further terms in its objective.
+
+    What is not given here is as in stage1_vqvae, from which the decoder comes.
+
+    Attributes:
+        name: none: there is no such decoder, and the other values count nowhere; objective: there is one.
+        augmentation: see `AugmentationParams`.
+    """
+
+    takes: ClassVar[dict[str, tuple[str, str]]] = {
+        name: ("stage1_vqvae", name) for name in ("objective", "augmentation", "training")
+    }
+
+    name: Literal["none", "objective"]
+    objective: ObjectiveParams
+    augmentation: AugmentationParams
+    training: TrainingParams
+
+    @model_serializer
+    def chosen_alone(self) -> dict[str, Any]:
+        """The name alone, or all values."""
+        others = {"objective": self.objective, "augmentation": self.augmentation, "training": self.training}
+        return {"name": self.name} | (others if self.name == "objective" else {})
+
+    def parts_used(self) -> Iterable[Any]:
+        return () if self.name == "none" else (self.objective,)
+
+    def fits_together(self) -> None:
+        if self.name == "none":
+            return
+        if not self.objective.on:
+            raise Misfit("every term has weight 0; raise one, or set refine_decoder.name to none", "objective")
+        try:
+            self.objective.fits_together()
+        except Misfit as error:
+            raise Misfit(error.reason, "objective", *error.path) from None
 
 
 class ExtractParams(Section):

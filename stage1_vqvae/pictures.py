@@ -18,11 +18,12 @@ EXAMPLES = 16  # images in a picture of a training
 
 
 @torch.no_grad()
-def reconstructions(model: VQVAE, pixels: torch.Tensor) -> list[torch.Tensor]:
+def reconstructions(model: VQVAE, pixels: torch.Tensor, decoder: VQVAE | None = None) -> list[torch.Tensor]:
     """Images and their reconstructions, as the rows of a picture.
 
     Args:
         pixels: uint8 (B, C, H, W).
+        decoder: the model that decodes the codes; None: `model` itself.
 
     Returns:
         uint8 (B, C, H, W) for each row: the images, their reconstructions from each level alone if there are several
@@ -31,7 +32,8 @@ def reconstructions(model: VQVAE, pixels: torch.Tensor) -> list[torch.Tensor]:
     codes = model.encode(to_float(pixels.to(next(model.parameters()).device)))
     levels = len(codes)
     kept = [[level] for level in range(levels)] if levels > 1 else []
-    found = [to_uint8(model.decode(codes, only).cpu()) for only in [*kept, list(range(levels))]]
+    decode = (decoder or model).decode
+    found = [to_uint8(decode(codes, only).cpu()) for only in [*kept, list(range(levels))]]
     return [pixels, *found]
 
 
@@ -39,7 +41,7 @@ class Reconstructions:
     """Draws some validation images, spread over their classes, above their reconstructions: always the same images."""
 
     def __init__(self, task: VQVAETask) -> None:
-        self.model = task.model
+        self.model = task.vqvae
         self.pixels = task.validation.pixels(spread_over_classes(task.validation, EXAMPLES))
 
     def __call__(self) -> torch.Tensor:

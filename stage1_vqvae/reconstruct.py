@@ -5,7 +5,8 @@
 Writes results/reconstruct/images/train.png and validation.png. The first row of each shows images, and the last row
 shows their reconstructions. With several levels, a row for each level in between shows the reconstructions from that
 level alone, coarsest first; all other levels are replaced by their mean embedding over these images. Razavi et al.
-2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", figure 3, is a similar picture.
+2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", figure 3, is a similar picture. `sampling.decoder` says
+which decoder draws them.
 
 The images are spread over the classes. They are the same in every run of the same data. The codes are the encoder's,
 also where `extract_codes.refine` improves those of data/codes.
@@ -18,7 +19,7 @@ import argparse
 from tessera import entry, paths
 from tessera.parameters import Params
 
-USES = ()  # the sections of params.yaml that change what this stage makes
+USES = ("sampling.decoder",)  # the sections of params.yaml that change what this stage makes
 
 IMAGES = paths.RESULTS / "reconstruct" / "images"
 SPLITS = ("train", "validation")
@@ -27,6 +28,7 @@ GRID_IMAGES = 32  # images in each picture
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Draws a picture for the training split and one for the validation split. Each is one process's work."""
+    from stage1_vqvae.decoder import load_decoder
     from stage1_vqvae.edits import tell_of_edits
     from stage1_vqvae.model import load_vqvae
     from stage1_vqvae.pictures import reconstructions
@@ -40,11 +42,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     model, manifest = load_vqvae(paths.VQVAE)
     manifest.require_parent("prepared", prepared.manifest.identity, paths.VQVAE)
     tell_of_edits(prepared, model, params)
-    model.to(processes.device)
+    decoder, _ = load_decoder(paths.DECODERS, params.sampling.decoder, model, manifest)
+    model, decoder = model.to(processes.device), decoder.to(processes.device)
     for name in SPLITS[processes.process_index :: processes.num_processes]:
         split = prepared[name]
         pixels = split.pixels(spread_over_classes(split, GRID_IMAGES))
-        save_grid(stacked_grid(reconstructions(model, pixels)), IMAGES / f"{name}.png")
+        save_grid(stacked_grid(reconstructions(model, pixels, decoder)), IMAGES / f"{name}.png")
     processes.wait_for_everyone()
     if processes.is_main_process:
         several = len(model.layout.levels) > 1

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import torch
 
-from stage1_vqvae.model import VQVAE, planes
+from stage1_vqvae.model import VQVAE
+from stage1_vqvae.quantizers.output import planes
 from tessera.footprint import images_together, kept_for_backward
 from tessera.images.pixels import to_float
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -12,7 +13,6 @@ from stage1_vqvae.parameters import AugmentationParams, Stage1TrainingParams
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from tessera.codes.figures import CodeCounts
-from tessera.codes.layout import CodeLayout
 from tessera.distributed import share, sum_over_processes, total
 from tessera.images.augment import augment
 from tessera.images.pixels import to_float
@@ -23,15 +23,23 @@ from tessera.training.task import Batch, Task
 # Images that are encoded at a time when something is fitted. It is fixed, because a sum over batches of another size
 # would be rounded differently, and `runtime.batch_size` must not change a codebook.
 FIT_BATCH = 64
+WHOLE_BATCH = "the loss has an entropy of the whole batch, which pieces do not have; set the entropy's cost to 0"
+NATS = "nats"  # of an image given its codes
 ROUNDING = 1e-12  # relative error of a mean of float64 squares; a smaller variance is taken for 0
 
 
 class VQVAETask(Task):
-    """Trains a VQ-VAE; its best weights have the smallest distortion on the validation split."""
+    """Trains a VQ-VAE; its best weights have the smallest distortion on the validation split.
+
+    Attributes:
+        vqvae: the VQ-VAE, which may be a part of `model`.
+        inputs_used: the identity of what the training reads besides images, by name.
+    """
 
     section = "stage1_vqvae.training"
     criterion = "distortion"
     shown = "perplexity"
+    inputs_used: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -41,15 +49,17 @@ class VQVAETask(Task):
         params: Stage1TrainingParams,
         augmentation: AugmentationParams,
     ) -> None:
-        self.model, self.train, self.validation = model, train, validation
+        self.model = self.vqvae = model
+        self.train, self.validation = train, validation
         self.params, self.augmentation = params, augmentation
         self.order = SampleOrder(len(train), params.batch_size, params.seed)
         self.re_estimated = model.re_estimated_parameters
-        self.whole_batch = any(q.whole_batch for q in model.modules() if isinstance(q, Quantizer))
+        if any(q.whole_batch for q in model.modules() if isinstance(q, Quantizer)):
+            self.whole_batch = WHOLE_BATCH
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.vqvae.parameters()).device
 
     def _chunks(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`count` training images at random, in batches of uint8 pixels and the float images that they stand for.
@@ -69,51 +79,51 @@ class VQVAETask(Task):
         """Start the codebooks at encoded training images, unless they come from a published model."""
         if self.params.initialise_from:
             return
-        initialise_codebooks(self.model, self._codebook_images, self.params.seed)
+        initialise_codebooks(self.vqvae, self._codebook_images, self.params.seed)
 
     def re_estimate(self) -> None:
         """Re-estimate the codebooks for the averaged weights."""
-        re_estimate_codebooks(self.model, self._codebook_images)
+        re_estimate_codebooks(self.vqvae, self._codebook_images)
 
     def batch(self, step: int, rows: slice) -> Batch:
         """uint8 `images`; and `seeds`, one an image, if the quantizer draws codes at random."""
         indices, flip, shift = self.order.batch(step), self.augmentation.horizontal_flip, self.augmentation.shift
         random = generator("augment", self.params.seed, step)
         batch = {"images": augment(self.train.pixels(indices[rows]), flip, shift, random, len(indices), rows)}
-        if self.model.stochastic:
+        if self.vqvae.stochastic:
             seeds = [seed_of("codes", self.params.seed, step, row) for row in range(len(indices))[rows]]
             batch["seeds"] = torch.tensor(seeds)
         return batch
 
     def update(self, step: int) -> dict[str, torch.Tensor]:
         """Let the quantizers move their codebooks."""
-        return self.model.update(step, self.params.seed)
+        return self.vqvae.update(step, self.params.seed)
 
     def discard(self) -> None:
         """Drop what the quantizers gathered."""
-        self.model.discard()
+        self.vqvae.discard()
 
     @torch.no_grad()
     def fit_likelihood(self) -> None:
         """Fit the likelihood's parameters that have no gradient, on training images, for the present weights."""
-        count = self.model.likelihood.fit_images
+        count = self.vqvae.likelihood.fit_images
         if count:
             pairs = (
-                (self.model.decode_parameters(self.model.encode(images)), pixels)
+                (self.vqvae.decode_parameters(self.vqvae.encode(images)), pixels)
                 for pixels, images in self._chunks(count)
             )
-            self.model.likelihood.fit(pairs, min(count, len(self.train)))
+            self.vqvae.likelihood.fit(pairs, min(count, len(self.train)))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Figures over the whole validation split.
 
-        The likelihood is fitted first, on training images.
+        The likelihood is fitted first, on training images, if the decoder is trained by it alone.
 
         Returns:
             distortion: the training loss without the quantizer's part.
             nmse: mean squared error over the variance of the training pixels.
-            bits_per_dim_distortion: -log2 p(x | z) per dimension.
+            bits_per_dim_distortion: -log2 p(x | z) per dimension, where the likelihood was fitted.
             codebook_usage, perplexity: of the codes of the whole split.
             quantization_error: mean squared difference of a vector and its code.
             quantization_error_relative: this difference over the variance of the vectors.
@@ -121,27 +131,26 @@ class VQVAETask(Task):
             Figures of codes are means over levels. With several levels there is `NAME_level0` for the coarsest, and
             so on.
         """
-        self.fit_likelihood()
-        layout: CodeLayout = self.model.layout
-        variance, count = self.model.config["data_variance"], len(self.validation)
-        sums = [0.0, 0.0, 0.0]  # of distortion, of squared errors over the variance, and of nats
+        model, layout, count = self.vqvae, self.vqvae.layout, len(self.validation)
+        if model.has_likelihood:
+            self.fit_likelihood()
+        sums = dict.fromkeys(self.figure_names, 0.0)
         counts = CodeCounts(layout, self.device)
-        errors = [Spread(self.model.quantizer_of(level).code_dim) for level in range(len(layout.levels))]
+        errors = [Spread(model.quantizer_of(level).code_dim) for level in range(len(layout.levels))]
         for rows in share(count, self.together):
             pixels = self.validation.pixels(rows).to(self.device)
             images = to_float(pixels)
-            outputs = self.model.quantize(images)
+            outputs = model.quantize(images)
             codes = [output.indices for output in outputs]
-            parameters = self.model.decode_parameters(codes)
-            sums[0] += self.model.likelihood.loss(parameters, images, variance).item() * len(images)
-            squares = (self.model.likelihood.mean(parameters) - images).square()
-            sums[1] += squares.mean().item() / variance * len(images)
-            sums[2] += self.model.likelihood.nll(parameters, pixels).sum().item()
+            for name, value in self.sums(model.decode_parameters(codes), images, pixels).items():
+                sums[name] += value
             counts.add(codes)
             for error, output in zip(errors, outputs, strict=True):
                 error.add(output)
-        distortion, squared, nats = (value / count for value in total(sums, self.device))
-        figures = {"distortion": distortion, "nmse": squared, "bits_per_dim_distortion": layout.bits_per_dim(nats)}
+        means = [value / count for value in total(list(sums.values()), self.device)]
+        figures = dict(zip(sums, means, strict=True))
+        if NATS in figures:
+            figures["bits_per_dim_distortion"] = layout.bits_per_dim(figures.pop(NATS))
         for level in counts.levels:
             sum_over_processes(level)
         levels = [used | error.figures(self.device) for used, error in zip(counts.figures(), errors, strict=True)]
@@ -151,6 +160,27 @@ class VQVAETask(Task):
                 if len(levels) > 1:
                     figures[f"{name}_level_{level}"] = value
         return figures
+
+    @property
+    def figure_names(self) -> list[str]:
+        """The names of `sums`."""
+        return ["distortion", "nmse", *([NATS] if self.vqvae.has_likelihood else [])]
+
+    def sums(self, parameters: torch.Tensor, images: torch.Tensor, pixels: torch.Tensor) -> dict[str, float]:
+        """Figures of validation images, each summed over the images.
+
+        Args:
+            parameters: of the likelihood, float32 (B, outputs, H, W).
+            images: float (B, C, H, W) in [-1, 1].
+            pixels: uint8 (B, C, H, W), the same images.
+        """
+        model, variance = self.vqvae, self.vqvae.config["data_variance"]
+        found = {"distortion": model.likelihood.loss(parameters, images, variance).item() * len(images)}
+        squares = (model.likelihood.mean(parameters) - images).square()
+        found["nmse"] = squares.mean().item() / variance * len(images)
+        if model.has_likelihood:
+            found[NATS] = model.likelihood.nll(parameters, pixels).sum().item()
+        return found
 
 
 class Spread:

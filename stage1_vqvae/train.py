@@ -25,7 +25,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from stage1_vqvae.initial import begin
     from stage1_vqvae.model import VQVAE, model_config
-    from stage1_vqvae.task import VQVAETask
+    from stage1_vqvae.sharpening import task_of
     from tessera.artifacts.edited import tell_if_edited
     from tessera.artifacts.models import save_model
     from tessera.images.prepared import open_prepared
@@ -47,13 +47,14 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     model = VQVAE(config)
     if section.training.initialise_from:
         parents["initial"] = begin(model, Path(section.training.initialise_from)).identity
-    task = VQVAETask(model, prepared["train"], prepared["validation"], section.training, section.augmentation)
+    task = task_of(section, model, prepared["train"], prepared["validation"])
     whole = {**config, "augmentation": section.augmentation.values(), "training": section.training.values()}
+    whole |= {"inputs": dict(task.inputs_used)} if task.inputs_used else {}
     artifact = Artifact("vqvae", config, parents)
     metrics = train("train_vqvae", task, section.training, params.runtime, accelerator, whole, artifact)
     if accelerator.is_main_process:
         save_model(
-            paths.VQVAE, "vqvae", config, task.model.state_dict(), parents, section.training.after(metrics["steps"])
+            paths.VQVAE, "vqvae", config, task.vqvae.state_dict(), parents, section.training.after(metrics["steps"])
         )
         print(f"{paths.VQVAE}: validation {line(metrics)}")
     accelerator.wait_for_everyone()

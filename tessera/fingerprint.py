@@ -18,21 +18,27 @@ from tessera.project import ROOT, closure, files_of, syntax
 BUILDER = "build.py"  # whoever imports this file of a package of options uses those that are chosen
 
 
-def chosen_options(value: Any) -> Iterator[tuple[str, str]]:
-    """The package and the name of every chosen option in a section, and of the options inside these."""
-    if isinstance(value, Choice):
-        yield value.package, value.name
-        yield from chosen_options(value.chosen)
-    elif isinstance(value, Section):
-        for _, part in value:
-            yield from chosen_options(part)
+def chosen_options(value: Any, own: bool = False) -> Iterator[tuple[str, str]]:
+    """The package and the name of every chosen option in a section, and of the options inside these.
+
+    Args:
+        own: also the options from which no published model is built (`Section.published`).
+    """
+    if isinstance(value, Section):
+        if own or value.published:
+            yield from value.options_used()
+            for part in value.parts_used():
+                yield from chosen_options(part, own)
     elif isinstance(value, tuple):
         for part in value:
-            yield from chosen_options(part)
+            yield from chosen_options(part, own)
 
 
-def named_options(uses: tuple[str, ...], params: Params) -> Iterator[tuple[str, str]]:
-    """The package and the name of every option that a stage uses by its path, such as "stage2_prior.counts"."""
+def used_options(uses: tuple[str, ...], params: Params) -> Iterator[tuple[str, str]]:
+    """The package and the name of every option in the sections that a stage uses.
+
+    A path may name an option, chosen or not, such as "stage2_prior.counts".
+    """
     for path in uses:
         *sections, name = path.split(".")
         node: Any = params
@@ -40,6 +46,7 @@ def named_options(uses: tuple[str, ...], params: Params) -> Iterator[tuple[str, 
             node = getattr(node, key)
         if isinstance(node, Choice):
             yield node.package, name
+        yield from chosen_options(getattr(node, name), own=True)
 
 
 def code(module: str, uses: tuple[str, ...], params: Params) -> dict[str, str]:
@@ -49,7 +56,7 @@ def code(module: str, uses: tuple[str, ...], params: Params) -> dict[str, str]:
         module: the stage's entry point, a dotted name.
         uses: the sections of params.yaml that it uses.
     """
-    chosen = {*chosen_options(params), *named_options(uses, params)}
+    chosen = {*chosen_options(params), *used_options(uses, params)}
     found = closure(files_of(module))
     while True:
         used = {options(package)[name] for package, name in chosen if folder_of(package) / BUILDER in found}

@@ -9,6 +9,7 @@ MODELS = Path("models")
 VQVAE = MODELS / "vqvae"
 PRIOR = MODELS / "prior"
 CLASSIFIER = MODELS / "classifier"
+DECODERS = MODELS / "decoders"  # a folder for each value of sampling.decoder, which is what later stages depend on
 RESULTS = Path("results")
 FINGERPRINTS = RESULTS / "fingerprint"
 STATE = Path(".state")

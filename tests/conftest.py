@@ -118,6 +118,7 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
     }
     raw_params["stage1_vqvae"]["quantizer"] |= {"codebook_size": 8, "codebook_dim": 4}
     raw_params["stage1_vqvae"]["training"] |= quick | {"codebook_images": 24}
+    raw_params["refine_decoder"]["training"] |= quick
     raw_params["stage2_prior"] |= {"layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
     raw_params["stage2_prior"]["training"] |= quick
     raw_params["stage2_prior"]["pixelsnail"] |= {"residuals": 1}

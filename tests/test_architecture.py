@@ -21,8 +21,10 @@ ALLOWED = {
 }
 ROOMS = set(ALLOWED)
 MATHS = (
+    "stage1_vqvae/discriminators/",
     "stage1_vqvae/likelihoods/",
     "stage1_vqvae/networks/",
+    "stage1_vqvae/objectives/",
     "stage1_vqvae/quantizers/",
     "stage2_prior/priors/",
     "tessera/features/",
@@ -36,6 +38,8 @@ OPTIONS = (
     "stage1_vqvae.networks",
     "stage1_vqvae.quantizers",
     "stage1_vqvae.likelihoods",
+    "stage1_vqvae.objectives",
+    "stage1_vqvae.discriminators",
     "stage2_prior.priors",
     "tessera.features.classifiers",
     "tessera.features.networks",

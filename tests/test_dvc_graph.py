@@ -31,6 +31,7 @@ REPOSITORY = Path(__file__).parent.parent
 STAGE_OF = {
     "data": "prepare",
     "stage1_vqvae": "train_vqvae",
+    "refine_decoder": "refine_decoder",
     "extract_codes": "extract_codes",
     "stage2_prior": "train_prior",
     "classifier": "train_classifier",
@@ -53,9 +54,11 @@ PACKAGES = {
     "classifier": "tessera.features.classifiers",
     "evaluation.features": "tessera.features.networks",
 }
+MODULES = modules(REPOSITORY / "dvc.yaml")  # each stage's entry point
 STAGES = [
     "prepare",
     "train_vqvae",
+    "refine_decoder",
     "reconstruct",
     "extract_codes",
     "train_prior",
@@ -63,12 +66,13 @@ STAGES = [
     "train_classifier",
     "evaluate",
 ]
-ARTIFACTS = ("PREPARED", "CODES", "VQVAE", "PRIOR", "CLASSIFIER", "SAMPLES")
+ARTIFACTS = ("PREPARED", "CODES", "VQVAE", "DECODERS", "PRIOR", "CLASSIFIER", "SAMPLES")
 PUBLISHED = {getattr(paths, name).as_posix() for name in ARTIFACTS}
 # What follows from each stage's outputs, itself included.
 FOLLOWING = {
     "prepare": STAGES,
-    "train_vqvae": ["train_vqvae", "reconstruct", "extract_codes", "train_prior", "sample", "evaluate"],
+    "train_vqvae": [stage for stage in STAGES if stage not in ("prepare", "train_classifier")],
+    "refine_decoder": ["refine_decoder"],  # and, where sampling.decoder is refined, those that draw with it
     "extract_codes": ["extract_codes", "train_prior", "sample", "evaluate"],
     "train_prior": ["train_prior", "sample", "evaluate"],
     "train_classifier": ["train_classifier", "evaluate"],
@@ -104,10 +108,18 @@ def resolved(folder: Path) -> dict[str, dict[str, Any]]:
 
 def used_by(params: Params) -> dict[str, dict[str, Any]]:
     """The fingerprint of every stage."""
-    return {
-        name: fingerprint(module, import_module(module).USES, params)
-        for name, module in modules(REPOSITORY / "dvc.yaml").items()
-    }
+    return {name: fingerprint(module, import_module(module).USES, params) for name, module in MODULES.items()}
+
+
+def parameters_used_by(params: Params) -> dict[str, dict[str, Any]]:
+    """The parameters in the fingerprint of every stage."""
+    return {name: {path: params.used(path) for path in import_module(module).USES} for name, module in MODULES.items()}
+
+
+def stages_changed(before: dict[str, Any], params: Params) -> set[str]:
+    """The stages whose parameters are others than before."""
+    after = parameters_used_by(params)
+    return {stage for stage in STAGES if after[stage] != before[stage]}
 
 
 def changed_values(path: str, value: Any) -> Iterator[Any]:
@@ -126,6 +138,8 @@ def changed_values(path: str, value: Any) -> Iterator[Any]:
         "data.fit": ["stretch"],
         "data.grey_range": [[0, 4095]],
         "sampling.guidance_schedule": ["linear"],
+        "sampling.decoder": ["refined"],
+        "stage1_vqvae.objective.adversarial.discriminator.patch.norm": ["batch"],
     }
     yield from special.get(path, ())
     if isinstance(value, bool):
@@ -167,6 +181,10 @@ def expected_stages(leaf: str, raw: dict[str, Any]) -> set[str]:
         return set()
     if leaf in ("sampling.decoding_steps", "sampling.choice_temperature") and raw["stage2_prior"]["name"] != "masked":
         return set()  # a chain's only link is not masked here
+    if section == "refine_decoder":
+        return set()  # it is switched off
+    if leaf.startswith("stage1_vqvae.objective.") and not (leaf.endswith(".weight") and leaf.count(".") == 3):
+        return set()  # of a term that is off
     found = {STAGE_OF[section]}
     for choice in CHOICES:
         rest = leaf.removeprefix(f"{choice}.")
@@ -227,7 +245,8 @@ def test_data_a_stage_lists_is_data_it_names(stage, stages, imports, repository)
     if "MODELS" in names:  # the folder of both models of a pipeline
         names |= {"VQVAE", "PRIOR"}
     wanted = {getattr(paths, name).as_posix() for name in names & set(ARTIFACTS)}
-    listed = {path for path in found["deps"] + found["outs"] if path in PUBLISHED}
+    decoders = paths.DECODERS.as_posix()  # of which a stage depends on the chosen one
+    listed = {decoders if path.startswith(decoders) else path for path in found["deps"] + found["outs"]} & PUBLISHED
     assert listed == wanted, f"dvc.yaml, stage {stage}: missing {wanted - listed}, extra {listed - wanted}"
 
 
@@ -273,14 +292,13 @@ def test_a_leaf_changes_the_fingerprint_of_exactly_the_stages_that_use_it(raw_pa
             node = node[key]
         node["name"] = name
     raw_params["sampling"]["guidance_scale"] = 1.0  # any prior may be chosen
-    before, wrong, unchanged = used_by(validate(raw_params)), [], []
+    before, wrong, unchanged = parameters_used_by(validate(raw_params)), [], []
     for leaf, value in leaves_that_matter(raw_params).items():
         params = with_change(raw_params, leaf, value)
         if params is None:
             unchanged.append(leaf)
             continue
-        after = used_by(params)
-        found = {stage for stage in STAGES if after[stage]["parameters"] != before[stage]["parameters"]}
+        found = stages_changed(before, params)
         wanted = expected_stages(leaf, raw_params)
         if "chain" in chosen.values() and leaf.startswith("stage2_prior."):  # whose links take what they do not give
             part = leaf.split(".")[1]
@@ -290,7 +308,59 @@ def test_a_leaf_changes_the_fingerprint_of_exactly_the_stages_that_use_it(raw_pa
             wrong.append(f"{leaf}: changes {sorted(found)}, should change {sorted(wanted)}")
     assert not wrong, "\n".join(wrong)
     drawn = raw_params["stage1_vqvae"]["quantizer"]["name"] in ("gumbel", "soft_em")  # others can only have 0 draws
-    assert unchanged == ([] if drawn else ["extract_codes.draws"])
+    # Others can only have 0 draws, and there is no refined decoder.
+    assert unchanged == [*([] if drawn else ["extract_codes.draws"]), "sampling.decoder"]
+
+
+TERMS = "stage1_vqvae.objective."
+
+
+@pytest.mark.parametrize(
+    ("on", "leaf", "stages"),
+    [
+        ("", TERMS + "perceptual.weight", {"train_vqvae"}),
+        ("", TERMS + "perceptual.features.side", set()),
+        ("", TERMS + "adversarial.adaptive", set()),
+        ("", "refine_decoder.objective.perceptual.weight", set()),
+        ("", "stage1_vqvae.training.seed", {"train_vqvae"}),
+        ("term", TERMS + "adversarial.adaptive", {"train_vqvae"}),
+        ("term", TERMS + "adversarial.discriminator.patch.channels", {"train_vqvae"}),
+        ("term", TERMS + "adversarial.discriminator.projected.channels", set()),
+        ("term", TERMS + "perceptual.features.side", set()),
+        ("stage", TERMS + "perceptual.weight", {"train_vqvae"}),  # the stage has its own
+        ("stage", TERMS + "perceptual.features.side", {"refine_decoder"}),  # and takes what it does not give
+        ("stage", TERMS + "adversarial.discriminator.projected.channels", set()),
+        ("stage", "refine_decoder.objective.adversarial.adaptive", {"refine_decoder"}),
+        ("stage", "refine_decoder.training.steps", {"refine_decoder"}),
+        ("stage", "stage1_vqvae.training.steps", {"train_vqvae"}),
+        ("stage", "stage1_vqvae.training.seed", {"train_vqvae", "refine_decoder"}),
+        ("stage", "sampling.decoder", {"reconstruct", "sample", "evaluate"}),
+    ],
+)
+def test_terms_and_the_refined_decoder_concern_their_own_stages(raw_params, on, leaf, stages):
+    """`on`: what is switched on: the adversarial term of train_vqvae, or the stage refine_decoder."""
+    if on == "term":
+        raw_params["stage1_vqvae"]["objective"]["adversarial"]["weight"] = 0.5
+    elif on == "stage":
+        raw_params["refine_decoder"]["name"] = "objective"
+    before, params = parameters_used_by(validate(raw_params)), with_change(raw_params, leaf, leaves(raw_params)[leaf])
+    assert stages_changed(before, params) == stages
+
+
+def test_terms_are_code_of_the_stages_that_train_with_them_alone(raw_params):
+    off = used_by(validate(raw_params))
+    raw_params["refine_decoder"]["name"] = "objective"
+    on = used_by(validate(raw_params))
+    assert {stage for stage in STAGES if on[stage] != off[stage]} == {"refine_decoder"}
+    folder = "stage1_vqvae/objectives/"
+    assert {folder + "perceptual.py", folder + "adversarial.py"} <= on["refine_decoder"]["code"].keys()
+    assert "stage1_vqvae/discriminators/patch.py" in on["refine_decoder"]["code"]
+    assert "stage1_vqvae/discriminators/projected.py" not in on["refine_decoder"]["code"]
+    assert "tessera/features/networks/efficientnet_lite0.py" in on["refine_decoder"]["code"]
+    for stage in STAGES:
+        assert not [
+            file for file in off[stage]["code"] if file in (folder + "perceptual.py", folder + "adversarial.py")
+        ]
 
 
 def test_what_only_a_masked_prior_samples_by_counts_where_a_link_of_a_chain_is_masked(params):
@@ -378,7 +448,8 @@ for out in map(Path, outs):
     if not out.suffix:
         out.mkdir()
         out = out / "file"
-    out.write_text(json.dumps({"value": str(uuid.uuid4())}))
+    constant = out.parts[:3] == ("models", "decoders", "likelihood")
+    out.write_text(json.dumps({"value": "constant" if constant else str(uuid.uuid4())}))
 with open(".git/ran", "a") as log:
     log.write(name + "\\n")
 """
@@ -439,9 +510,18 @@ def test_dvc_reruns_exactly_what_a_change_concerns(rerun, stubbed):
         "evaluation.images": (100, "evaluate"),
         "evaluation.features.name": ("none", "evaluate"),
         "classifier.name": ("none", "train_classifier"),
+        "refine_decoder.name": ("objective", "refine_decoder"),
     }
     for path, (value, stage) in cases.items():
         assert sorted(rerun({path: value})) == sorted(FOLLOWING[stage]), path
+    drawing = ["evaluate", "reconstruct", "sample"]
+    assert sorted(rerun({"sampling.decoder": "refined"})) == drawing
+    assert sorted(rerun({"refine_decoder.training.steps": 600})) == [
+        "evaluate",
+        "reconstruct",
+        "refine_decoder",
+        "sample",
+    ]
     assert (stubbed / ".gitignore").read_text(encoding="utf-8") == gitignore, "DVC edited .gitignore"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from whole_runs import Environment, by_hand, copies, succeed
 
 pytestmark = pytest.mark.slow
@@ -178,6 +179,46 @@ def test_twenty_kills_of_stage_1_end_on_the_same_bytes(
     run_killed(killed, "stage1_vqvae.train", environment)
     check_ends(whole, killed, "train_vqvae", "vqvae")
     assert not list(Path(environment["TMPDIR"]).iterdir())
+
+
+TERM = "stage1_vqvae.objective.adversarial."
+AGAINST_A_DISCRIMINATOR = {
+    TERM + "weight": 0.5,
+    TERM + "start_step": 60,
+    TERM + "ramp_steps": 60,
+    TERM + "regulariser.name": "lecam",
+    "refine_decoder.name": "objective",
+    "refine_decoder.objective": {"perceptual": {"weight": 0.0}, "adversarial": {"adaptive": False}},
+    "refine_decoder.training": {"steps": STEPS, "validate_every": 60, "learning_rate": 1e-3, "warmup_steps": 5},
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "module", "stage", "model"),
+    [
+        ([], "stage1_vqvae.train", "train_vqvae", "vqvae"),
+        (["stage1_vqvae.train"], "stage1_vqvae.refine", "refine_decoder", "decoders/refined"),
+    ],
+)
+def test_twenty_kills_of_a_training_against_a_discriminator_end_on_the_same_bytes(
+    in_tmp: Path,
+    parameters: None,
+    write_params: Write,
+    environment: Environment,
+    before: list[str],
+    module: str,
+    stage: str,
+    model: str,
+) -> None:
+    write_params(AGAINST_A_DISCRIMINATOR)
+    for earlier in before:
+        succeed(in_tmp, [sys.executable, "-m", earlier], environment)
+    whole, killed = copies(in_tmp, "whole", "killed")
+    succeed(whole, [sys.executable, "-m", module], environment)
+    run_killed(killed, module, environment)
+    check_ends(whole, killed, stage, model)
+    names = load_file(whole / "models" / model / "model.safetensors")
+    assert names and not [name for name in names if "discriminator" in name or "terms" in name]
 
 
 def test_twenty_kills_of_stage_2_end_on_the_same_bytes(

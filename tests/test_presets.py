@@ -36,6 +36,29 @@ def notebook(width: int, stem: int, hidden: int, dim: int, outputs: int, colours
     return encoder + conv(1, width, dim) + decoder
 
 
+def block(inputs: int, outputs: int) -> int:
+    """A residual block: two norms, two 3x3 convolutions, and a 1x1 convolution where the widths differ."""
+    skip = conv(1, inputs, outputs) if inputs != outputs else 0
+    return 2 * (inputs + outputs) + conv(3, inputs, outputs) + conv(3, outputs, outputs) + skip
+
+
+def attention(width: int) -> int:
+    return 2 * width + conv(1, width, 3 * width) + conv(1, width, width)
+
+
+def vqgan(widths: list[int], blocks: int, z: int, dim: int, colours: int = 3) -> int:
+    """Parameters of VQGAN's encoder and decoder with attention at the lowest resolution, and both 1x1 convolutions."""
+    low, total = widths[-1], conv(3, colours, widths[0]) + conv(1, z, dim) + conv(1, dim, z) + conv(3, z, widths[-1])
+    for side, count in (("encoder", blocks), ("decoder", blocks + 1)):
+        inputs = widths[0] if side == "encoder" else low
+        for width in widths if side == "encoder" else reversed(widths):
+            total += block(inputs, width) + (count - 1) * block(width, width)
+            inputs = width
+        total += count * attention(low) + 2 * block(low, low) + attention(low)
+    samplers = sum(conv(3, width, width) for width in [*widths[:-1], *widths[1:]])
+    return total + samplers + 2 * low + conv(3, low, z) + 2 * widths[0] + conv(3, widths[0], colours)
+
+
 # Code grids (height, width, depth, codebook size), coarsest first; parameters of the network, codebooks aside.
 EXPECTED: dict[str, tuple[list[tuple[int, int, int, int]], int]] = {
     "cifar10": ([(8, 8, 1, 512)], notebook(128, 64, 32, 64, 3)),
@@ -51,6 +74,8 @@ EXPECTED: dict[str, tuple[list[tuple[int, int, int, int]], int]] = {
     "nakosung_celeba64": ([(16, 16, 1, 256)], notebook(192, 128, 64, 256, 3)),
     "rotation_vqvae_16x16": ([(16, 16, 1, 1024)], 71_764_643),  # the sizes that test_resnet.py counts
     "rotation_vqvae_64x64": ([(64, 64, 1, 8192)], 55_298_206),
+    "vqgan_imagenet256": ([(16, 16, 1, 1024)], vqgan([128, 128, 256, 256, 512], 2, 256, 256)),
+    "vqgan_photographs64": ([(16, 16, 1, 512)], vqgan([32, 32, 64], 1, 64, 32)),
     "roy2018_cifar10": ([(8, 8, 1, 512)], notebook(256, 256, 256, 64, 3)),
 }
 
@@ -71,6 +96,18 @@ def config(params: Params) -> dict[str, Any]:
         "quantizer": section.quantizer.values(),
         "likelihood": section.likelihood.values(),
     }
+
+
+def test_the_count_of_vqgan_is_that_of_the_rotation_presets_which_another_test_counts() -> None:
+    assert vqgan([128, 128, 256, 256, 512], 2, 256, 32) == EXPECTED["rotation_vqvae_16x16"][1]
+
+
+def test_vqgans_objective_is_the_published_one() -> None:
+    objective = preset("vqgan_imagenet256").stage1_vqvae.objective
+    assert set(objective.on) == {"adversarial", "perceptual"} and objective.perceptual.features.name == "vgg16"
+    term = objective.adversarial
+    assert (term.weight, term.adaptive, term.start_step, term.regulariser.name) == (0.8, True, 250001, "none")
+    assert term.discriminator.chosen.values() == {"channels": 64, "layers": 3, "norm": "batch"}
 
 
 def test_every_preset_is_expected() -> None:

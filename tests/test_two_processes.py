@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,44 @@ def test_two_processes_train_the_vqvae_that_one_does(
         assert len(losses[0]) == 20
         torch.testing.assert_close(losses[0], losses[1], rtol=close, atol=1e-5, msg=name)
         assert name != "perplexity" or ((losses[0] - losses[1]).abs() > 1e-5).sum() <= 3
+
+
+TERM = "stage1_vqvae.objective.adversarial."
+
+
+def test_two_processes_train_against_a_discriminator_as_one_does(
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment
+) -> None:
+    """A whole VQ-VAE with an adaptive weight and LeCam's averages, and then its decoder with R1's penalty."""
+    write_prepared()
+    r1 = {"weight": 0.5, "adaptive": False, "regulariser": {"name": "r1", "weight": 0.1}, "start_step": 0}
+    few = {"steps": 12, "batch_size": 16, "learning_rate": 5e-4}
+    write_params(
+        {
+            TERM + "weight": 0.5,
+            TERM + "start_step": 4,
+            TERM + "ramp_steps": 4,
+            TERM + "regulariser.name": "lecam",
+            **{f"stage1_vqvae.training.{name}": value for name, value in few.items()},
+            "stage1_vqvae.quantizer.revival_threshold": 0.0,
+            "refine_decoder.name": "objective",
+            "refine_decoder.objective": {"perceptual": {"weight": 0.0}, "adversarial": r1},
+            **{f"refine_decoder.training.{name}": value for name, value in few.items()},
+        }
+    )
+    one, two = copies(in_tmp, "one", "two")
+    for module, stage, model in (("train", "train_vqvae", "vqvae"), ("refine", "refine_decoder", "decoders/refined")):
+        if stage == "refine_decoder":  # of the same VQ-VAE
+            shutil.rmtree(two / "models/vqvae")
+            shutil.copytree(one / "models/vqvae", two / "models/vqvae")
+        two_against_one([one, two], ["-m", f"stage1_vqvae.{module}"], environment)
+        for name in ("generator", "discriminator", "adversarial", "distortion", "grad_norm_discriminator"):
+            losses = [torch.tensor(column(folder, stage, name, missing=0.0)) for folder in (one, two)]
+            assert len(losses[0]) == 12 and losses[0][-1]
+            torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5, msg=f"{stage} {name}")
+        weights = [load_file(folder / f"models/{model}/model.safetensors") for folder in (one, two)]
+        for name, tensor in weights[0].items():
+            torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("prior", ["pixelcnn", "transformer", "masked"])

@@ -80,10 +80,10 @@ def change_params(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
     (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")
 
 
-def column(folder: Path, stage: str, name: str) -> list[float]:
-    """One column of a stage's train.csv."""
+def column(folder: Path, stage: str, name: str, missing: float | None = None) -> list[float]:
+    """One column of a stage's train.csv. `missing`: in place of what a row lacks; None: no row may lack it."""
     with (folder / "results" / stage / "train.csv").open() as file:
-        return [float(row[name]) for row in csv.DictReader(file)]
+        return [missing if missing is not None and not row[name] else float(row[name]) for row in csv.DictReader(file)]
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:

@@ -52,6 +52,11 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def last_layer(self) -> nn.Module:
+        """The decoder's last layer with weights. An adaptive weight of the objective compares gradients there."""
+        raise NotImplementedError
+
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
         """Turns z_q (B, D, h, w) of all levels into the parameters of the likelihood (B, outputs, H, W)."""
         raise NotImplementedError

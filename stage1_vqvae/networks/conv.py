@@ -202,6 +202,10 @@ class ConvNetwork(Network):
         """Decodes a level for the next finer one, to (B, D, h', w') on the finer grid. Coarser levels are left out."""
         return self.contexts[level](z_q)
 
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.decoder[-1]
+
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
         z_q = torch.cat([lift(z_q) for lift, z_q in zip(self.lifts, quantized, strict=True)], 1)
         parameters = self.decoder(z_q)

@@ -199,5 +199,9 @@ class ResNetwork(Network):
     def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
         return self.to_codes(feature)
 
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.decoder[-1]
+
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
         return self.decoder(quantized[0])

@@ -136,5 +136,9 @@ class ViTNetwork(Network):
     def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
         return self.to_codes(feature)
 
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.unembed
+
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
         return self.unembed(self._run(self.decoder, self.from_codes(quantized[0])))

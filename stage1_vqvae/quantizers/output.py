@@ -59,3 +59,18 @@ def perplexity(counts: torch.Tensor) -> torch.Tensor:
     """
     shares = counts / counts.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()
+
+
+def planes(z_q: torch.Tensor) -> torch.Tensor:
+    """Turns z_q (B, h, w, D) into a feature map (B, D, h, w) that always has the same memory layout.
+
+    Convolutions round differently in another memory layout. Codes that were looked up would then not decode to exactly
+    the image of the forward pass.
+    """
+    return z_q.contiguous().permute(0, 3, 1, 2)
+
+
+def summed_loss(outputs: list[QuantizerOutput]) -> torch.Tensor:
+    """The quantizers' loss, a scalar: the sum over levels."""
+    with torch.autocast(outputs[0].loss.device.type, enabled=False):
+        return torch.stack([output.loss for output in outputs]).sum()

@@ -35,6 +35,7 @@ BLOCK = 2**20
 REMEDY = {
     "prepared": "python -m stage0_images.prepare",
     "vqvae": "python -m stage1_vqvae.train",
+    "decoder": "python -m stage1_vqvae.refine",
     "codes": "python -m stage1_vqvae.extract",
     "prior": "python -m stage2_prior.train",
     "classifier": "python -m evaluation.train_classifier",

@@ -163,6 +163,9 @@ def publish(name: str, runs: list[Run], folder: Path) -> None:
         raise UserError(f"{state}: damaged: {error}") from error
     artifact: dict[str, Any] = values["artifact"]
     weights = {key.partition(".")[2]: tensor for key, tensor in tensors.items()}
+    if artifact.get("part"):  # the rest was needed for the training alone
+        prefix = f"{artifact['part']}."
+        weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
     model = folder / paths.MODELS / artifact["kind"]
     save_model(model, artifact["kind"], artifact["config"], weights, artifact["parents"], values["training"])
     results = folder / paths.RESULTS / run.folder.parent.name

@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tessera stop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", metavar="STAGE", help="train_vqvae, train_prior or train_classifier")
+    parser.add_argument("stage", metavar="STAGE", help="train_vqvae, refine_decoder, train_prior or train_classifier")
     stage = parser.parse_args(argv).stage
     folders = [folder for folder in running(stage) if parts_of(folder) is None]
     if not folders:

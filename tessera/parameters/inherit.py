@@ -1,7 +1,8 @@
 """Fills each option's section with the values that options share, before params.yaml is checked.
 
 `stage2_prior.width` stands once beside the options. The section of an option that has a `width` takes it from there,
-unless it gives its own. A choice inside an option takes values from the choice around it by the same rule.
+unless it gives its own. A choice inside an option takes values from the choice around it by the same rule. A section
+may also take what it does not give from another section (`Section.takes`).
 """
 
 from __future__ import annotations
@@ -45,8 +46,42 @@ def fill(schema: type[Section], raw: dict[str, Any]) -> Filled:
         raw: the file's values; they are not changed.
     """
     filled = Filled({})
-    filled.tree = _section(schema, raw, (), filled, [])
+    filled.tree = _section(schema, _with_taken(schema, raw, filled), (), filled, [])
     return filled
+
+
+def _with_taken(schema: type[Section], raw: dict[str, Any], filled: Filled) -> dict[str, Any]:
+    """The file's values, where each section that takes values from another has them (`Section.takes`)."""
+    found = dict(raw)
+    for name, info in schema.model_fields.items():
+        part = section_in(info.annotation)
+        for key, (other, field_there) in (part.takes if part else {}).items():
+            own, there = found.get(name), raw.get(other)
+            there = there.get(field_there) if isinstance(there, dict) else None
+            inner = section_in(part.model_fields[key].annotation)
+            if isinstance(own, dict) and isinstance(there, dict) and inner:
+                places = (name, key), (other, field_there)
+                found[name] = {**own, key: _completed(inner, own.get(key, {}), there, places, filled)}
+    return found
+
+
+def _completed(part: type[Section], own: Any, other: dict[str, Any], places: tuple[Path, Path], filled: Filled) -> Any:
+    """A section's own values, and those that it lacks from another section of its kind, key by key at every depth.
+
+    Args:
+        places: where the two sections stand in params.yaml.
+    """
+    if not isinstance(own, dict):
+        return own
+    result = dict(own)
+    for key, info in part.model_fields.items():
+        inner, below = section_in(info.annotation), ((*places[0], key), (*places[1], key))
+        if key in other and key not in own:
+            result[key] = other[key]
+            filled.source[below[0]] = below[1]
+        elif key in own and inner and isinstance(other.get(key), dict):
+            result[key] = _completed(inner, own[key], other[key], below, filled)
+    return result
 
 
 def _section(schema: type[Section], raw: Any, path: Path, filled: Filled, around: list[Source]) -> Any:

@@ -16,6 +16,7 @@ from tessera.parameters.sections import Misfit, Section
 SECTIONS = {
     "data": "stage0_images.parameters:DataParams",
     "stage1_vqvae": "stage1_vqvae.parameters:Stage1Params",
+    "refine_decoder": "stage1_vqvae.parameters:RefineParams",
     "extract_codes": "stage1_vqvae.parameters:ExtractParams",
     "stage2_prior": "stage2_prior.parameters:Stage2Params",
     "classifier": "evaluation.parameters:ClassifierParams",
@@ -40,6 +41,7 @@ class Params(Section):
         self._training_fits()
         self._sampling_fits()
         self._judge_is_apart()
+        self._objectives_fit()
         return self
 
     def _levels_fit(self) -> None:
@@ -145,9 +147,36 @@ class Params(Section):
                         "another network in one of the two places"
                     )
 
+    def objectives(self) -> dict[str, Any]:
+        """The objective of every decoder that is trained with further terms, by its dotted path."""
+        found = {"stage1_vqvae.objective": self.stage1_vqvae.objective}
+        if self.refine_decoder.name != "none":
+            found["refine_decoder.objective"] = self.refine_decoder.objective
+        return found
+
+    def _objectives_fit(self) -> None:
+        """The objectives' terms against the image size, and the decoder that is asked for."""
+        for path, objective in self.objectives().items():
+            try:
+                objective.fits_images((self.data.channels, self.data.height, self.data.width))
+            except Misfit as error:
+                raise ValueError(str(Misfit(error.reason, *path.split("."), *error.path))) from None
+        if self.extract_codes.refine and self.stage1_vqvae.objective.on:
+            raise ValueError(
+                f"extract_codes.refine: {self.extract_codes.refine}, but stage1_vqvae.objective has a term, so that no "
+                "likelihood is fitted by which codes could be improved; set one of them to 0"
+            )
+        if self.sampling.decoder == "refined" and self.refine_decoder.name == "none":
+            raise ValueError(
+                "sampling.decoder: refined, but refine_decoder.name is none, so there is no such decoder; set that to "
+                "objective, or sampling.decoder to likelihood"
+            )
+
     def trainings(self) -> dict[str, Any]:
         """The training section of every stage that is trained, by its dotted path."""
         found = {"stage1_vqvae.training": self.stage1_vqvae.training}
+        if self.refine_decoder.name != "none":
+            found["refine_decoder.training"] = self.refine_decoder.training
         for name in ("stage2_prior", "classifier"):
             chosen = getattr(self, name).chosen
             if hasattr(chosen, "training"):
@@ -158,12 +187,13 @@ class Params(Section):
         """What a stage uses of a section, as JSON values.
 
         Args:
-            path: the dotted path of a section, or of one option of a choice ("stage2_prior.counts").
+            path: the dotted path of a section, of one option of a choice ("stage2_prior.counts"), or of one value
+                ("sampling.decoder").
         """
         node: Any = self
         for key in path.split("."):
             node = getattr(node, key)
-        return node.used_with(self)
+        return node.used_with(self) if isinstance(node, Section) else node
 
 
 def feature_networks(values: Any, path: str) -> Iterator[tuple[str, str]]:

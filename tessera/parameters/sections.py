@@ -1,7 +1,8 @@
-"""The two shapes of a parameter section: plain values, and a choice of one option by its name."""
+"""The shapes of a parameter section: plain values, a choice of one option by its name, and terms of a sum."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_serializer
@@ -28,9 +29,18 @@ class Misfit(ValueError):
 
 
 class Section(BaseModel):
-    """A frozen section without defaults: params.yaml is the only place for a value."""
+    """A frozen section without defaults: params.yaml is the only place for a value.
+
+    Attributes:
+        published: whether published models are built from the options that are chosen here. If so, the options are code
+            of every stage that loads such a model. Otherwise they are code of the stages that use the section.
+        takes: for a field that is a section, the section of params.yaml and the field there from which it takes the
+            values that it does not give.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    published: ClassVar[bool] = True
+    takes: ClassVar[dict[str, tuple[str, str]]] = {}
     refuses: ClassVar[dict[str, str]] = {}  # keys that other sections of the kind have and this one cannot; why
 
     def values(self) -> dict[str, Any]:
@@ -40,6 +50,14 @@ class Section(BaseModel):
     def used_with(self, params: Any) -> dict[str, Any]:
         """The values, as JSON values, that a stage uses together with the options which `params` chooses elsewhere."""
         return self.values()
+
+    def options_used(self) -> Iterable[tuple[str, str]]:
+        """The package and the name of each option that is chosen in this section, without those of `parts_used`."""
+        return ()
+
+    def parts_used(self) -> Iterable[Any]:
+        """The values and sections in this section that count."""
+        return (part for _, part in self)
 
     def fits_together(self) -> None:
         """Refuse values that do not fit together. Of the options of a choice only the chosen one is asked.
@@ -80,6 +98,12 @@ class Choice(Section):
         """Name and parameters of the chosen option: what the choice comes to."""
         return {"name": self.name, self.name: self.chosen}
 
+    def options_used(self) -> Iterable[tuple[str, str]]:
+        return ((self.package, self.name),)
+
+    def parts_used(self) -> Iterable[Any]:
+        return (self.chosen,)
+
     def fits_together(self) -> None:
         try:
             self.chosen.fits_together()
@@ -110,6 +134,44 @@ def choice(base: type[Choice], **classes: type[Section]) -> type[Any]:
         raise UserError(f"{file}: an option cannot be called `{taken[0]}`, which is a name of the section; rename it")
     fields: dict[str, Any] = {name: (classes.get(name) or parameters_of(base.package, name), ...) for name in names}
     return create_model(base.__name__, __base__=base, __module__=base.__module__, name=(Literal[*names], ...), **fields)
+
+
+class Terms(Section):
+    """The terms of a sum. Each is an option with a section of its own and a `weight`; a weight of 0 switches it off.
+
+    A term that is off counts nowhere, as an option that is not chosen does.
+    """
+
+    package: ClassVar[str]  # where the options' files are
+
+    @property
+    def on(self) -> dict[str, Any]:
+        """The parameters of the terms that are on, by name in alphabetical order."""
+        return {name: part for name, part in self if part.weight > 0}
+
+    @model_serializer
+    def those_on(self) -> dict[str, Any]:
+        """What the sum comes to."""
+        return self.on
+
+    def options_used(self) -> Iterable[tuple[str, str]]:
+        return ((self.package, name) for name in self.on)
+
+    def parts_used(self) -> Iterable[Any]:
+        return self.on.values()
+
+    def fits_together(self) -> None:
+        for name, part in self.on.items():
+            try:
+                part.fits_together()
+            except Misfit as error:
+                raise Misfit(error.reason, name, *error.path) from None
+
+
+def terms(base: type[Terms]) -> type[Any]:
+    """The sum with a field for every option of its package."""
+    fields: dict[str, Any] = {name: (parameters_of(base.package, name), ...) for name in options(base.package)}
+    return create_model(base.__name__, __base__=base, __module__=base.__module__, **fields)
 
 
 def nested_choice(package: str, refused: dict[str, str]) -> type[Any]:

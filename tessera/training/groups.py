@@ -41,7 +41,7 @@ class TrainedGroup:
         self.gradient_clip = math.inf if limit is None else limit
         averaged = {name: p for name, p in self.parameters.items() if name not in task.re_estimated}
         decay = params.weight_ema_decay
-        self.average = WeightAverage(averaged, decay) if decay and averaged else None
+        self.average = WeightAverage(averaged, decay) if decay and averaged and settings.averaged else None
 
     @property
     def name(self) -> str:

@@ -61,8 +61,8 @@ class Trainer:
             )
         if runtime.micro_batch and task.whole_batch:
             raise UserError(
-                f"runtime.micro_batch: {runtime.micro_batch}: the loss has an entropy of the whole batch, which pieces "
-                f"do not have; set it to null and lower {task.section}.batch_size, or set the entropy's cost to 0"
+                f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
+                f"{task.section}.batch_size"
             )
         self.task, self.params, self.runtime, self.accelerator, self.state = task, params, runtime, accelerator, state
         self.artifact = artifact
@@ -153,12 +153,12 @@ class Trainer:
                 self.progress.metrics = self.task.validate()
         self.progress.finished = True
         published = {"training": self.params.after(self.progress.step), "metrics": self.metrics()}
-        published |= {"artifact": asdict(self.artifact)} if self.artifact else {}
+        published |= {"artifact": {**asdict(self.artifact), "part": self.task.part}} if self.artifact else {}
         self.saver.finish(self.progress, self.best, published)
 
     def metrics(self) -> dict[str, float]:
         """The figures that `train` returns."""
-        size = sum(parameter.numel() for parameter in self.task.model.parameters())
+        size = sum(parameter.numel() for parameter in self.task.model.get_submodule(self.task.part).parameters())
         step = max(choice.best_step for choice in self.progress.choices.values())
         steps = {"step": step, **best_steps(self.progress, self.groups), "steps": self.progress.step}
         return {**self.progress.metrics, **steps, "parameters": size}
@@ -201,7 +201,7 @@ class Trainer:
         """What the progress bar shows: the loss, another figure of the training batch, and the last validation's."""
         row, criterion = (self.progress.train or [{}])[-1], self.task.criterion
         shown = {name: row[name] for name in ("loss", self.task.shown) if name in row}
-        if self.progress.validation:
+        if self.progress.validation and criterion in self.progress.validation[-1]:
             shown[f"validation {criterion}"] = self.progress.validation[-1][criterion]
         return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
 

@@ -51,7 +51,9 @@ def needs(task: Task, params: TrainingParams) -> Needs:
     count = min(IMAGES, params.batch_size)
     model = deepcopy(task.model).train()  # a forward pass may change buffers
     device = next(model.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in task.batch(0, slice(0, count)).items()}
+    last = params.steps - 1  # in which every loss has begun
+    task.begin(last)
+    batch = {name: tensor.to(device) for name, tensor in task.batch(last, slice(0, count)).items()}
     kept = 0
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for name in task.losses:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # edit of it trains nothing again.
 PAINTERS = {
     "train_vqvae": "stage1_vqvae.pictures:Reconstructions",
+    "refine_decoder": "stage1_vqvae.pictures:Reconstructions",
     "train_prior": "sampling.previews:Samples",
 }
 

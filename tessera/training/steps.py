@@ -62,13 +62,14 @@ class Stepper:
         """
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         rate = learning_rate(step, self.params)
+        self.task.begin(step)
         losses: dict[str, torch.Tensor] = {}
         parts: dict[str, torch.Tensor] = {}
         norms: dict[str, torch.Tensor] = {}
         finite: dict[str, bool] = {}
         for name in self.task.losses:
             groups = [group for group in self._groups_of(name) if self.is_trained(group, progress)]
-            if not groups:
+            if not groups or not self.task.active(name):
                 continue
             losses[name], more = self._backward(name, step, batch)
             parts |= more

@@ -12,6 +12,7 @@ from torch import nn
 from tessera.footprint import TOGETHER
 
 Batch = dict[str, torch.Tensor]
+NEWEST = "newest"  # in place of a criterion
 Loss = torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]  # a scalar, or it with named scalars to log
 
 
@@ -24,6 +25,7 @@ class ParameterGroup:
     Attributes:
         criterion: the figure of `Task.validate` whose smallest value chooses the group's best weights. It also decides
             when the group runs out of patience. Groups with the same criterion are chosen and stopped together.
+            `NEWEST` is no figure: the weights of the last validation are taken, and patience never runs out.
         name: what messages and the columns of the CSV files call the group.
         module: dotted path of the submodule whose parameters and buffers belong to the group; "" is the whole model.
             A parameter that lies in the modules of several groups belongs to the group of the innermost module.
@@ -32,6 +34,7 @@ class ParameterGroup:
         betas: AdamW's beta1 and beta2.
         weight_decay: AdamW's weight decay of matrices; vectors have none.
         gradient_clip: the largest norm of the group's gradient; infinity for no limit.
+        averaged: whether the group has the moving average of weights that the training section may ask for.
     """
 
     criterion: str
@@ -42,6 +45,7 @@ class ParameterGroup:
     betas: tuple[float, float] | None = None
     weight_decay: float | None = None
     gradient_clip: float | None = None
+    averaged: bool = True
 
 
 class Task:
@@ -51,6 +55,7 @@ class Task:
 
     Attributes:
         model: whatever is trained must be computed by its `forward`, or several processes would not share gradients.
+        part: dotted path of the submodule of `model` that is published; "" is the whole model.
         section: where the training's parameters stand in params.yaml, for messages.
         criterion: the figure of `validate` whose smallest value chooses the best weights.
         shown: a value of train.csv that the progress bar shows beside the loss; "" for none.
@@ -58,18 +63,20 @@ class Task:
             the losses of a step are averaged in the column `loss` of train.csv; they do not change the training.
         re_estimated: names of parameters that are re-estimated from data (`re_estimate`) wherever other weights are
             averaged. They have no weight decay.
-        whole_batch: whether a loss is of the batch as a whole, and no mean over its images. Micro-batches are refused.
+        whole_batch: why a loss is of the batch as a whole, and no mean over its images, so that micro-batches are
+            refused; "" if every loss is such a mean.
         together: images that `validate` handles at once in each process. The trainer sets it to as many as a training
             step handles at once.
     """
 
     model: nn.Module
+    part: str = ""
     section: str
     criterion: str
     shown: str = ""
     losses: Mapping[str, float] = MappingProxyType({"loss": 1.0})
     re_estimated: frozenset[str] = frozenset()
-    whole_batch: bool = False
+    whole_batch: str = ""
     together: int = TOGETHER
 
     def groups(self) -> tuple[ParameterGroup, ...]:
@@ -86,6 +93,13 @@ class Task:
     def batch(self, step: int, rows: slice) -> Batch:
         """The given rows of a step's global batch, on the CPU. It is called from another thread."""
         raise NotImplementedError
+
+    def begin(self, step: int) -> None:
+        """Learn which step the losses that follow are of, counted from 0. Default: it makes no difference."""
+
+    def active(self, name: str) -> bool:
+        """Whether the step that has begun computes a loss; otherwise its groups stay as they are. Default: always."""
+        return True
 
     def loss(self, name: str, model: nn.Module, batch: Batch) -> Loss:
         """Compute a loss. Default: `model(**batch)`.

@@ -13,7 +13,7 @@ from tessera.distributed import same_on_all_processes
 from tessera.errors import UserError
 from tessera.training.groups import TrainedGroup
 from tessera.training.progress import Progress
-from tessera.training.task import Task
+from tessera.training.task import NEWEST, Task
 
 
 @contextmanager
@@ -60,6 +60,7 @@ def improved(metrics: dict[str, float], progress: Progress, patience: int | None
     Raises:
         UserError: the value of a counted criterion is not finite. Nothing has been counted then.
     """
+    metrics = {**metrics, NEWEST: float(-progress.step)}
     counted = [name for name in progress.choices if not out_of_patience(progress, name, patience)]
     for name in counted:
         if not math.isfinite(metrics[name]):

@@ -42,7 +42,8 @@ def files() -> set[str]:
 def generated(count: int, labels, **changes) -> torch.Tensor:
     """What Python gives with the values of params.yaml and some changes, uint8."""
     section = json.loads(Path("params.yaml").read_text())["sampling"]
-    settings = {name: value for name, value in section.items() if name not in ("images", "grid_columns", "precision")}
+    others = ("images", "grid_columns", "precision", "decoder")
+    settings = {name: value for name, value in section.items() if name not in others}
     return to_uint8(TwoStagePipeline.load("models", "cpu").generate(count, labels, **(settings | changes)))
 
 

@@ -45,7 +45,8 @@ def test_the_parts_together_are_what_one_call_draws(run, raw_params):
     assert sorted(name for name in written() if name.startswith("default/images")) == [
         f"default/images-{number:05d}.npy" for number in range(4)
     ]
-    section = {n: v for n, v in raw_params["sampling"].items() if n not in ("images", "grid_columns", "precision")}
+    others = ("images", "grid_columns", "precision", "decoder")
+    section = {n: v for n, v in raw_params["sampling"].items() if n not in others}
     expected = to_uint8(TwoStagePipeline.load("models", "cpu").generate(14, "each", **section))
     assert torch.equal(open_samples(paths.SAMPLES)["default"].pixels(slice(None)), expected)
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from stage1_vqvae.model import VQVAE, load_vqvae, planes
+from stage1_vqvae.model import VQVAE, load_vqvae
+from stage1_vqvae.quantizers.output import planes
 from stage1_vqvae.task import VQVAETask
 from tessera.artifacts.models import save_model
 from tessera.images.pixels import to_float

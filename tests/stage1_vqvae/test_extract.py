@@ -13,8 +13,9 @@ import torch
 
 from stage1_vqvae import extract, train
 from stage1_vqvae.code_figures import histogram
-from stage1_vqvae.model import VQVAE, load_vqvae, planes
+from stage1_vqvae.model import VQVAE, load_vqvae
 from stage1_vqvae.parameters import ExtractParams
+from stage1_vqvae.quantizers.output import planes
 from tessera import paths
 from tessera.artifacts.manifests import read_manifest
 from tessera.codes.store import open_codes

@@ -18,7 +18,12 @@ from tessera.cli.compare.revisions import Run
 
 DISTORTION = "evaluate:bits_per_dim.distortion"
 TAKEN = "validation.steps"  # the figure of a training that says how many steps it took
-TRAINED = {"train_vqvae": "stage1_vqvae", "train_prior": "stage2_prior", "train_classifier": "classifier"}
+TRAINED = {
+    "train_vqvae": "stage1_vqvae",
+    "refine_decoder": "refine_decoder",
+    "train_prior": "stage2_prior",
+    "train_classifier": "classifier",
+}
 MISSING = object()  # stands for a value that a run does not have
 
 

@@ -68,7 +68,7 @@ def tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingPar
     """Each training over random images: its stage, its task and its parameters."""
     task = vqvae_task(params, stats)
     yield "train_vqvae", task, params.stage1_vqvae.training
-    prior = prior_task(params, task.model.layout, stats.num_classes)
+    prior = prior_task(params, task.vqvae.layout, stats.num_classes)
     if any(parameter.requires_grad for parameter in prior.model.parameters()):
         yield "train_prior", prior, params.stage2_prior.chosen.training
     if stats.num_classes and params.classifier.name != "none":

@@ -63,6 +63,7 @@ class Plan:
             "fingerprint": START,
             "prepare": START + self.reading * sum(images.values()),
             "train_vqvae": START,
+            "refine_decoder": START,
             "reconstruct": START + PICTURES * times.reconstruction,
             "extract_codes": START + encoded * times.encoding,
             "train_prior": START,

@@ -6,6 +6,7 @@ import numpy as np
 
 from evaluation.task import ClassifierTask
 from stage1_vqvae.model import VQVAE, model_config
+from stage1_vqvae.sharpening import task_of
 from stage1_vqvae.task import VQVAETask
 from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
@@ -26,7 +27,7 @@ def vqvae_task(params: Params, stats: Stats) -> VQVAETask:
     """The task of stage 1 over random images, with a new VQ-VAE."""
     section = params.stage1_vqvae
     images = random_images(stats, max(256, section.training.batch_size), 0)
-    return VQVAETask(VQVAE(model_config(section, stats)), images, images, section.training, section.augmentation)
+    return task_of(section, VQVAE(model_config(section, stats)), images, images)
 
 
 def prior_task(params: Params, layout: CodeLayout, classes: int) -> PriorTask:

@@ -56,7 +56,7 @@ def measure(params: Params, classes: int) -> Times:
     """
     stats = image_stats(params)
     task = vqvae_task(params, stats)
-    vqvae = task.model
+    vqvae = task.vqvae
     vqvae_step = step_seconds(task, params.stage1_vqvae.training, params)
     task = prior_task(params, vqvae.layout, classes)
     prior, codes = task.model, task.codes

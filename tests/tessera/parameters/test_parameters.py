@@ -44,6 +44,8 @@ def fields(model: type[Section], prefix: str = "", shared: frozenset[str] = froz
             found.add(f"{path}.name")
         elif name in shared or (issubclass(model, Choice) and model.optional and name in model.option_names()):
             continue  # an option whose section may be left out has no value of its own
+        elif name in model.takes:
+            continue  # what is not given there is that of another section
         elif section:
             option = issubclass(model, Choice) and name in model.option_names()
             found |= fields(section, path, frozenset(model.shared_names()) if option else frozenset()) or {path}
@@ -56,12 +58,18 @@ SIMVQ = "stage1_vqvae.quantizer.simvq"  # has no values of its own
 OVERRIDDEN = {f"{SIMVQ}.gradient_estimator"}  # its paper's, whatever the others have
 
 
+def required(raw: dict[str, Any]) -> set[str]:
+    """The leaves that no other value could stand in for."""
+    taken = tuple(f"refine_decoder.{name}" for name in schema().model_fields["refine_decoder"].annotation.takes)
+    return {leaf for leaf in leaves(raw) if leaf not in OVERRIDDEN and not leaf.startswith(taken)}
+
+
 def test_every_leaf_is_a_field_and_every_field_a_leaf(raw_params):
-    assert fields(schema()) - {SIMVQ} == set(leaves(raw_params)) - OVERRIDDEN
+    assert fields(schema()) - {SIMVQ} == required(raw_params)
 
 
 def test_every_missing_leaf_is_named(raw_params):
-    for path in set(leaves(raw_params)) - OVERRIDDEN:
+    for path in required(raw_params):
         *sections, key = path.split(".")
         node = raw_params
         for section in sections:
@@ -451,6 +459,28 @@ def test_a_fault_of_a_shared_value_is_told_once_where_it_stands(params):
     with pytest.raises(UserError) as caught:
         params({"stage2_prior.width": 128, "stage1_vqvae.quantizer.codebook_size": ["a"]})
     assert "gumbel" not in str(caught.value) and "grouped" not in str(caught.value)
+
+
+def test_a_section_takes_what_it_does_not_give_from_another(params):
+    found = params(
+        {
+            "stage1_vqvae.training.seed": 7,
+            "stage1_vqvae.objective.adversarial.start_step": 50,
+            "stage1_vqvae.objective.perceptual.features": {"name": "vgg16", "file": None, "side": 32},
+            "refine_decoder.objective.adversarial": {"discriminator": {"patch": {"channels": 8}}},
+        }
+    ).refine_decoder
+    assert (found.training.seed, found.training.steps, found.augmentation.shift) == (7, 2500, 1)
+    adversarial = found.objective.adversarial
+    assert (adversarial.start_step, adversarial.weight) == (50, 0.0)
+    assert adversarial.discriminator.patch.values() == {"channels": 8, "layers": 1, "norm": "group"}
+    assert found.objective.perceptual.features.vgg16.values() == {"file": None, "side": 32}
+
+
+def test_a_fault_of_a_value_that_is_taken_is_told_once_where_it_stands(params):
+    with pytest.raises(UserError) as caught:
+        params({"stage1_vqvae.training.learning_rate": -1.0, "refine_decoder.training": {}})
+    assert str(caught.value).count("learning_rate") == 1 and "stage1_vqvae.training.learning_rate" in str(caught.value)
 
 
 def test_a_fault_in_a_list_is_told_once(params):

@@ -18,7 +18,7 @@ from tessera.parameters.training import TrainingParams
 from tessera.randomness import generator
 from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
-from tessera.training.task import Batch, ParameterGroup, Task
+from tessera.training.task import NEWEST, Batch, ParameterGroup, Task
 
 
 class Adversaries(nn.Module):
@@ -209,6 +209,37 @@ def test_a_group_whose_gradients_stay_non_finite_ends_the_run(trained, training)
     task.poisoned = set(range(5, 30))
     with pytest.raises(UserError, match="step 15: 10 steps in a row without a finite gradient of discriminator"):
         trained(task)
+
+
+class Late(Adversarial):
+    """The discriminator begins in the fourth step and has no average; the newest weights are published."""
+
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        return (
+            ParameterGroup(NEWEST, "generator", loss="generator"),
+            ParameterGroup(NEWEST, "discriminator", "discriminator", "discriminator", averaged=False),
+        )
+
+    def begin(self, step: int) -> None:
+        self.step = step
+
+    def active(self, name: str) -> bool:
+        return name == "generator" or self.step >= 3
+
+
+def test_a_loss_waits_for_its_step_and_the_newest_weights_are_published(trained, training) -> None:
+    task = Late(training(weight_ema_decay=0.9, patience=1))
+    before = {name: tensor.clone() for name, tensor in task.model.discriminator.state_dict().items()}
+    task.interrupt = lambda step: noted.append(
+        all(torch.equal(tensor, before[name]) for name, tensor in task.model.discriminator.state_dict().items())
+    )
+    noted: list[bool] = []
+    trainer = trained(task)
+    assert noted == [True] * 3 + [False] * 7
+    assert ["discriminator" in row for row in trainer.progress.train] == [False] * 3 + [True] * 7
+    assert [group.average is not None for group in trainer.groups] == [True, False]
+    assert trainer.metrics()["step"] == 10 and len(trainer.progress.validation) == 3
+    assert all(row.keys() == {"step", "distance"} for row in trainer.progress.validation)
 
 
 class Halves(Task):

@@ -40,7 +40,7 @@ def test_what_the_forward_pass_keeps_is_counted_once_and_without_weights() -> No
 
 def test_weights_moments_best_weights_average_and_gradients_are_counted() -> None:
     task, weights = Toy(), 4 * (4 * 8 + 8 + 8 + 1)
-    params = SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.99)
+    params = SimpleNamespace(batch_size=8, steps=1, precision="fp32", weight_ema_decay=0.99)
     found = needs(task, params)
     assert found.image == 4 * (4 + 8)
     assert found.fixed == 6 * weights  # itself, the best, the average, two moments, the gradient
@@ -49,7 +49,7 @@ def test_weights_moments_best_weights_average_and_gradients_are_counted() -> Non
 
 
 def test_measuring_changes_neither_the_model_nor_the_random_numbers() -> None:
-    task, params = Toy(), SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.0)
+    task, params = Toy(), SimpleNamespace(batch_size=8, steps=1, precision="fp32", weight_ema_decay=0.0)
     task.model.append(nn.Dropout(0.5)).append(nn.BatchNorm1d(1)).eval()
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     torch.manual_seed(3)
@@ -64,7 +64,7 @@ def test_measuring_changes_neither_the_model_nor_the_random_numbers() -> None:
 def test_a_training_that_does_not_fit_is_refused_with_the_parameter_that_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.0, compile=False)
+    params = SimpleNamespace(batch_size=8, steps=1, precision="fp32", weight_ema_decay=0.0, compile=False)
     runtime, task = SimpleNamespace(keep_states=2), Toy()
     said = require_room(task, params, runtime, 8, tmp_path)
     assert said.startswith("expects about 0 MB of memory")

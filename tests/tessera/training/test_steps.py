@@ -17,7 +17,7 @@ from tessera.training.task import Batch, Task
 class Squares(Task):
     section, criterion = "toy.training", "error"
 
-    def __init__(self, params: Any, whole_batch: bool = False) -> None:
+    def __init__(self, params: Any, whole_batch: str = "") -> None:
         torch.manual_seed(0)
         self.params, self.model, self.whole_batch = params, nn.Linear(3, 1), whole_batch
         self.sizes: list[int] = []
@@ -54,5 +54,7 @@ def test_a_training_in_pieces_ends_as_one_of_whole_batches(trained: Callable, tr
 
 
 def test_a_loss_of_the_whole_batch_is_refused_in_pieces(trained: Callable, training: Callable) -> None:
-    with pytest.raises(UserError, match=r"runtime\.micro_batch: 3: the loss has an entropy of the whole batch"):
-        trained(Squares(training(), whole_batch=True), micro_batch=3)
+    with pytest.raises(
+        UserError, match=r"runtime\.micro_batch: 3: the loss looks at a whole batch; set looks to false; or set micro_"
+    ):
+        trained(Squares(training(), whole_batch="the loss looks at a whole batch; set looks to false"), micro_batch=3)

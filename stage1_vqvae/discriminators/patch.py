@@ -1,0 +1,80 @@
+"""PatchGAN's discriminator: a small convolutional network whose every output judges one patch of the image.
+
+Sources: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", section 3.2.2; Esser et
+al. 2021, "Taming Transformers for High-Resolution Image Synthesis", for its form.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Tensor, nn
+
+from stage1_vqvae.discriminators.base import Discriminator
+from stage1_vqvae.discriminators.sections import DiscriminatorParams
+from tessera.parameters.sections import Misfit, Positive
+
+KERNEL = 4
+WIDEST = 8  # the largest width, in units of `channels`
+GROUPS = 8  # of a group norm, or fewer where the width is no multiple
+DEVIATION = 0.02  # of the initial weights, as pix2pix has it
+
+
+class Parameters(DiscriminatorParams):
+    """Parameters of `patch`.
+
+    `channels`: of the first layer; they double with each further layer up to eight times as many. `layers`: the number
+    of convolutions that halve the resolution; with 3 of them an output sees 70x70 pixels. `norm`: batch is the
+    published one, by which the images of a batch are judged together; group judges each image by itself.
+    """
+
+    channels: Positive
+    layers: Positive
+    norm: Literal["group", "batch"]
+
+    def fits_images(self, shape: tuple[int, int, int]) -> None:
+        least = 3 * 2**self.layers
+        if min(shape[1:]) < least:
+            raise Misfit(
+                f"{self.layers} layers need images of at least {least} pixels a side, got {shape[1]}x{shape[2]}; give "
+                "fewer",
+                "layers",
+            )
+
+
+class Patch(Discriminator):
+    """Some 4x4 convolutions of stride 2, one of stride 1, and one to a single channel, with leaky ReLUs between them.
+
+    All convolutions but the first and the last are followed by a norm.
+
+    Args:
+        image_channels: of the images.
+    """
+
+    def __init__(self, image_channels: int, *, channels: int, layers: int, norm: str) -> None:
+        super().__init__()
+        if norm == "batch":
+            self.whole_batch = "the discriminator's batch norm looks at a whole batch; set norm to group"
+        widths = [channels * min(2**layer, WIDEST) for layer in range(layers + 1)]
+        parts: list[nn.Module] = [nn.Conv2d(image_channels, widths[0], KERNEL, 2, 1), nn.LeakyReLU(0.2)]
+        for layer in range(1, layers + 1):
+            stride = 2 if layer < layers else 1
+            parts.append(nn.Conv2d(widths[layer - 1], widths[layer], KERNEL, stride, 1, bias=False))
+            parts += [_norm(norm, widths[layer]), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*parts, nn.Conv2d(widths[-1], 1, KERNEL, 1, 1))
+        for part in self.layers:
+            if isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, 0.0, DEVIATION)
+            elif isinstance(part, nn.BatchNorm2d | nn.GroupNorm):
+                nn.init.normal_(part.weight, 1.0, DEVIATION)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.layers(images)]
+
+
+def _norm(name: str, width: int) -> nn.Module:
+    """A norm over `width` channels. Nobody reads a batch norm's running statistics, so there are none."""
+    if name == "batch":
+        return nn.BatchNorm2d(width, track_running_stats=False)
+    return nn.GroupNorm(math.gcd(GROUPS, width), width)

@@ -1,0 +1,77 @@
+"""A projected discriminator: small heads that judge the features of a frozen network.
+
+Source: Sauer et al. 2021, "Projected GANs Converge Faster", section 3. Features at several depths go through fixed
+random projections that mix channels (CCM) and depths (CSM), and each depth has a discriminator of its own. The heads
+here keep the resolution of their map, so that they fit images of any size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from stage1_vqvae.discriminators.base import Discriminator
+from stage1_vqvae.discriminators.sections import DiscriminatorParams
+from stage1_vqvae.objectives.frozen import Frozen
+from stage1_vqvae.objectives.sections import TrainedAgainst
+from tessera.parameters.sections import Positive
+
+
+class Parameters(DiscriminatorParams):
+    """Parameters of `projected`. `channels`: of the projected features and inside the heads."""
+
+    second_order: ClassVar[bool] = False  # of the frozen network, whose operations need not have one
+
+    channels: Positive
+    features: TrainedAgainst
+
+
+class Projected(Discriminator):
+    """Heads on projected features, one for each depth.
+
+    A head is a 3x3 convolution, a leaky ReLU and a 1x1 convolution to one channel, with spectral norms.
+
+    Args:
+        image_channels: of the images.
+        channels: of the projected features and inside the heads.
+        features: the frozen network's parameters, {"name": NAME, NAME: {...}}.
+    """
+
+    def __init__(self, image_channels: int, *, channels: int, features: dict[str, Any]) -> None:
+        super().__init__()
+        self.features = Frozen(features)
+        widths = self.features.network.widths
+        self.depths = len(widths)
+        for depth, width in enumerate(widths):
+            self.register_buffer(f"channel_mix_{depth}", _random_kernel(channels, width, 1))
+            self.register_buffer(f"depth_mix_{depth}", _random_kernel(channels, channels, 3))
+        self.heads = nn.ModuleList(_head(channels) for _ in widths)
+
+    def projected(self, images: Tensor) -> list[Tensor]:
+        """The features of every depth, each mixed with those of all deeper ones, (B, channels, h_i, w_i)."""
+        found: list[Tensor] = []
+        maps = self.features.maps(images)
+        for depth in reversed(range(self.depths)):
+            mixed = F.conv2d(maps[depth], getattr(self, f"channel_mix_{depth}"))
+            if found:
+                deeper = F.interpolate(found[0], mixed.shape[-2:], mode="bilinear", align_corners=False)
+                mixed = mixed + deeper
+            found.insert(0, F.conv2d(mixed, getattr(self, f"depth_mix_{depth}"), padding=1))
+        return found
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [head(features) for head, features in zip(self.heads, self.projected(images), strict=True)]
+
+
+def _random_kernel(outputs: int, inputs: int, size: int) -> Tensor:
+    """A fixed kernel (outputs, inputs, size, size) that keeps the scale of its input."""
+    return torch.randn(outputs, inputs, size, size) / (inputs * size**2) ** 0.5
+
+
+def _head(channels: int) -> nn.Sequential:
+    first, last = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, 1, 1)
+    return nn.Sequential(spectral_norm(first), nn.LeakyReLU(0.2), spectral_norm(last))

@@ -1,0 +1,1 @@
+"""Terms of a decoder's objective. Each option is one file, named as in params.yaml; base.py has the class of all."""

@@ -1,0 +1,64 @@
+"""The base class of the objective's terms. docs/architecture.md lists what a term must define."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Term(nn.Module):
+    """A term that is added to the distortion when a decoder is trained. A subclass defines `forward`.
+
+    Attributes:
+        weight: by which the term is multiplied.
+        adaptive: whether the weight is also multiplied by the ratio of two gradient norms at the decoder's last layer:
+            that of the distortion with all terms that are not adaptive, and that of this term.
+        measured: whether `forward` is also a figure of the validation split.
+        opponent: the name of the loss by which the term's own parameters are trained; "": it has none.
+        whole_batch: why the term is no mean over images; "" if it is one (see `tessera.training.task.Task`).
+    """
+
+    adaptive: bool = False
+    measured: bool = True
+    opponent: str = ""
+    whole_batch: str = ""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def ramp(self, step: int) -> float:
+        """The part of the weight that counts in a step, from 0 to 1. The term is not computed where it is 0."""
+        return 1.0
+
+    def begins(self, step: int) -> bool:
+        """Whether the term's own parameters are trained in a step."""
+        return True
+
+    def forward(self, made: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """What the decoder minimises, a scalar: a mean over images unless `whole_batch`.
+
+        Args:
+            made: reconstructions, float (B, C, H, W) in [-1, 1]. The gradient goes through them alone.
+            images: of the same shape.
+        """
+        raise NotImplementedError
+
+    def own_loss(self, made: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the term's own parameters minimise, a scalar, and scalars to log. Required where there is an `opponent`.
+
+        Args:
+            made: reconstructions without a gradient.
+            images: of the same shape.
+        """
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, object]:
+        """Settings of the optimizer of the term's own parameters (`tessera.training.task.ParameterGroup`)."""
+        return {}
+
+    def update(self) -> None:
+        """Takes over what `own_loss` gathered, after a step with finite gradients, the same on every process."""
+
+    def discard(self) -> None:
+        """Forgets what `own_loss` gathered, after a step that was skipped."""

@@ -1,0 +1,35 @@
+"""Frozen feature networks inside a module that is trained. They are no part of what is trained, saved or published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from tessera.features.networks.base import FeatureNetwork
+from tessera.features.networks.build import build_features
+
+
+class Frozen(nn.Module):
+    """Holds a feature network (`network`), and has neither parameters nor state: no checkpoint holds its weights."""
+
+    network: FeatureNetwork
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        """params: {"name": NAME, NAME: {its parameters}}.
+
+        Raises:
+            UserError: see `tessera.features.networks.build.build_features`.
+        """
+        super().__init__()
+        self.__dict__["network"] = build_features(params)  # past nn.Module, which would register it
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        """Moves the network as well when a module around it is moved."""
+        self.network._apply(function)
+        return super()._apply(function, recurse)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, c_i, h_i, w_i), shallow first, of float images (B, C, H, W) in [-1, 1]."""
+        return self.network.maps(images)

@@ -1,0 +1,74 @@
+"""A perceptual distance: how far apart two images are in the features of a frozen network, at several depths.
+
+Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", equation 1 (LPIPS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stage1_vqvae.objectives.base import Term
+from stage1_vqvae.objectives.frozen import Frozen
+from stage1_vqvae.objectives.sections import TermParams, TrainedAgainst
+from tessera.parameters.sections import NonNegative
+
+EPSILON = 1e-10  # added to the length of a feature vector, as LPIPS has it
+
+
+class Parameters(TermParams):
+    """Parameters of `perceptual`. `features`: the network, whose judgement is then no figure of the same run."""
+
+    weight: NonNegative
+    features: TrainedAgainst
+
+
+class Perceptual(Term):
+    """The distance of two images in the features of a frozen network.
+
+    Args:
+        channels: of the images.
+        weight: of the term.
+        features: the network's parameters, {"name": NAME, NAME: {...}}.
+    """
+
+    def __init__(self, channels: int, *, weight: float, features: dict[str, Any]) -> None:
+        super().__init__(weight)
+        self.features = Frozen(features)
+
+    def forward(self, made: Tensor, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.features.maps(images)
+        return distance(self.features.maps(made), wanted, self.features.network.channel_weights)
+
+
+def distance(made: Sequence[Tensor], wanted: Sequence[Tensor], channel_weights: Sequence[Tensor] | None) -> Tensor:
+    """The mean distance over images, a scalar, in float32.
+
+    At each depth the feature vectors of all positions are normalised to length 1. Their squared differences are summed
+    over channels and averaged over positions. With channel weights the depths are summed, which is LPIPS; otherwise
+    they are averaged, so that the distance of an image lies between 0 and 4.
+
+    Args:
+        made: feature maps (B, c_i, h_i, w_i) of the reconstructions.
+        wanted: those of the images.
+        channel_weights: for each depth a weight (c_i,) of each channel; None: all are 1.
+    """
+    with torch.autocast(made[0].device.type, enabled=False):
+        parts = []
+        for depth, (one, other) in enumerate(zip(made, wanted, strict=True)):
+            squares = (_normalised(one) - _normalised(other)).square()
+            if channel_weights is not None:
+                squares = squares * channel_weights[depth].to(squares).view(-1, 1, 1)
+            parts.append(squares.sum(1).mean())
+        return torch.stack(parts).mean() if channel_weights is None else torch.stack(parts).sum()
+
+
+def _normalised(features: Tensor) -> Tensor:
+    features = features if features.dtype == torch.float64 else features.float()
+    # The square root has no gradient at 0, where a ReLU may leave a whole vector.
+    length = features.square().sum(1, keepdim=True).clamp_min(EPSILON**2).sqrt()
+    return features / (length + EPSILON)

@@ -1,0 +1,53 @@
+"""What the parameters of the objective's terms have in common. Imports no torch: parameters are checked without it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tessera.features.networks.sections import features_choice
+from tessera.parameters.sections import Misfit, NonNegative, Section, Terms
+
+PACKAGE = "stage1_vqvae.objectives"
+# The choice of a frozen network by which a term is computed.
+TrainedAgainst = features_choice(
+    {
+        "none": "the term needs a network",
+        "classifier": "stage 1 does not depend on the run's classifier; choose a network that was trained elsewhere",
+    }
+)
+
+
+class TermParams(Section):
+    """Parameters of every term.
+
+    Attributes:
+        weight: by which the term is multiplied before it is added to the distortion; 0: there is no such term.
+    """
+
+    weight: NonNegative
+
+    def fits_images(self, shape: tuple[int, int, int]) -> None:
+        """Refuse images (C, H, W) for which there is no such term.
+
+        Raises:
+            Misfit: with the reason.
+        """
+
+
+class ObjectiveTerms(Terms):
+    """The terms that are added to the distortion when a decoder is trained."""
+
+    package: ClassVar[str] = PACKAGE
+    published: ClassVar[bool] = False  # a published model has none of them
+
+    def fits_images(self, shape: tuple[int, int, int]) -> None:
+        """Refuse images (C, H, W) for which a term that is on cannot be computed.
+
+        Raises:
+            Misfit: with the reason.
+        """
+        for name, part in self.on.items():
+            try:
+                part.fits_images(shape)
+            except Misfit as error:
+                raise Misfit(error.reason, name, *error.path) from None

@@ -1,0 +1,215 @@
+"""The terms of an objective and their parts, against plain formulas; and what params.yaml refuses of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stage1_vqvae.discriminators.patch import Patch
+from stage1_vqvae.discriminators.projected import Projected
+from stage1_vqvae.objectives import frozen
+from stage1_vqvae.objectives.adversarial import hinge
+from stage1_vqvae.objectives.perceptual import Perceptual, distance
+from stage1_vqvae.objectives.regularisers import Anchors, gradient_penalty
+from tessera.errors import UserError
+from tessera.features.networks.base import FeatureNetwork
+from tessera.parameters import Params
+
+FEATURES = {"name": "tiny", "tiny": {}}
+
+
+class Tiny(FeatureNetwork):
+    """Two maps of random features; the second has half the size."""
+
+    widths = (4, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 4, stride=2, padding=1)
+
+    def feature_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        shallow = F.relu(self.first(images))
+        return [shallow, F.relu(self.second(shallow))]
+
+
+@pytest.fixture(autouse=True)
+def tiny_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "build_features", lambda params: Tiny().freeze())
+
+
+def images(seed: int, count: int = 3, channels: int = 1) -> torch.Tensor:
+    return torch.rand(count, channels, 8, 12, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize("channel_weights", [None, (torch.rand(4), torch.rand(6))], ids=["means", "lpips"])
+def test_the_perceptual_distance_is_that_of_unit_vectors_at_every_depth(channel_weights) -> None:
+    network, one, other = Tiny(), images(0), images(1)
+    with torch.no_grad():
+        made, wanted = network.maps(one), network.maps(other)
+    depths = []
+    for depth, (a, b) in enumerate(zip(made, wanted, strict=True)):
+        each = []
+        for image in range(len(a)):
+            for row in range(a.shape[2]):
+                for column in range(a.shape[3]):
+                    x, y = a[image, :, row, column], b[image, :, row, column]
+                    squares = (x / (x.norm() + 1e-10) - y / (y.norm() + 1e-10)) ** 2
+                    each.append((squares * (1 if channel_weights is None else channel_weights[depth])).sum())
+        depths.append(torch.stack(each).mean())
+    expected = torch.stack(depths).mean() if channel_weights is None else torch.stack(depths).sum()
+    torch.testing.assert_close(distance(made, wanted, channel_weights), expected)
+
+
+def test_a_perceptual_term_is_zero_for_equal_images_and_has_a_finite_gradient_everywhere() -> None:
+    term = Perceptual(1, weight=1.0, features=FEATURES)
+    same = images(0)
+    assert term(same, same).item() == 0
+    made = images(1).requires_grad_()
+    term(made, same).backward()
+    assert made.grad.isfinite().all() and made.grad.abs().sum() > 0
+    # Where a ReLU leaves nothing, a vector has no direction.
+    zeros = [torch.zeros(1, 4, 2, 2, requires_grad=True)]
+    distance(zeros, [torch.ones(1, 4, 2, 2)], None).backward()
+    assert zeros[0].grad.isfinite().all()
+
+
+def test_frozen_features_are_neither_trained_nor_saved_but_move_and_are_copied_with_the_term() -> None:
+    for module in (Perceptual(1, weight=1.0, features=FEATURES), Projected(1, channels=5, features=FEATURES)):
+        network = module.features.network
+        names = [*dict(module.named_parameters()), *module.state_dict()]
+        assert not [name for name in names if name.startswith("features")]
+        module.train()
+        assert not network.training and not any(p.requires_grad for p in network.parameters())
+        module.double()
+        assert network.first.weight.dtype == torch.float64
+        assert deepcopy(module).features.network is not network
+
+
+def test_a_projected_discriminator_has_a_head_for_each_depth_and_trains_them_alone() -> None:
+    torch.manual_seed(0)
+    model = Projected(1, channels=5, features=FEATURES)
+    made = images(0).requires_grad_()
+    logits = model(made)
+    assert [tuple(part.shape) for part in logits] == [(3, 1, 8, 12), (3, 1, 4, 6)]
+    hinge(logits, model(images(1))).backward()
+    assert made.grad.abs().sum() > 0
+    assert all(name.startswith("heads.") and p.grad is not None for name, p in model.named_parameters())
+    # Each depth also sees the deeper ones: the mixture is a fixed linear map of both.
+    whole = model.projected(images(2))
+    model.channel_mix_1.zero_()
+    assert not torch.equal(model.projected(images(2))[0], whole[0]) and model.projected(images(2))[1].abs().sum() == 0
+
+
+def test_lecam_pulls_logits_to_the_opposite_moving_average() -> None:
+    torch.manual_seed(0)
+    anchors, averages = Anchors(0.9), None
+    for step in range(4):
+        real, fake = torch.randn(6, 1, 2, 2, dtype=torch.float64) + 1, torch.randn(6, 1, 2, 2, dtype=torch.float64)
+        of_real, of_fake = averages or (0.0, 0.0)
+        expected = (real - of_fake).square().mean() + (fake - of_real).square().mean()
+        for part in (slice(0, 4), slice(4, 6)) if step == 2 else (slice(0, 6),):
+            found = anchors([real[part]], [fake[part]])
+        if step != 2:
+            assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+        if step == 1:
+            anchors.discard()
+            continue
+        anchors.update()
+        means = (real.mean().item(), fake.mean().item())
+        averages = tuple(0.9 * a + 0.1 * m for a, m in zip(averages, means, strict=True)) if averages else means
+        assert anchors.means.tolist() == pytest.approx(averages, rel=1e-6)
+    assert anchors.updates == 3
+
+
+def test_r1_is_the_squared_gradient_of_each_image_and_can_be_differentiated() -> None:
+    torch.manual_seed(0)
+    model = Patch(1, channels=3, layers=1, norm="group").double()
+    pictures = images(0).double().requires_grad_()
+    found = gradient_penalty(model(pictures), pictures)
+    expected = []
+    for image in pictures.detach():
+        one = image[None].requires_grad_()
+        (gradient,) = torch.autograd.grad(model(one)[0].mean(), one)
+        expected.append(gradient.square().sum())
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+    weight = model.layers[0].weight
+    (slope,) = torch.autograd.grad(found, weight)
+    step = 1e-6
+    with torch.no_grad():
+        weight[0, 0, 1, 2] += step
+    moved = gradient_penalty(model(pictures), pictures)
+    assert ((moved - found) / step).item() == pytest.approx(slope[0, 0, 1, 2].item(), rel=1e-3)
+
+
+def test_the_patch_discriminator_has_the_published_size_and_sees_70_pixels() -> None:
+    with torch.device("meta"):
+        model = Patch(3, channels=64, layers=3, norm="batch")
+        assert model(torch.zeros(1, 3, 256, 256))[0].shape == (1, 1, 30, 30)
+    # Four by four kernels: 3 -> 64 and 512 -> 1 with biases, three without, each with a norm of two vectors.
+    widths = (64, 128, 256, 512)
+    expected = 16 * 3 * 64 + 64 + 16 * 512 + 1
+    expected += sum(16 * a * b + 2 * b for a, b in pairwise(widths))
+    assert sum(p.numel() for p in model.parameters()) == expected == 2_765_633
+    small = Patch(1, channels=1, layers=3, norm="group")
+    for place, layer in enumerate(small.layers):
+        if isinstance(layer, nn.GroupNorm):
+            small.layers[place] = nn.Identity()  # a norm sees the whole image
+    image = torch.rand(1, 1, 96, 96, requires_grad=True)
+    logits = small(image)[0]
+    logits[0, 0, 5, 5].backward()
+    rows, columns = (image.grad[0, 0].abs().sum(side) > 0 for side in (1, 0))
+    assert rows.sum() == columns.sum() == 70
+
+
+TERMS = "stage1_vqvae.objective."
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {
+                TERMS + "adversarial.weight": 1.0,
+                TERMS + "adversarial.discriminator.name": "projected",
+                TERMS + "adversarial.regulariser.name": "r1",
+            },
+            r"stage1_vqvae\.objective\.adversarial\.regulariser\.name: r1 needs second derivatives",
+        ),
+        (
+            {TERMS + "adversarial.weight": 1.0, TERMS + "adversarial.discriminator.patch.layers": 3},
+            r"adversarial\.discriminator\.patch\.layers: 3 layers need images of at least 24 pixels a side, got 8x8",
+        ),
+        ({TERMS + "perceptual.features.name": "classifier"}, "stage 1 does not depend on the run's classifier"),
+        ({"refine_decoder.name": "objective", "refine_decoder.objective.perceptual.weight": 0.0}, None),
+        (
+            {
+                "refine_decoder.name": "objective",
+                "refine_decoder.objective": {"perceptual": {"weight": 0.0}, "adversarial": {"weight": 0.0}},
+            },
+            r"refine_decoder\.objective: every term has weight 0",
+        ),
+        (
+            {"refine_decoder.name": "objective", "evaluation.features.name": "efficientnet_lite0"},
+            r"efficientnet_lite0 is trained against in refine_decoder\.objective\.perceptual\.features\.name, so",
+        ),
+        (
+            {"extract_codes.refine": 5, TERMS + "perceptual.weight": 1.0},
+            r"extract_codes\.refine: 5, but stage1_vqvae\.objective has a term",
+        ),
+        ({"sampling.decoder": "refined"}, r"sampling\.decoder: refined, but refine_decoder\.name is none"),
+        ({"refine_decoder.training": {"step": 3}}, r"refine_decoder\.training\.step: unknown parameter"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_place(params: Callable[..., Params], changes: dict, said: str) -> None:
+    if said is None:
+        assert set(params(changes).refine_decoder.objective.on) == {"adversarial"}
+        return
+    with pytest.raises(UserError, match=said):
+        params(changes)
