@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -28,8 +29,9 @@ def is_module(file: Path) -> bool:
 
 def loaded() -> list[Path]:
     """The project's Python files that this process has imported, sorted."""
-    found = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
-    return sorted(file for file in found if any(file.is_relative_to(ROOT / package) for package in PACKAGES))
+    rooms = tuple(f"{ROOT / package}{os.sep}" for package in PACKAGES)
+    found = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}
+    return sorted(Path(file) for file in found if file.startswith(rooms))  # thousands of modules: text is fast
 
 
 def _is_type_checking(node: ast.AST) -> bool:

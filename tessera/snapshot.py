@@ -18,8 +18,9 @@ class Code:
 
     def changed(self) -> list[Path]:
         """The files that this process has imported and that do something else now. A comment does not count."""
-        now = {file: file.read_bytes() for file in loaded() if file.is_file()}
-        edited = [file for file in loaded() if now.get(file) != self.texts.get(file)]
+        imported = loaded()
+        now = {file: file.read_bytes() for file in imported if file.is_file()}
+        edited = [file for file in imported if now.get(file) != self.texts.get(file)]
         return [file for file in edited if not (file in now and file in self.texts and self._alike(file, now[file]))]
 
     def _alike(self, file: Path, text: bytes) -> bool:

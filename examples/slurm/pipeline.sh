@@ -28,6 +28,7 @@ alone() { # alone OPTION ... MODULE: a stage in one process
 
 alone stage0_images.prepare
 submit --nodes "$nodes" --gpus-per-node "$gpus" "$here/train.sh" stage1_vqvae.train
+submit --nodes "$nodes" --gpus-per-node "$gpus" "$here/train.sh" stage1_vqvae.refine # ends at once where it is off
 alone --gpus 1 stage1_vqvae.reconstruct
 submit --array "0-$((jobs - 1))" --gpus 1 "$here/parts.sh" stage1_vqvae.extract
 alone stage1_vqvae.extract

@@ -74,6 +74,7 @@ def test_every_stage_is_a_job_that_waits_for_the_one_before(environment: Environ
     assert stages == [
         "stage0_images.prepare",
         "stage1_vqvae.train",
+        "stage1_vqvae.refine",
         "stage1_vqvae.reconstruct",
         "stage1_vqvae.extract",
         "stage1_vqvae.extract",
@@ -85,7 +86,7 @@ def test_every_stage_is_a_job_that_waits_for_the_one_before(environment: Environ
     ]
     assert all("--partition=gpu" in job for job in jobs) and "--dependency" not in jobs[0]
     assert all(f"--dependency afterok:{number} " in job for number, job in enumerate(jobs) if number)
-    assert "--array 0-2 " in jobs[3] and "--nodes 2 " in jobs[1]
+    assert "--array 0-2 " in jobs[4] and "--nodes 2 " in jobs[1]
 
 
 @pytest.mark.parametrize("given", [None, "7"])

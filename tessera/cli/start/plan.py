@@ -13,6 +13,7 @@ from tessera.parameters import Params
 CLASSIFIER = "classifier"
 USED = 0.85  # of the time that the user gives; the rest is for what the plan does not know
 START = 7.0  # seconds that a stage takes to start, libraries and all
+OFF = 4.5  # seconds that a stage takes that is switched off
 FIGURES = 10.0  # seconds that `evaluate` takes besides, for its own libraries and pictures
 MEASURING = 0.2  # of the time: the most that drawing and measuring may take
 SHARES = {STAGE1: 0.44, STAGE2: 0.44, CLASSIFIER: 0.12}  # of the time that trainings have
@@ -63,7 +64,7 @@ class Plan:
             "fingerprint": START,
             "prepare": START + self.reading * sum(images.values()),
             "train_vqvae": START,
-            "refine_decoder": START,
+            "refine_decoder": OFF,
             "reconstruct": START + PICTURES * times.reconstruction,
             "extract_codes": START + encoded * times.encoding,
             "train_prior": START,

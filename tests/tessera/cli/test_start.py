@@ -137,7 +137,7 @@ def in_an_empty_folder(in_tmp: Path) -> None:
     pass
 
 
-@pytest.mark.parametrize("minutes", [2, 15, 600])
+@pytest.mark.parametrize("minutes", [3, 15, 600])
 @pytest.mark.parametrize("slower", [1, 30])
 def test_a_plan_fits_into_the_time_or_is_the_least_that_makes_sense(minutes: int, slower: int) -> None:
     found, scale = survey(), slower

@@ -85,7 +85,7 @@ def test_a_training_that_does_not_fit_is_refused_with_the_parameter_that_helps(
 def test_a_training_that_goes_on_needs_disk_only_for_what_it_does_not_hold_already(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.0, compile=False)
+    params = SimpleNamespace(batch_size=8, steps=1, precision="fp32", weight_ema_decay=0.0, compile=False)
     runtime, task = SimpleNamespace(keep_states=2), Toy()
     state = needs(task, params).state
     monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=state))
@@ -102,7 +102,7 @@ def test_a_training_that_goes_on_needs_disk_only_for_what_it_does_not_hold_alrea
 
 
 def test_the_disk_of_a_folder_that_another_machine_makes_is_that_of_the_nearest_one(tmp_path: Path) -> None:
-    params = SimpleNamespace(batch_size=8, precision="fp32", weight_ema_decay=0.0, compile=False)
+    params = SimpleNamespace(batch_size=8, steps=1, precision="fp32", weight_ema_decay=0.0, compile=False)
     folder = tmp_path / ".state" / "train_prior" / "abc"
     require_room(Toy(), params, SimpleNamespace(keep_states=2), 8, folder)
     assert not folder.parent.exists()
