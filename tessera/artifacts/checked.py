@@ -90,7 +90,12 @@ class CheckedArray:
         self._map = self._array = None
 
     def _open_map(self) -> None:
-        descriptor = self.manifest.open(self.name)
+        try:
+            descriptor = self.manifest.open(self.name)
+        except UserError:
+            if self._stamp is None:
+                raise
+            raise self._changed() from None  # it was there, and is gone or of another size: nothing is damaged
         try:
             status = os.fstat(descriptor)
             stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

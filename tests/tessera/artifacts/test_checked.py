@@ -249,3 +249,11 @@ def test_checking_an_array_needs_no_more_memory_than_a_block(tmp_path):
     tracemalloc.stop()
     assert peak < 8 * BLOCK
     assert re.fullmatch("[0-9a-f]{64}", array.manifest.files["a.npy"].blocks[0])
+
+
+def test_a_file_that_is_gone_while_it_is_closed_was_changed_and_is_not_damaged(tmp_path):
+    array = CheckedArray(publish(tmp_path / "d", PIXELS), "a.npy")
+    array.close()
+    (tmp_path / "d").rename(tmp_path / "retired")  # where folders cannot be exchanged, there is none for a moment
+    with pytest.raises(UserError, match="changed while it was being read"):
+        array[7:9]
