@@ -1,6 +1,6 @@
 """What the figures of metrics.json say, in sentences for a person. No torch.
 
-The bounds are rules of thumb. They separate the runs of docs/benchmarks.md that look well from those that do not.
+The bounds are rules of thumb, which no experiment has chosen.
 """
 
 from __future__ import annotations
