@@ -54,9 +54,17 @@ def largest_over_processes(value: int, device: torch.device) -> int:
     """The largest of the values that the processes give. Every process receives it."""
     if world()[1] == 1:
         return value
-    tensor = torch.tensor(value, device=device)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor.item())
+    return largest_of_each(torch.tensor([value], device=device))[0]
+
+
+def largest_of_each(values: torch.Tensor) -> list[int]:
+    """For each place of a vector (n,) of integers, the largest value that a process gives. All receive the result.
+
+    It is one exchange, and the only wait for the device that `values` is on.
+    """
+    if world()[1] > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values.tolist()
 
 
 def total(values: list[float], device: torch.device) -> list[float]:

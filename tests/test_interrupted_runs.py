@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from whole_runs import (
+    HANGS,
     LIKE_DVC,
     Environment,
     alive,
@@ -76,7 +77,7 @@ def interrupt(folder: Path, command: list[str], environment: Environment, number
     )
     wait_for(lambda: bool(saved(folder)) or process.poll() is not None, "no state was saved")
     os.killpg(process.pid, number)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=HANGS)[1]
     wait_for(lambda: lock_is_free(folder), "the run did not end")
     return process.returncode, error
 
@@ -167,9 +168,8 @@ def signalled(folder: Path, command: list[str], environment: Environment, second
         family = [outer, *outer.children(recursive=True)]
         (target,) = [p for p in family[1:] if p.environ().get("RANK") == "1"] if second else [outer]
         target.send_signal(number)
-        patience = 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # five seconds, longer on a busy machine
         try:
-            wait_for(lambda: outer.poll() is not None and not any(map(alive, family)), f"alive: {family}", patience)
+            wait_for(lambda: outer.poll() is not None and not any(map(alive, family)), f"alive: {family}", seconds=5)
         finally:
             for process in filter(alive, family):
                 process.kill()
@@ -251,7 +251,7 @@ def test_a_second_run_beside_the_first_is_refused_before_torch_is_loaded(
             f"error: process {holder} is running stage1_vqvae.train in this folder; wait for it, or stop it\n"
         )
         assert launcher == "torchrun" or holder == str(first.pid)
-        assert first.wait(timeout=120) == 0
+        assert first.wait(timeout=HANGS) == 0
 
 
 def test_a_run_whose_second_process_is_killed_goes_on_to_the_same_end(
@@ -267,7 +267,7 @@ def test_a_run_whose_second_process_is_killed_goes_on_to_the_same_end(
         wait_for(lambda: bool(saved(killed)), "no state was saved")
         (second,) = [p for p in psutil.Process(first.pid).children() if p.environ().get("RANK") == "1"]
         second.kill()
-        assert "error: process 1 was killed by SIGKILL" in first.communicate(timeout=120)[1]
+        assert "error: process 1 was killed by SIGKILL" in first.communicate(timeout=HANGS)[1]
     assert first.returncode == 137
     done = run(killed, command, environment)
     assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr

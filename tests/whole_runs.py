@@ -19,6 +19,8 @@ import psutil
 from tessera.launch.parents import DVC_STAGE, LAUNCHER_PID, LAUNCHER_VARIABLES
 
 Environment = dict[str, str]
+HANGS = 240  # seconds after which a process is believed to hang
+LONGEST = 10  # times the seconds of `wait_for`
 
 # Starts a command through a shell, as DVC does, and waits for it.
 LIKE_DVC = """
@@ -44,7 +46,7 @@ def torchrun(processes: int) -> list[str]:
 def run(folder: Path, command: list[str], environment: Environment) -> subprocess.CompletedProcess:
     """Run a command to its end, and keep what it prints."""
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS, check=False
     )
 
 
@@ -87,11 +89,26 @@ def column(folder: Path, stage: str, name: str, missing: float | None = None) ->
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait until a condition holds; fail with `what` after some seconds."""
-    until = time.monotonic() + seconds
+    """Wait until a condition holds; fail with `what` after some seconds.
+
+    Seconds in which a process of this machine waited for a core or a disk do not count, so that a machine which is
+    busy with other things fails no test. At most `LONGEST` times as many seconds pass in all.
+    """
+    began, before = time.monotonic(), held_up()
     while not condition():
-        assert time.monotonic() < until, what
+        passed = time.monotonic() - began
+        assert max(passed - (held_up() - before), passed / LONGEST) < seconds, what
         time.sleep(0.02)
+
+
+def held_up() -> float:
+    """For how many seconds since the start processes waited for a core or a disk, or a virtual machine for its host.
+
+    A system without /proc/pressure tells the last alone.
+    """
+    files = [file for kind in ("cpu", "io") if (file := Path("/proc/pressure", kind)).exists()]
+    totals = [file.read_text().splitlines()[0].rpartition("total=")[2] for file in files]
+    return getattr(psutil.cpu_times(), "steal", 0.0) + sum(map(int, totals)) / 1e6  # microseconds
 
 
 def alive(process: psutil.Process) -> bool:

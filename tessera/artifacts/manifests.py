@@ -172,8 +172,11 @@ class Manifest:
         self._compare(name, hashlib.sha256(data).hexdigest())
         return data
 
-    def read_json(self, name: str) -> Any:
+    def read_json(self, name: str, finite: bool = True) -> Any:
         """The value of a listed JSON file, checked.
+
+        Args:
+            finite: whether NaN and infinite numbers are refused.
 
         Raises:
             UserError: see `read` and `tessera.documents.read_json`; or the file is larger than JSON is read.
@@ -182,7 +185,7 @@ class Manifest:
             raise UserError(
                 f"{self.folder / name}: larger than {JSON_BYTES} bytes, the most that is read; {self.remedy}"
             )
-        return parse_json(self.read(name), self.folder / name, self.remedy)
+        return parse_json(self.read(name), self.folder / name, self.remedy, finite)
 
     def check(self, name: str) -> None:
         """Compare the whole contents of a listed file with its hash, in bounded memory.

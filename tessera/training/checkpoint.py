@@ -21,12 +21,13 @@ from tessera.artifacts.files import json_text
 from tessera.artifacts.manifests import read_manifest
 from tessera.artifacts.publishing import clear_unfinished, publishing
 from tessera.console import say
-from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.locks import acquire
 from tessera.project import ROOT, loaded, syntax
 from tessera.snapshot import require_unedited
 from tessera.training.running import END, FINISHED, LOCK, STEP, states_of
+
+TENSORS, VALUES = "state.safetensors", "state.json"  # the files of a state
 
 
 def fingerprint(stage: str, params: dict[str, Any], parents: dict[str, str]) -> str:
@@ -133,9 +134,9 @@ class StateFolder:
 
     def _write(self, target: Path, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         with publishing(target, "state", {}) as staging:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staging / "state.safetensors")
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staging / TENSORS)
             values = {**values, "step": step, "code": self.code}
-            (staging / "state.json").write_text(json.dumps(values), encoding="utf-8")
+            (staging / VALUES).write_text(json.dumps(values), encoding="utf-8")
         read_manifest(target, "state")
 
     def _delete(self, kind: str, kept: list[Path]) -> None:
@@ -175,11 +176,26 @@ def _newest_first(folder: Path, kind: str) -> list[Path]:
 def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and values of a saved state.
 
+    The tensors are views of the mapped file, which is hashed first. Bytes in memory, as `read_model` has them, would
+    take twice the state for each process of a run that goes on, and so more memory than a run that begins.
+
     Raises:
-        UserError, SafetensorError, ValueError: it is damaged.
+        UserError, SafetensorError, ValueError: it is damaged, or was changed while it was read.
     """
-    read_manifest(path, "state")
-    values = read_json(path / "state.json", finite=False)
+    manifest = read_manifest(path, "state", contents=False)
+    values = manifest.read_json(VALUES, finite=False)
     if missing := {"step", "code", "progress"} - values.keys():
-        raise UserError(f"state.json lacks {', '.join(sorted(missing))}")
-    return load_file(path / "state.safetensors"), values
+        raise UserError(f"{VALUES} lacks {', '.join(sorted(missing))}")
+    file = manifest.path(TENSORS)
+    before = _stamp(file)
+    manifest.check(TENSORS)
+    tensors = load_file(file)
+    if _stamp(file) != before:
+        raise UserError(f"{file}: changed while it was being read")
+    return tensors, values
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What differs once a file was replaced or written to."""
+    status = file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

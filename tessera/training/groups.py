@@ -47,23 +47,20 @@ class TrainedGroup:
     def name(self) -> str:
         return self.settings.name
 
-    def step(self, learning_rate: float) -> tuple[torch.Tensor, bool]:
-        """Update the parameters by their gradients, unless the gradients' norm is not finite.
+    def clip(self) -> torch.Tensor:
+        """Limit the norm of the gradients to `gradient_clip`; returns the norm before, a scalar on their device."""
+        # The gradients are already averaged over processes, so that the norm is the same on every one.
+        return nn.utils.clip_grad_norm_(list(self.parameters.values()), self.gradient_clip)
+
+    def step(self, learning_rate: float) -> None:
+        """Update the parameters by their gradients.
 
         Args:
             learning_rate: the scheduled one; the group's factor is applied to it.
-
-        Returns:
-            The norm before it was clipped, a scalar; and whether it is finite, so that the parameters were updated.
         """
-        # The gradients are already averaged over processes, so that the norm is the same on every one.
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.gradient_clip)
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            for part in self.optimizer.param_groups:
-                part["lr"] = learning_rate * self.settings.learning_rate_factor
-            self.optimizer.step()
-        return norm, finite
+        for part in self.optimizer.param_groups:
+            part["lr"] = learning_rate * self.settings.learning_rate_factor
+        self.optimizer.step()
 
     def forget_gradients(self) -> None:
         """Drop all gradients."""

@@ -127,8 +127,9 @@ class Trainer:
                 if step + 1 < self.params.steps:
                     ahead = pool.submit(self.task.batch, step + 1, self.rows)
                 compiles = self.params.compile and step == steps.start
+                asked = stop.asked(self.saver.minutes_passed())
                 with waiting("compilation") if compiles else nullcontext():
-                    self.stepper.take(step, batch, self.progress)
+                    agreed = self.stepper.take(step, batch, self.progress, asked)
                 self.progress.step = step + 1
                 if (step + 1) % self.runtime.log_every == 0:
                     self._show()
@@ -141,7 +142,7 @@ class Trainer:
                     self._validate()
                     bar.set_postfix_str(self._figures(), refresh=False)
                     ends = self._end_requested()
-                number, minutes_passed = stop.agreed(self.device, self.saver.minutes_passed())
+                number, minutes_passed = stop.agreed(agreed, self.saver.minutes_passed())
                 if number is not None:
                     self._stop(signal.Signals(number))
                 if ends:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from tessera.console import say
-from tessera.distributed import sum_over_processes, world
+from tessera.distributed import largest_of_each, largest_over_processes, sum_over_processes, world
 from tessera.errors import UserError
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import seed_of
@@ -47,15 +47,20 @@ class Stepper:
             with frozen(self._others(name)):
                 self.models[name] = self.accelerator.prepare_model(self.task.model)
 
-    def take(self, step: int, batch: Batch, progress: Progress) -> None:
+    def take(self, step: int, batch: Batch, progress: Progress, asked: int = 0) -> int:
         """Compute every loss in turn, and update the parameter groups of each by its gradient.
 
-        An update is skipped if the group's gradient is not finite.
+        An update is skipped if the group's gradient is not finite. Whether it is, is the one thing that a step waits
+        for. What the processes ask for is exchanged with it, so that a step has no other exchange of its own.
 
         Args:
             step: counted from 0.
             batch: this process's rows, on any device.
             progress: receives a row of train.csv and the numbers of skipped updates.
+            asked: what this process asks all processes for (`tessera.training.stopping`).
+
+        Returns:
+            The largest of what the processes asked for.
 
         Raises:
             UserError: a parameter group was not updated for `MAX_SKIPPED` steps in a row.
@@ -67,14 +72,21 @@ class Stepper:
         parts: dict[str, torch.Tensor] = {}
         norms: dict[str, torch.Tensor] = {}
         finite: dict[str, bool] = {}
+        agreed: int | None = None
         for name in self.task.losses:
             groups = [group for group in self._groups_of(name) if self.is_trained(group, progress)]
             if not groups or not self.task.active(name):
                 continue
             losses[name], more = self._backward(name, step, batch)
             parts |= more
+            clipped = {group.name: group.clip() for group in groups}
+            norms |= clipped
+            # The norms are the same on every process. Only the first loss of a step has anything to exchange.
+            looked, agreed = self._look(clipped, asked) if agreed is None else (self._look(clipped)[0], agreed)
+            finite |= looked
             for group in groups:
-                norms[group.name], finite[group.name] = group.step(rate)
+                if finite[group.name]:
+                    group.step(rate)
         if all(finite.values()):
             parts |= self.task.update(step)
         else:
@@ -87,6 +99,16 @@ class Stepper:
         if (step + 1) % self.runtime.log_every == 0:
             row = self._means(losses, parts) | {"learning_rate": rate} | self._norms(norms)
             progress.train.append({"step": step + 1, **row})
+        return largest_over_processes(asked, self.device) if agreed is None else agreed
+
+    def _look(self, norms: dict[str, torch.Tensor], asked: int | None = None) -> tuple[dict[str, bool], int | None]:
+        """Whether each norm is finite; and the largest of what the processes ask for, unless that is None."""
+        bad = torch.stack([~norm.isfinite() for norm in norms.values()]).long()
+        if asked is None:
+            found = bad.tolist()
+        else:
+            *found, asked = largest_of_each(torch.cat([bad, bad.new_tensor([asked])]))
+        return dict(zip(norms, (not value for value in found), strict=True)), asked
 
     def is_trained(self, group: TrainedGroup, progress: Progress) -> bool:
         """Whether a group still has patience."""

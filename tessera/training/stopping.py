@@ -5,9 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-import torch
-
-from tessera.distributed import largest_over_processes
+from tessera.distributed import world
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME = 1.0  # seconds within which a second Ctrl-C is the same request
@@ -46,15 +44,26 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def agreed(self, device: torch.device, also: bool = False) -> tuple[int | None, bool]:
-        """What the processes agree on by one exchange: the same answer on every process.
+    def asked(self, also: bool = False) -> int:
+        """What this process asks for, as a number. The largest number of all processes is what they agree on.
 
         Args:
             also: whether this process asks for something else, on which the processes must agree too.
+        """
+        return 2 * (self.signal or 0) + also
+
+    def agreed(self, largest: int, also: bool = False) -> tuple[int | None, bool]:
+        """What the processes agree on at the end of a step.
+
+        Args:
+            largest: the largest of what the processes asked for when they exchanged it, within the step. A signal that
+                came later counts in the next step. A process that is alone needs no exchange, and sees it at once.
+            also: see `asked`.
 
         Returns:
             The signal that any process has received, or None; and whether any process asked for something else, where
             there is no signal.
         """
-        largest = largest_over_processes(2 * (self.signal or 0) + also, device)
+        if world()[1] == 1:
+            largest = self.asked(also)
         return largest // 2 or None, largest == 1

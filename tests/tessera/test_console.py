@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import time
 
 import pytest
+from whole_runs import wait_for
 
 from tessera import console
 from tessera.console import Bar, say, waiting
@@ -24,10 +26,19 @@ def as_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the console reads, which only the test moves on. The last line was printed at 0."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "_spoke", 0.0)
+    monkeypatch.setattr(console, "PACE", 30)
+    return now
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "LONG", 0.05)
     monkeypatch.setattr(console, "PACE", 0.05)
-    monkeypatch.setattr(console, "_spoke", time.monotonic())
 
 
 def test_a_bar_on_a_terminal_shows_its_figures_in_place_and_leaves_nothing(monkeypatch) -> None:
@@ -42,25 +53,28 @@ def test_a_bar_on_a_terminal_shows_its_figures_in_place_and_leaves_nothing(monke
     assert terminal.getvalue().split("\r")[-2].strip() == ""
 
 
-def test_without_a_terminal_a_bar_is_a_line_now_and_then(impatient, capsys) -> None:
+def test_without_a_terminal_a_bar_is_a_line_now_and_then(clock, capsys) -> None:
     with Bar(10, "codes", "image") as bar:
         bar.update(3)
+        clock[0] += 10
         say("a line")
+        clock[0] += 29
+        bar.update(0)
         assert capsys.readouterr().err == "a line\n", "the pace is not over"
-        time.sleep(0.06)
+        clock[0] += 1
         bar.set_postfix_str("loss 0.5", refresh=False)
         bar.update(2)
         said = capsys.readouterr().err
         assert said.startswith("codes: 5/10 images, ") and said.endswith("left, loss 0.5\n") and said.count("\n") == 1
-        time.sleep(0.06)
+        clock[0] += 31
         bar.update(5)
     assert capsys.readouterr().err == "", "the end is told by whoever shows the result"
 
 
-def test_without_a_terminal_many_short_bars_speak_at_the_pace_of_one(impatient, capsys) -> None:
+def test_without_a_terminal_many_short_bars_speak_at_the_pace_of_one(clock, capsys) -> None:
     for _ in range(6):
         with Bar(10, "codes", "image") as bar:
-            time.sleep(0.02)
+            clock[0] += 12
             bar.update()
     assert capsys.readouterr().err.count("codes: 1/10 images") == 2
 
@@ -91,19 +105,21 @@ def test_what_is_quick_says_nothing(capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_what_takes_long_is_named_while_it_goes_on_and_timed_at_its_end(impatient, capsys) -> None:
+def test_what_takes_long_is_named_while_it_goes_on_and_timed_at_its_end(clock, impatient, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
     with waiting("compilation"):
-        time.sleep(0.2)
-        during = capsys.readouterr().err
-    assert during.startswith("compilation ...\n") and "compilation ... 0." in during
-    assert capsys.readouterr().err.endswith("compilation: 0.2 s\n")
+        clock[0] = 3.2
+        after = threading.Event()
+        while sys.stderr.getvalue().count("\n") < 2:
+            after.wait(0.01)
+    first, second, *_, last = sys.stderr.getvalue().splitlines()
+    assert (first, second, last) == ("compilation ...", "compilation ... 3.2 s", "compilation: 3.2 s")
 
 
 def test_on_a_terminal_what_takes_long_has_a_clock_that_goes_away(impatient, monkeypatch) -> None:
     terminal = as_terminal(monkeypatch)
     with waiting("validation", report=False):
-        time.sleep(0.2)
-        assert "validation ... 00:00" in terminal.getvalue()
+        wait_for(lambda: "validation ... 00:0" in terminal.getvalue(), "no clock")
     assert "\n" not in terminal.getvalue() and terminal.getvalue().split("\r")[-2].strip() == ""
 
 

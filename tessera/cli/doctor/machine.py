@@ -14,7 +14,7 @@ from tessera.artifacts.manifests import open_manifest
 from tessera.cli.doctor.finding import Finding, Level
 from tessera.cli.start import machine as machines
 from tessera.cli.start.disk import run_bytes
-from tessera.cli.start.rehearsal import classifier_task, image_stats, prior_task, vqvae_task
+from tessera.cli.start.rehearsal import classifier_task, decoder_task, image_stats, prior_task, vqvae_task
 from tessera.errors import UserError
 from tessera.images.prepared import Stats
 from tessera.launch.memory import free_bytes
@@ -38,36 +38,43 @@ def look(params: Params) -> Iterator[Finding]:
         return
     where = found.gpu or "no GPU"
     yield Finding(Level.OK, "devices", f"{where}; {processes} process(es) of {found.threads} threads")
-    sections = {
-        "stage1_vqvae": params.stage1_vqvae.training,
-        "stage2_prior": params.stage2_prior.chosen.training,
-    }
-    if params.classifier.name != "none":
-        sections["classifier"] = params.classifier.chosen.training
-    yield from _speed(sections, found)
+    yield from _speed(params.trainings(), found)
     try:
         stats = described(open_manifest(paths.PREPARED, "prepared"), "stats.json", Stats.from_json)
     except UserError:
         stats = image_stats(params)  # `prepare` has not run: classes and the number of images are not known
-    yield from _room(params, stats, found.device, processes)
+    try:
+        yield from _room(params, stats, found.device, processes)
+    except UserError as error:
+        yield Finding(Level.ERROR, "weights", str(error))
 
 
 def _speed(sections: dict[str, TrainingParams], found: machines.Machine) -> Iterator[Finding]:
-    """What makes a training slow, or impossible, on this machine."""
+    """What makes a training slow, or impossible, on this machine.
+
+    Args:
+        sections: the training sections, by dotted path.
+    """
     low = [name for name, training in sections.items() if training.precision == "bf16"]
     if low and found.slow_bf16:
-        mend = " ".join(f"-S {name}.training.precision=fp32" for name in low)
+        mend = " ".join(f"-S {name}.precision=fp32" for name in low)
         yield Finding(Level.WARNING, "bf16", f"{found.slow_bf16}; `dvc exp run {mend}`")
     compiled = [name for name, training in sections.items() if training.compile]
     if compiled and not found.compiler:
-        mend = " ".join(f"-S {name}.training.compile=false" for name in compiled)
+        mend = " ".join(f"-S {name}.compile=false" for name in compiled)
         yield Finding(Level.ERROR, "compile", f"torch.compile finds no C++ compiler; install one, or {mend}")
 
 
 def tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingParams]]:
-    """Each training over random images: its stage, its task and its parameters."""
+    """Each training over random images: its stage, its task and its parameters.
+
+    Raises:
+        UserError: the weights of a feature network are missing.
+    """
     task = vqvae_task(params, stats)
     yield "train_vqvae", task, params.stage1_vqvae.training
+    if params.refine_decoder.name != "none":
+        yield "refine_decoder", decoder_task(params, task), params.refine_decoder.training
     prior = prior_task(params, task.vqvae.layout, stats.num_classes)
     if any(parameter.requires_grad for parameter in prior.model.parameters()):
         yield "train_prior", prior, params.stage2_prior.chosen.training
@@ -77,7 +84,11 @@ def tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingPar
 
 
 def _room(params: Params, stats: Stats, device: torch.device, processes: int) -> Iterator[Finding]:
-    """Memory of each training, and disk for the whole run, against what is free."""
+    """Memory of each training, and disk for the whole run, against what is free.
+
+    Raises:
+        UserError: see `tasks`.
+    """
     free, weights = free_bytes(device), 0
     for stage, task, training in tasks(params, stats):
         task.model.to(device)

@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="the file to write (default: %(default)s)")
     arguments = parser.parse_args(argv)
     runtime = _runtime(arguments.params)
-    with thread_environment(number_of_threads(runtime.get("runtime.threads"))):
+    processes = runtime.get("runtime.processes") or 1  # where it is null, GPUs are counted later, by torch
+    with thread_environment(number_of_threads(runtime.get("runtime.threads"), processes)):
         from tessera.cli.start.search import search  # imports torch, which reads the environment of threads
 
         print(search(arguments.source, arguments.minutes, arguments.side, arguments.params, runtime))

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from tessera.features.networks.sections import PACKAGE
 from tessera.launch.precision import slow_bf16
 from tessera.launch.threads import number_of_threads
+from tessera.parameters.parts import options, parameters_of
 
 COMPILERS = {"cpu": ("c++", "g++", "clang++"), "cuda": ("cc", "gcc", "clang")}  # that torch.compile needs
 
@@ -19,11 +21,13 @@ class Machine:
     """What decides how fast a training is.
 
     Attributes:
-        threads: number of threads that a stage takes.
+        threads: number of threads that each process of a stage takes.
         memory: bytes of main memory, or None where the system does not say.
         gpu: the name of the first GPU, or None.
         slow_bf16: why bf16 is slow here, or None where it is not.
         compiler: whether torch.compile finds what it needs.
+        processes: number of processes of a stage.
+        judge: the name of a feature network whose weights are installed, or None.
     """
 
     threads: int
@@ -31,17 +35,20 @@ class Machine:
     gpu: str | None
     slow_bf16: str | None
     compiler: bool
+    processes: int = 1
+    judge: str | None = None
 
     @property
     def device(self) -> torch.device:
         return torch.device("cuda" if self.gpu else "cpu")
 
 
-def look(threads: int | None) -> Machine:
+def look(threads: int | None, processes: int = 1) -> Machine:
     """The machine as it is now.
 
     Args:
         threads: `runtime.threads`.
+        processes: number of processes of a stage.
     """
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     pages = os.sysconf_names.get("SC_PHYS_PAGES") and os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -56,4 +63,6 @@ def look(threads: int | None) -> Machine:
         gpu=gpu,
         slow_bf16=slow,
         compiler=any(shutil.which(name) for name in COMPILERS[kind]),
+        processes=processes,
+        judge=next((name for name in options(PACKAGE) if parameters_of(PACKAGE, name).at_hand()), None),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from evaluation.distribution import TRAINING
 from stage0_images.survey import Survey
 from tessera.cli.start.disk import passes, run_bytes
 from tessera.cli.start.rules import FEW, STAGE1, STAGE2, Choice
@@ -70,7 +71,7 @@ class Plan:
             "train_prior": START,
             "train_classifier": START,
             "sample": START,
-            "evaluate": START + FIGURES,
+            "evaluate": START + FIGURES + times.comparing + min(images["train"], TRAINING) * times.judging,
         }
         budget = USED * 60 * self.minutes
         self._measure(MEASURING * budget)
@@ -89,6 +90,16 @@ class Plan:
         return seconds / 60 / USED
 
     @property
+    def refining_minutes(self) -> float | None:
+        """What `refine_decoder`, which is off, would take more; None if it cannot be trained here."""
+        training = self.params.refine_decoder.training
+        if self.times.refining is None:
+            return None
+        validations = -(-training.steps // training.validate_every)
+        seen = validations * self.survey.images["validation"] * self.times.reconstruction
+        return (training.steps * self.times.refining + seen + START - OFF) / 60
+
+    @property
     def disk(self) -> int:
         """About how many bytes the run leaves: see `run_bytes`."""
         return run_bytes(self.params, self.survey.images, self.choice.values["sampling.images"], self.times.weights)
@@ -96,15 +107,16 @@ class Plan:
     def _measure(self, room: float) -> None:
         """Choose how many images are drawn and measured: fewer than usual, if that would take longer than `room`."""
         test = self.survey.images["test"]
-        drawn, seen = 2 * self.times.sample, 2 * (self.times.reconstruction + self.times.nats)
+        judging = self.times.judging
+        drawn, seen = 2 * self.times.sample, 2 * (self.times.reconstruction + self.times.nats + judging)
         sampled, measured = SAMPLED, min(MEASURED, test)
-        part = min(1.0, room / (sampled * drawn + measured * seen))
+        part = min(1.0, room / (sampled * (drawn + 2 * judging) + measured * seen))
         if part < 1:
             least = LEAST_SAMPLED * max(1, len(self.survey.classes or ()))
             sampled = min(SAMPLED, max(least, rounded(sampled * part)))
             measured = min(test, max(LEAST_MEASURED, rounded(measured * part)))
         self.seconds["sample"] += sampled * drawn
-        self.seconds["evaluate"] += measured * seen
+        self.seconds["evaluate"] += measured * seen + 2 * sampled * judging
         reason = "what the time allows"
         self.choice.set("sampling.images", sampled, reason if part < 1 else "")
         all_of_them = measured == test

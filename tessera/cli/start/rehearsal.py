@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 
 from evaluation.task import ClassifierTask
 from stage1_vqvae.model import VQVAE, model_config
-from stage1_vqvae.sharpening import task_of
+from stage1_vqvae.objective import Objective
+from stage1_vqvae.sharpening import DecoderTask, task_of
 from stage1_vqvae.task import VQVAETask
 from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
@@ -28,6 +31,17 @@ def vqvae_task(params: Params, stats: Stats) -> VQVAETask:
     section = params.stage1_vqvae
     images = random_images(stats, max(256, section.training.batch_size), 0)
     return task_of(section, VQVAE(model_config(section, stats)), images, images)
+
+
+def decoder_task(params: Params, trained: VQVAETask) -> DecoderTask:
+    """The task of `refine_decoder`, whether it is on or not, over the images of stage 1's task and a copy of its model.
+
+    Raises:
+        UserError: the weights of a feature network are missing.
+    """
+    section = params.refine_decoder
+    model = Objective(deepcopy(trained.vqvae), section.objective.values())
+    return DecoderTask(model, trained.train, trained.validation, section.training, section.augmentation)
 
 
 def prior_task(params: Params, layout: CodeLayout, classes: int) -> PriorTask:

@@ -91,8 +91,17 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
         f"images    {source}: {counts}; {size}, {colours}{clear}; {labels}{squares}{refused}",
         f"machine   {machine.gpu or f'{cores}, no GPU'}{memory}; {low}"
         + ("" if machine.compiler else "; no C++ compiler, so nothing is compiled"),
+        *_processes(machine),
         *_others(),
     ]
+
+
+def _processes(machine: Machine) -> list[str]:
+    """A line that says what is assumed where several processes share the work."""
+    if machine.processes == 1:
+        return []
+    assumed = "one was timed with its share of each batch, without what they exchange"
+    return [f"          {machine.processes} processes share the work: {assumed}"]
 
 
 def _others() -> list[str]:
@@ -128,6 +137,8 @@ def _stages(plan: Plan, minutes: float) -> list[str]:
         whole += f"\n{'':<18} {least}; a smaller --side takes less"
     if plan.useful_minutes > LONGER * minutes:
         whole += f"\n{'':<18} more time makes better pictures, up to `--minutes {plan.useful_minutes:.0f}` or so"
+    if (more := plan.refining_minutes) is not None:
+        whole += f"\n{'':<18} refine_decoder.name=objective and sampling.decoder=refined take {more:.1f} minutes more"
     return [*lines, whole, f"disk      about {max(1, plan.disk // 2**20):,} MB, caches and saved states included"]
 
 

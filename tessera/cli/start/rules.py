@@ -184,6 +184,27 @@ def prior(survey: Survey) -> Choice:
     return chosen
 
 
+def judge(survey: Survey, machine: Machine) -> Choice:
+    """The network in whose features samples are compared with images."""
+    chosen = Choice()
+    if survey.classes is not None:
+        chosen.set("evaluation.features.name", "classifier")
+    elif machine.judge:
+        chosen.set("evaluation.features.name", machine.judge, "there are no labels, and so no classifier")
+    else:
+        chosen.set("evaluation.features.name", "none", 'no network is here: pip install -e ".[features]" brings one')
+    return chosen
+
+
+def shared(choice: Choice, processes: int) -> Choice:
+    """Batches that the processes can share equally: each size that was chosen, up to the next multiple."""
+    chosen = Choice()
+    for path, value in choice.values.items():
+        if path.endswith(".batch_size") and value % processes:
+            chosen.set(path, value + processes - value % processes, f"a multiple of {processes} processes")
+    return chosen
+
+
 def sampling(survey: Survey, side: int) -> Choice:
     """How images are drawn, and the classifier that judges them."""
     chosen, train = Choice(), survey.images["train"]

@@ -25,7 +25,8 @@ from tessera.cli.start.rules import FEW, Choice
 from tessera.cli.start.timing import measure, step_seconds
 from tessera.console import waiting
 from tessera.launch.devices import configure_torch
-from tessera.launch.threads import number_of_threads
+from tessera.launch.processes import number_of_processes
+from tessera.launch.threads import available_cores
 from tessera.parameters import Params, read_yaml, validate
 
 ENOUGH, ENOUGH_FOR_FEW = 1500, 700  # steps of stage 1
@@ -47,14 +48,14 @@ def search(source: str, minutes: float, side: int | None, file: Path, runtime: d
     """
     threads = runtime.get("runtime.threads")
     configure_torch(threads)
-    machine = machines.look(threads)
+    machine = machines.look(threads, number_of_processes(runtime.get("runtime.processes")))
     first = Choice({**runtime, **read_changes([f"data.source={source}"])})
     with scratch(paths.PREPARED.with_name("source")) as cache, waiting("looking at the images"):
         opened = open_source(parameters(first).data, cache)
         first = first.joined(rules.fractions({name: split.count for name, split in opened.splits.items()}))
         params = parameters(first)
         survey = look(opened, params.data)
-        reading = _seconds_an_image(opened, params, number_of_threads(threads))
+        reading = _seconds_an_image(opened, params, min(available_cores(), machine.threads * machine.processes))
     with waiting("timing a few steps"):
         choice, plan = _fit(first, survey, machine, minutes, side, reading)
     write(file, choice)
@@ -81,25 +82,31 @@ def _fit(
             rules.stage1_training(survey),
             rules.prior(survey),
             rules.sampling(survey, pixels),
+            rules.judge(survey, machine),
         ):
             known = known.joined(part)
+        known = known.joined(rules.shared(known, machine.processes))
         for width in rules.widths(pixels, narrow=pixels == min(sides)):
             choice = known.joined(width)
             params = parameters(choice)
             task = vqvae_task(params, image_stats(params))
-            step = step_seconds(task, params.stage1_vqvae.training, params)
+            step = step_seconds(task, params.stage1_vqvae.training, params, machine.processes)
             if STAGE1_PART * USED * 60 * minutes / step >= enough:
                 break
         else:
             continue
         break
-    times = measure(params, len(survey.classes or ()))
+    times = measure(params, len(survey.classes or ()), machine.processes)
     plan = Plan(survey, params, times, minutes, reading, machine.compiler)
     return choice.joined(plan.choice), plan
 
 
 def _seconds_an_image(source: Source, params: Params, threads: int) -> float:
-    """How long `prepare` takes for one image."""
+    """How long `prepare` takes for one image.
+
+    Args:
+        threads: of all processes together.
+    """
     split = source.splits["train"]
     rows = np.unique(np.linspace(0, split.count - 1, READ).astype(int))
     began = time.perf_counter()

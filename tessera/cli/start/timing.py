@@ -8,10 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from evaluation.distances import RESAMPLED, RESAMPLES, frechet_of_vectors
+from evaluation.distribution import KINDS
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
-from tessera.cli.start.rehearsal import classifier_task, image_stats, prior_task, random_images, vqvae_task
+from stage1_vqvae.task import VQVAETask
+from tessera.cli.start.rehearsal import (
+    classifier_task,
+    decoder_task,
+    image_stats,
+    prior_task,
+    random_images,
+    vqvae_task,
+)
+from tessera.errors import UserError
+from tessera.features.networks.build import build_features
 from tessera.images.pixels import to_float
 from tessera.launch.devices import accelerator
 from tessera.parameters import Params
@@ -23,11 +36,12 @@ from tessera.training.task import Task
 LONG_ENOUGH = 2.0  # seconds of measuring one thing
 FORWARD_IMAGES = 64
 DRAWN = 32  # images of one batch while sampling is measured
+COMPARED = 2 + len(KINDS)  # sets of images that `evaluate` compares with the test images
 
 
 @dataclass(frozen=True)
 class Times:
-    """What was measured, in seconds.
+    """What was measured, in seconds: by one process, with its share of each batch and of all images.
 
     Attributes:
         vqvae_step, prior_step, classifier_step: one step of each training; 0 for a classifier that there is not.
@@ -36,6 +50,9 @@ class Times:
         nats: the nats of one image's codes.
         sample: one image drawn and decoded, with guidance if the images have labels.
         weights: number of weights of all models.
+        judging: one image through the network in whose features samples are compared with images.
+        comparing: all distances of `evaluate`, once the features are there.
+        refining: one step of `refine_decoder`, whether it is on or not; None if it cannot be trained here.
     """
 
     vqvae_step: float
@@ -46,25 +63,29 @@ class Times:
     nats: float
     sample: float
     weights: int
+    judging: float = 0.0
+    comparing: float = 0.0
+    refining: float | None = None
 
 
-def measure(params: Params, classes: int) -> Times:
+def measure(params: Params, classes: int, processes: int = 1) -> Times:
     """Measure a run with these parameters.
 
     Args:
         classes: number of classes of the images; 0 without labels.
+        processes: among which the images of a batch, and of a split, are shared.
     """
     stats = image_stats(params)
-    task = vqvae_task(params, stats)
-    vqvae = task.vqvae
-    vqvae_step = step_seconds(task, params.stage1_vqvae.training, params)
+    images_task = vqvae_task(params, stats)
+    vqvae = images_task.vqvae
+    vqvae_step = step_seconds(images_task, params.stage1_vqvae.training, params, processes)
     task = prior_task(params, vqvae.layout, classes)
     prior, codes = task.model, task.codes
-    prior_step = step_seconds(task, params.stage2_prior.chosen.training, params)
+    prior_step = step_seconds(task, params.stage2_prior.chosen.training, params, processes)
     classifier_step, models = 0.0, [vqvae, prior]
     if classes and params.classifier.name != "none":
         task = classifier_task(params, stats, classes)
-        classifier_step = step_seconds(task, params.classifier.chosen.training, params)
+        classifier_step = step_seconds(task, params.classifier.chosen.training, params, processes)
         models.append(task.model)
     device = next(vqvae.parameters()).device
     vqvae.eval()
@@ -79,22 +100,64 @@ def measure(params: Params, classes: int) -> Times:
         reconstruction = _seconds(lambda: vqvae.decode(vqvae.encode(images))) / FORWARD_IMAGES
         nats = _seconds(lambda: prior.nll(tokens, None)) / FORWARD_IMAGES
         drawing = _seconds(lambda: generate(prior, labels, streams, settings)) / DRAWN
+        judging, comparing = _judging(params, models[2] if len(models) > 2 else None, images)
     decoding = max(0.0, reconstruction - encoding)
-    weights = sum(parameter.numel() for model in models for parameter in model.parameters())
-    sample = drawing + decoding
-    return Times(vqvae_step, prior_step, classifier_step, reconstruction, encoding, nats, sample, weights)
+    return Times(
+        vqvae_step,
+        prior_step,
+        classifier_step,
+        reconstruction / processes,
+        encoding / processes,
+        nats / processes,
+        (drawing + decoding) / processes,
+        sum(parameter.numel() for model in models for parameter in model.parameters()),
+        judging / processes,
+        comparing,
+        _refining(params, images_task, processes),
+    )
 
 
-def step_seconds(task: Task, training: TrainingParams, params: Params) -> float:
-    """The shortest of a few steps of the one training loop, as the task and the parameters have them."""
+def _judging(params: Params, classifier: nn.Module | None, images: torch.Tensor) -> tuple[float, float]:
+    """`Times.judging` and `Times.comparing`; zeros where no network judges, or where its weights are missing."""
+    features = params.evaluation.features
+    if features.name == "classifier":
+        network = classifier
+    else:
+        try:
+            network = build_features(features.values()).to(images.device)
+        except UserError:
+            network = None
+    if network is None:
+        return 0.0, 0.0
+    vectors = network.eval().maps(images)[-1].mean((2, 3)) if network is classifier else network.vectors(images)
+    run = network.maps if network is classifier else network.vectors
+    random = torch.rand(2, RESAMPLED, vectors.shape[1], dtype=torch.float64, device=images.device)
+    once = _seconds(lambda: frechet_of_vectors(*random))
+    return _seconds(lambda: run(images)) / len(images), COMPARED * (1 + RESAMPLES) * once
+
+
+def _refining(params: Params, task: VQVAETask, processes: int) -> float | None:
+    """`Times.refining`."""
+    try:
+        return step_seconds(decoder_task(params, task), params.refine_decoder.training, params, processes)
+    except UserError:
+        return None
+
+
+def step_seconds(task: Task, training: TrainingParams, params: Params, processes: int = 1) -> float:
+    """The shortest of a few steps of the one training loop, as the task and the parameters have them.
+
+    Args:
+        processes: among which each batch is shared. One of them is measured, without what they exchange.
+    """
     state = StateFolder("start", "timing", exclusive=False)
     trainer = Trainer(task, training, params.runtime, accelerator(params.runtime), state)
     task.model.train()
-    count = 0
+    count, rows = 0, slice(0, training.batch_size // processes)
 
     def step() -> None:
         nonlocal count
-        trainer.stepper.take(count, task.batch(count, slice(None)), trainer.progress)
+        trainer.stepper.take(count, task.batch(count, rows), trainer.progress)
         count += 1
 
     return _seconds(step)

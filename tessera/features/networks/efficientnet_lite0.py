@@ -30,6 +30,10 @@ PLACES = (0, 2, 4, 10, 15)  # the blocks after which a map is taken: the last at
 class Parameters(PretrainedParams):
     """Parameters of `efficientnet_lite0`. Without a file, the weights come from the package of the extra `features`."""
 
+    @classmethod
+    def at_hand(cls) -> bool:
+        return find_spec(PACKAGE) is not None
+
 
 class _SameConv(nn.Conv2d):
     """A convolution without bias that pads as TensorFlow does: more on the right and below, where it is uneven."""

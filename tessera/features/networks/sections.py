@@ -25,6 +25,11 @@ class FeatureParams(Section):
     is_network: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
 
+    @classmethod
+    def at_hand(cls) -> bool:
+        """Whether the weights are installed, so that they need neither a file nor a download. Default: they are not."""
+        return False
+
 
 class PretrainedParams(FeatureParams):
     """Parameters of a network whose weights were trained elsewhere.

@@ -100,8 +100,7 @@ def test_bf16_without_instructions_is_a_warning_and_compiling_without_a_compiler
     in_tmp: Path, write_params: Write
 ) -> None:
     write_params({"stage1_vqvae.training.precision": "bf16", "stage1_vqvae.training.compile": True})
-    sections = {"stage1_vqvae": load(Path("params.yaml")).stage1_vqvae.training}
-    slow, compiler = machine._speed(sections, SLOW)
+    slow, compiler = machine._speed(load(Path("params.yaml")).trainings(), SLOW)
     assert slow.level is Level.WARNING and "-S stage1_vqvae.training.precision=fp32" in slow.text
     assert compiler.level is Level.ERROR and "-S stage1_vqvae.training.compile=false" in compiler.text
 
@@ -131,6 +130,24 @@ def test_a_batch_in_pieces_is_judged_by_a_piece(
     free = int(machine.LIBRARIES) + 10**8
     assert rooms(write_params, monkeypatch, free, **many)[0].level is Level.ERROR
     assert rooms(write_params, monkeypatch, free, **many, runtime__micro_batch=8)[0].level is Level.OK
+
+
+def test_a_refined_decoder_is_judged_where_one_is_trained(
+    project: Path, write_params: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rooms(write_params, monkeypatch, 10**12)[1].text.startswith("train_prior")
+    refined = {"refine_decoder__name": "objective", "refine_decoder__objective__perceptual__weight": 0.0}
+    found = rooms(write_params, monkeypatch, 10**12, **refined)
+    assert [finding.text.split()[0] for finding in found[:3]] == ["train_vqvae", "refine_decoder", "train_prior"]
+
+
+def test_weights_that_are_missing_are_an_error(
+    project: Path, write_params: Write, capsys: pytest.CaptureFixture
+) -> None:
+    network = {"name": "vgg16", "file": "nowhere.pth", "side": 32}
+    write_params({"refine_decoder.name": "objective", "refine_decoder.objective.perceptual.features": network})
+    assert main(["doctor"]) == 1
+    assert "error    weights      nowhere.pth: " in capsys.readouterr().out
 
 
 def test_a_compiled_training_that_may_fit_is_a_warning(

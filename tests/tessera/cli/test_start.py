@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from stage0_images.survey import Survey
 from tessera.cli import main
+from tessera.cli.fingerprint import stages
 from tessera.cli.preset import leaves
 from tessera.cli.start import rules, timing
 from tessera.cli.start.machine import Machine
@@ -19,6 +21,7 @@ from tessera.cli.start.plan import (
     LEAST_STEPS,
     MEASURED,
     MOST_STEPS,
+    OFF,
     SAMPLED,
     STAGES,
     START,
@@ -27,10 +30,13 @@ from tessera.cli.start.plan import (
     Plan,
     rounded,
 )
-from tessera.cli.start.report import commented
+from tessera.cli.start.report import commented, report
 from tessera.cli.start.search import parameters
 from tessera.cli.start.timing import Times
 from tessera.parameters import load, read_yaml
+from tessera.training.progress import Progress
+from tessera.training.steps import Stepper
+from tessera.training.task import Batch
 
 CPU = Machine(threads=2, memory=2**34, gpu=None, slow_bf16=None, compiler=True)
 GPU = Machine(threads=8, memory=2**36, gpu="a GPU", slow_bf16=None, compiler=True)
@@ -165,6 +171,72 @@ def test_a_plan_counts_every_stages_work() -> None:
     assert plan.seconds["train_prior"] == pytest.approx(START + prior)
 
 
+def test_a_plan_counts_the_work_of_the_network_that_judges() -> None:
+    found = survey(train=2000)
+    times = dataclasses.replace(QUICK, judging=1e-3, comparing=5.0)
+    plan = Plan(found, parameters(choice(found)), times, 60, 1e-3, False)
+    samples, test, train = 2 * SAMPLED * 1e-3, 200 * (4e-4 + 2e-3), 2000 * 1e-3
+    assert plan.seconds["evaluate"] == pytest.approx(START + FIGURES + 5 + samples + test + train)
+    many = Plan(survey(train=10**6), parameters(choice(found)), times, 600, 1e-9, False)
+    assert many.seconds["evaluate"] < START + FIGURES + 5 + samples + MEASURED * (4e-4 + 2e-3) + 50_000 * 1e-3 + 1
+
+
+def test_a_plan_has_every_stage_of_the_pipeline(repository: Path) -> None:
+    found = survey()
+    plan = Plan(found, parameters(choice(found)), QUICK, 60, 1e-3, False)
+    assert set(plan.seconds) == {"fingerprint", *stages(repository / "dvc.yaml")}
+
+
+def test_a_plan_tells_what_a_refined_decoder_would_take_where_it_can_be_trained() -> None:
+    found = survey(train=2000)
+    params = parameters(choice(found))
+    training, times = params.refine_decoder.training, dataclasses.replace(QUICK, refining=0.5)
+    told = Plan(found, params, times, 60, 1e-3, False)
+    seconds = training.steps * 0.5 + training.steps / training.validate_every * 200 * 1e-4 + START - OFF
+    assert told.refining_minutes == pytest.approx(seconds / 60)
+    line = f"refine_decoder.name=objective and sampling.decoder=refined take {seconds / 60:.1f} minutes more"
+    assert line in report("folder", found, CPU, params, told, 60, Path("params.yaml"))
+    assert "refine_decoder.name" not in report("folder", found, CPU, params, plan_of(found), 60, Path("params.yaml"))
+
+
+def plan_of(found: Survey) -> Plan:
+    return Plan(found, parameters(choice(found)), QUICK, 60, 1e-3, False)
+
+
+@pytest.mark.parametrize(
+    ("classes", "installed", "judge"),
+    [(("a", "b"), "vgg16", "classifier"), (None, "vgg16", "vgg16"), (None, None, "none")],
+)
+def test_the_judge_is_one_that_is_here(classes, installed: str | None, judge: str) -> None:
+    found = survey(classes=classes)
+    chosen = choice(found).joined(rules.judge(found, dataclasses.replace(CPU, judge=installed)))
+    assert parameters(chosen).evaluation.features.name == judge
+
+
+def test_several_processes_share_batches_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = survey(train=2000)
+    known = choice(found)
+    known = known.joined(rules.shared(known, 3))
+    assert {path: value for path, value in known.values.items() if path.endswith("batch_size")} == {
+        f"{section}.training.batch_size": 129 for section in ("stage1_vqvae", "stage2_prior", "classifier")
+    }
+    rows, take = [], Stepper.take
+
+    def taken(self: Stepper, step: int, batch: Batch, progress: Progress) -> int:
+        rows.append(len(next(iter(batch.values()))))
+        return take(self, step, batch, progress)
+
+    monkeypatch.setattr(Stepper, "take", taken)
+    monkeypatch.setattr(timing, "_seconds", lambda work: (work(), 6.0)[1])
+    params = parameters(known.joined(next(rules.widths(16, narrow=True))))
+    times = timing.measure(params, 2, processes=3)
+    assert rows[:3] == [43] * 3
+    assert times.vqvae_step == 6 and times.encoding == pytest.approx(6 / timing.FORWARD_IMAGES / 3)
+    plan = Plan(found, params, QUICK, 60, 1e-3, False)
+    told = report("folder", found, dataclasses.replace(CPU, processes=3), params, plan, 60, Path("params.yaml"))
+    assert "3 processes share the work" in told
+
+
 def test_drawing_and_measuring_take_a_fifth_of_the_time_at_most() -> None:
     found = survey(train=50_000)
     slow = Times(0.01, 0.01, 0.01, 0.005, 0.01, 0.005, 1.0, 10**6)
@@ -231,6 +303,7 @@ def test_a_folder_gives_a_whole_valid_file_and_a_plan(folder, classes: int, caps
     assert (params.data.height, params.data.width, params.data.channels) == (20, 20, 3)
     assert params.runtime.log_every == 7, "what was there of `runtime` stays"
     assert params.sampling.guidance_scale == (2.0 if classes else 1.0)
+    assert (params.evaluation.features.name == "classifier") == bool(classes)
     assert f"{source}: " in told and ("3 classes" in told or not classes) and "in all" in told
     assert f"RGB images of 20x20, each 5x5 codes of {params.stage1_vqvae.quantizer.chosen.sizes[0]}" in told
     assert main(["check"]) == 0

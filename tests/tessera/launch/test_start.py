@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from torch.distributed.launcher.api import LaunchConfig
-from whole_runs import LIKE_DVC, Environment, alive, run, torchrun, wait_for
+from whole_runs import HANGS, LIKE_DVC, Environment, alive, run, torchrun, wait_for
 
 Write = Callable[..., None]
 STAGE = [sys.executable, "-m", "stage"]
@@ -32,7 +32,7 @@ def stop(process: psutil.Process) -> None:
         process.terminate()
     except psutil.NoSuchProcess:
         return
-    process.wait(30)
+    process.wait(HANGS)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_one_process_ends_by_a_signal_with_its_status(
     process = subprocess.Popen(STAGE, env=environment | {"STAGE_DOES": "wait"}, stderr=subprocess.PIPE, text=True)
     started(stage, 1)
     process.send_signal(number)
-    assert process.communicate(timeout=30)[1] == "" and process.returncode == status
+    assert process.communicate(timeout=HANGS)[1] == "" and process.returncode == status
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_several_processes_end_by_a_signal_to_the_one_that_started_them(
     process = subprocess.Popen(STAGE, env=environment | {"STAGE_DOES": "wait"}, stderr=subprocess.PIPE, text=True)
     trainers = started(stage, 2)
     process.send_signal(number)
-    assert process.communicate(timeout=30)[1] == "" and process.returncode == status
+    assert process.communicate(timeout=HANGS)[1] == "" and process.returncode == status
     assert not any(alive(trainer) for trainer in trainers)
 
 
@@ -128,7 +128,7 @@ def test_several_processes_may_take_longer_than_half_a_minute_to_save(
     process = subprocess.Popen(STAGE, env=environment | {"STAGE_DOES": "save slowly"})
     started(stage, 2)
     process.terminate()
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=HANGS) == 143
     assert sorted(path.name for path in stage.glob("*.saved")) == ["0.saved", "1.saved"]
 
 
@@ -203,7 +203,7 @@ def test_a_run_by_hand_lives_on_after_its_shell(
     assert outer is not None
     try:
         os.killpg(shell.pid, signal.SIGHUP)
-        shell.wait(10)
+        shell.wait(HANGS)
         time.sleep(3)
         assert all(alive(process) for process in (outer, *trainers))
     finally:

@@ -23,6 +23,7 @@ from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import generator
 from tessera.training.checkpoint import StateFolder
+from tessera.training import steps
 from tessera.training.loop import Trainer
 from tessera.training.task import ParameterGroup, Task
 
@@ -81,12 +82,15 @@ runtime = RuntimeParams(
     pictures=0,
 )
 accelerator = accelerator(runtime)
+exchanged, look = [], steps.largest_of_each
+steps.largest_of_each = lambda values: exchanged.append(len(values)) or look(values)
 with StateFolder("toy", "run", accelerator.is_main_process) as state:
     trainer = Trainer(Toy(), params, runtime, accelerator, state)
     trainer.run()
     saved = {name: tensor for name, tensor in trainer.saver.tensors.tensors(trainer.best).items()}
     save_file(saved, f"{sys.argv[1]}_rank{world()[0]}.safetensors")
     assert trainer.progress.step == 20 and "third" not in trainer.progress.train[-1]
+    assert exchanged == [2] * 20  # one exchange a step, whatever the number of losses
 """
 
 

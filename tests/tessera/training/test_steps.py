@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tessera.errors import UserError
-from tessera.training.steps import micro_batches
+from tessera.training import steps
+from tessera.training.steps import Stepper, micro_batches
 from tessera.training.task import Batch, Task
 
 
@@ -58,3 +60,29 @@ def test_a_loss_of_the_whole_batch_is_refused_in_pieces(trained: Callable, train
         UserError, match=r"runtime\.micro_batch: 3: the loss looks at a whole batch; set looks to false; or set micro_"
     ):
         trained(Squares(training(), whole_batch="the loss looks at a whole batch; set looks to false"), micro_batch=3)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the scalars that Python reads from tensors: on a GPU each waits for all that was asked of it before."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_looks_once_at_what_it_has_computed(
+    trained: Callable, training: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, take, reads = [], Stepper.take, Reads()
+
+    def watched(*arguments: Any) -> int:
+        with reads:
+            return take(*arguments)
+
+    look = steps.largest_of_each
+    monkeypatch.setattr(steps, "largest_of_each", lambda values: looks.append(len(values)) or look(values))
+    monkeypatch.setattr(Stepper, "take", watched)
+    trained(Squares(training(steps=5)), log_every=1000)
+    assert (reads.count, looks) == (0, [2] * 5)

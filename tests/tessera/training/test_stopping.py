@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tessera.training import stopping
 from tessera.training.stopping import SIGNALS, StopRequest
 
-CPU = torch.device("cpu")
+NOTHING = 0  # what all processes asked for in the step's exchange
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +30,9 @@ def own_dispositions() -> Iterator[None]:
 def test_a_signal_is_noted_and_its_handler_given_back(number: signal.Signals) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest() as stop:
-        assert stop.agreed(CPU) == (None, False)
+        assert stop.agreed(NOTHING) == (None, False)
         os.kill(os.getpid(), number)
-        assert stop.agreed(CPU) == (number, False)
+        assert stop.agreed(NOTHING) == (number, False)
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
@@ -43,7 +42,7 @@ def test_a_second_ctrl_c_ends_the_process_and_no_other_signal_does(monkeypatch: 
         os.kill(os.getpid(), signal.SIGTERM)
         for number in (signal.SIGTERM, signal.SIGHUP):  # of a launcher and of a terminal, seen after a step of seconds
             os.kill(os.getpid(), number)
-            assert stop.agreed(CPU) == (signal.SIGTERM, False)
+            assert stop.agreed(NOTHING) == (signal.SIGTERM, False)
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -51,14 +50,24 @@ def test_signals_within_a_second_are_one_request() -> None:
     with StopRequest() as stop:
         for number in [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]:
             os.kill(os.getpid(), number)
-        assert stop.agreed(CPU) == (signal.SIGTERM, False)
+        assert stop.agreed(NOTHING) == (signal.SIGTERM, False)
 
 
 def test_something_else_is_agreed_on_where_there_is_no_signal() -> None:
     with StopRequest() as stop:
-        assert stop.agreed(CPU, also=True) == (None, True)
+        assert stop.agreed(NOTHING, also=True) == (None, True)
         os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.agreed(CPU, also=True) == (signal.SIGHUP, False)
+        assert stop.agreed(NOTHING, also=True) == (signal.SIGHUP, False)
+
+
+def test_several_processes_do_what_the_largest_number_of_all_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "world", lambda: (0, 2))
+    with StopRequest() as stop, StopRequest() as other:  # the second one receives the signal
+        os.kill(os.getpid(), signal.SIGTERM)
+        answers = [stop.asked(), other.asked(), stop.asked(also=True)]
+        assert [stop.agreed(max(answers)), other.agreed(max(answers))] == [(signal.SIGTERM, False)] * 2
+        assert stop.agreed(max(answers[0], answers[2])) == (None, True)
+        assert other.agreed(answers[0], also=True) == (None, False), "it came after the exchange"
 
 
 @pytest.mark.parametrize("ignored", SIGNALS)
@@ -67,11 +76,11 @@ def test_an_ignored_signal_stays_ignored_and_the_others_are_noted(ignored: signa
     with StopRequest() as stop:
         assert signal.getsignal(ignored) == signal.SIG_IGN
         os.kill(os.getpid(), ignored)
-        assert stop.agreed(CPU) == (None, False)
+        assert stop.agreed(NOTHING) == (None, False)
     for number in set(SIGNALS) - {ignored}:
         with StopRequest() as stop:
             os.kill(os.getpid(), number)
-            assert stop.agreed(CPU) == (number, False)
+            assert stop.agreed(NOTHING) == (number, False)
     assert signal.getsignal(ignored) == signal.SIG_IGN
 
 
