@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evaluation.task import ClassifierTask
-from stage1_vqvae.model import VQVAE, model_config
+from stage1_vqvae.model import VQVAE
 from stage1_vqvae.sharpening import task_of
 from stage1_vqvae.task import VQVAETask
 from stage2_prior.priors.build import build_prior
@@ -27,7 +27,7 @@ def vqvae_task(params: Params, stats: Stats) -> VQVAETask:
     """The task of stage 1 over random images, with a new VQ-VAE."""
     section = params.stage1_vqvae
     images = random_images(stats, max(256, section.training.batch_size), 0)
-    return task_of(section, VQVAE(model_config(section, stats)), images, images)
+    return task_of(section, VQVAE(section.config(stats)), images, images)
 
 
 def prior_task(params: Params, layout: CodeLayout, classes: int) -> PriorTask:
