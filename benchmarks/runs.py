@@ -17,7 +17,7 @@ import torch
 from repository import REPOSITORY
 
 from stage0_images import prepare
-from stage1_vqvae.model import VQVAE, model_config
+from stage1_vqvae.model import VQVAE
 from stage1_vqvae.task import VQVAETask
 from tessera import paths
 from tessera.cli.preset import patch, read_changes, read_preset
@@ -143,7 +143,7 @@ class Run:
 def task_of(params: Params, prepared: PreparedImages, validation: ImageSplit | None = None) -> VQVAETask:
     """Model and task as `stage1_vqvae.train` builds them; `validation` in place of the split of that name."""
     section = params.stage1_vqvae
-    config = model_config(section, prepared.stats)
+    config = section.config(prepared.stats)
     torch.manual_seed(seed_of("initialise", section.training.seed))
     judged = validation or prepared["validation"]
     return VQVAETask(VQVAE(config), prepared["train"], judged, section.training, section.augmentation)

@@ -23,6 +23,8 @@ def begin(model: VQVAE, folder: Path) -> Manifest:
     """
     here = model.config
     agrees = {"network": here["network"]} | {part: {"name": here[part]["name"]} for part in ("quantizer", "likelihood")}
+    if "scales" in here:
+        agrees["scales"] = {name: here["scales"][name] for name in ("grids", "strength")}
     there, _, manifest = begin_with(model, folder, "vqvae", WHERE, agrees)
     new, old = ("x".join(map(str, config["image_shape"][1:])) for config in (here, there))
     size = f", on images of {old} where these have {new}" if old != new else ""

@@ -15,37 +15,19 @@ from torch import nn
 
 from stage1_vqvae.likelihoods.build import build_likelihood
 from stage1_vqvae.networks.build import build_network, network_class
-from stage1_vqvae.parameters import PARTS, Stage1Params
+from stage1_vqvae.parameters import PARTS
 from stage1_vqvae.quantizers.base import Quantizer
-from stage1_vqvae.quantizers.build import build_quantizers
+from stage1_vqvae.quantizers.build import build_quantizers, commitment_cost, without_commitment
 from stage1_vqvae.quantizers.noise import derived
 from stage1_vqvae.quantizers.output import QuantizerOutput, planes, summed_loss
+from stage1_vqvae.scales import Scales
 from tessera.artifacts.manifests import Manifest
 from tessera.artifacts.models import load_module, refuse_others
 from tessera.codes.layout import CodeLayout, Level
 from tessera.images.pixels import to_float
-from tessera.images.prepared import Stats
 from tessera.randomness import seed_of
 
 Move = Callable[[int, torch.Tensor], torch.Tensor]  # what a level's z (B, h, w, D) becomes before it is quantized
-
-
-def model_config(section: Stage1Params, stats: Stats) -> dict[str, Any]:
-    """The configuration from which a VQVAE is built.
-
-    Args:
-        section: the parameters of stage 1.
-        stats: the description of the prepared images.
-
-    Returns:
-        JSON values, as `VQVAE` takes them.
-    """
-    return {
-        "image_shape": list(stats.image_shape),
-        "data_variance": stats.variance,
-        "preparation": stats.preparation,
-        **section.model(),
-    }
 
 
 class VQVAE(nn.Module):
@@ -54,7 +36,8 @@ class VQVAE(nn.Module):
     Args:
         config: `image_shape` (C, H, W); `data_variance`, the variance of training pixels in [-1, 1]; and `network`,
             `quantizer` and `likelihood`, each {"name": NAME, NAME: {its parameters}}. The quantizer's also has
-            `"shared_by_levels": True` if one quantizer serves all levels.
+            `"shared_by_levels": True` if one quantizer serves all levels. `scales` are the arguments of `Scales` but
+            for the first two, if the network's one feature map is quantized at several scales.
 
     Attributes:
         config: the argument. The whole model can be built again from it.
@@ -70,8 +53,13 @@ class VQVAE(nn.Module):
         outputs = self.likelihood.parameter_channels(image_shape[0])
         network = config["network"]
         grids = network_class(network).grids_of(image_shape, **network[network["name"]])
-        self.quantizers = build_quantizers(config["quantizer"], len(grids))
+        scales, quantizer = config.get("scales"), config["quantizer"]
+        if scales:
+            grids = [tuple(grid) for grid in scales["grids"]]
+        self.quantizers = build_quantizers(without_commitment(quantizer) if scales else quantizer, len(grids))
         self.network = build_network(network, image_shape, outputs, self.quantizers[0].dim)
+        if scales:
+            self.network = Scales(self.network, self.quantizers[0].dim, commitment_cost(quantizer), **scales)
         levels = [(*grid, self.quantizer_of(level)) for level, grid in enumerate(grids)]
         self.layout = CodeLayout(image_shape, tuple(Level(h, w, q.depth, q.codebook_size) for h, w, q in levels))
         self._encode: Callable = self.network.encode
@@ -97,7 +85,7 @@ class VQVAE(nn.Module):
     @property
     def stochastic(self) -> bool:
         """Whether a training step draws random numbers, for which `forward` takes seeds."""
-        return any(quantizer.stochastic for quantizer in self.quantizers)
+        return self.network.stochastic or any(quantizer.stochastic for quantizer in self.quantizers)
 
     def compile(self) -> None:
         """Compiles encoder, decoder and loss for training steps. Quantizers and evaluation are not compiled."""
@@ -144,7 +132,7 @@ class VQVAE(nn.Module):
         for level, z in enumerate(self._z_of_levels(features, quantized)):
             outputs.append(self.quantizer_of(level)(move(level, z), derived(seeds, level)))
             quantized.append(outputs[-1].z_q)
-        return outputs
+        return self.network.trained_by(features, outputs, seeds) if self.training else outputs
 
     def _check(self, images: torch.Tensor) -> None:
         if tuple(images.shape[1:]) != self.layout.image_shape:
@@ -211,7 +199,8 @@ class VQVAE(nn.Module):
 
         Args:
             codes: int64 (B, h, w, depth) for each level, coarsest first.
-            levels: the levels to decode. All other levels are replaced by their mean embedding. None decodes all.
+            levels: the levels to decode. What stands for the others is the network's matter (`Network.left_out`): as a
+                rule their mean embedding. None decodes all.
 
         Returns:
             float32 (B, outputs, H, W), where outputs is what the likelihood asks for.
@@ -224,8 +213,8 @@ class VQVAE(nn.Module):
             raise ValueError(f"expected levels from 0 to {len(codes) - 1}, got {levels}")
         quantized = [planes(self.quantizer_of(level).lookup(grid)) for level, grid in enumerate(codes)]
         if levels is not None:
-            means = [z_q.mean((0, 2, 3), keepdim=True).expand_as(z_q) for z_q in quantized]
-            quantized = [z_q if level in levels else means[level] for level, z_q in enumerate(quantized)]
+            left_out = self.network.left_out
+            quantized = [z_q if level in levels else left_out(z_q) for level, z_q in enumerate(quantized)]
         return self.network.decode(quantized).float()
 
     def decode(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
@@ -293,7 +282,7 @@ def load_vqvae(folder: Path) -> tuple[VQVAE, Manifest]:
 
 def vqvae_from_file(config: dict[str, Any]) -> VQVAE:
     """The VQ-VAE of a configuration from a file. Raises ValueError for keys that none has."""
-    refuse_others(config, ("image_shape", "data_variance", "preparation", "objective", *PARTS), "config.json")
+    refuse_others(config, ("image_shape", "data_variance", "preparation", "objective", "scales", *PARTS), "config.json")
     for part in PARTS:
         refuse_others(config[part], ("name", config[part]["name"], "shared_by_levels"), part)
     return VQVAE(config)

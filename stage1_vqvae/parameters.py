@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import model_serializer
+from pydantic import Field, model_serializer
 
 from stage1_vqvae.objectives.sections import ObjectiveTerms
 from stage1_vqvae.quantizers.sections import EstimatorName, Sizes, Threshold
@@ -13,6 +13,8 @@ from tessera.parameters.sections import (
     Choice,
     Count,
     Decay,
+    Dropout,
+    Fraction,
     Misfit,
     NonNegative,
     Positive,
@@ -21,6 +23,9 @@ from tessera.parameters.sections import (
     terms,
 )
 from tessera.parameters.training import TrainingParams
+
+if TYPE_CHECKING:
+    from tessera.images.prepared import Stats
 
 
 class NetworkChoice(Choice):
@@ -73,6 +78,49 @@ class LikelihoodChoice(Choice):
     package: ClassVar[str] = "stage1_vqvae.likelihoods"
 
 
+Side = Positive | tuple[Positive, Positive]
+
+
+class ScalesParams(Section):
+    """The scales at which the network's one feature map is quantized, see `stage1_vqvae.scales`.
+
+    Attributes:
+        sides: the grids, each a side or [height, width], which grow to the network's grid; None: there are no scales,
+            and the other values count nowhere.
+        convolutions: how many convolutions the scales share.
+        strength: the part of each that a scale's codes pass through; the rest passes by it.
+        dropout: the chance that an image of a training batch is decoded from its first few scales alone.
+    """
+
+    sides: Annotated[tuple[Side, ...], Field(min_length=1)] | None
+    convolutions: Positive
+    strength: Fraction
+    dropout: Dropout
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """The (height, width) of each scale, coarsest first; [] if there are none."""
+        return [(side, side) if isinstance(side, int) else side for side in self.sides or ()]
+
+    @model_serializer
+    def those_on(self) -> dict[str, Any]:
+        """The arguments of `Scales`, or nothing."""
+        others = {"convolutions": self.convolutions, "strength": self.strength, "dropout": self.dropout}
+        return {"grids": [list(grid) for grid in self.grids]} | others if self.sides else {}
+
+    def fit_grid(self, grid: tuple[int, int]) -> None:
+        """Refuse scales that do not grow to the network's grid (height, width), by a `Misfit`."""
+        for before, after in zip(self.grids, self.grids[1:], strict=False):
+            if before == after or before[0] > after[0] or before[1] > after[1]:
+                raise Misfit(
+                    f"{list(before)} before {list(after)}, but each scale must be larger than the last", "sides"
+                )
+        if self.grids[-1] != grid:
+            raise Misfit(
+                f"the last is {list(self.grids[-1])}, but the network's grid is {list(grid)}; end there", "sides"
+            )
+
+
 class AugmentationParams(Section):
     """Random changes of training images.
 
@@ -108,18 +156,33 @@ class Stage1Params(Section):
 
     network: choice(NetworkChoice)
     quantizer: choice(QuantizerChoice)
+    scales: ScalesParams
     likelihood: choice(LikelihoodChoice)
     objective: ObjectiveParams
     augmentation: AugmentationParams
     training: Stage1TrainingParams
 
+    @property
+    def levels(self) -> int:
+        """The number of levels of the codes."""
+        return len(self.scales.grids) or self.network.chosen.levels
+
     def model(self) -> dict[str, Any]:
-        """The sections of the model's parts, as JSON values, and the objective if it has a term.
+        """The sections of the model's parts, as JSON values, and those of scales and objective if they are on.
 
         With the images' shape they say how to build the model.
         """
-        found = {name: getattr(self, name).values() for name in PARTS}
-        return found | ({"objective": self.objective.values()} if self.objective.on else {})
+        found = {name: getattr(self, name).values() for name in (*PARTS, "scales", "objective")}
+        return {name: values for name, values in found.items() if values}
+
+    def config(self, stats: Stats) -> dict[str, Any]:
+        """The configuration from which a VQVAE is built, as JSON values.
+
+        Args:
+            stats: the description of the prepared images.
+        """
+        about = {"image_shape": list(stats.image_shape), "data_variance": stats.variance}
+        return about | {"preparation": stats.preparation} | self.model()
 
     def fits_together(self) -> None:
         for name in (*PARTS, "objective"):
@@ -127,6 +190,20 @@ class Stage1Params(Section):
                 getattr(self, name).fits_together()
             except Misfit as error:
                 raise Misfit(error.reason, name, *error.path) from None
+        if self.scales.sides and self.network.chosen.levels > 1:
+            raise Misfit(
+                f"{self.network.name} has {self.network.chosen.levels} levels here, but scales are of one feature map; "
+                "set sides to null, or choose a network of one level",
+                "scales",
+                "sides",
+            )
+        if self.scales.sides and not self.quantizer.chosen.approximates:
+            raise Misfit(
+                f"codes of {self.quantizer.name} do not approximate the vectors they stand for, so that nothing would "
+                "be left for the next scale; choose another quantizer, or set sides to null",
+                "scales",
+                "sides",
+            )
 
 
 class RefineParams(Section):

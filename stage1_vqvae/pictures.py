@@ -27,14 +27,15 @@ def reconstructions(model: VQVAE, pixels: torch.Tensor, decoder: VQVAE | None = 
 
     Returns:
         uint8 (B, C, H, W) for each row: the images, their reconstructions from each level alone if there are several
-        levels, and their reconstructions from all levels.
+        levels (from the scales up to each, where levels are scales), and their reconstructions from all levels.
     """
     codes = model.encode(to_float(pixels.to(next(model.parameters()).device)))
     levels = len(codes)
-    kept = [[level] for level in range(levels)] if levels > 1 else []
+    shown = [model.network.shown_with(level) for level in range(levels)]
+    if (whole := list(range(levels))) not in shown:
+        shown.append(whole)
     decode = (decoder or model).decode
-    found = [to_uint8(decode(codes, only).cpu()) for only in [*kept, list(range(levels))]]
-    return [pixels, *found]
+    return [pixels, *(to_uint8(decode(codes, only).cpu()) for only in shown)]
 
 
 class Reconstructions:

@@ -5,7 +5,8 @@
 Writes results/reconstruct/images/train.png and validation.png. The first row of each shows images, and the last row
 shows their reconstructions. With several levels, a row for each level in between shows the reconstructions from that
 level alone, coarsest first; all other levels are replaced by their mean embedding over these images. Razavi et al.
-2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", figure 3, is a similar picture. `sampling.decoder` says
+2019, "Generating Diverse High-Fidelity Images with VQ-VAE-2", figure 3, is a similar picture. Where levels are scales
+(`stage1_vqvae.scales`), each row shows the reconstructions from the scales up to one of them. `sampling.decoder` says
 which decoder draws them.
 
 The images are spread over the classes. They are the same in every run of the same data. The codes are the encoder's,
@@ -51,7 +52,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     processes.wait_for_everyone()
     if processes.is_main_process:
         several = len(model.layout.levels) > 1
-        print(f"{IMAGES}: images above their reconstructions" + (", each level alone first" if several else ""))
+        print(f"{IMAGES}: images above their reconstructions" + (", each level or scale first" if several else ""))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,7 +24,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     import torch
 
     from stage1_vqvae.initial import begin
-    from stage1_vqvae.model import VQVAE, model_config
+    from stage1_vqvae.model import VQVAE
     from stage1_vqvae.sharpening import task_of
     from tessera.artifacts.edited import tell_if_edited
     from tessera.artifacts.models import save_model
@@ -40,7 +40,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         paths.PREPARED, "prepared", {"data": prepared.stats.preparation}, {"data": params.data.preparation()}
     )
     section = params.stage1_vqvae
-    config = model_config(section, prepared.stats)
+    config = section.config(prepared.stats)
     parents = {"prepared": prepared.manifest.identity}
     accelerator = devices.accelerator(params.runtime)
     torch.manual_seed(seed_of("initialise", section.training.seed))

@@ -139,6 +139,7 @@ def changed_values(path: str, value: Any) -> Iterator[Any]:
         "data.grey_range": [[0, 4095]],
         "sampling.guidance_schedule": ["linear"],
         "sampling.decoder": ["refined"],
+        "stage1_vqvae.scales.sides": [[1, 2, 4]],
         "stage1_vqvae.objective.adversarial.discriminator.patch.norm": ["batch"],
     }
     yield from special.get(path, ())
@@ -185,6 +186,8 @@ def expected_stages(leaf: str, raw: dict[str, Any]) -> set[str]:
         return set()  # it is switched off
     if leaf.startswith("stage1_vqvae.objective.") and not (leaf.endswith(".weight") and leaf.count(".") == 3):
         return set()  # of a term that is off
+    if leaf.startswith("stage1_vqvae.scales.") and leaf != "stage1_vqvae.scales.sides":
+        return set()  # there are no scales
     found = {STAGE_OF[section]}
     for choice in CHOICES:
         rest = leaf.removeprefix(f"{choice}.")

@@ -76,6 +76,18 @@ EXPECTED: dict[str, tuple[list[tuple[int, int, int, int]], int]] = {
     "rotation_vqvae_64x64": ([(64, 64, 1, 8192)], 55_298_206),
     "vqgan_imagenet256": ([(16, 16, 1, 1024)], vqgan([128, 128, 256, 256, 512], 2, 256, 256)),
     "vqgan_photographs64": ([(16, 16, 1, 512)], vqgan([32, 32, 64], 1, 64, 32)),
+    "var_imagenet256": (
+        [(side, side, 1, 4096) for side in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)],
+        vqgan([160, 160, 320, 320, 640], 2, 32, 32) + 4 * conv(3, 32, 32, False),
+    ),
+    "next_scale_cifar10": (
+        [(side, side, 1, 512) for side in (1, 2, 3, 4, 6, 8)],
+        notebook(128, 64, 32, 64, 3) + 4 * conv(3, 64, 64, False),
+    ),
+    "next_scale_photographs64": (
+        [(side, side, 1, 512) for side in (1, 2, 3, 4, 6, 8, 11, 16)],
+        notebook(128, 64, 32, 64, 3) + 4 * conv(3, 64, 64, False),
+    ),
     "roy2018_cifar10": ([(8, 8, 1, 512)], notebook(256, 256, 256, 64, 3)),
 }
 
@@ -89,13 +101,9 @@ def preset(name: str, **changes: Any) -> Params:
 
 def config(params: Params) -> dict[str, Any]:
     section = params.stage1_vqvae
-    return {
-        "image_shape": [params.data.channels, params.data.height, params.data.width],
-        "data_variance": 0.25,
-        "network": section.network.values(),
-        "quantizer": section.quantizer.values(),
-        "likelihood": section.likelihood.values(),
-    }
+    parts = {name: values for name, values in section.model().items() if name != "objective"}
+    shape = [params.data.channels, params.data.height, params.data.width]
+    return {"image_shape": shape, "data_variance": 0.25, **parts}
 
 
 def test_the_count_of_vqgan_is_that_of_the_rotation_presets_which_another_test_counts() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from stage1_vqvae.quantizers.output import QuantizerOutput
 
 
 class Network(nn.Module):
@@ -12,7 +17,12 @@ class Network(nn.Module):
     A subclass is built with `image_shape` (C, H, W); `outputs`, the number of channels of the likelihood's parameters;
     `codebook_dim`, the width D of z; and the values of its section in params.yaml as keyword arguments. The class
     `Parameters` beside it tells `factor`, by which height and width must be divisible, and `levels`, their number.
+
+    Attributes:
+        stochastic: whether `trained_by` draws random numbers.
     """
+
+    stochastic = False
 
     @staticmethod
     def grids_of(image_shape: tuple[int, int, int], **parameters: object) -> list[tuple[int, int]]:
@@ -60,3 +70,23 @@ class Network(nn.Module):
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
         """Turns z_q (B, D, h, w) of all levels into the parameters of the likelihood (B, outputs, H, W)."""
         raise NotImplementedError
+
+    def left_out(self, z_q: torch.Tensor) -> torch.Tensor:
+        """What `decode` gets for z_q (B, D, h, w) of a level that is left out. By default its mean embedding."""
+        return z_q.mean((0, 2, 3), keepdim=True).expand_as(z_q)
+
+    def shown_with(self, level: int) -> list[int]:
+        """The levels that a picture of one level decodes. By default this level alone."""
+        return [level]
+
+    def trained_by(
+        self, features: list[torch.Tensor], outputs: list[QuantizerOutput], seeds: torch.Tensor | None
+    ) -> list[QuantizerOutput]:
+        """What training takes in place of the quantizers' outputs. By default they stay as they are.
+
+        Args:
+            features: what `encode` returned.
+            outputs: the output of each level's quantizer.
+            seeds: int64 (B,), random seeds, one per image. None uses torch's global generator.
+        """
+        return outputs

@@ -28,6 +28,22 @@ def build_quantizer(config: dict[str, Any], level: int = 0, **arguments: Any) ->
     return class_of(PACKAGE, name, Quantizer)(**values, **arguments)
 
 
+def commitment_cost(config: dict[str, Any]) -> float:
+    """The commitment cost of the quantizer that makes the codes; 0 if it has none."""
+    values = config[config["name"]]
+    return commitment_cost(values["quantizer"]) if "quantizer" in values else values.get("commitment_cost", 0.0)
+
+
+def without_commitment(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with a commitment cost of 0 wherever there is one: its owner weighs a term of its own."""
+    values = dict(config[config["name"]])
+    if "quantizer" in values:
+        values["quantizer"] = without_commitment(values["quantizer"])
+    if "commitment_cost" in values:
+        values["commitment_cost"] = 0.0
+    return config | {config["name"]: values}
+
+
 def build_quantizers(config: dict[str, Any], levels: int) -> nn.ModuleList:
     """Builds the quantizers of a model.
 

@@ -27,6 +27,7 @@ class Parameters(QuantizerParams):
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "rounding passes the gradient straight through"}
     no_residual: ClassVar[str | None] = None
+    approximates: ClassVar[bool] = True
     levels: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)]
     activation: Literal["tanh", "sigmoid"]
 

@@ -25,11 +25,14 @@ class QuantizerParams(Section):
         can_draw: whether codes can be drawn at random for the prior's extra passes.
         no_residual: the reason why a residual quantizer cannot have this quantizer inside; None if it can. An option
             that can sets None, and its module takes the argument `inside_residual`.
+        approximates: whether codes approximate the vectors that they stand for, so that a rest can be coded again
+            (`stage1_vqvae.scales`). It is asked less than by `no_residual`: a learned layer there fits the codes.
         revives_learned_codes: whether unused codes are revived although only the decoder's gradient places codes.
     """
 
     can_draw: ClassVar[bool] = False
     no_residual: ClassVar[str | None] = "it does not say that its codes approximate its vectors"
+    approximates: ClassVar[bool] = False
     revives_learned_codes: ClassVar[bool] = False
 
     @property
@@ -58,6 +61,7 @@ class BinaryParams(QuantizerParams):
     """The parameters of a quantizer whose codes are signs: LFQ and BSQ."""
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "a sign passes the gradient straight through"}
+    approximates: ClassVar[bool] = True
     bits: Annotated[int, Field(ge=1, le=MOST_BITS)]
     commitment_cost: NonNegative
     entropy_cost: NonNegative
@@ -82,6 +86,10 @@ class WrapperParams(QuantizerParams):
     @property
     def can_draw(self) -> bool:
         return self.quantizer.chosen.can_draw
+
+    @property
+    def approximates(self) -> bool:
+        return self.quantizer.chosen.approximates
 
     @property
     def innermost(self) -> QuantizerParams:

@@ -23,6 +23,7 @@ class Parameters(TableParams):
     """Parameters of `simvq`."""
 
     no_residual: ClassVar[str | None] = None
+    approximates: ClassVar[bool] = True
     commitment_cost: NonNegative
     gradient_estimator: EstimatorName
     diveq_variance: NonNegative

@@ -28,6 +28,7 @@ class Parameters(TableParams):
 
     can_draw: ClassVar[bool] = True
     no_residual: ClassVar[str | None] = None
+    approximates: ClassVar[bool] = True
     refuses: ClassVar[dict[str, str]] = {
         "gradient_estimator": "the decoder gets the mean of drawn codes, to which only straight_through applies",
     }

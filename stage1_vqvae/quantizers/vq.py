@@ -6,7 +6,7 @@ Source: van den Oord et al. 2017, "Neural Discrete Representation Learning", sec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ SHORTEST = 1e-15
 class Parameters(TableParams):
     """Parameters of `vq`."""
 
+    approximates: ClassVar[bool] = True
     projection_dim: Positive | None
     distance: Literal["euclidean", "cosine"]
     codebook_update: Literal["ema", "gradient"]

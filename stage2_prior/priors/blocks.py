@@ -38,10 +38,12 @@ class Block(Recomputable):
     def _attend(self, qkv: Tensor) -> Tensor:
         """The attention (B, n, width), from queries, keys and values side by side, (B, n, 3 width)."""
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention of whole sequences, from queries, keys and values (B, heads, n, width of a head) each."""
         dropout = self.dropout.p if self.training else 0.0
-        return (
-            F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal).transpose(1, 2).flatten(2)
-        )
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
 
     def decoding(self, rows: int, dtype: torch.dtype) -> Layer:
         """The block as a function in a dtype, without dropout and gradients.
@@ -60,13 +62,24 @@ class Block(Recomputable):
 class Blocks(nn.Module):
     """Blocks one after another, then a norm.
 
+    `block`: what makes a block, with the arguments of `Block`.
+
     Source: Vaswani et al. 2017, "Attention Is All You Need"; norms first as in Radford et al. 2019 (GPT-2).
     """
 
-    def __init__(self, layers: int, width: int, heads: int, dropout: float, *, causal: bool) -> None:
+    def __init__(
+        self,
+        layers: int,
+        width: int,
+        heads: int,
+        dropout: float,
+        *,
+        causal: bool,
+        block: Callable[..., Block] = Block,
+    ) -> None:
         super().__init__()
         self.width, self.heads = width, heads
-        self.layers = nn.ModuleList(Block(width, heads, dropout, causal=causal) for _ in range(layers))
+        self.layers = nn.ModuleList(block(width, heads, dropout, causal=causal) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         for layer in self.layers:  # smaller for more layers, so that the sum of their outputs starts at the same size
             for last in (layer.out, layer.mlp[-1]):

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tessera.errors import UserError
+
+CHOSEN_AT_ONCE = 2**22  # logits per call of the sampler, which makes several float64 tensors of them
 
 
 class Sampler(Protocol):
@@ -84,6 +87,23 @@ class Part:
     def of_link(self, begin: int, end: int, count: int) -> Part:
         """The part of a chain's link that draws the tokens `begin` to `end` - 1 of `count`."""
         return Part(self.moment(begin, count), self.moment(end - 1, count), self.share * (end - begin) / count)
+
+
+def choose_several(sampler: Sampler, logits: Tensor, uniforms: Tensor, level: int) -> Tensor:
+    """Draws several tokens of a level for each image, a few images at a time, so that memory is bounded.
+
+    Args:
+        logits: (B, n, V).
+        uniforms: float64 (B, n) in [0, 1).
+
+    Returns:
+        int64 (B, n).
+    """
+    few = max(1, CHOSEN_AT_ONCE // logits[0].numel())
+    parts = zip(logits.split(few), uniforms.split(few), strict=True)
+    return torch.cat(
+        [sampler.choose(part.flatten(0, 1), numbers.flatten(), level).view(part.shape[:2]) for part, numbers in parts]
+    )
 
 
 def require_finite(finite: Tensor) -> None:

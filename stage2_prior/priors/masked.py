@@ -13,15 +13,13 @@ from torch import Tensor
 
 from stage2_prior.priors.base import Prior, token_nll
 from stage2_prior.priors.blocks import Block, Blocks
-from stage2_prior.priors.drawing import Part, Sampler, require_finite
+from stage2_prior.priors.drawing import Part, Sampler, choose_several, require_finite
 from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import SequenceEnds
 from tessera.codes.layout import CodeLayout
 from tessera.footprint import LIVE_OUTPUTS, LargestOutput
 from tessera.parameters.sections import LARGEST
 from tessera.randomness import seed_of
-
-CHOSEN_AT_ONCE = 2**22  # logits per call of the sampler, which makes several float64 tensors of them
 
 
 class Parameters(AttentionParams):
@@ -210,10 +208,7 @@ class Masked(Prior):
         for level, place in enumerate(self.layout.slices()[self.first :], start=self.first):
             where = slice(place.start - self.given_tokens, place.stop - self.given_tokens)
             here = sampler.guide(logits[:, where], level, moment) if guided else logits[:, where]
-            few = max(1, CHOSEN_AT_ONCE // here[0].numel())
-            for rows in (slice(i, i + few) for i in range(0, len(choice), few)):
-                codes = sampler.choose(here[rows].flatten(0, 1), choice[rows, where].flatten(), level)
-                chosen[rows, where] = codes.view_as(chosen[rows, where])
+            chosen[:, where] = choose_several(sampler, here, choice[:, where], level)
             found = here.log_softmax(-1).gather(-1, chosen[:, where, None])[..., 0].double()
             gumbel = -torch.log(-torch.log(noise[:, where].clamp_min(1e-300)))
             confidence[:, where] = found + noise_scale * (not sampler.greedy(level)) * gumbel

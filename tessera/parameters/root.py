@@ -47,23 +47,28 @@ class Params(Section):
     def _levels_fit(self) -> None:
         """Image size, codebooks and links against the network's levels."""
         network, quantizer = self.stage1_vqvae.network, self.stage1_vqvae.quantizer
-        factor, levels = network.chosen.factor, network.chosen.levels
+        factor, levels, scales = network.chosen.factor, self.stage1_vqvae.levels, self.stage1_vqvae.scales
         for side in ("height", "width"):
             if getattr(self.data, side) % factor:
                 raise ValueError(
                     f"data.{side}: {getattr(self.data, side)} is not divisible by {factor}, by which "
                     f"stage1_vqvae.network.{network.name} downsamples; choose a multiple of {factor}"
                 )
+        if scales.sides:
+            try:
+                scales.fit_grid((self.data.height // factor, self.data.width // factor))
+            except Misfit as error:
+                raise ValueError(str(Misfit(error.reason, "stage1_vqvae", "scales", *error.path))) from None
         sizes = quantizer.chosen.sizes
         if len(sizes) not in (1, levels):
             raise ValueError(
                 f"stage1_vqvae.quantizer.{quantizer.name}: {len(sizes)} codebook sizes for {levels} levels of "
-                "stage1_vqvae.network; give one number, or one per level, coarsest first"
+                "stage1_vqvae; give one number, or one per level, coarsest first"
             )
         links = getattr(self.stage2_prior.chosen, "links", None)
         if links is not None and len(links) != levels:
             raise ValueError(
-                f"stage2_prior.chain.links: {len(links)} priors for {levels} levels of stage1_vqvae.network; give one "
+                f"stage2_prior.chain.links: {len(links)} priors for {levels} levels of stage1_vqvae; give one "
                 "per level, coarsest first"
             )
         try:
@@ -110,7 +115,7 @@ class Params(Section):
 
     def _sampling_fits(self) -> None:
         """Guidance, and the numbers of values, against the prior and the levels that are sampled."""
-        sizes, levels = self.stage1_vqvae.quantizer.chosen.sizes, self.stage1_vqvae.network.chosen.levels
+        sizes, levels = self.stage1_vqvae.quantizer.chosen.sizes, self.stage1_vqvae.levels
         training, scales = getattr(self.stage2_prior.chosen, "training", None), self.sampling.guidance_scale
         guided = any(scale != 1 for scale in (scales if isinstance(scales, tuple) else (scales,)))
         if self.data.use_labels and guided and training and not training.label_dropout:
@@ -121,7 +126,7 @@ class Params(Section):
         for name, value in self.sampling:
             if isinstance(value, tuple) and len(value) not in (1, levels):
                 raise ValueError(
-                    f"sampling.{name}: {len(value)} values for {levels} levels of stage1_vqvae.network; give one, or "
+                    f"sampling.{name}: {len(value)} values for {levels} levels of stage1_vqvae; give one, or "
                     "one per level, coarsest first"
                 )
         top_k = self.sampling.top_k

@@ -14,6 +14,7 @@ from sampling.settings import Settings
 from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.masked import Masked
+from stage2_prior.priors.next_scale import NextScale
 from stage2_prior.priors.subtokens import SubTokens
 from tessera.codes.layout import CodeLayout, Level
 from tessera.errors import UserError
@@ -45,6 +46,7 @@ CHAINS: dict[str, tuple[Case, Case]] = {
     "rq_transformer, then sub-tokens": (PRIORS["rq_transformer"], ("pixelcnn", {"largest_softmax": 3})),
     "transformer, then counts": (PRIORS["transformer"], PRIORS["counts"]),
     "masked last": (PRIORS["pixelcnn"], PRIORS["masked"]),
+    "next_scale last": (PRIORS["counts"], PRIORS["next_scale"]),
 }
 ALL = [*PRIORS, *CHAINS]
 
@@ -110,7 +112,7 @@ def recompute(prior, labels, settings, given=None, seed=1):
             forced = torch.where(link.spread(forced) < 0, -1, link.split(forced.clamp_min(0)))
         count = prior.layout.num_tokens - 1  # where the link's own codes stand among all codes, from 0 to 1
         span = (link.given_tokens / count, (link.layout.num_tokens - 1) / count)
-        way = masked_tokens if isinstance(inner, Masked) else tokens_in_order
+        way = {Masked: masked_tokens, NextScale: tokens_by_scale}.get(type(inner), tokens_in_order)
         tokens = way(inner, tokens, labels, settings, forced, seed, span)
         if isinstance(link, SubTokens):
             tokens = torch.cat([joined, link.join(tokens)[:, joined.shape[1] :]], 1)
@@ -138,6 +140,23 @@ def tokens_in_order(prior, tokens, labels, settings, given, seed, span):
         token = torch.where(given[:, place] >= 0, given[:, place], token)
         tokens = torch.cat([tokens, token[:, None]], 1)
     return tokens
+
+
+def tokens_by_scale(prior, tokens, labels, settings, given, seed, span):
+    """Every token by `logits` of the whole sequence, of which it sees the coarser scales; one scale after another."""
+    own = prior.layout.num_tokens - prior.given_tokens
+    uniforms = streams(seed, range(len(labels))).uniforms(own, *([prior.first] if prior.first else []))
+    whole = torch.cat([tokens, torch.zeros(len(labels), own, dtype=torch.int64)], 1)
+    places = prior.layout.places.tolist()
+    scales = sorted({(level, depth) for level, _, _, depth in places if level >= prior.first})
+    for number, (level, depth) in enumerate(scales):
+        scale = settings.scale(level, moment_of(span, number, len(scales)))
+        logits = guided(prior.logits(whole, labels), prior.logits(whole, None), scale)
+        for place in (p for p, found in enumerate(places) if (found[0], found[3]) == (level, depth)):
+            here = place - prior.given_tokens
+            token = choose(logits[:, here], uniforms[:, here], **settings.filters(level))
+            whole[:, place] = torch.where(given[:, place] >= 0, given[:, place], token)
+    return whole
 
 
 def masked_tokens(prior, tokens, labels, settings, given, seed, span):

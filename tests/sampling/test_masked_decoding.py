@@ -9,7 +9,7 @@ import torch
 
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
-from stage2_prior.priors import masked
+from stage2_prior.priors import drawing
 from stage2_prior.priors.build import build_prior
 from tessera.codes.layout import CodeLayout, Level
 
@@ -36,7 +36,7 @@ def prior(prior_arguments):
 def test_masked_decoding_chooses_alike_however_many_at_once(settings, prior, monkeypatch):
     labels = torch.arange(5) % 3
     whole = generate(prior, labels, streams(5), settings)
-    monkeypatch.setattr(masked, "CHOSEN_AT_ONCE", 2 * LAYOUT.num_tokens * LAYOUT.vocabulary)
+    monkeypatch.setattr(drawing, "CHOSEN_AT_ONCE", 2 * LAYOUT.num_tokens * LAYOUT.vocabulary)
     assert torch.equal(generate(prior, labels, streams(5), settings), whole)
 
 

@@ -74,6 +74,11 @@ def takes_estimator(case: str) -> bool:
     return "gradient_estimator" in parameters_of(PACKAGE, innermost(case)).model_fields
 
 
+def approximates(case: str) -> bool:
+    """Whether the codes of a case approximate vectors, so that they can be those of scales."""
+    return parameters_of(PACKAGE, innermost(case)).approximates
+
+
 CONV = {"channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4}
 SMALL_NETWORKS: dict[str, dict[str, Any]] = {  # changes that make a network small; every shape below must suit it
     "conv": CONV | {"strides": [4]},
@@ -81,6 +86,7 @@ SMALL_NETWORKS: dict[str, dict[str, Any]] = {  # changes that make a network sma
     "vit": {"patch": 4, "width": 16, "layers": 1, "heads": 2},
 }
 NETWORKS: dict[str, Case] = {name: (name, SMALL_NETWORKS.get(name, {})) for name in options(NETWORK_PACKAGE)}
+SCALED = "scales"  # a network of one level, whose codes have scales of 1x1 and of its own grid
 NETWORKS |= {"two levels": ("conv", CONV | {"strides": [2, 2], "shortcut": True})}
 SHAPES = [(1, 8, 12), (3, 12, 8)]
 ESTIMATED = [case for case in CASES if takes_estimator(case)]
@@ -98,13 +104,17 @@ def training_cases() -> list[TrainingCase]:
     networks = list(NETWORKS)
     for i, case in enumerate(OTHERS):
         found.append((case, None, networks[i % len(networks)], SHAPES[(i + i // len(networks)) % 2]))
+    for i, case in enumerate(filter(approximates, CASES)):
+        estimator = list(GRADIENT_ESTIMATORS)[i % len(GRADIENT_ESTIMATORS)] if case in ESTIMATED else None
+        found.append((case, estimator, SCALED, SHAPES[i % 2]))
     return found
 
 
 def every_training_case() -> list[TrainingCase]:
     """Every quantizer with every estimator that it takes, every network and both shapes."""
     estimated = list(product(ESTIMATED, GRADIENT_ESTIMATORS, NETWORKS, SHAPES))
-    return estimated + list(product(OTHERS, [None], NETWORKS, SHAPES))
+    every = estimated + list(product(OTHERS, [None], NETWORKS, SHAPES))
+    return every + [(c, e, SCALED, shape) for c, e, n, shape in every if n == "conv" and approximates(c)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -122,7 +132,7 @@ def choose_network(raw_params: dict[str, Any]) -> Callable[[str], None]:
     """`choose_network("two levels")` chooses a small network in the raw parameters."""
 
     def choose(network: str) -> None:
-        name, changes = NETWORKS[network]
+        name, changes = NETWORKS["conv" if network == SCALED else network]
         raw_params["stage1_vqvae"]["network"]["name"] = name
         raw_params["stage1_vqvae"]["network"][name] |= changes
 

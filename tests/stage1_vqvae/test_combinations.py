@@ -34,18 +34,14 @@ def build(
             "learning_rate": 1e-3,
             **training,
         }
+        if network == "scales":
+            raw_params["stage1_vqvae"]["scales"] |= {"sides": [1, [shape[1] // 4, shape[2] // 4]], "dropout": 0.2}
         raw_params["data"] |= dict(zip(("channels", "height", "width"), shape, strict=True))
         found = params()
         section = found.stage1_vqvae
         torch.manual_seed(0)
         images = torch.randint(256, (24, *shape), dtype=torch.uint8).numpy()
-        config = {
-            "image_shape": list(shape),
-            "data_variance": 0.3,
-            "network": section.network.values(),
-            "quantizer": section.quantizer.values(),
-            "likelihood": section.likelihood.values(),
-        }
+        config = {"image_shape": list(shape), "data_variance": 0.3, **section.model()}
         split = ImageSplit(images, None)
         return VQVAETask(VQVAE(config), split, split, section.training, section.augmentation), found
 

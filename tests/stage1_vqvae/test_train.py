@@ -15,7 +15,7 @@ import torch
 
 from stage1_vqvae import task as task_module
 from stage1_vqvae import train
-from stage1_vqvae.model import VQVAE, load_vqvae, model_config
+from stage1_vqvae.model import VQVAE, load_vqvae
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.task import Spread, VQVAETask
 from tessera import paths
@@ -203,7 +203,7 @@ def test_missing_images_are_one_clear_line(write_params: Write, capsys: pytest.C
 
 def make_task(params: Params) -> VQVAETask:
     prepared, section = open_prepared(paths.PREPARED), params.stage1_vqvae
-    config = model_config(section, prepared.stats)
+    config = section.config(prepared.stats)
     torch.manual_seed(0)
     model = VQVAE(config)
     return VQVAETask(model, prepared["train"], prepared["validation"], section.training, section.augmentation)

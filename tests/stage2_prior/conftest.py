@@ -21,6 +21,7 @@ LAYOUTS = {
     "deep": CodeLayout((1, 4, 8), (Level(1, 1, 2, 4), Level(1, 2, 1, 2))),
     "depth_4": CodeLayout((1, 4, 8), (Level(1, 2, 4, 2),)),
     "rectangle": CodeLayout((1, 8, 12), (Level(2, 3, 1, 2),)),
+    "scales": CodeLayout((1, 4, 8), (Level(1, 1, 1, 2), Level(1, 2, 1, 2), Level(1, 4, 1, 2))),
 }
 PACKAGE = "stage2_prior.priors"
 SIZE = {"layers": 2, "width": 8, "heads": 2, "dropout": 0.1}

@@ -78,6 +78,8 @@ def test_probabilities_of_all_codes_sum_to_one_and_none_knows_a_later_one(name, 
         nats = prior.nll(tokens, torch.full((len(tokens),), label))
         assert nats.shape == tokens.shape
         assert nats.sum(1).neg().exp().sum().item() == pytest.approx(1, abs=1e-6)
+        if name == "next_scale":  # the second sub-token of a code knows the first ones of all codes of its level
+            continue
         for place in range(1, layout.num_tokens):
             same = (tokens[:, :place] == tokens[0, :place]).all(1)
             torch.testing.assert_close(nats[same][:, :place], nats[:1, :place].expand(int(same.sum()), -1))

@@ -7,7 +7,7 @@ from copy import deepcopy
 import numpy as np
 
 from evaluation.task import ClassifierTask
-from stage1_vqvae.model import VQVAE, model_config
+from stage1_vqvae.model import VQVAE
 from stage1_vqvae.objective import Objective
 from stage1_vqvae.sharpening import DecoderTask, task_of
 from stage1_vqvae.task import VQVAETask
@@ -30,7 +30,7 @@ def vqvae_task(params: Params, stats: Stats) -> VQVAETask:
     """The task of stage 1 over random images, with a new VQ-VAE."""
     section = params.stage1_vqvae
     images = random_images(stats, max(256, section.training.batch_size), 0)
-    return task_of(section, VQVAE(model_config(section, stats)), images, images)
+    return task_of(section, VQVAE(section.config(stats)), images, images)
 
 
 def decoder_task(params: Params, trained: VQVAETask) -> DecoderTask:

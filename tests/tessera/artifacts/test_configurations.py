@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from stage1_vqvae.model import VQVAE, load_vqvae, model_config
+from stage1_vqvae.model import VQVAE, load_vqvae
 from tessera.artifacts.models import save_model
 from tessera.errors import UserError
 from tessera.features.classifiers.build import build_classifier, load_classifier
@@ -32,7 +32,7 @@ BAD = [
 
 @pytest.mark.parametrize(("place", "change", "reason"), BAD)
 def test_a_vqvae_is_built_from_known_keys_and_names_only(tmp_path, params, place, change, reason):
-    config = model_config(params({"stage1_vqvae.network.conv.channels": 8}).stage1_vqvae, STATS)
+    config = params({"stage1_vqvae.network.conv.channels": 8}).stage1_vqvae.config(STATS)
     weights = VQVAE(config).state_dict()
     save_model(tmp_path / "good", "vqvae", config, weights, {})
     load_vqvae(tmp_path / "good")
