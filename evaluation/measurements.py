@@ -135,6 +135,7 @@ class Evaluation:
             "classifier": agreement | self._samples(),
             "images": {"test": len(self.rows), "samples": len(self.samples["default"])},
             **(self.distribution.figures() if self.distribution else {}),
+            "models": self.pipeline.parents,  # whose figures these are
             "unavailable": self.unavailable,
         }
         self.unavailable |= self.distribution.unavailable if self.distribution else {}

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tessera.artifacts.manifests import MANIFEST
-from tessera.documents import read_json
 
 if TYPE_CHECKING:
     from sampling.pipeline import TwoStagePipeline
@@ -24,14 +20,14 @@ def description(pipeline: TwoStagePipeline) -> str:
         "images": f"{height}x{width} {'grey' if channels == 1 else 'RGB'}",
         "classes": _classes(pipeline),
         "codes": ", ".join(_level(level) for level in pipeline.layout.levels),
-        "vqvae": ", ".join([*parts, *_size(pipeline.vqvae, pipeline.steps.get("vqvae"))]),
-        "prior": ", ".join([_prior(prior), *_size(prior, pipeline.steps.get("prior"))]),
+        "vqvae": ", ".join([*parts, *_size(pipeline, "vqvae")]),
+        "prior": ", ".join([_prior(prior), *_size(pipeline, "prior")]),
     }
     if pipeline.decoder is not pipeline.vqvae:
         rows["decoder"] = "refined; likelihoods are of the VQ-VAE's own"
     if prior.num_classes and not prior.null_label:
         rows["classes"] += "; no images without a class"
-    where = "" if pipeline.folder is None else f" of {pipeline.folder}"
+    where = f" of {pipeline.source}" if pipeline.source else ""
     head = f"TwoStagePipeline{where}, on {pipeline.device}, draws in {precision}"
     return "\n".join([head, *(f"  {name:<8} {text}" for name, text in rows.items())])
 
@@ -58,12 +54,8 @@ def _prior(prior: Any) -> str:
     return f"{prior.name} of {', '.join(links)}" if links else prior.name
 
 
-def _size(model: Any, steps: int | None) -> list[str]:
-    count = sum(parameter.numel() for parameter in model.parameters())
+def _size(pipeline: TwoStagePipeline, name: str) -> list[str]:
+    """The number of parameters of a model, and of the steps that trained it where its manifest says it."""
+    count = sum(parameter.numel() for parameter in getattr(pipeline, name).parameters())
+    steps = pipeline.manifests[name].training.get("steps") if name in pipeline.manifests else None
     return [f"{count:,} parameters"] + ([f"{steps:,} steps"] if steps else [])
-
-
-def trained_steps(folder: Path) -> dict[str, int]:
-    """For how many steps the models in FOLDER/vqvae and FOLDER/prior were trained, where their manifests say it."""
-    found = {name: read_json(folder / name / MANIFEST).get("training") or {} for name in ("vqvae", "prior")}
-    return {name: training["steps"] for name, training in found.items() if "steps" in training}

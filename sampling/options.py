@@ -43,8 +43,11 @@ def add_values(parser: Any) -> None:
 
 
 def add_models(parser: Any) -> None:
-    """Adds the option that says where the models are."""
-    parser.add_argument("--models", type=Path, metavar="FOLDER", help=f"of vqvae and prior (default: {paths.MODELS})")
+    """Adds the options that say which models are used."""
+    parser.add_argument(
+        "--models", metavar="FOLDER", help=f"of vqvae and prior, or a model's id on the Hub (default: {paths.MODELS})"
+    )
+    parser.add_argument("--revision", help="of a model on the Hub: a branch, tag or commit (default: the newest)")
 
 
 def section_with(arguments: argparse.Namespace, section: SamplingParams) -> SamplingParams:
@@ -100,23 +103,12 @@ def picture_path(path: Path) -> Path:
     return path
 
 
-def new_folder(path: Path) -> Path:
-    """A folder into which single images can be written: it is not there yet, or is empty.
-
-    Raises:
-        UserError: it is a file, or has files in it.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"--images: {path} is there already and is not an empty folder; name a new folder")
-    return path
-
-
 def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipeline:
-    """The pipeline of the folder that `--models` names, or of models/. Notes tell of options that change nothing."""
+    """The pipeline that `--models` names, or that of models/. Notes tell of options that change nothing."""
     from sampling.pipeline import TwoStagePipeline
 
-    folder, precision = arguments.models or paths.MODELS, section.precision
-    pipeline = TwoStagePipeline.load(folder, precision=precision, decoder=section.decoder)
+    source, choices = arguments.models or paths.MODELS, {"precision": section.precision, "decoder": section.decoder}
+    pipeline = TwoStagePipeline.from_pretrained(source, revision=arguments.revision, **choices)
     guidance = () if pipeline.prior.num_classes else ("guidance_scale", "guidance_schedule")
     for name in guidance:
         if getattr(arguments, name) is not None:

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
 from sampling import checks, memory, pictures
-from sampling.describe import description, trained_steps
+from sampling.describe import description
 from sampling.generate import Streams, generate, known_tokens
 from sampling.labels import Classes, Labels
 from sampling.likelihood import bits_per_dim
+from sampling.published import Published
 from sampling.settings import Settings
-from stage1_vqvae.decoder import LIKELIHOOD, load_decoder
-from stage1_vqvae.model import load_vqvae
-from stage2_prior.priors.build import load_prior
-from tessera import paths
 from tessera.codes.layout import CodeLayout
 from tessera.console import Bar
 from tessera.errors import UserError
@@ -32,7 +28,7 @@ def _advance(bar: Any, images: int, part: float) -> None:
     bar.update(images * part)
 
 
-class TwoStagePipeline:
+class TwoStagePipeline(Published):
     """A VQ-VAE and a prior over its codes.
 
     A label is the name or the number of a class, or `num_classes` for the null label, which stands for no class in
@@ -49,6 +45,7 @@ class TwoStagePipeline:
         """decoder: the model whose `decode` turns codes into images; None: the VQ-VAE itself. Others: see `load`."""
         if precision not in ("fp32", "bf16"):
             raise UserError(f"precision: expected fp32 or bf16, got {precision!r}")
+        super().__init__()
         self.device = checks.device(device)
         if vqvae.layout != prior.layout:
             raise ValueError(f"the prior is for {prior.layout}, the VQ-VAE has {vqvae.layout}")
@@ -57,43 +54,7 @@ class TwoStagePipeline:
         self.decoder = self.vqvae if decoder is None else decoder.to(self.device).eval()
         self.drawing = self.prior.lowered(torch.bfloat16) if precision == "bf16" else self.prior
         self.classes = Classes.of(prior)
-        self.folder: Path | None = None  # where the models were loaded from
-        self.steps: dict[str, int] = {}  # for how long each model was trained, where its manifest says it
-        self.parents: dict[str, str] = {}  # identities of the published models, where they were loaded
         self._image_bytes = 0  # that drawing one more image takes; 0: not found out yet
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path | str = "models",
-        device: torch.device | str | None = None,
-        precision: str = "fp32",
-        decoder: str = LIKELIHOOD,
-    ) -> TwoStagePipeline:
-        """Load FOLDER/vqvae and FOLDER/prior, and FOLDER/decoders/refined for the refined decoder.
-
-        Args:
-            device: where to; None for the GPU if there is one.
-            precision: of the prior while it draws codes, fp32 or bf16. In bf16 drawing is faster, the prior is not
-                exactly the trained one, and by rounding its codes depend on `batch_size`. Likelihoods are fp32.
-            decoder: which one turns codes into images: likelihood, whose p(x | z) gives the bits; or refined.
-
-        Raises:
-            UserError: there is no such device or decoder, a model is missing or damaged, or the prior or the decoder
-                was made for another VQ-VAE.
-        """
-        folder, where = Path(folder), checks.device(device)
-        checks.warn_of_other_checkout(Path.cwd())
-        vqvae, vqvae_manifest = load_vqvae(folder / "vqvae")
-        prior, prior_manifest = load_prior(folder / "prior")
-        prior_manifest.require_parent("vqvae", vqvae_manifest.identity, folder / "prior")
-        shown, decoder_manifest = load_decoder(folder / paths.DECODERS.name, decoder, vqvae, vqvae_manifest)
-        pipeline = cls(vqvae, prior, where, precision, shown)
-        pipeline.folder = folder
-        pipeline.steps = trained_steps(folder)
-        pipeline.parents = {"vqvae": vqvae_manifest.identity, "prior": prior_manifest.identity}
-        pipeline.parents |= {"decoder": decoder_manifest.identity} if decoder_manifest else {}
-        return pipeline
 
     __repr__ = description
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from sampling import options
 from tessera import entry
+from tessera.artifacts.publishing import new_folder
 from tessera.launch.shares import add_share
 from tessera.parameters import Params
 
@@ -40,7 +41,7 @@ MEMORY = "sampling.batch_size, or --batch-size"  # by which it takes less memory
 OUTPUT = Path("samples.png")
 TOLD = ("seed", "temperature", "top_k", "top_p", "min_p", "guidance_scale")  # settings that the last line tells
 LARGEST_FACTOR = 64  # by which --enlarge repeats pixels
-ASKED = ("labels", "count", "output", "images", "enlarge", "models", *options.VALUES)
+ASKED = ("labels", "count", "output", "images", "enlarge", "models", "revision", *options.VALUES)
 
 
 def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> None:
@@ -169,7 +170,7 @@ def checked(arguments: argparse.Namespace) -> argparse.Namespace:
     if arguments.enlarge is not None:
         options.whole(arguments, "enlarge", LARGEST_FACTOR)
     if arguments.images is not None:
-        options.new_folder(arguments.images)
+        new_folder("--images", arguments.images)
     if arguments.output is not None:
         options.picture_path(arguments.output)
     elif arguments.images is None:

@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,6 +99,7 @@ class Manifest:
 
     Attributes:
         identity: the SHA-256 of the bytes of manifest.json, by which children name this artifact.
+        training: of a trained model, the values of `steps` and `schedule_steps` that train it again; otherwise empty.
     """
 
     folder: Path
@@ -106,6 +107,7 @@ class Manifest:
     parents: dict[str, str]
     files: dict[str, FileEntry]
     identity: str
+    training: dict[str, int] = field(default_factory=dict)
 
     @property
     def remedy(self) -> str:
@@ -246,7 +248,8 @@ def read_manifest(folder: Path, kind: str, contents: bool = True) -> Manifest:
         if raw["block_bytes"] != BLOCK:
             raise ValueError(f"its blocks have {raw['block_bytes']} bytes, expected {BLOCK}")
         files = {name: _parsed_entry(name, entry) for name, entry in raw["files"].items()}
-        manifest = Manifest(folder, raw["kind"], dict(raw["parents"]), files, hashlib.sha256(text).hexdigest())
+        identity, training = hashlib.sha256(text).hexdigest(), {k: int(v) for k, v in raw.get("training", {}).items()}
+        manifest = Manifest(folder, raw["kind"], dict(raw["parents"]), files, identity, training)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path}: damaged, or written by another version: {reason}; {remedy}") from error

@@ -20,6 +20,7 @@ from tessera.artifacts.exchange import exchange
 from tessera.artifacts.files import flush
 from tessera.artifacts.manifests import MANIFEST, file_entry, manifest_text
 from tessera.console import waiting
+from tessera.errors import UserError
 
 
 def _place(folder: Path) -> Path:
@@ -78,6 +79,20 @@ def clear_unfinished(parent: Path, name: str = "*") -> None:
         with _held(staging) as free:
             if free:
                 shutil.rmtree(staging, ignore_errors=True)
+
+
+def new_folder(name: str, path: Path) -> Path:
+    """A folder that can be written whole: it is not there yet, or is empty.
+
+    Args:
+        name: of the argument or option that gave it, for the message.
+
+    Raises:
+        UserError: it is a file, or has files in it.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{name}: {path} is there already and is not an empty folder; name a new folder")
+    return path
 
 
 @contextmanager

@@ -1,0 +1,243 @@
+"""A pipeline is saved as a folder that loads alone, with a card of its run; hostile folders are refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, parse_eval_result_entries
+
+from sampling import save
+from sampling.pipeline import TwoStagePipeline
+from sampling.provenance import METRICS, without_paths
+from tessera import paths
+from tessera.artifacts.files import json_text, write_text
+from tessera.artifacts.publishing import publishing
+from tessera.documents import read_yaml
+from tessera.errors import UserError
+from tessera.images.prepared import open_prepared
+
+FIGURES = {
+    "bits_per_dim": {"total_prior": 3.25, "distortion": 2.5, "rate_prior": 0.75},
+    "reconstruction": {"psnr": 21.5},
+    "distribution": {"features": "classifier", "weights": "ab" * 8, "default": {"frechet_distance": 1.5}},
+    "images": {"test": 20, "samples": 14},
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def load(folder: Path | str, **options) -> TwoStagePipeline:
+    return TwoStagePipeline.from_pretrained(folder, device="cpu", **options)
+
+
+def publish_results(pipeline: TwoStagePipeline, models: dict[str, str] | None = None) -> None:
+    """What `evaluate` and `sample` leave, for these models or for others."""
+    models = models or pipeline.parents
+    write_text(METRICS, json_text({**FIGURES, "models": models}))
+    with publishing(paths.SAMPLES, "samples", models) as staging:
+        (staging / "grid.png").write_bytes(b"a picture")
+
+
+@pytest.fixture
+def finished(pipeline: TwoStagePipeline) -> TwoStagePipeline:
+    """The pipeline of a run whose params.yaml made these models, and whose results are theirs."""
+    params, config = json.loads(Path("params.yaml").read_text()), pipeline.vqvae.config
+    for part, option in (("network", "conv"), ("quantizer", "vq"), ("likelihood", "gaussian")):
+        params["stage1_vqvae"][part][option] |= config[part][option]
+    Path("params.yaml").write_text(json.dumps(params))
+    publish_results(pipeline)
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {},
+        {"classes": 0, "prior": "pixelcnn"},
+        {"shape": (3, 8, 12), "strides": [2, 2], "sizes": [5, 9], "prior": "chain"},
+        {"prior": "sub-tokens", "untrained": 1},
+    ],
+    ids=["counts", "unlabelled", "chain", "sub-tokens"],
+)
+def test_a_saved_pipeline_has_the_same_bytes_and_draws_the_same(tiny_run, made):
+    tiny_run(**made)
+    own = load("models")
+    saved = contents(own.save_pretrained("saved"))
+    models = {name: data for name, data in contents(Path("models")).items() if name.split("/")[0] in ("vqvae", "prior")}
+    assert {name: saved[name] for name in models} == models and set(saved) == {*models, "README.md"}
+    for folder in ("data", "models", "results", "params.yaml"):
+        shutil.move(folder, "gone-" + folder) if Path(folder).exists() else None
+    came, pixels = load("saved"), open_prepared(Path("gone-data/prepared"))["test"].pixels(slice(0, 4))
+    assert torch.equal(came.generate(5, "each", seed=1), own.generate(5, "each", seed=1))
+    assert torch.equal(came.log_likelihood(pixels)["total"], own.log_likelihood(pixels)["total"])
+    assert came.classes == own.classes and came.vqvae.config["preparation"] == own.vqvae.config["preparation"]
+
+
+def test_a_refined_decoder_is_saved_with_the_pipeline_that_draws_with_it(pipeline):
+    sharp = copy.deepcopy(pipeline.vqvae)
+    sharp.config = {**sharp.config, "objective": {}}
+    with torch.no_grad():
+        for weights in sharp.network.parameters():
+            weights.mul_(1.1)
+    refined = TwoStagePipeline(pipeline.vqvae, pipeline.prior, "cpu", decoder=sharp)
+    folder = refined.save_pretrained("saved")
+    came, plain = load(folder, decoder="refined"), load(folder)
+    assert torch.equal(came.generate(3, "each", seed=1), refined.generate(3, "each", seed=1))
+    assert torch.equal(plain.generate(3, "each", seed=1), pipeline.generate(3, "each", seed=1))
+    assert 'from_pretrained("saved", decoder="refined")' in (folder / "README.md").read_text()
+
+
+def test_changed_weights_are_other_models_and_still_belong_together(pipeline):
+    with torch.no_grad():
+        for weights in pipeline.vqvae.network.parameters():
+            weights.mul_(1.1)
+    came = load(pipeline.save_pretrained("saved"))
+    assert came.parents["vqvae"] != pipeline.parents["vqvae"] and came.parents["prior"] != pipeline.parents["prior"]
+    assert torch.equal(came.generate(3, "each", seed=1), pipeline.generate(3, "each", seed=1))
+
+
+def test_the_card_says_what_the_run_did_and_how_to_load(finished, capsys):
+    folder = finished.save_pretrained("saved", license="cc-by-4.0", dataset="me/things")
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "cc-by-4.0" and card.data.datasets == ["me/things"]
+    assert card.data.library_name == "tessera" and (folder / "samples.png").read_bytes() == b"a picture"
+    for part in (
+        'TwoStagePipeline.from_pretrained("saved")',
+        "| bound of -log2 p(x), bits per dimension | 3.25 | lower | 20 test images | Tessera |",
+        "| Fréchet distance of samples | 1.5 | lower | 14 samples | features `classifier`, weights abababababab |",
+        "48 train, 12 validation, 20 test",
+        "3 classes: `class 0`, `class 1`, `class 2`.",
+        "Distances are in the features of `classifier`, so they are no FID",
+        "temperature: 0.9",
+    ):
+        assert part in card.text, part
+    assert "## Licence" not in card.text and "PSNR of reconstructions, dB | 21.5" in card.text
+    entries = parse_eval_result_entries(read_yaml(folder / ".eval_results" / "tessera.yaml"))
+    assert [(entry.dataset_id, entry.task_id, entry.value) for entry in entries] == [
+        ("me/things", "bits_per_dim.total_prior", 3.25),
+        ("me/things", "reconstruction.psnr", 21.5),
+        ("me/things", "distribution.default.frechet_distance", 1.5),
+    ]
+    assert "14 samples" in entries[2].notes and "classifier" in entries[2].notes
+    assert capsys.readouterr().err == ""
+
+
+def test_the_lines_of_a_card_that_load_it_run(finished, in_tmp, monkeypatch):
+    text = finished.save_pretrained("saved").joinpath("README.md").read_text()
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    assert (in_tmp / "sample.png").is_file()
+
+
+def test_figures_of_other_models_and_an_edited_recipe_are_left_out_and_that_is_said(finished, capsys):
+    publish_results(finished, {"vqvae": "0" * 64, "prior": "1" * 64})
+    params = json.loads(Path("params.yaml").read_text())
+    params["stage2_prior"]["counts"]["largest_softmax"] = 5
+    Path("params.yaml").write_text(json.dumps(params))
+    text = finished.save_pretrained("saved").joinpath("README.md").read_text()
+    assert "None is known" in text and "params.yaml" not in text and "samples.png" not in text
+    said = capsys.readouterr().err
+    for part in (
+        "leaves out the recipe: models/prior was made with stage2_prior.counts.largest_softmax",
+        "leaves out the figures: results/evaluate/metrics.json is of other models",
+        "leaves out the picture: results/sample is of other models",
+    ):
+        assert part in said
+
+
+def test_another_run_is_refused(pipeline, in_tmp):
+    shutil.copytree("models", "other/models")
+    shutil.copy("params.yaml", "other")
+    folder = pipeline.save_pretrained("saved", run="other")  # the same models
+    with torch.no_grad():
+        for weights in pipeline.vqvae.network.parameters():
+            weights.mul_(1.1)
+    with pytest.raises(UserError, match=r"run: other/models/vqvae is another vqvae, [0-9a-f]{16}, than the one"):
+        pipeline.save_pretrained("again", run="other")
+    assert folder.is_dir() and sorted(path.name for path in in_tmp.glob("*again*")) == [], "nothing half done stays"
+
+
+def test_no_path_of_this_machine_is_in_a_card(finished, in_tmp):
+    pictures = in_tmp / "secret" / "pictures"
+    pictures.mkdir(parents=True)
+    params = json.loads(Path("params.yaml").read_text())
+    params["data"] |= {"source": str(pictures), "watch": str(pictures)}
+    params["stage2_prior"]["training"]["initialise_from"] = str(in_tmp / "secret" / "models")
+    Path("params.yaml").write_text(json.dumps(params))
+    for name, data in contents(finished.save_pretrained("saved")).items():
+        assert b"secret" not in data and str(in_tmp).encode() not in data, name
+    assert "source: pictures" in Path("saved/README.md").read_text()
+    hub = {"source": "me/things", "revision": "main", "watch": "data/embedded.txt"}
+    assert without_paths(hub, in_tmp) == {"source": "me/things", "revision": "main"}
+
+
+def test_a_card_that_was_edited_stays_and_loads_by_its_new_name(finished):
+    finished.save_pretrained("saved", dataset="me/things")
+    card = Path("saved/README.md")
+    card.write_text(card.read_text().replace("## Limits", "My own words.\n\n## Limits"))
+    load("saved").save_pretrained("renamed", license="mit")
+    text = Path("renamed/README.md").read_text()
+    assert "My own words." in text and 'from_pretrained("renamed")' in text and text.startswith("---\nlicense: mit\n")
+    assert {n: d for n, d in contents(Path("renamed")).items() if n != "README.md"} == {
+        n: d for n, d in contents(Path("saved")).items() if n != "README.md"
+    }
+    again = load("renamed").save_pretrained("third", license="cc0-1.0").joinpath("README.md").read_text()
+    assert again.count("license:") == 1 + text.count("`license:`") and again.startswith("---\nlicense: cc0-1.0\n")
+    with pytest.raises(UserError, match="dataset: these models came with a card, which stays"):
+        load("saved").save_pretrained("fourth", dataset="me/others")
+
+
+@pytest.mark.parametrize("name", ["README.md", "vqvae/config.json", "prior/model.safetensors"])
+def test_a_symbolic_link_in_a_saved_folder_is_refused(pipeline, name):
+    pipeline.save_pretrained("saved")
+    shutil.copy(Path("saved") / name, "outside")
+    (Path("saved") / name).unlink()
+    (Path("saved") / name).symlink_to(Path("outside").resolve())
+    with pytest.raises(UserError, match="a symbolic link, which could be changed from outside") as caught:
+        load("saved")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_huge_card_is_refused(pipeline):
+    pipeline.save_pretrained("saved")
+    with Path("saved/README.md").open("ab") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match=r"saved/README\.md: larger than \d+ bytes"):
+        load("saved")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p.save_pretrained("models"), "folder: models is there already and is not an empty folder"),
+        (lambda p: p.save_pretrained("params.yaml"), "folder: params.yaml is there already"),
+        (lambda p: p.save_pretrained("new", license="MIT, mostly"), "license: expected a name as the Hub writes it"),
+        (lambda p: p.save_pretrained("new", run="nowhere"), "nowhere/models/vqvae: no vqvae here"),
+        (lambda p: p.push_to_hub("new"), "'new': no id of the Hub; expected OWNER/NAME"),
+        (lambda p: load("models", revision="main"), "revision: models is a folder, which has no revisions"),
+        (lambda p: load("nowhere"), "nowhere/vqvae: no vqvae here"),
+        (lambda p: load(Path("me/nowhere")), "me/nowhere/vqvae: no vqvae here"),
+    ],
+)
+def test_what_cannot_be_is_one_line(pipeline, call, message):
+    before = contents(Path())
+    with pytest.raises(UserError, match=message) as caught:
+        call(pipeline)
+    assert "\n" not in str(caught.value) and contents(Path()) == before
+
+
+def test_the_command_saves_the_run_of_its_folder(tiny_run, capsys):
+    tiny_run()
+    assert save.main(["mine"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith("mine: saved\n") and "vqvae/model.safetensors" in printed
+    assert load("mine").parents == load("models").parents
+    assert save.main(["mine"]) == 2 and save.main([]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("error: FOLDER: mine is there already") and said[1].startswith("error: name a FOLDER")
