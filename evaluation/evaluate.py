@@ -52,7 +52,7 @@ def _shown(value: float | int | str) -> str:
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Check that everything belongs together, measure, write. Processes share the images; the main process writes."""
     from evaluation.figures import headlines
-    from evaluation.findings import findings
+    from evaluation.findings import expected_usage, findings
     from evaluation.measurements import Evaluation
     from sampling.edits import tell_of_edits
     from tessera.artifacts.files import json_text, write_text
@@ -75,7 +75,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         total = len(evaluation.prepared["test"])
         if len(evaluation.rows) < total:
             print(f"measured on {len(evaluation.rows)} of the {total} test images, a fixed random choice")
-        print("", *findings(metrics, evaluation.expected_usage()), sep="\n")
+        usage = expected_usage(evaluation.layout, len(evaluation.rows))
+        print("", *findings(metrics, usage), sep="\n")
         print(f"samples: {paths.SAMPLE_GRID}; reconstructions: {RECONSTRUCTIONS}; every figure: docs/likelihood.md")
     processes.wait_for_everyone()
 

@@ -252,11 +252,6 @@ class Evaluation:
         means = {name: float(np.mean([level[name] for level in levels])) for name in levels[0]}
         return means | tokens(self.layout, len(self.prepared["train"])) | {"per_level": levels}
 
-    def expected_usage(self) -> float:
-        """The share of the codes that would occur in the test images if all were equally likely; mean over levels."""
-        shown = [(level.codebook_size, len(self.rows) * level.height * level.width) for level in self.layout.levels]
-        return float(np.mean([1 - (1 - 1 / size) ** tokens for size, tokens in shown]))
-
     def _samples(self) -> dict[str, float]:
         """The share of sampled images in which the classifier sees the class that was asked for."""
         if self.classifier is None:

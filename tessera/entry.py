@@ -17,13 +17,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
-from tessera import locks, paths, snapshot
+from tessera import locks, paths, snapshot, times
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.explained import explained
 from tessera.fingerprint import fingerprint
 from tessera.launch import failures, processes
-from tessera.launch.parents import stop_with_parent
+from tessera.launch.parents import LAUNCHER_PID, stop_with_parent
 from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import Params, load
 from tessera.project import ROOT
@@ -98,13 +98,17 @@ def _run(
     if not parallel:
         processes.refuse_several(name)
     threads = params.runtime.threads
-    with thread_environment(number_of_threads(threads)):
-        count = processes.number_of_processes(params.runtime.processes) if parallel else 1
-        if count == 1:
-            run(params, arguments)
-            processes.leave()
+    outermost = os.environ.get("RANK", "0") == "0" and LAUNCHER_PID not in os.environ
+    with times.measured(name, uses, params) if kept and outermost else nullcontext({}) as outcome:
+        with thread_environment(number_of_threads(threads)):
+            count = processes.number_of_processes(params.runtime.processes) if parallel else 1
+            if count == 1:
+                run(params, arguments)
+                processes.leave()
+        status = processes.start(count, name, argv, threads) if count > 1 else 0
+        outcome |= {"processes": count, "finished": status == 0}
     if count > 1:
-        return processes.start(count, name, argv, threads)
+        return status
     if edit := _edited(code, name, uses, params, arguments.params):
         raise UserError(f"{edit}, so {_old_result(kept)}")
     locks.delete_spent(kept)

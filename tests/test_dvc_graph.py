@@ -65,6 +65,7 @@ STAGES = [
     "sample",
     "train_classifier",
     "evaluate",
+    "report",
 ]
 ARTIFACTS = ("PREPARED", "CODES", "VQVAE", "DECODERS", "PRIOR", "CLASSIFIER", "SAMPLES")
 PUBLISHED = {getattr(paths, name).as_posix() for name in ARTIFACTS}
@@ -72,12 +73,12 @@ PUBLISHED = {getattr(paths, name).as_posix() for name in ARTIFACTS}
 FOLLOWING = {
     "prepare": STAGES,
     "train_vqvae": [stage for stage in STAGES if stage not in ("prepare", "train_classifier")],
-    "refine_decoder": ["refine_decoder"],  # and, where sampling.decoder is refined, those that draw with it
-    "extract_codes": ["extract_codes", "train_prior", "sample", "evaluate"],
-    "train_prior": ["train_prior", "sample", "evaluate"],
-    "train_classifier": ["train_classifier", "evaluate"],
-    "sample": ["sample", "evaluate"],
-    "evaluate": ["evaluate"],
+    "refine_decoder": ["refine_decoder", "report"],  # and, where sampling.decoder is refined, those that draw with it
+    "extract_codes": ["extract_codes", "train_prior", "sample", "evaluate", "report"],
+    "train_prior": ["train_prior", "sample", "evaluate", "report"],
+    "train_classifier": ["train_classifier", "evaluate", "report"],
+    "sample": ["sample", "evaluate", "report"],
+    "evaluate": ["evaluate", "report"],
 }
 
 
@@ -117,9 +118,11 @@ def parameters_used_by(params: Params) -> dict[str, dict[str, Any]]:
 
 
 def stages_changed(before: dict[str, Any], params: Params) -> set[str]:
-    """The stages whose parameters are others than before."""
+    """The stages whose parameters are others than before, but `report`: it shows whatever another stage uses."""
     after = parameters_used_by(params)
-    return {stage for stage in STAGES if after[stage] != before[stage]}
+    changed = {stage for stage in STAGES if after[stage] != before[stage]}
+    assert ("report" in changed) == (changed > {"report"}) and changed != {"report"}
+    return changed - {"report"}
 
 
 def changed_values(path: str, value: Any) -> Iterator[Any]:
@@ -517,12 +520,13 @@ def test_dvc_reruns_exactly_what_a_change_concerns(rerun, stubbed):
     }
     for path, (value, stage) in cases.items():
         assert sorted(rerun({path: value})) == sorted(FOLLOWING[stage]), path
-    drawing = ["evaluate", "reconstruct", "sample"]
+    drawing = ["evaluate", "reconstruct", "report", "sample"]
     assert sorted(rerun({"sampling.decoder": "refined"})) == drawing
     assert sorted(rerun({"refine_decoder.training.steps": 600})) == [
         "evaluate",
         "reconstruct",
         "refine_decoder",
+        "report",
         "sample",
     ]
     assert (stubbed / ".gitignore").read_text(encoding="utf-8") == gitignore, "DVC edited .gitignore"
@@ -538,10 +542,11 @@ def test_dvc_reruns_exactly_what_an_edit_of_code_concerns(rerun, stubbed):
         "stage1_vqvae/quantizers/fsq.py": [],  # not chosen
         "stage2_prior/priors/pixelcnn.py": [],
         "sampling/complete.py": [],  # no stage
-        "evaluation/metrics.py": ["evaluate"],
+        "evaluation/metrics.py": FOLLOWING["evaluate"],
+        "evaluation/report_charts.py": ["report"],
         "evaluation/train_classifier.py": FOLLOWING["train_classifier"],
         "sampling/sample.py": FOLLOWING["sample"],
-        "stage1_vqvae/reconstruct.py": ["reconstruct"],
+        "stage1_vqvae/reconstruct.py": ["reconstruct", "report"],
         "stage1_vqvae/extract.py": FOLLOWING["extract_codes"],
         "stage1_vqvae/quantizers/vq.py": FOLLOWING["train_vqvae"],
         "stage0_images/pixels.py": FOLLOWING["prepare"],
@@ -605,7 +610,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_prior_is_one_experiment_that_leaves_stage_1_alone(digits, name):
     vqvae = (digits / "models" / "vqvae" / "manifest.json").read_bytes()
     said = dvc(digits, "exp", "run", "-S", f"stage2_prior.name={name}")
-    assert re.findall(r"Running stage '(\w+)'", said) == ["fingerprint", "train_prior", "sample", "evaluate"]
+    assert re.findall(r"Running stage '(\w+)'", said) == [
+        "fingerprint",
+        "train_prior",
+        "sample",
+        "evaluate",
+        "report",
+    ]
     assert (digits / "models" / "vqvae" / "manifest.json").read_bytes() == vqvae
     assert json.loads((digits / "models" / "prior" / "config.json").read_text(encoding="utf-8"))["name"] == name
     bits = json.loads((digits / "results" / "evaluate" / "metrics.json").read_text(encoding="utf-8"))["bits_per_dim"]

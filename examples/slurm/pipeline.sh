@@ -37,3 +37,4 @@ submit --array "0-$((jobs - 1))" --gpus 1 "$here/parts.sh" sampling.sample
 alone sampling.sample
 submit --nodes 1 --gpus-per-node 1 "$here/train.sh" evaluation.train_classifier
 alone --gpus 1 evaluation.evaluate
+alone evaluation.report

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from evaluation.findings import findings
+from evaluation.findings import findings, of_a_curve
 
 GOOD = {
     "bits_per_dim": {"rate_counts": 1.0, "rate_prior": 0.75},
@@ -19,7 +19,7 @@ def said(section: str = "codebook", **figures: float) -> str:
     """The sentences about a good run with some figures replaced."""
     metrics = copy.deepcopy(GOOD)
     metrics[section] |= figures
-    return "\n".join(findings(metrics, expected_usage=1.0))
+    return "\n".join(map(str, findings(metrics, expected_usage=1.0)))
 
 
 def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else():
@@ -34,7 +34,7 @@ def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else():
         ("bits_per_dim", {"rate_prior": 0.99}, "about as many bits"),
         ("bits_per_dim", {"rate_prior": 1.5}, "50% more bits"),
         ("codebook", {"usage": 0.3}, "Only 30% of the codes"),
-        ("classifier", {"reconstruction_agreement": 0.6}, "mend stage 1"),
+        ("classifier", {"reconstruction_agreement": 0.6}, "Mend stage 1"),
         ("classifier", {"sample_agreement": 0.4}, "look little like their classes"),
     ],
 )
@@ -44,7 +44,7 @@ def test_what_is_wrong_is_named(section, figures, expected):
 
 
 def test_few_test_images_do_not_make_codes_look_dead():
-    assert "Only" not in "\n".join(findings(GOOD | {"codebook": {"usage": 0.3}}, expected_usage=0.4))
+    assert not any(finding.advice for finding in findings(GOOD | {"codebook": {"usage": 0.3}}, expected_usage=0.4))
 
 
 def test_without_a_classifier_only_the_prior_is_spoken_of():
@@ -55,6 +55,22 @@ def test_distances_are_told_with_their_judge_and_copies_are_named():
     kids = {name: {"kid": kid} for name, kid in (("reconstructions", 0.01), ("default", 0.2), ("floor", 0.001))}
     measured = GOOD | {"distribution": {"features": "vgg16"} | kids, "memorisation": {"nearer_than_test": 0.5}}
     (sentence,) = findings(measured, 1.0)[2:]
-    assert "features of vgg16" in sentence and all(text in sentence for text in ("0.0100", "0.2000", "0.0010"))
+    assert "features of vgg16" in sentence.text and all(
+        text in sentence.text for text in ("0.0100", "0.2000", "0.0010")
+    )
     copied = measured | {"memorisation": {"nearer_than_test": 0.9}}
-    assert "may be copies" in findings(copied, 1.0)[3]
+    assert "may be copies" in findings(copied, 1.0)[3].text
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3.0, 2.0, 1.9, 1.9, 2.2, 2.5], "overfitted: its validation nats was best at step 200 (1.9) and rose to 2.5"),
+        ([3.0, 2.5, 2.2, 2.0, 1.8, 1.6], "still learning: its validation nats fell by 11.1% from"),
+        ([3.0, 2.0, 1.91, 1.9, 1.9, 1.91], None),
+        ([3.0, 2.0], None),
+    ],
+)
+def test_a_validation_curve_tells_of_overfitting_and_of_too_few_steps(values, expected):
+    found = of_a_curve("The prior", "nats", [100 * i for i in range(len(values))], values)
+    assert [expected in finding.text and bool(finding.advice) for finding in found] == ([True] if expected else [])

@@ -83,6 +83,7 @@ def test_every_stage_is_a_job_that_waits_for_the_one_before(environment: Environ
         "sampling.sample",
         "evaluation.train_classifier",
         "evaluation.evaluate",
+        "evaluation.report",
     ]
     assert all("--partition=gpu" in job for job in jobs) and "--dependency" not in jobs[0]
     assert all(f"--dependency afterok:{number} " in job for number, job in enumerate(jobs) if number)

@@ -175,19 +175,29 @@ def _of_every_option(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _of_every_option(getattr(value, name), f"{path}.{name}".lstrip("."))
 
 
-def read_run(name: str) -> Run:
+def read_run(name: str, params: Path = paths.PARAMS) -> Run:
     """A run by a revision's name, an experiment's name, or "workspace".
+
+    Args:
+        params: the workspace's parameter file.
 
     Raises:
         UserError: there is nothing of this name, it has no params.yaml, or a file of it is damaged.
     """
     if name == WORKSPACE:
-        return _of(name, "", read_bytes(paths.PARAMS, YAML_BYTES), dict(_files_here()))
+        return _of(name, "", read_bytes(params, YAML_BYTES), dict(_files_here()))
     commit = commit_of(name)
     text = git("show", f"{commit}:./{paths.PARAMS.as_posix()}")
     if text is None:
         raise UserError(f"{name}: this revision has no {paths.PARAMS}; name one that has, from this folder")
     return _of(name, commit, text, dict(_files_of(commit)))
+
+
+def read_file(run: Run, file: Path) -> bytes | None:
+    """The contents of a small file of a run, by its path in the project; None if the run does not have it."""
+    if run.commit:
+        return git("show", f"{run.commit}:./{file.as_posix()}")
+    return read_bytes(file, JSON_BYTES) if file.is_file() else None
 
 
 def _of(name: str, commit: str, text: bytes, files: dict[str, bytes]) -> Run:

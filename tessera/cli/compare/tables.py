@@ -16,6 +16,7 @@ from rich.text import Text
 
 from evaluation.figures import better
 from tessera.cli.compare.comparison import MISSING, Comparison, number
+from tessera.cli.compare.revisions import Run
 from tessera.errors import printable
 
 WIDTH = 120  # the most columns of the terminal that are used
@@ -28,26 +29,30 @@ MARK = "* "
 HASH = 7  # digits of a commit that are shown
 
 
+def shown_parameter(run: Run, path: str) -> str:
+    """A parameter's value, exactly; "-" for one that the run does not use."""
+    return _shown(run.parameters.values.get(path, MISSING))
+
+
 def _shown(value: Any) -> str:
-    """A parameter's value, exactly."""
     if value is MISSING:
         return "-"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _rounded(value: float) -> str:
+def rounded(value: float) -> str:
     """A figure to four significant digits; whole numbers are exact."""
     return str(value) if isinstance(value, int) else format(value, "#.4g").rstrip(".")
 
 
-def _figure(comparison: Comparison, name: str) -> list[str]:
+def figure_cells(comparison: Comparison, name: str) -> list[str]:
     """A row of figures, the best ones marked."""
     best, cells = comparison.best(name), []
     for place, run in enumerate(comparison.runs):
         value = run.figures.get(name)
         text = comparison.why_missing(name, run) if value is None else str(value)
         if number(value):
-            text = (MARK if place in best else "") + _rounded(value)
+            text = (MARK if place in best else "") + rounded(value)
         cells.append(text)
     return cells
 
@@ -119,14 +124,14 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         console = Console(width=columns, highlight=False, markup=False, emoji=False)
     heads, runs = _heads(comparison), comparison.runs
     if comparison.parameters:
-        values = [[_shown(run.parameters.values.get(path, MISSING)) for path in comparison.parameters] for run in runs]
+        values = [[shown_parameter(run, path) for path in comparison.parameters] for run in runs]
         title = "parameters that differ (-: the run does not use it)"
         _print_tables(console, title, [["parameter", *comparison.parameters]], heads, values)
     else:
         console.print("no parameter that the runs use differs\n")
     if comparison.figures:
         left = [["figure", *comparison.figures], ["better", *(better(name) or "" for name in comparison.figures)]]
-        rows = [_figure(comparison, name) for name in comparison.figures]
+        rows = [figure_cells(comparison, name) for name in comparison.figures]
         columns = [list(column) for column in zip(*rows, strict=True)]
         if len(runs) == 2:
             heads, columns = [*heads, "change"], [*columns, [_change(comparison, name) for name in comparison.figures]]

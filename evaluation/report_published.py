@@ -1,0 +1,141 @@
+"""What the report reads: the published folders of a run and the results of its stages, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tessera import paths
+from tessera.cli.compare.comparison import Comparison
+from tessera.cli.compare.revisions import WORKSPACE, Run, read_run, used
+from tessera.cli.preset import DEFAULT, PRESETS
+from tessera.errors import UserError
+from tessera.parameters import Params, read_yaml
+
+if TYPE_CHECKING:
+    import torch
+
+    from tessera.codes.store import Codes
+    from tessera.images.prepared import ImageSplit, PreparedImages
+
+COUNTED = 10_000  # training images whose codes are counted for maps, at most
+
+Curve = dict[str, list[float]]  # the columns of a CSV file by name; nan where a row has no value
+
+
+def count(number: int, one: str, several: str = "") -> str:
+    """A number of things in words, such as "1,401 training images"."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def columns(text: str) -> Curve:
+    """The columns of a CSV file of numbers by name, each as long as the file has rows."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
+
+
+def read_columns(file: Path) -> Curve:
+    """The columns of a CSV file, or none if there is no such file."""
+    return columns(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A parameter that differs from the default one. A value that the run, or the default one, does not use is "-"."""
+
+    path: str
+    value: str
+    default: str
+
+
+class Published:
+    """A run in this folder.
+
+    Attributes:
+        params: the parameters that are in force.
+        run: its figures and parameters, as `python -m tessera compare` reads them.
+    """
+
+    def __init__(self, params: Params, file: Path = paths.PARAMS) -> None:
+        """Open the folders.
+
+        Args:
+            file: the file that the parameters are from.
+
+        Raises:
+            UserError: one is missing, damaged, or was not made from the others; or nothing was evaluated.
+        """
+        from evaluation.lineage import check_lineage
+        from tessera.codes.store import open_codes
+        from tessera.images.prepared import open_prepared
+        from tessera.images.samples import open_samples
+
+        check_lineage(decoder=params.sampling.decoder)
+        self.params, self.run = params, read_run(WORKSPACE, file)
+        if "evaluate" not in self.run.stages:
+            raise UserError("results/evaluate/metrics.json: missing; run `python -m evaluation.evaluate`")
+        self.prepared: PreparedImages = open_prepared(paths.PREPARED)
+        self.codes: Codes = open_codes(paths.CODES)
+        self.samples: dict[str, ImageSplit] = open_samples(paths.SAMPLES)
+
+    def figure(self, name: str) -> Any:
+        """A figure by STAGE:PATH, or None."""
+        return self.run.figures.get(name)
+
+    def metrics(self, stage: str) -> dict[str, Any]:
+        """All of a stage's metrics.json; empty if it has none."""
+        from tessera.documents import read_json
+
+        file = paths.RESULTS / stage / "metrics.json"
+        return read_json(file) if file.is_file() else {}
+
+    @cached_property
+    def evaluated(self) -> dict[str, Any]:
+        return self.metrics("evaluate")
+
+    @property
+    def unavailable(self) -> dict[str, str]:
+        """The figures that could not be measured, and why."""
+        return self.evaluated.get("unavailable", {})
+
+    def curve(self, stage: str, name: str) -> Curve:
+        """A curve of a training: "train" or "validation"; also other files of numbers."""
+        return read_columns(paths.RESULTS / stage / f"{name}.csv")
+
+    @cached_property
+    def differences(self) -> list[Difference] | None:
+        """The parameters that differ from the default ones; None where the file of these is not here."""
+        from tessera.cli.compare.tables import shown_parameter
+
+        file = PRESETS / f"{DEFAULT}.yaml"
+        if not file.is_file():
+            return None
+        parameters, _, _ = used(read_yaml(file), str(file))
+        compared = Comparison([self.run, Run("default", "", parameters, {}, set())])
+        return [
+            Difference(path, *(shown_parameter(run, path) for run in compared.runs)) for path in compared.parameters
+        ]
+
+    @cached_property
+    def training_tokens(self) -> torch.Tensor:
+        """Tokens (n, N) of training images as they are: all, or a fixed choice of `COUNTED`."""
+        from evaluation.choices import fixed_choice
+
+        split = self.codes["train"]
+        return split.rows(fixed_choice(len(split), COUNTED))
+
+    def labels_of(self, kind: str) -> Any:
+        """The labels of all samples of a kind, int64 (n,), or None."""
+        return self.samples[kind].label_tensor(slice(None))

@@ -1,0 +1,95 @@
+"""How long each stage took, and on which machine. No output of a stage holds it, so outputs never depend on the clock.
+
+.state/.times/MODULE.json is of the last parameters that a stage ran with in this folder. It holds the seconds of the
+longest run that succeeded, and of runs that were interrupted. The longest one counts, since a finished training that is
+only published again takes seconds. The report shows these times. Whoever deletes the folder loses nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tessera import paths
+from tessera.artifacts.files import json_text, write_text
+from tessera.documents import read_json
+from tessera.errors import UserError
+from tessera.launch.threads import number_of_threads
+from tessera.parameters import Params
+
+TIMES = paths.STATE / ".times"
+CPU_NAMES = Path("/proc/cpuinfo")
+
+
+def of_parameters(uses: tuple[str, ...], params: Params) -> str:
+    """The SHA-256 of the parameters that a stage uses, which its record carries."""
+    return hashlib.sha256(json_text({path: params.used(path) for path in uses}).encode()).hexdigest()
+
+
+def recorded(module: str, uses: tuple[str, ...], params: Params) -> dict[str, Any] | None:
+    """The record of a stage, or None if none was made with these parameters in this folder."""
+    try:
+        found = read_json(TIMES / f"{module}.json")
+    except UserError:
+        return None
+    fits = isinstance(found, dict) and found.get("parameters") == of_parameters(uses, params)
+    return found if fits and isinstance(found.get("seconds"), int | float) else None
+
+
+@contextmanager
+def measured(module: str, uses: tuple[str, ...], params: Params) -> Iterator[dict[str, Any]]:
+    """A context around the work of a stage, at whose end its record is written. A failure to write it fails nothing.
+
+    Yields:
+        A dictionary in which the work notes `processes`, how many share it, and `finished`, whether it succeeded.
+    """
+    outcome, began = {"processes": 1, "finished": False}, time.monotonic()
+    try:
+        yield outcome
+    finally:
+        with suppress(OSError, UserError, metadata.PackageNotFoundError):
+            _write(module, uses, params, outcome, time.monotonic() - began)
+
+
+def _write(module: str, uses: tuple[str, ...], params: Params, outcome: dict[str, Any], seconds: float) -> None:
+    before = recorded(module, uses, params) or {"seconds": 0.0, "interrupted": 0.0}
+    if outcome["finished"] and seconds < before["seconds"]:
+        return
+    taken = {name: before[name] for name in ("seconds", "interrupted")}
+    if outcome["finished"]:
+        taken["seconds"] = round(seconds, 1)
+    else:
+        taken["interrupted"] = round(before["interrupted"] + seconds, 1)
+    found = {"parameters": of_parameters(uses, params), **_machine(params, outcome["processes"]), **taken}
+    write_text(TIMES / f"{module}.json", json_text(found))
+
+
+def _machine(params: Params, processes: int) -> dict[str, Any]:
+    """What decides how fast a stage is. The machine's name is not among it, since reports are shown to others."""
+    cores = [line.partition(":")[2].strip() for line in _lines(CPU_NAMES) if line.startswith("model name")]
+    torch = sys.modules.get("torch")
+    gpu = torch is not None and not os.environ.get("ACCELERATE_USE_CPU") and torch.cuda.is_available()
+    return {
+        "processor": (cores or [platform.processor() or platform.machine()])[0],
+        "gpu": torch.cuda.get_device_name(0) if gpu else None,
+        "processes": processes,
+        "threads": number_of_threads(params.runtime.threads, processes),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+    }
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,304 @@
+"""The report of whole tiny runs: one file, every figure explained, faults in words, names that break nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation import evaluate, report
+from evaluation import train_classifier as classifier
+from sampling import sample
+from stage1_vqvae import extract, reconstruct, refine
+from stage1_vqvae import train as train_vqvae
+from stage2_prior import train as train_prior
+from tessera import paths, times
+
+SECTIONS = ["summary", "samples", "reconstructions", "bits", "codes", "prior", "curves", "copies", "distances", "run"]
+VOID = {"meta", "link", "img", "br", "line", "rect", "circle", "polyline"}
+DIRECTIONS = re.compile(r"better|best|No number says it")
+LIMIT = 5_000_000  # bytes
+
+
+class Document(HTMLParser):
+    """What a test asks of a page.
+
+    Attributes:
+        text: what a reader sees.
+        figures: of each figure its title, its explanations, and the kinds of elements in it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sections: list[str] = []
+        self.addresses: list[str] = []
+        self.figures: list[dict[str, Any]] = []
+        self.unnamed: list[str] = []  # pictures without words
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.size = file.stat().st_size
+        self.feed(file.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.add(tag)
+        assert not [name for name in given if name.startswith("on")], f"{tag} has a handler"
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        if tag == "section":
+            self.sections.append(given["id"] or "")
+        if tag == "figure":
+            self.figures.append({"title": "", "how": [], "tags": set()})
+        if self.open and "figure" in self.open:
+            self.figures[-1]["tags"].add(tag)
+        if tag == "img" and not given.get("alt"):
+            self.unnamed.append(tag)
+        if tag == "svg" and not given.get("aria-label") and given.get("aria-hidden") != "true":
+            self.unnamed.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open or not data.strip():
+            return
+        self.words.append(data)
+        if "figure" in self.open and self.open[-1] == "h3":
+            self.figures[-1]["title"] += data
+        if "figcaption" in self.open:
+            self.figures[-1]["how"].append(data)
+
+
+def check(page: Document) -> None:
+    """What holds for every page."""
+    assert page.size < LIMIT and "script" not in page.tags and not page.unnamed
+    assert all(address.startswith(("#", "data:")) for address in page.addresses), page.addresses
+    assert "iframe" not in page.tags and "object" not in page.tags
+    for figure in page.figures:
+        assert figure["title"] and figure["tags"] & {"svg", "img", "table", "div"}
+        said = " ".join(figure["how"])
+        assert len(said) > 60 and DIRECTIONS.search(said), figure["title"]
+        assert re.search(r"image|sample|split|shown", said), f"{figure['title']}: on how many images?"
+
+
+def run(*stages: Any) -> None:
+    for stage in stages:
+        assert stage.main([]) == 0, stage.__name__
+
+
+def written() -> Document:
+    """The report of the run here."""
+    run(report)
+    page = Document(report.REPORT)
+    check(page)
+    assert page.sections == SECTIONS
+    return page
+
+
+@pytest.fixture(scope="module")
+def evaluated_runs() -> dict[str, Path]:
+    """Copies of runs that were evaluated, by their arguments."""
+    return {}
+
+
+@pytest.fixture
+def evaluated(
+    tiny_run: Callable[..., Path], in_tmp: Path, evaluated_runs: dict[str, Path], tmp_path_factory: Any
+) -> Callable[..., Path]:
+    """`evaluated(shape=..., ...)`: a tiny run with all that the report reads; arguments as for `tiny_run`."""
+
+    def make(**arguments: Any) -> Path:
+        key = json.dumps(arguments, default=str)
+        if key in evaluated_runs:
+            shutil.copytree(evaluated_runs[key], in_tmp, dirs_exist_ok=True)
+        else:
+            tiny_run(**arguments)
+            run(reconstruct, classifier, sample, evaluate)
+            evaluated_runs[key] = shutil.copytree(in_tmp, tmp_path_factory.mktemp("run") / "evaluated")
+        return in_tmp
+
+    return make
+
+
+def change(file: Path, changes: dict[str, Any]) -> None:
+    """Change values of a JSON file by their dotted paths."""
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = value
+    file.write_text(json.dumps(tree), encoding="utf-8")
+
+
+def test_a_labelled_run_is_one_page_that_shows_and_explains_everything(evaluated, repository):
+    evaluated()
+    shutil.copy(repository / "dvc.yaml", "dvc.yaml")
+    page = written()
+    titles = [figure["title"] for figure in page.figures]
+    for title in (
+        "Samples at temperature 1",
+        "Test images above",
+        "Bits per dimension",
+        "Histogram",
+        "each place uses",
+    ):
+        assert any(title in found for found in titles), title
+    assert any("nearest to training images" in title for title in titles) and "In the features of classifier" in titles
+    metrics = json.loads((paths.RESULTS / "evaluate" / "metrics.json").read_text(encoding="utf-8"))
+    bits = metrics["bits_per_dim"]
+    assert (
+        f"{bits['total_prior']:.4f}" in page.text
+        and "20 test images" in page.text
+        and "48 training images" in page.text
+    )
+    for name in ("class 0", "class 1", "class 2"):
+        assert name in page.text
+    assert "stage2_prior.name counts transformer" in page.text, "a parameter, its value and the default one"
+    assert "stage2_prior.layers" not in page.text, "counts has no layers"
+    assert re.search(r"evaluate [\d.]+ s", page.text) and "prepare not recorded" in page.text
+    assert "jinja" not in page.text and "None" not in page.text and "nan" not in page.text.lower().split()
+    assert "The refined decoder has no curves here" in page.text, "its stage did not run"
+
+
+def test_the_same_run_writes_the_same_bytes(evaluated):
+    evaluated()
+    written()
+    before = report.REPORT.read_bytes()
+    written()
+    assert report.REPORT.read_bytes() == before
+
+
+def test_label_bits_are_those_of_the_labels_frequencies(evaluated):
+    import math
+
+    from evaluation.report_published import Published
+    from evaluation.report_sections import label_bits
+    from tessera.parameters import load
+
+    evaluated()
+    found = label_bits(Published(load(paths.PARAMS)))
+    # 48 training images, 16 of each of three classes; one is added to each count.
+    assert found["prior"] == pytest.approx(-math.log2(17 / 51) / 64) == found["counts"]
+
+
+def test_an_unlabelled_run_on_two_levels_says_what_is_missing(evaluated):
+    evaluated(shape=(3, 8, 16), classes=0, strides=[2, 2], sizes=[4, 6])
+    page = written()
+    assert "The images have no labels, so samples are not sorted by class." in page.text
+    assert "The classifier was not trained: the images have no labels" in page.text
+    assert "Validation images, from each level" in page.text and "2 x 4, 4 x 8 codes" in page.text
+    assert "Level 1: 2 x 4" in page.text and "Level 2: 4 x 8" in page.text
+    assert "one level" not in page.text and "guidance 2" not in page.text
+    assert "Nearest training images were not looked for" in page.text and "Distances were not measured" in page.text
+    assert "of which label" not in report.REPORT.read_text(encoding="utf-8")
+
+
+def test_a_residual_run_with_a_refined_decoder_and_neither_classifier_nor_features(write_params, write_prepared):
+    terms = {"perceptual.weight": 0.0, "adversarial.weight": 0.1, "adversarial.regulariser.name": "none"}
+    write_params(
+        {f"refine_decoder.objective.{name}": value for name, value in terms.items()}
+        | {
+            "stage1_vqvae.quantizer.name": "residual",
+            "stage1_vqvae.quantizer.residual.depth": 2,
+            "refine_decoder.name": "objective",
+            "stage2_prior.name": "counts",
+            "sampling.decoder": "refined",
+            "sampling.images": 6,
+            "classifier.name": "none",
+            "evaluation.features.name": "none",
+        }
+    )
+    write_prepared(images={"train": 24, "validation": 8, "test": 7})
+    run(train_vqvae, refine, reconstruct, extract, train_prior, sample, classifier, evaluate)
+    page = written()
+    assert "code 1 of 2" in page.text and "code 2 of 2" in page.text
+    assert "The refined decoder drew the samples" in page.text and "The refined decoder: loss" in page.text
+    assert "classifier.name is none" in page.text and "evaluation.features.name is none" in page.text
+    assert "The prior has no curves: it learns nothing by gradients" in page.text
+
+
+def overfitted(file: Path, column: str) -> None:
+    """Replace a validation curve by one that falls and rises."""
+    with file.open("w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text)
+        writer.writerow(["step", column])
+        writer.writerows([[100, 3.0], [200, 2.0], [300, 2.5], [400, 3.5]])
+
+
+def test_what_looks_wrong_is_said_with_what_to_do(evaluated):
+    evaluated()
+    assert "The prior overfitted" not in written().text
+    metrics = paths.RESULTS / "evaluate" / "metrics.json"
+    rate = json.loads(metrics.read_text(encoding="utf-8"))["bits_per_dim"]["rate_counts"]
+    change(
+        metrics,
+        {
+            "bits_per_dim.rate_prior": rate,
+            "codebook.usage": 0.1,
+            "memorisation.nearer_than_test": 0.97,
+            "classifier.real_accuracy": 0.9,
+            "classifier.reconstruction_agreement": 0.3,
+        },
+    )
+    overfitted(paths.RESULTS / "train_prior" / "validation.csv", "nats_per_token")
+    page = written()
+    wanted = {
+        "it has learned little": "Train the prior longer",
+        "many have died": "revive unused ones",
+        "they may be copies": "Compare the pairs",
+        "The prior overfitted: its validation nats per token was best at step 200 (2)": "best step",
+        "lost much of what tells classes apart": "Mend stage 1",
+    }
+    for fault, advice in wanted.items():
+        assert re.search(re.escape(fault) + r".{0,160}What to do:.{0,160}" + re.escape(advice), page.text), fault
+    assert page.text.index("What to do") < page.text.index("Good to know"), "what is wrong comes first"
+
+
+def test_a_training_that_ended_early_is_told(evaluated):
+    evaluated(prior="pixelcnn")
+    change(paths.RESULTS / "train_prior" / "metrics.json", {"validation.steps": 3})
+    assert "The prior ended after 3 of 4 steps." in written().text
+
+
+def test_names_of_classes_are_text_and_no_markup(evaluated):
+    names = ("<script>alert(1)</script>", '"><img src=http://example.org/x onerror=alert(1)>', "{{ 7 * 7 }} `a` &amp;")
+    evaluated(names=names)
+    page = written()  # which finds neither a script, nor an address from elsewhere, nor a handler
+    for name in names[:2]:
+        assert name in page.text
+    assert "{{ 7 * 7 }}" in page.text and "&amp;" in page.text and "49" not in page.text.split("Samples")[1][:200]
+
+
+def test_pictures_and_curves_that_are_missing_are_said_and_an_evaluation_is_needed(evaluated, capsys):
+    folder = evaluated()
+    shutil.rmtree(folder / "results" / "reconstruct")
+    (paths.RESULTS / "train_prior" / "tokens.csv").unlink()
+    (paths.RESULTS / "extract_codes" / "histogram.csv").unlink()
+    page = written()
+    assert "run python -m stage1_vqvae.reconstruct" in page.text.replace("`", "")
+    assert "Nats of each token are missing" in page.text
+    (paths.RESULTS / "evaluate" / "metrics.json").unlink()
+    assert report.main([]) == 2
+    assert "run `python -m evaluation.evaluate`" in capsys.readouterr().err
+
+
+def test_another_file_may_be_written_and_no_stage_is_recorded_then(evaluated):
+    evaluated()
+    assert report.main(["--output", "elsewhere.html"]) == 0
+    check(Document(Path("elsewhere.html")))
+    assert not report.REPORT.exists() and not (times.TIMES / "evaluation.report.json").exists()
