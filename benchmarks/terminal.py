@@ -71,6 +71,8 @@ class Screen:
                 self.column = 0
             elif code == "\n":
                 self._move(1)
+            elif code == "\t":
+                self.column = min(self.columns - 1, self.column - self.column % 8 + 8)
             elif code.startswith("\x1b"):
                 self._obey(second, code[-1], code[2:-1])
             elif code.isprintable():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from whole_runs import Environment, by_hand, run, succeed, wait_for
+from whole_runs import HANGS, Environment, by_hand, run, succeed, wait_for
 
 from tessera.project import PACKAGES
 
@@ -42,7 +42,7 @@ def run_with_edit(folder: Path, environment: Environment, edit: Callable[[], Non
     with subprocess.Popen(COMMAND, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: bool(list(folder.glob(".state/train_vqvae/*/step-*"))), "no state was saved")
         edit()
-        error = process.communicate(timeout=120)[1]
+        error = process.communicate(timeout=HANGS)[1]
     return process.returncode, error
 
 

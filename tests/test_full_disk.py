@@ -27,17 +27,21 @@ from whole_runs import by_hand
 from evaluation import evaluate, train_classifier
 from sampling import sample
 from stage0_images import prepare
-from stage1_vqvae import extract, reconstruct
+from stage1_vqvae import extract, reconstruct, refine
 from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
 from tessera import paths
 from tessera.artifacts.files import file_hash
 
-STAGES = (prepare, train_vqvae, reconstruct, extract, train_prior, train_classifier, sample, evaluate)
-PUBLISHED = (paths.PREPARED, paths.CODES, paths.VQVAE, paths.PRIOR, paths.CLASSIFIER, paths.SAMPLES)
+STAGES = (prepare, train_vqvae, refine, reconstruct, extract, train_prior, train_classifier, sample, evaluate)
+MODELS = (paths.VQVAE, paths.DECODERS, paths.PRIOR, paths.CLASSIFIER)
+PUBLISHED = (paths.PREPARED, paths.CODES, *MODELS, paths.SAMPLES)
 SMALL = {
     "runtime.save_every": 4,
     "extract_codes.shift": 0,
+    "refine_decoder.name": "objective",
+    "refine_decoder.objective": {"perceptual": {"weight": 0.0}, "adversarial": {"weight": 0.1, "adaptive": False}},
+    "refine_decoder.training": {"steps": 4, "batch_size": 8, "warmup_steps": 1, "validate_every": 2},
     "classifier.conv.channels": 4,
     "classifier.training.steps": 4,
     "classifier.training.warmup_steps": 1,
@@ -186,7 +190,7 @@ from tessera.training import needs
 needs.free_disk = lambda folder: 2**40  # or trainings would be refused before they meet the full disk
 
 def published():
-    folders = (paths.PREPARED, paths.CODES, paths.VQVAE, paths.PRIOR, paths.CLASSIFIER, paths.SAMPLES)
+    folders = (paths.PREPARED, paths.CODES, paths.VQVAE, paths.DECODERS, paths.PRIOR, paths.CLASSIFIER, paths.SAMPLES)
     return {str(file): file_hash(file) for folder in folders for file in folder.rglob("*") if file.is_file()}
 
 report, *names = sys.argv[1:]

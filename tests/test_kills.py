@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from whole_runs import Environment, by_hand, copies, succeed
+from whole_runs import HANGS, Environment, by_hand, copies, succeed
 
 pytestmark = pytest.mark.slow
 Write = Callable[..., None]
@@ -121,7 +121,7 @@ def points() -> list[tuple[str, float | None]]:
 def run_killed(folder: Path, module: str, environment: Environment) -> None:
     command = [sys.executable, "-c", DRIVER, module, json.dumps(points())]
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS, check=False
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [-9] * 20 + [0], done.stderr

@@ -1,4 +1,4 @@
-"""Two processes train what one does, whoever starts them."""
+"""Two processes, and three, train what one does, whoever starts them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def environment(repository: Path) -> Environment:
     return by_hand(repository)
 
 
-def two_against_one(folders: list[Path], arguments: list[str], environment: Environment) -> None:
-    one, two = folders
+def several_against_one(folders: list[Path], arguments: list[str], environment: Environment, count: int = 2) -> None:
+    one, several = folders
     succeed(one, [sys.executable, *arguments], environment)
-    succeed(two, [*torchrun(2), *arguments], environment | {"ACCELERATE_USE_CPU": "1"})
+    succeed(several, [*torchrun(count), *arguments], environment | {"ACCELERATE_USE_CPU": "1"})
 
 
 VQ = {"codebook_size": 8, "codebook_dim": 4, "revival_threshold": 0.3, "start": "kmeans"}
@@ -62,9 +62,9 @@ QUANTIZERS: dict[str, tuple[str, str | None, dict]] = {  # name, name of the one
 }
 
 
-@pytest.mark.parametrize("label", list(QUANTIZERS))
-def test_two_processes_train_the_vqvae_that_one_does(
-    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment, label: str
+@pytest.mark.parametrize(("label", "processes"), [*((label, 2) for label in QUANTIZERS), ("ema", 3)])
+def test_several_processes_train_the_vqvae_that_one_does(
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment, label: str, processes: int
 ) -> None:
     name, inside, changes = QUANTIZERS[label]
     section = f"stage1_vqvae.quantizer.{name}."
@@ -84,19 +84,20 @@ def test_two_processes_train_the_vqvae_that_one_does(
             **section_changes,
             "stage1_vqvae.augmentation.horizontal_flip": True,
             "stage1_vqvae.training.steps": 20,
-            "stage1_vqvae.training.batch_size": 16,
+            "stage1_vqvae.training.batch_size": 8 * processes,
             "stage1_vqvae.training.learning_rate": 5e-4,
         }
     )
     (in_tmp / "noted.py").write_text(NOTED, encoding="utf-8")
-    one, two = copies(in_tmp, "one", "two")
-    two_against_one([one, two], ["noted.py"], environment)
-    ranks = [load_file(two / f"rank{rank}.safetensors") for rank in (0, 1)]
+    one, several = copies(in_tmp, "one", "several")
+    several_against_one([one, several], ["noted.py"], environment, processes)
+    first, *others = (load_file(several / f"rank{rank}.safetensors") for rank in range(processes))
     alone = load_file(one / "rank0.safetensors")
-    assert ranks[0].keys() == ranks[1].keys() == alone.keys() and len(alone) > 40
+    assert first.keys() == alone.keys() and len(alone) > 40 and len(others) == processes - 1
     assert any("quantizers" in name for name in alone) == (name != "lfq")
-    for name, tensor in ranks[0].items():
-        assert torch.equal(tensor, ranks[1][name]), name  # bit for bit, after every step
+    for name, tensor in first.items():
+        for other in others:
+            assert torch.equal(tensor, other[name]), name  # bit for bit, after every step
         # A vector just between two codes may change sides, which moves a count by 1 - decay, a few times at most.
         close = 0.03 if "ema_" in name and name > "005" else 1e-4
         torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=close, msg=name)
@@ -104,7 +105,7 @@ def test_two_processes_train_the_vqvae_that_one_does(
     # off in every step.
     relative = {"loss": 0, "distortion": 0, "quantizer_loss": 0, "grad_norm": 1e-4, "perplexity": 1e-3}
     for name, close in relative.items():
-        losses = [torch.tensor(column(folder, "train_vqvae", name)) for folder in (one, two)]
+        losses = [torch.tensor(column(folder, "train_vqvae", name)) for folder in (one, several)]
         assert len(losses[0]) == 20
         torch.testing.assert_close(losses[0], losses[1], rtol=close, atol=1e-5, msg=name)
         assert name != "perplexity" or ((losses[0] - losses[1]).abs() > 1e-5).sum() <= 3
@@ -138,7 +139,7 @@ def test_two_processes_train_against_a_discriminator_as_one_does(
         if stage == "refine_decoder":  # of the same VQ-VAE
             shutil.rmtree(two / "models/vqvae")
             shutil.copytree(one / "models/vqvae", two / "models/vqvae")
-        two_against_one([one, two], ["-m", f"stage1_vqvae.{module}"], environment)
+        several_against_one([one, two], ["-m", f"stage1_vqvae.{module}"], environment)
         for name in ("generator", "discriminator", "adversarial", "distortion", "grad_norm_discriminator"):
             losses = [torch.tensor(column(folder, stage, name, missing=0.0)) for folder in (one, two)]
             assert len(losses[0]) == 12 and losses[0][-1]
@@ -163,12 +164,12 @@ def test_two_processes_train_the_prior_that_one_does(
     )
     for module in ("stage1_vqvae.train", "stage1_vqvae.extract"):
         succeed(in_tmp, [sys.executable, "-m", module], environment)
-    one, two = copies(in_tmp, "one", "two")
-    two_against_one([one, two], ["-m", "stage2_prior.train"], environment)
-    losses = [torch.tensor(column(folder, "train_prior", "loss")) for folder in (one, two)]
+    one, several = copies(in_tmp, "one", "several")
+    several_against_one([one, several], ["-m", "stage2_prior.train"], environment)
+    losses = [torch.tensor(column(folder, "train_prior", "loss")) for folder in (one, several)]
     assert len(losses[0]) == 20
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
-    weights = [load_file(folder / "models/prior/model.safetensors") for folder in (one, two)]
+    weights = [load_file(folder / "models/prior/model.safetensors") for folder in (one, several)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-3)
 

@@ -19,8 +19,8 @@ import psutil
 from tessera.launch.parents import DVC_STAGE, LAUNCHER_PID, LAUNCHER_VARIABLES
 
 Environment = dict[str, str]
-HANGS = 240  # seconds after which a process is believed to hang
-LONGEST = 10  # times the seconds of `wait_for`
+HANGS = 1800  # seconds after which a process is believed to hang, on a machine that is busy with twenty others too
+LONGEST = 60  # times the seconds of `wait_for`
 
 # Starts a command through a shell, as DVC does, and waits for it.
 LIKE_DVC = """

@@ -26,6 +26,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         ("0123456789012\r\nnext\r\n", ["0123456789", "012", "next"]),
         ("above\r\nbelow\r\nbelow\x1b[2A\r\x1b[Jnew", ["new"]),
         ("müßig ─ 中\r\n", ["müßig ─ 中"]),
+        ("\ta\r\nb\tc\r\n", ["        a", "b       c"]),
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 1000])

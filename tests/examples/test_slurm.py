@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from whole_runs import Environment, by_hand, wait_for
+from whole_runs import HANGS, Environment, by_hand, wait_for
 
 from tessera.parameters import read_yaml
 
@@ -111,11 +111,11 @@ def test_a_training_on_two_nodes_saves_and_requeues_itself_and_then_ends(
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as job:
         wait_for(lambda: bool(list(Path(".state/train_vqvae").glob("*/step-*"))) or job.poll() is not None, "no state")
         job.send_signal(signal.SIGTERM)
-        error = job.communicate(timeout=120)[1]
+        error = job.communicate(timeout=HANGS)[1]
     assert job.returncode == 0 and "stopped by SIGTERM" in error, error
     assert Path("scontrol.log").read_text(encoding="utf-8") == f"requeue {environment['SLURM_JOB_ID']}\n"
     assert not Path("models/vqvae").exists()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
     assert Path("models/vqvae/manifest.json").is_file()
 
@@ -128,7 +128,7 @@ def test_jobs_of_an_array_make_the_parts_that_a_plain_run_makes(
     write_params({})
 
     def run(*command: str, **variables: str) -> str:
-        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, timeout=HANGS)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from whole_runs import wait_for
+from whole_runs import HANGS, wait_for
 
 from tessera.artifacts import publishing
 from tessera.artifacts.models import load_model, save_model
@@ -164,7 +164,7 @@ def test_two_publishers_at_once_leave_one_whole_folder(tmp_path: Path, how: str)
     folder = tmp_path / "vqvae"
     processes = [publisher(folder, how, 30) for _ in range(2)]
     for process in processes:
-        assert process.communicate(timeout=300)[1] == "" and process.returncode == 0
+        assert process.communicate(timeout=HANGS)[1] == "" and process.returncode == 0
     config, tensors, _ = load_model(folder, "vqvae")
     assert config["generation"] == 29 and tensors["weight"].eq(29).all()
     publishing.clear_unfinished(tmp_path)

