@@ -66,8 +66,15 @@ def publish_prepared(
     return stats
 
 
-def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], identity: str, seed: int = 0) -> None:
-    """An untrained VQ-VAE whose codebook starts from the data, so that many codes are used."""
+def publish_vqvae(
+    stats: Stats,
+    strides: list[int],
+    sizes: int | list[int],
+    identity: str,
+    seed: int = 0,
+    grids: list[list[int]] | None = None,
+) -> None:
+    """An untrained VQ-VAE whose codebook starts from the data, so that many codes are used. `grids`: of its scales."""
     conv = {"strides": strides, "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4}
     changes = {"codebook_size": sizes, "codebook_dim": 4, "kmeans_rounds": 2, "revival_threshold": 0.0}
     vq = parameters("stage1_vqvae.quantizer.vq", **changes)
@@ -79,6 +86,8 @@ def publish_vqvae(stats: Stats, strides: list[int], sizes: int | list[int], iden
         "quantizer": {"name": "vq", "vq": vq},
         "likelihood": {"name": "gaussian", "gaussian": {"fit_images": 8}},
     }
+    if grids:
+        config["scales"] = {"grids": grids, "convolutions": 2, "strength": 0.5, "dropout": 0.0}
     torch.manual_seed(seed)
     model = VQVAE(config)
     for parameter in model.network.parameters():
@@ -104,7 +113,7 @@ def tiny_run(
     """`tiny_run(shape, classes, strides, sizes, prior, guidance_scale)`: publish all up to the prior; its folder.
 
     `prior` is an option of stage2_prior or a label of CHANGES; one that learns takes a few steps. A run that another
-    test has made before is copied.
+    test has made before is copied. `grids`: of the scales; None: there are none.
     """
     from tessera.artifacts.manifests import read_manifest
 
@@ -117,11 +126,13 @@ def tiny_run(
         guidance_scale: float = 2.0,
         names: tuple[str, ...] | None = None,
         untrained: int | None = None,
+        grids: list[list[int]] | None = None,
     ) -> Path:
         strides = strides or [4]
         raw_params["data"] |= {"channels": shape[0], "height": shape[1], "width": shape[2]}
         raw_params["stage1_vqvae"]["network"]["conv"]["strides"] = strides
         raw_params["stage1_vqvae"]["quantizer"]["codebook_size"] = sizes
+        raw_params["stage1_vqvae"]["scales"]["sides"] = grids
         raw_params["extract_codes"]["shift"] = 0
         name, changes = CHANGES.get(prior, (prior, {}))
         raw_params["stage2_prior"] |= SIZE | {"name": name}
@@ -139,7 +150,7 @@ def tiny_run(
             return in_tmp
         (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
         stats = publish_prepared(shape, len(names) if names else classes, names=names, untrained=untrained)
-        publish_vqvae(stats, strides, sizes, read_manifest(paths.PREPARED, "prepared").identity)
+        publish_vqvae(stats, strides, sizes, read_manifest(paths.PREPARED, "prepared").identity, grids=grids)
         assert extract.main([]) == 0
         assert train_prior.main([]) == 0
         finished_runs[key] = shutil.copytree(in_tmp, tmp_path_factory.mktemp("run") / "finished")

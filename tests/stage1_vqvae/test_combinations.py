@@ -128,7 +128,8 @@ def test_re_estimation_after_the_weights_have_moved_lowers_the_quantization_erro
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # which dynamo itself causes
 @pytest.mark.parametrize(
-    ("network", "likelihood"), [("conv", "mixture_of_logistics"), ("resnet", "gaussian"), ("vit", "laplace")]
+    ("network", "likelihood"),
+    [("conv", "mixture_of_logistics"), ("resnet", "gaussian"), ("vit", "laplace"), ("scales", "gaussian")],
 )
 def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(build, raw_params, network, likelihood) -> None:
     raw_params["stage1_vqvae"]["likelihood"]["name"] = likelihood
