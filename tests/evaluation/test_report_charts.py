@@ -92,6 +92,7 @@ def test_parts_of_bars_add_up():
     assert [part.length for part in longest.parts] == [75.0, 25.0] and longest.end == 100
     assert [part.length for part in other.parts] == [75.0, 12.5] and other.parts[1].start == 75.0
     assert longest.parts[0].look == other.parts[0].look != longest.parts[1].look
+    assert made.looks["codes"] == bars({"prior": {"codes": 1.0}}, "bits").looks["codes"], "alike in every picture"
     assert (longest.total, other.total) == ("4", "3.5")
     assert bars({}, "bits") is None and bars({"prior": {"codes": 0.0}}, "bits") is None
 
