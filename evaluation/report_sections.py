@@ -21,6 +21,7 @@ KINDS = {
     "default": "Samples at the parameters of `sampling`",
     "unguided": "Samples at temperature 1, without guidance",
 }
+TITLES = {"kid": "KID", "frechet_distance": "Fréchet distance"}
 COMPARISONS = {
     "reconstructions": "reconstructions",
     "default": "samples",
@@ -226,7 +227,7 @@ def distances(run: Published) -> Section:
         rows.append([title, *cells, f"{one.get('images', 0):,}"])
     head = [
         "compared with the test images",
-        *(f"{name.replace('_', ' ')} ({way})" for name, way in names.items()),
+        *(f"{TITLES.get(name, name)} ({way})" for name, way in names.items()),
         "images",
     ]
     section.add(
