@@ -101,8 +101,10 @@ def _plain(note: str) -> str:
 
 def _missing(run: Published) -> list[tuple[str, str]]:
     """The figures that could not be measured, and why; a reason that several share is said once, of the first."""
-    found = dict(reversed([(reason, name) for name, reason in run.unavailable.items()]))
-    return [(name, reason) for reason, name in reversed(found.items())]
+    found: dict[str, str] = {}
+    for name, reason in run.unavailable.items():
+        found.setdefault(reason, name)
+    return [(name, reason) for reason, name in found.items()]
 
 
 def what_was_run(run: Published) -> Section:
