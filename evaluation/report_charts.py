@@ -241,12 +241,15 @@ def bars(rows: dict[str, dict[str, float]], unit: str, title: str = "") -> Bars 
 
 
 def grid_map(title: str, rows: Sequence[Sequence[float | None]], unit: str, numbers: bool = True) -> Map:
-    """A map of a grid of values, row by row; None stands for a cell without a value, which is drawn empty.
+    """A map of a grid of values, row by row.
+
+    None stands for a cell without a value, which is drawn empty; nan for no cell at all, at the end of the last row.
 
     Args:
         numbers: whether cells show their values, where there are few.
     """
     cells = _pooled(rows)
+    cells = [[value for value in row if value is None or not math.isnan(value)] for row in cells]
     known = [value for row in cells for value in row if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     span = high - low

@@ -38,7 +38,8 @@ def samples(run: Published) -> Section:
         "default": (
             f"New images, which the prior drew and the decoder turned into pixels: temperature {drawn.temperature}"
             + (f", guidance {drawn.guidance_scale}. " if classes else ". ")
-            + "Look whether shapes are whole, whether each row shows its class, and whether its images differ."
+            + "Look whether shapes are whole, and whether images differ"
+            + (" within each class, which the row must show." if classes else ".")
         ),
         "unguided": (
             "What the prior itself has learned, without help from the sampling parameters. Usually these images are "

@@ -108,6 +108,12 @@ def test_a_map_is_darkest_where_the_value_is_largest_and_empty_where_there_is_no
     assert (found.low, found.high) == ("1", "3") and "2 x 2" in found.summary
 
 
+def test_a_codebook_that_fills_no_square_has_no_further_cells():
+    found = grid_map("codebook", [[1.0, 2.0], [None, math.nan]], "times", numbers=False)
+    assert [(cell.column, cell.row, cell.empty) for cell in found.cells] == [(0, 0, False), (1, 0, False), (0, 1, True)]
+    assert (found.low, found.columns, found.rows) == ("1", 2, 2)
+
+
 def test_a_large_map_has_means_of_blocks():
     values = np.arange(64 * 48, dtype=float).reshape(64, 48)
     found = grid_map("codes", values.tolist(), "bits")
