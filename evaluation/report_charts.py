@@ -16,6 +16,7 @@ POINTS = 400  # of a curve that are drawn, at most
 LOGARITHMIC = 20  # ratio of the largest to the smallest value from which on a scale is logarithmic
 NUMBERED = 100  # cells of a map that show their values, at most
 SIDE = 32  # cells of a map's side, at most; of larger grids each cell is a mean
+PARTS = ("distortion", "codes", "label", "rate")  # of bars, which look alike in all of them
 COLOURS = 6  # curves of one chart that look different
 
 
@@ -95,6 +96,7 @@ class Bar:
 class Bars:
     """Bars of several parts each, one below the other."""
 
+    title: str
     bars: list[Bar]
     looks: dict[str, int]
     summary: str
@@ -216,10 +218,10 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def bars(rows: dict[str, dict[str, float]], unit: str) -> Bars | None:
+def bars(rows: dict[str, dict[str, float]], unit: str, title: str = "") -> Bars | None:
     """Bars by name, each of parts by name that add up to its length; None if there is nothing to draw."""
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
-    looks = {name: number % COLOURS for number, name in enumerate(names)}
+    looks = {name: PARTS.index(name) % COLOURS if name in PARTS else len(PARTS) % COLOURS for name in names}
     longest = max((sum(parts.values()) for parts in rows.values()), default=0)
     if not longest > 0 or not math.isfinite(longest):
         return None
@@ -235,16 +237,19 @@ def bars(rows: dict[str, dict[str, float]], unit: str) -> Bars | None:
         f"{bar.name}: {bar.total}, of which " + ", ".join(f"{part.name} {part.value}" for part in bar.parts)
         for bar in found
     )
-    return Bars(found, looks, f"In {unit}: {told}.")
+    return Bars(title, found, looks, f"{title or 'Bars'}, in {unit}: {told}.")
 
 
 def grid_map(title: str, rows: Sequence[Sequence[float | None]], unit: str, numbers: bool = True) -> Map:
-    """A map of a grid of values, row by row; None stands for a cell without a value, which is drawn empty.
+    """A map of a grid of values, row by row.
+
+    None stands for a cell without a value, which is drawn empty; nan for no cell at all, at the end of the last row.
 
     Args:
         numbers: whether cells show their values, where there are few.
     """
     cells = _pooled(rows)
+    cells = [[value for value in row if value is None or not math.isnan(value)] for row in cells]
     known = [value for row in cells for value in row if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     span = high - low

@@ -100,7 +100,7 @@ def _codebook(title: str, counts: np.ndarray) -> Map:
     """A map of a codebook: how often each code occurs, against its even share."""
     side = math.ceil(math.sqrt(len(counts)))
     shares = [float(value) or None for value in counts / counts.sum() * len(counts)]
-    shares += [0.0] * (side * math.ceil(len(shares) / side) - len(shares))
+    shares += [math.nan] * (side * math.ceil(len(shares) / side) - len(shares))
     rows = [shares[start : start + side] for start in range(0, len(shares), side)]
     return grid_map(f"{title}: {len(counts):,} codes", rows, "times the even share", numbers=False)
 

@@ -53,7 +53,7 @@ def read_columns(file: Path) -> Curve:
 
 @dataclass(frozen=True)
 class Difference:
-    """A parameter that differs from the default one. A value that the run, or the default one, does not use is "-"."""
+    """A parameter that the run uses and that differs from the default one. "-": the default run does not use it."""
 
     path: str
     value: str
@@ -108,7 +108,9 @@ class Published:
     @property
     def unavailable(self) -> dict[str, str]:
         """The figures that could not be measured, and why."""
-        return self.evaluated.get("unavailable", {})
+        found = self.evaluated.get("unavailable", {})
+        chosen = self.params.evaluation.features.name
+        return found | ({"distribution": "evaluation.features.name is none"} if chosen == "none" else {})
 
     def curve(self, stage: str, name: str) -> Curve:
         """A curve of a training: "train" or "validation"; also other files of numbers."""
@@ -116,7 +118,7 @@ class Published:
 
     @cached_property
     def differences(self) -> list[Difference] | None:
-        """The parameters that differ from the default ones; None where the file of these is not here."""
+        """Parameters that the run uses and that differ from the default ones; None where these are not here."""
         from tessera.cli.compare.tables import shown_parameter
 
         file = PRESETS / f"{DEFAULT}.yaml"
@@ -125,7 +127,9 @@ class Published:
         parameters, _, _ = used(read_yaml(file), str(file))
         compared = Comparison([self.run, Run("default", "", parameters, {}, set())])
         return [
-            Difference(path, *(shown_parameter(run, path) for run in compared.runs)) for path in compared.parameters
+            Difference(path, *(shown_parameter(run, path) for run in compared.runs))
+            for path in compared.parameters
+            if path in self.run.parameters.values
         ]
 
     @cached_property

@@ -101,8 +101,10 @@ def _plain(note: str) -> str:
 
 def _missing(run: Published) -> list[tuple[str, str]]:
     """The figures that could not be measured, and why; a reason that several share is said once, of the first."""
-    found = dict(reversed([(reason, name) for name, reason in run.unavailable.items()]))
-    return [(name, reason) for reason, name in reversed(found.items())]
+    found: dict[str, str] = {}
+    for name, reason in run.unavailable.items():
+        found.setdefault(reason, name)
+    return [(name, reason) for reason, name in found.items()]
 
 
 def what_was_run(run: Published) -> Section:
@@ -128,7 +130,7 @@ def _data(run: Published) -> Table:
         ["source", str(run.params.data.source)],
         ["size", f"{height} x {width}, {'grey' if channels == 1 else 'RGB'}"],
     ]
-    rows += [[f"{split} images", f"{images:,}"] for split, images in stats.images.items()]
+    rows += [[f"{split} images", f"{stats.images[split]:,}"] for split in paths.SPLITS]
     classes = ", ".join(stats.classes[:30]) + (", ..." if len(stats.classes) > 30 else "") if stats.classes else ""
     rows.append(
         ["classes", f"{stats.num_classes:,}: {classes}" if stats.classes else "none: the images have no labels"]
@@ -188,7 +190,7 @@ def _hashes() -> Table:
     except UserError:  # there is no Git
         commit, edited = "", b""
     if commit:
-        rows.append(["Git commit", commit + (", with edits of the code" if edited else "")])
+        rows.append(["Git commit", commit[:16] + (", with edits of the code" if edited else "")])
     return Table("Hashes (the first 16 digits of SHA-256)", [], rows)
 
 

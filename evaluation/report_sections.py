@@ -21,6 +21,7 @@ KINDS = {
     "default": "Samples at the parameters of `sampling`",
     "unguided": "Samples at temperature 1, without guidance",
 }
+TITLES = {"kid": "KID", "frechet_distance": "Fréchet distance"}
 COMPARISONS = {
     "reconstructions": "reconstructions",
     "default": "samples",
@@ -37,7 +38,8 @@ def samples(run: Published) -> Section:
         "default": (
             f"New images, which the prior drew and the decoder turned into pixels: temperature {drawn.temperature}"
             + (f", guidance {drawn.guidance_scale}. " if classes else ". ")
-            + "Look whether shapes are whole, whether each row shows its class, and whether its images differ."
+            + "Look whether shapes are whole, and whether images differ"
+            + (" within each class, which the row must show." if classes else ".")
         ),
         "unguided": (
             "What the prior itself has learned, without help from the sampling parameters. Usually these images are "
@@ -146,10 +148,15 @@ def account(run: Published) -> Section:
             parts["label"] = label
         rows[name] = parts
         table.append([name, *(f"{value:.4f}" for value in parts.values()), f"{sum(parts.values()):.4f}"])
+    of_codes = {name: {part: v for part, v in parts.items() if part != "distortion"} for name, parts in rows.items()}
     exact = "rate_prior_standard_error" not in bits
     section.add(
         "Bits per dimension of a test image",
-        [bars(rows, "bits per dimension"), Table("", ["prior", *rows["prior"], "total"], table)],
+        [
+            bars(rows, "bits per dimension") if "distortion" in bits else None,
+            bars(of_codes, "bits per dimension", "The codes alone"),
+            Table("", ["prior", *rows["prior"], "total"], table),
+        ],
         "An upper bound of what it takes to write an image down, for each of its values: first its codes, then the "
         "pixels given the codes (the distortion)"
         + (", and the label, which a conditional prior must be told" if any(labels.values()) else "")
@@ -174,7 +181,7 @@ def copies(run: Published) -> Section:
     """The samples that are nearest to training images."""
     section, found = Section("copies", "Nearest training images"), run.evaluated.get("memorisation")
     if not found:
-        reason = run.unavailable.get("distribution", "no features were chosen (evaluation.features.name is none)")
+        reason = run.unavailable.get("distribution", "the evaluation left them out")
         section.notes.append(f"Nearest training images were not looked for: {reason}.")
         return section
     section.add(
@@ -201,7 +208,7 @@ def distances(run: Published) -> Section:
     """How far reconstructions and samples are from test images, in the features of a network."""
     section, found = Section("distances", "Distances to real images"), run.evaluated.get("distribution")
     if not found:
-        reason = run.unavailable.get("distribution", "no features were chosen (evaluation.features.name is none)")
+        reason = run.unavailable.get("distribution", "the evaluation left them out")
         section.notes.append(f"Distances were not measured: {reason}.")
         return section
     names = {
@@ -221,7 +228,7 @@ def distances(run: Published) -> Section:
         rows.append([title, *cells, f"{one.get('images', 0):,}"])
     head = [
         "compared with the test images",
-        *(f"{name.replace('_', ' ')} ({way})" for name, way in names.items()),
+        *(f"{TITLES.get(name, name)} ({way})" for name, way in names.items()),
         "images",
     ]
     section.add(

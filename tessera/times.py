@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera import paths
-from tessera.artifacts.files import json_text, write_text
+from tessera.artifacts.files import json_text
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.launch.threads import number_of_threads
@@ -69,7 +69,9 @@ def _write(module: str, uses: tuple[str, ...], params: Params, outcome: dict[str
     else:
         taken["interrupted"] = round(before["interrupted"] + seconds, 1)
     found = {"parameters": of_parameters(uses, params), **_machine(params, outcome["processes"]), **taken}
-    write_text(TIMES / f"{module}.json", json_text(found))
+    TIMES.mkdir(parents=True, exist_ok=True)
+    # Neither flushed nor replaced in one step: a record that is cut off is no record, and a full disk costs no run.
+    (TIMES / f"{module}.json").write_text(json_text(found), encoding="utf-8")
 
 
 def _machine(params: Params, processes: int) -> dict[str, Any]:

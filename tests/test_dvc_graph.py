@@ -359,7 +359,7 @@ def test_terms_are_code_of_the_stages_that_train_with_them_alone(raw_params):
     off = used_by(validate(raw_params))
     raw_params["refine_decoder"]["name"] = "objective"
     on = used_by(validate(raw_params))
-    assert {stage for stage in STAGES if on[stage] != off[stage]} == {"refine_decoder"}
+    assert {stage for stage in STAGES if on[stage] != off[stage]} == {"refine_decoder", "report"}
     folder = "stage1_vqvae/objectives/"
     assert {folder + "perceptual.py", folder + "adversarial.py"} <= on["refine_decoder"]["code"].keys()
     assert "stage1_vqvae/discriminators/patch.py" in on["refine_decoder"]["code"]

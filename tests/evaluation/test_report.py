@@ -203,7 +203,7 @@ def test_an_unlabelled_run_on_two_levels_says_what_is_missing(evaluated):
     assert "The classifier was not trained: the images have no labels" in page.text
     assert "Validation images, from each level" in page.text and "2 x 4, 4 x 8 codes" in page.text
     assert "Level 1: 2 x 4" in page.text and "Level 2: 4 x 8" in page.text
-    assert "one level" not in page.text and "guidance 2" not in page.text
+    assert "one level" not in page.text and "guidance 2" not in page.text and "each class" not in page.text
     assert "Nearest training images were not looked for" in page.text and "Distances were not measured" in page.text
     assert "of which label" not in report.REPORT.read_text(encoding="utf-8")
 

@@ -92,6 +92,7 @@ def test_parts_of_bars_add_up():
     assert [part.length for part in longest.parts] == [75.0, 25.0] and longest.end == 100
     assert [part.length for part in other.parts] == [75.0, 12.5] and other.parts[1].start == 75.0
     assert longest.parts[0].look == other.parts[0].look != longest.parts[1].look
+    assert made.looks["codes"] == bars({"prior": {"codes": 1.0}}, "bits").looks["codes"], "alike in every picture"
     assert (longest.total, other.total) == ("4", "3.5")
     assert bars({}, "bits") is None and bars({"prior": {"codes": 0.0}}, "bits") is None
 
@@ -105,6 +106,12 @@ def test_a_map_is_darkest_where_the_value_is_largest_and_empty_where_there_is_no
         (1.0, False),
     ]
     assert (found.low, found.high) == ("1", "3") and "2 x 2" in found.summary
+
+
+def test_a_codebook_that_fills_no_square_has_no_further_cells():
+    found = grid_map("codebook", [[1.0, 2.0], [None, math.nan]], "times", numbers=False)
+    assert [(cell.column, cell.row, cell.empty) for cell in found.cells] == [(0, 0, False), (1, 0, False), (0, 1, True)]
+    assert (found.low, found.columns, found.rows) == ("1", 2, 2)
 
 
 def test_a_large_map_has_means_of_blocks():

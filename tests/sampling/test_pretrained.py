@@ -25,7 +25,10 @@ PRETRAINED = Path(__file__).parents[2] / "pretrained"
 NAMES = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())
 MOST_BYTES = 12_000_000  # of all of them together
 COLUMNS = 10  # of the pictures, as sampling.grid_columns has it
-TOTAL = {"clothing": 0.0, "digits": 0.0}  # bits per dimension of the pictures' images, measured when the models were made
+TOTAL = {
+    "clothing": 0.0,
+    "digits": 0.0,
+}  # bits per dimension of the pictures' images, measured when the models were made
 
 
 @pytest.fixture
@@ -91,7 +94,9 @@ def test_the_digits_score_what_their_card_says(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_a_saved_pipeline_with_a_licence_and_figures(name: str) -> None:
-    files = {path.relative_to(PRETRAINED / name).as_posix() for path in (PRETRAINED / name).rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(PRETRAINED / name).as_posix() for path in (PRETRAINED / name).rglob("*") if path.is_file()
+    }
     models = {f"{m}/{f}" for m in ("vqvae", "prior") for f in ("config.json", "model.safetensors", "manifest.json")}
     assert files == {*models, "README.md", "samples.png"}
     text = card(name)
