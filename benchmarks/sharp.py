@@ -171,7 +171,8 @@ def measure(params: Params, judged: Judged, splits: list[str], picture: Path | N
         figures["gfd"], figures["gkid"] = judged.distances(f"samples {name}")
         figures |= floor | {"images": count, "samples": params.sampling.images}
     if picture:
-        rows = spread_over_classes(prepared[splits[0]], SHOWN)
+        rows = spread_over_classes(prepared[splits[0]], len(samples[0]))
+        samples = [part[: len(rows)] for part in samples]  # equally many, so that both pictures are equally wide
         rebuilt = [decode[name](codes[splits[0]].rows(rows)) for name in DECODERS]
         both = [stacked_grid([prepared[splits[0]].pixels(rows), *rebuilt]), stacked_grid(samples)]
         save_grid(torch.cat(both, 1), picture)
