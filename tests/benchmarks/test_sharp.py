@@ -21,6 +21,9 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
     "stage2_prior.name": "counts",
     "evaluation.features.name": "classifier",
+    "classifier.training.steps": 20,
+    "classifier.training.warmup_steps": 2,
+    "classifier.training.validate_every": 10,
     "sampling.images": 12,
     "sampling.grid_columns": 2,
     "sampling.guidance_scale": 1.0,
