@@ -327,6 +327,7 @@ TERMS = "stage1_vqvae.objective."
     ("on", "leaf", "stages"),
     [
         ("", TERMS + "perceptual.weight", {"train_vqvae"}),
+        ("", TERMS + "perceptual.depth_factor", set()),
         ("", TERMS + "perceptual.features.side", set()),
         ("", TERMS + "adversarial.adaptive", set()),
         ("", "refine_decoder.objective.perceptual.weight", set()),
@@ -336,6 +337,7 @@ TERMS = "stage1_vqvae.objective."
         ("term", TERMS + "adversarial.discriminator.projected.channels", set()),
         ("term", TERMS + "perceptual.features.side", set()),
         ("stage", TERMS + "perceptual.weight", {"train_vqvae"}),  # the stage has its own
+        ("stage", TERMS + "perceptual.depth_factor", {"refine_decoder"}),
         ("stage", TERMS + "perceptual.features.side", {"refine_decoder"}),  # and takes what it does not give
         ("stage", TERMS + "adversarial.discriminator.projected.channels", set()),
         ("stage", "refine_decoder.objective.adversarial.adaptive", {"refine_decoder"}),

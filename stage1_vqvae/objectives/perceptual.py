@@ -14,15 +14,20 @@ from torch import Tensor
 from stage1_vqvae.objectives.base import Term
 from stage1_vqvae.objectives.frozen import Frozen
 from stage1_vqvae.objectives.sections import TermParams, TrainedAgainst
-from tessera.parameters.sections import NonNegative
+from tessera.parameters.sections import NonNegative, PositiveFloat
 
 EPSILON = 1e-10  # added to the length of a feature vector, as LPIPS has it
 
 
 class Parameters(TermParams):
-    """Parameters of `perceptual`. `features`: the network, whose judgement is then no figure of the same run."""
+    """Parameters of `perceptual`.
+
+    `depth_factor`: the weight of each feature map relative to the shallower one before it. It has no effect where the
+    network weighs its channels. `features`: the network, whose judgement is then no figure of the same run.
+    """
 
     weight: NonNegative
+    depth_factor: PositiveFloat
     features: TrainedAgainst
 
 
@@ -32,30 +37,39 @@ class Perceptual(Term):
     Args:
         channels: of the images.
         weight: of the term.
+        depth_factor: see `Parameters`.
         features: the network's parameters, {"name": NAME, NAME: {...}}.
     """
 
-    def __init__(self, channels: int, *, weight: float, features: dict[str, Any]) -> None:
+    def __init__(self, channels: int, *, weight: float, depth_factor: float, features: dict[str, Any]) -> None:
         super().__init__(weight)
-        self.features = Frozen(features)
+        self.depth_factor, self.features = depth_factor, Frozen(features)
 
     def forward(self, made: Tensor, images: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = self.features.maps(images)
-        return distance(self.features.maps(made), wanted, self.features.network.channel_weights)
+        return distance(self.features.maps(made), wanted, self.features.network.channel_weights, self.depth_factor)
 
 
-def distance(made: Sequence[Tensor], wanted: Sequence[Tensor], channel_weights: Sequence[Tensor] | None) -> Tensor:
+def distance(
+    made: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    channel_weights: Sequence[Tensor] | None,
+    depth_factor: float = 1.0,
+) -> Tensor:
     """The mean distance over images, a scalar, in float32.
 
     At each depth the feature vectors of all positions are normalised to length 1. Their squared differences are summed
-    over channels and averaged over positions. With channel weights the depths are summed, which is LPIPS; otherwise
-    they are averaged, so that the distance of an image lies between 0 and 4.
+    over channels and averaged over positions. With channel weights the depths are summed, which is LPIPS. Otherwise
+    they are averaged, so that the distance of an image lies between 0 and 4. The average is weighted, because the
+    gradient at the image grows with depth: a deep map has few positions, and every pixel moves each of them. In an
+    equal average the deepest map alone would steer the decoder, and what it asks for are textures.
 
     Args:
         made: feature maps (B, c_i, h_i, w_i) of the reconstructions.
         wanted: those of the images.
         channel_weights: for each depth a weight (c_i,) of each channel; None: all are 1.
+        depth_factor: the weight of each depth in the average, relative to the shallower one before it.
     """
     with torch.autocast(made[0].device.type, enabled=False):
         parts = []
@@ -64,7 +78,10 @@ def distance(made: Sequence[Tensor], wanted: Sequence[Tensor], channel_weights: 
             if channel_weights is not None:
                 squares = squares * channel_weights[depth].to(squares).view(-1, 1, 1)
             parts.append(squares.sum(1).mean())
-        return torch.stack(parts).mean() if channel_weights is None else torch.stack(parts).sum()
+        if channel_weights is not None:
+            return torch.stack(parts).sum()
+        weights = [depth_factor**depth for depth in range(len(parts))]
+        return sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
 
 
 def _normalised(features: Tensor) -> Tensor:

@@ -65,10 +65,12 @@ def test_the_perceptual_distance_is_that_of_unit_vectors_at_every_depth(channel_
         depths.append(torch.stack(each).mean())
     expected = torch.stack(depths).mean() if channel_weights is None else torch.stack(depths).sum()
     torch.testing.assert_close(distance(made, wanted, channel_weights), expected)
+    quarter = (depths[0] + depths[1] / 4) / 1.25 if channel_weights is None else expected
+    torch.testing.assert_close(distance(made, wanted, channel_weights, depth_factor=0.25), quarter)
 
 
 def test_a_perceptual_term_is_zero_for_equal_images_and_has_a_finite_gradient_everywhere() -> None:
-    term = Perceptual(1, weight=1.0, features=FEATURES)
+    term = Perceptual(1, weight=1.0, depth_factor=0.5, features=FEATURES)
     same = images(0)
     assert term(same, same).item() == 0
     made = images(1).requires_grad_()
@@ -81,7 +83,10 @@ def test_a_perceptual_term_is_zero_for_equal_images_and_has_a_finite_gradient_ev
 
 
 def test_frozen_features_are_neither_trained_nor_saved_but_move_and_are_copied_with_the_term() -> None:
-    for module in (Perceptual(1, weight=1.0, features=FEATURES), Projected(1, channels=5, features=FEATURES)):
+    for module in (
+        Perceptual(1, weight=1.0, depth_factor=0.5, features=FEATURES),
+        Projected(1, channels=5, features=FEATURES),
+    ):
         network = module.features.network
         names = [*dict(module.named_parameters()), *module.state_dict()]
         assert not [name for name in names if name.startswith("features")]

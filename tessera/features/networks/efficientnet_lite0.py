@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,7 +47,13 @@ class _SameConv(nn.Conv2d):
         for size, kernel, stride in zip(reversed(images.shape[-2:]), self.kernel_size, self.stride, strict=True):
             whole = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             padding += [whole // 2, whole - whole // 2]
-        return super().forward(F.pad(images, padding))
+        padded = F.pad(images, padding)
+        if self.groups == 1 or self.stride[0] == 1 or not torch.is_autocast_enabled("cpu"):
+            return super().forward(padded)
+        # In bfloat16 the gradient of a strided depthwise convolution takes ten to fifty times as long as in float32 on
+        # a CPU, which was most of a decoder's training step.
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(padded.float())
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
