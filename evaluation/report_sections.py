@@ -99,9 +99,14 @@ def reconstructions(run: Published) -> Section:
     sizes = ", ".join(f"{level.height} x {level.width}" for level in levels)
     meaning = "As above. If training images look much better than validation images, stage 1 has overfitted."
     if len(levels) > 1:
+        holds = (
+            f"the scales up to each hold ({sizes} codes)."
+            if run.params.stage1_vqvae.scales.sides
+            else f"each level alone holds, coarsest first ({sizes} codes); the other levels are replaced by their mean."
+        )
         meaning = (
             "The first row of each band shows images, the last one their reconstructions. The rows between show what "
-            f"each level alone holds, coarsest first ({sizes} codes); the other levels are replaced by their mean."
+            + holds
         )
     else:
         section.notes.append("The model has one level of codes, so there is nothing to show level by level.")
