@@ -132,7 +132,7 @@ def _data(pipeline: TwoStagePipeline, told: Provenance, dataset: str | None) -> 
     lines = []
     source = told.recipe.get("data", {})
     if source or dataset:
-        named = f"`{dataset or source['source']}`"
+        named = _plain(dataset or source["source"])
         lines.append(f"{named} at revision `{source['revision']}`." if source.get("revision") else f"{named}.")
     if told.images:
         counts = ", ".join(f"{told.images[split]:,} {split}" for split in paths.SPLITS)

@@ -82,25 +82,21 @@ def _recipe(run: Path, pipeline: Published, missing: list[str]) -> dict[str, Any
             missing.append(f"the recipe: {folder} was made with {path} {old!r}, and params.yaml says {new!r}")
             return {}
     sections = [*RECIPE, "refine_decoder"] if pipeline.decoder is not pipeline.vqvae else RECIPE
-    return {name: without_paths(params.used(name), run) for name in sections}
+    return {name: without_paths(params.used(name)) for name in sections}
 
 
-def without_paths(value: Any, run: Path) -> Any:
-    """Parameters in which a path of this machine is its last name alone. What the Hub names stays as it is.
-
-    Args:
-        run: the folder to which relative paths are relative.
-    """
+def without_paths(value: Any) -> Any:
+    """Parameters in which a path of this machine is its last name alone. What the Hub names stays as it is."""
     if isinstance(value, dict):
         hub = value.get("revision") is not None
         return {
-            key: each if hub and key == "source" else without_paths(each, run)
+            key: each if hub and key == "source" else without_paths(each)
             for key, each in value.items()
             if key != "watch"  # what DVC watches is of no use elsewhere
         }
     if isinstance(value, list | tuple):
-        return [without_paths(each, run) for each in value]
-    if isinstance(value, str) and ("/" in value or "\\" in value or (run / value).exists()):
+        return [without_paths(each) for each in value]
+    if isinstance(value, str) and ("/" in value or "\\" in value):
         return Path(value.replace("\\", "/")).name
     return value
 

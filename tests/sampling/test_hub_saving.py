@@ -174,7 +174,7 @@ def test_no_path_of_this_machine_is_in_a_card(finished, in_tmp):
         assert b"secret" not in data and str(in_tmp).encode() not in data, name
     assert "source: pictures" in Path("saved/README.md").read_text()
     hub = {"source": "me/things", "revision": "main", "watch": "data/embedded.txt"}
-    assert without_paths(hub, in_tmp) == {"source": "me/things", "revision": "main"}
+    assert without_paths(hub) == {"source": "me/things", "revision": "main"}
 
 
 def test_a_card_that_was_edited_stays_and_loads_by_its_new_name(finished):
