@@ -61,9 +61,8 @@ def distance(
 
     At each depth the feature vectors of all positions are normalised to length 1. Their squared differences are summed
     over channels and averaged over positions. With channel weights the depths are summed, which is LPIPS. Otherwise
-    they are averaged, so that the distance of an image lies between 0 and 4. The average is weighted, because the
-    gradient at the image grows with depth: a deep map has few positions, and every pixel moves each of them. In an
-    equal average the deepest map alone would steer the decoder, and what it asks for are textures.
+    they are averaged, so that the distance of an image lies between 0 and 4. In an equal average the deepest map has
+    the largest gradient at the image, since it has few positions and every pixel moves each of them.
 
     Args:
         made: feature maps (B, c_i, h_i, w_i) of the reconstructions.
