@@ -21,7 +21,7 @@ run() { # NAME [DATA_FOLDER]: every stage in a folder of its own, timed
   cp "$root/params.yaml" . && cp "$root/data/embedded.txt" data/
   [ $# -lt 2 ] || python3 -m tessera preset "$1" -S "data.source=$2"
   for stage in stage0_images.prepare stage1_vqvae.train stage1_vqvae.refine stage1_vqvae.reconstruct stage1_vqvae.extract \
-    stage2_prior.train evaluation.train_classifier sampling.sample evaluation.evaluate; do
+    stage2_prior.train evaluation.train_classifier sampling.sample evaluation.evaluate evaluation.report; do
     local began=$SECONDS
     python3 -m "$stage"
     echo "$1 $stage: $((SECONDS - began)) s" | tee -a "$out/times.log"

@@ -37,6 +37,7 @@ STAGES = {
     "train_classifier": "evaluation.train_classifier",
     "sample": "sampling.sample",
     "evaluate": "evaluation.evaluate",
+    "report": "evaluation.report",
 }
 SHAPES = ("circle", "cross", "frame", "moon", "square", "triangle")
 

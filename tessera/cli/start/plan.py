@@ -72,6 +72,7 @@ class Plan:
             "train_classifier": START,
             "sample": START,
             "evaluate": START + FIGURES + times.comparing + min(images["train"], TRAINING) * times.judging,
+            "report": START,
         }
         budget = USED * 60 * self.minutes
         self._measure(MEASURING * budget)

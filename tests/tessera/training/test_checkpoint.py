@@ -14,6 +14,7 @@ import torch
 
 from tessera.artifacts.files import file_hash, json_text
 from tessera.locks import Busy
+from tessera.training import checkpoint
 from tessera.training.checkpoint import StateFolder, code_hash, fingerprint
 
 
@@ -102,6 +103,27 @@ def test_a_damaged_state_gives_way_to_the_older_one_and_says_so(damage, name, ca
         error = capsys.readouterr().err
         assert error.startswith("warning: ") and "step-000000010" in error and "older state" in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_state_that_changes_between_its_check_and_its_use_gives_way_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, replaced: bool
+) -> None:
+    load = checkpoint.load_file
+
+    def changed_before(file: Path) -> dict[str, torch.Tensor]:
+        if file.parent.name == "step-000000010":
+            data = file.read_bytes()
+            if replaced:
+                file.unlink()
+            file.write_bytes(data[:-4] + bytes(4))
+        return load(file)
+
+    with folder() as state:
+        save(state, 5, 10)
+        monkeypatch.setattr(checkpoint, "load_file", changed_before)
+        assert latest_step(state) == 5
+    assert "state.safetensors: changed while it was being read; going back" in capsys.readouterr().err
 
 
 def test_damaged_states_never_push_out_good_ones() -> None:
