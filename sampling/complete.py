@@ -24,8 +24,6 @@ from tessera.parameters import Params
 if TYPE_CHECKING:
     import torch
 
-    from sampling.pipeline import TwoStagePipeline
-
 WHITE = 250  # of 255: what counts as white in a mask, since a JPEG's white is not exact
 
 
@@ -74,31 +72,6 @@ def read_given(image: Path, mask: Path, preparation: dict[str, Any]) -> tuple[to
     return torch.from_numpy(found[0]), torch.from_numpy(found[1])[0] >= WHITE
 
 
-def complete(
-    pipeline: TwoStagePipeline,
-    image: torch.Tensor,
-    known: torch.Tensor,
-    count: int,
-    label: int | None,
-    settings: dict[str, Any],
-) -> torch.Tensor:
-    """The image with grey for what is unknown, and `count` completions of it: uint8 (count + 1, C, H, W).
-
-    Args:
-        image: uint8 (C, H, W); known: bool (H, W).
-        label: the image's class, or None for no class in particular.
-        settings: of `TwoStagePipeline.complete`.
-    """
-    import torch
-
-    from tessera.images.pixels import to_float, to_uint8
-
-    labels = None if label is None else [label] * count
-    images = to_float(image)[None].expand(count, -1, -1, -1)
-    completed = pipeline.complete(images, known.expand(count, 1, -1, -1), labels, **settings)
-    return torch.cat([image.masked_fill(~known, 128)[None], to_uint8(completed)])
-
-
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Load the models, read the image, complete it and write the picture."""
     options.whole(arguments, "count")
@@ -106,7 +79,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     section = options.section_with(arguments, params.sampling)
     from dataclasses import asdict
 
-    from sampling.pictures import require_size
+    from sampling.pictures import completions, require_size
     from tessera.images.grids import image_grid, save_grid
     from tessera.launch.devices import configure_torch
 
@@ -117,7 +90,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     require_size("--count", arguments.count + 1, pipeline.layout.image_shape)
     image, known = read_given(arguments.image, arguments.mask, pipeline.vqvae.config["preparation"])
     whole = asdict(settings) | {"seed": section.seed, "batch_size": section.batch_size}
-    pictures = complete(pipeline, image, known, arguments.count, label, whole)
+    pictures = completions(pipeline, image, known, arguments.count, label, whole)
     save_grid(image_grid(pictures, min(section.grid_columns, len(pictures))), arguments.output)
     guided = " without guidance, as there is no --class" if pipeline.num_classes and label is None else ""
     print(f"{arguments.output}: {known.float().mean():.0%} of the pixels given, {arguments.count} completions{guided}")

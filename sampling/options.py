@@ -57,7 +57,7 @@ def section_with(arguments: argparse.Namespace, section: SamplingParams) -> Samp
         UserError: a value is of another type or out of range.
     """
     given = {name: getattr(arguments, name) for name in VALUES if getattr(arguments, name) is not None}
-    changes = {name: _value(text) for name, text in given.items()}
+    changes = {name: value_of(text) for name, text in given.items()}
     try:
         return SamplingParams.model_validate_json(json.dumps(section.values() | changes))
     except ValidationError as error:
@@ -74,10 +74,10 @@ def section_with(arguments: argparse.Namespace, section: SamplingParams) -> Samp
         ) from None
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
     """The value of an option's text: a number, None for "none", several of these between commas, or else the text."""
     if "," in text:
-        return [_value(part) for part in text.split(",")]
+        return [value_of(part) for part in text.split(",")]
     if text.strip().lower() in ("none", "null"):
         return None
     for kind in (int, float):

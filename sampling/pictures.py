@@ -1,8 +1,9 @@
-"""Pictures of sampled images: each class in rows of its own, with its name; and single images as Pillow has them."""
+"""Pictures of sampled images and of completions, as the commands and the demo make them; single images for Pillow."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -11,6 +12,10 @@ from sampling.captions import beside, drawable
 from sampling.labels import Classes
 from tessera.errors import UserError
 from tessera.images.grids import GREY, PADDING, enlargement, image_grid
+from tessera.images.pixels import to_float, to_uint8
+
+if TYPE_CHECKING:
+    from sampling.pipeline import TwoStagePipeline
 
 GRID_CLASSES = 50  # of more classes, a picture shows the first 50, unless they are named
 MOST_PIXELS = 10**8  # of a picture; programs refuse to open, or take long for, what is larger
@@ -39,6 +44,46 @@ def classes_in_rows(pixels: torch.Tensor, numbers: list[int], columns: int, clas
     padded = torch.cat([part for images in pixels.split(each) for part in (images, blank)])
     names = [name for number in numbers for name in (_name(classes, number), *[None] * (rows - 1))]
     return beside(image_grid(padded, columns), names, pixels.shape[2] * enlargement(pixels.shape))
+
+
+def arranged(pixels: torch.Tensor, shown: list[int], columns: int, classes: Classes) -> torch.Tensor:
+    """A picture in which a class's images have rows of their own. Images of one class, or of none, are in a square.
+
+    Args:
+        pixels: uint8 (n, C, H, W), the classes in turn.
+        shown: the numbers of these classes; empty without classes.
+        columns: images a row at most, where there are several classes.
+
+    Returns:
+        uint8 (3, height, width).
+    """
+    if not shown:
+        return image_grid(pixels, square(len(pixels)))
+    each = len(pixels) // len(shown)
+    columns = square(each) if len(shown) == 1 else -(-each // -(-each // columns))  # full rows, as far as possible
+    ordered = torch.cat([pixels[place :: len(shown)] for place in range(len(shown))])
+    return classes_in_rows(ordered, shown, columns, classes)
+
+
+def completions(
+    pipeline: TwoStagePipeline,
+    image: torch.Tensor,
+    known: torch.Tensor,
+    count: int,
+    label: int | None,
+    settings: dict[str, Any],
+) -> torch.Tensor:
+    """The image with grey for what is unknown, and `count` completions of it: uint8 (count + 1, C, H, W).
+
+    Args:
+        image: uint8 (C, H, W); known: bool (H, W).
+        label: the image's class, or None for no class in particular.
+        settings: of `TwoStagePipeline.complete`.
+    """
+    labels = None if label is None else [label] * count
+    images = to_float(image)[None].expand(count, -1, -1, -1)
+    completed = pipeline.complete(images, known.expand(count, 1, -1, -1), labels, **settings)
+    return torch.cat([image.masked_fill(~known, GREY)[None], to_uint8(completed)])
 
 
 def square(count: int) -> int:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from sampling.labels import Classes
     from sampling.parameters import SamplingParams
 
 MODULE = "sampling.sample"
@@ -53,8 +52,10 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
     """
     from dataclasses import asdict
 
+    import torch
+
     from sampling import pictures
-    from tessera.images.grids import enlarged
+    from tessera.images.grids import enlarged, save_grid
     from tessera.images.pixels import to_uint8
 
     each, output, factor = arguments.count or section.grid_columns, arguments.output, arguments.enlarge or 1
@@ -85,7 +86,7 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
     said = f"{each} images" + "".join(what)
     drawn = ", ".join(f"{name} {settings[name]}" for name in TOLD if settings[name] is not None)
     if output:
-        write_picture(kept, shown, section.grid_columns, classes, output)
+        save_grid(pictures.arranged(torch.cat(kept), shown, section.grid_columns, classes), output)
         print(f"{output}: {said}, {drawn}")
     if arguments.images:
         print(f"{arguments.images}: {said}, {drawn}")
@@ -115,29 +116,6 @@ def write_images(batches: Iterator[torch.Tensor], names: list[str], folder: Path
             places = torch.arange(place - len(batch), place) % max(1, len(names))
             yield batch[places < kept]
         staging.rename(folder)
-
-
-def write_picture(batches: list[torch.Tensor], shown: list[int], columns: int, classes: Classes, path: Path) -> None:
-    """Write one picture: a class's images in rows of their own, or all images in a square.
-
-    Args:
-        batches: uint8 (B, C, H, W), the classes in turn.
-        shown: the numbers of these classes; empty without classes.
-        columns: images a row at most, where there are several classes.
-    """
-    import torch
-
-    from sampling.pictures import classes_in_rows, square
-    from tessera.images.grids import image_grid, save_grid
-
-    pixels = torch.cat(batches)
-    if not shown:
-        save_grid(image_grid(pixels, square(len(pixels))), path)
-        return
-    each = len(pixels) // len(shown)
-    columns = square(each) if len(shown) == 1 else -(-each // -(-each // columns))  # full rows, as far as possible
-    ordered = torch.cat([pixels[place :: len(shown)] for place in range(len(shown))])
-    save_grid(classes_in_rows(ordered, shown, columns, classes), path)
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:
