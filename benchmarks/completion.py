@@ -1,16 +1,20 @@
-"""Does a completion answer to what is given? The classifier on images whose left half is given.
+"""Does a completion answer to what is given? The classifier on images of which a part is given.
 
-    python benchmarks/completion.py [--images 1000] [--temperature 1.0] [--json FILE] [--grid FILE]
+    python benchmarks/completion.py [--given left right upper lower centre] [--images 1000] [--temperature 1.0]
+        [--order layout] [--decoding-steps 8] [--json FILE] [--grid FILE]
 
-For a finished run (models/ and data/ in the current folder): the first test images, whole; with the right half grey;
-and with the right half completed by the prior, without a label. How many of each the classifier gives their class.
+For a finished run (models/ and data/ in the current folder): the first test images, whole; with all but the given part
+grey; and with the rest completed by the prior, without a label. How many of each the classifier gives their class, and
+how many images are completed in a second. `--order` and `--decoding-steps` are of the priors that draw by them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import repository  # noqa: F401
 import torch
@@ -24,16 +28,22 @@ from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import open_prepared
 
 SHOWN = 16  # images in the grid
+GIVEN = ("left", "right", "upper", "lower", "centre")
 
 
-def completions(
-    pipeline: TwoStagePipeline, pixels: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (B, C, H, W), uint8, with the right half grey, and with it completed."""
-    known = torch.zeros(pixels.shape[-2:], dtype=torch.bool)
-    known[:, : pixels.shape[-1] // 2] = True
-    completed = pipeline.complete(to_float(pixels), known, seed=1, batch_size=256, temperature=temperature)
-    return pixels.masked_fill(~known, 128), to_uint8(completed)
+def known_part(given: str, height: int, width: int) -> torch.Tensor:
+    """bool (height, width): a half of the image, or the half of its height and width that is in its centre."""
+    rows, columns = height // 2, width // 2
+    known = torch.zeros(height, width, dtype=torch.bool)
+    parts = {
+        "left": (slice(None), slice(columns)),
+        "right": (slice(None), slice(columns, None)),
+        "upper": (slice(rows), slice(None)),
+        "lower": (slice(rows, None), slice(None)),
+        "centre": (slice(height // 4, height // 4 + rows), slice(width // 4, width // 4 + columns)),
+    }
+    known[parts[given]] = True
+    return known
 
 
 def agreement(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor) -> float:
@@ -41,33 +51,46 @@ def agreement(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor
 
 
 def measure(
-    pipeline: TwoStagePipeline, classifier: Classifier, count: int, temperature: float
-) -> tuple[dict, torch.Tensor]:
-    """The three agreements, and the first images of each kind as one picture."""
+    pipeline: TwoStagePipeline, classifier: Classifier, count: int, given: str = "left", **settings: Any
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """The three agreements, and the first images of each kind as one picture.
+
+    `settings`: of the pipeline's `complete`.
+    """
     split = open_prepared(paths.PREPARED)["test"]
     rows = slice(0, min(count, len(split)))
     pixels, labels = split.pixels(rows), split.label_tensor(rows)
-    kinds = dict(
-        zip(("whole", "blank", "completed"), (pixels, *completions(pipeline, pixels, temperature)), strict=True)
-    )
+    known = known_part(given, *pixels.shape[-2:])
+    began = time.perf_counter()
+    completed = pipeline.complete(to_float(pixels), known, seed=1, batch_size=256, **settings)
+    seconds = time.perf_counter() - began
+    kinds = {"whole": pixels, "blank": pixels.masked_fill(~known, 128), "completed": to_uint8(completed)}
     found = {kind: agreement(classifier, images, labels) for kind, images in kinds.items()}
-    return found | {"images": len(pixels)}, stacked_grid([images[:SHOWN] for images in kinds.values()])
+    found |= {"images": len(pixels), "images_per_second": len(pixels) / seconds}
+    return found, stacked_grid([images[:SHOWN] for images in kinds.values()])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--given", nargs="+", choices=GIVEN, default=["left"])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--order", default="layout")
+    parser.add_argument("--decoding-steps", type=int, default=8)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--grid", type=Path, help="also the first images: whole, half, completed")
+    parser.add_argument("--grid", type=Path, help="also the first images: whole, given, completed; of the first part")
     options = parser.parse_args()
     classifier, _ = load_classifier(paths.CLASSIFIER)
     if classifier is None:
         raise SystemExit("the data has no labels: nothing to agree with")
-    found, picture = measure(TwoStagePipeline.load(paths.MODELS), classifier, options.images, options.temperature)
-    print("  ".join(f"{kind} {value:.1%}" for kind, value in found.items() if kind != "images"))
-    if options.grid:
-        save_grid(picture, options.grid)
+    pipeline, found = TwoStagePipeline.load(paths.MODELS), {}
+    settings = {name: getattr(options, name) for name in ("temperature", "order", "decoding_steps")}
+    for given in options.given:
+        found[given], picture = measure(pipeline, classifier, options.images, given, **settings)
+        shares = "  ".join(f"{kind} {found[given][kind]:.1%}" for kind in ("whole", "blank", "completed"))
+        print(f"{given}: {shares}  {found[given]['images_per_second']:.1f} images/s", flush=True)
+        if options.grid and given == options.given[0]:
+            save_grid(picture, options.grid)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

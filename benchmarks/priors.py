@@ -5,9 +5,9 @@
 It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. Then
 each prior is trained for as many steps as fit into --minutes: a step is timed first; compilation and validation come on
 top. The learning rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`,
-`evaluate` and completions (benchmarks/completion.py) run. Each prior is a row, measured on the test split. A row that
-the file --rows holds is not run again; give another file to measure again. The presets have one level of codes, where a
-chain is its only link, so a chain has no row.
+`evaluate` and completions of each part (benchmarks/completion.py) run. Each prior is a row, measured on the test split.
+A row that the file --rows holds is not run again; give another file to measure again. The presets have one level of
+codes, where a chain is its only link, so a chain has no row.
 
 The script prints the table in markdown. --grids keeps each prior's grids of images, and makes two pictures with a row
 for each prior, in the table's order: PRESET.png has two samples of each class; PRESET_completed.png has test images,
@@ -74,6 +74,9 @@ PRIORS: dict[str, dict[str, Any]] = {  # by label: the option's name, and the ch
     "transformer, llama": {"name": "transformer", "architecture": "llama"} | WIDTHS,
     "rq_transformer": {"name": "rq_transformer", "depth_layers": 1} | WIDTHS,
     "masked": {"name": "masked"} | WIDTHS,
+    "next_scale": {"name": "next_scale"} | WIDTHS,
+    "any_order": {"name": "any_order", "annealing": None} | WIDTHS,
+    "any_order, annealed": {"name": "any_order", "annealing": [0.5, 0.75]} | WIDTHS,
 }
 TRAINED = [label for label in PRIORS if label not in ("uniform", "counts")]
 
@@ -110,7 +113,8 @@ def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
 
 
 def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> Params:
-    return parameters((changes or {}) | {"runtime.threads": options.threads}, options.preset, options.dataset)
+    own = getattr(options, "changes", {})  # of the preset
+    return parameters(own | (changes or {}) | {"runtime.threads": options.threads}, options.preset, options.dataset)
 
 
 def run_once(options: argparse.Namespace) -> None:
@@ -134,8 +138,8 @@ def images_per_second(pipeline: TwoStagePipeline, guidance_scale: float, count: 
     return count / (time.perf_counter() - began)
 
 
-def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
-    steps = steps_in(options.minutes, label, options) if label in TRAINED else 0
+def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
+    """A row: a prior that is trained for so many steps."""
     params = params_of(options, changes_of(label, steps))
     torch.compiler.reset()
     began = time.monotonic()
@@ -147,7 +151,8 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
     training = json.loads((train_prior.RESULTS / "metrics.json").read_text(encoding="utf-8"))["validation"]
     classifier, _ = load_classifier(paths.CLASSIFIER)
     pipeline = TwoStagePipeline.load(paths.MODELS)
-    completed, picture = completion.measure(pipeline, classifier, 1000, temperature=1.0)
+    completions = {g: completion.measure(pipeline, classifier, 1000, g, temperature=1.0) for g in completion.GIVEN}
+    completed, picture = completions["left"]
     rates = {name: images_per_second(pipeline, scale) for name, scale in (("unguided", 1.0), ("guided", 2.0))}
     if options.grids:
         options.grids.mkdir(parents=True, exist_ok=True)
@@ -170,7 +175,13 @@ def measure(label: str, options: argparse.Namespace) -> dict[str, Any]:
         "seconds": trained,
         "images_per_second": rates,
         "completion": completed,
+        "completed": {given: found["completed"] for given, (found, _) in completions.items()},
         **{name: figures[name] for name in ("bits_per_dim", "nats_per_token", "classifier")},
+        "frechet_distance": {
+            name: found["frechet_distance"]
+            for name, found in figures.get("distribution", {}).items()
+            if isinstance(found, dict) and "frechet_distance" in found
+        },
     }
 
 
@@ -226,6 +237,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"\nThe classifier on the images before completion: {given['whole']:.1%}; half grey: {given['blank']:.1%}."
         )
+    if parts := [row for row in rows if "completed" in row]:
+        lines += ["", "| completed, given its | " + " | ".join(completion.GIVEN) + " |"]
+        lines.append("|" + " --- |" * (1 + len(completion.GIVEN)))
+        for row in parts:
+            lines.append(
+                f"| {row['label']} | " + " | ".join(f"{row['completed'][g]:.1%}" for g in completion.GIVEN) + " |"
+            )
     return "\n".join(lines)
 
 
@@ -246,7 +264,8 @@ def main() -> None:
     done = {(row["preset"], row["label"], row["minutes"]) for row in read_rows(options.rows)}
     for label in options.only or PRIORS:
         if (options.preset, label, options.minutes) not in done:
-            add_row(options.rows, measure(label, options))
+            steps = steps_in(options.minutes, label, options) if label in TRAINED else 0
+            add_row(options.rows, measure(label, steps, options))
     rows = [
         row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)
     ]

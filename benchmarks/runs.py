@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,6 +39,16 @@ STAGE1 = "stage1_vqvae."
 def code_of(*files: Path) -> str:
     """What the code of these files hashes to, so that a row says what it is of."""
     return sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:12]
+
+
+def processor() -> str:
+    """The name of this machine's GPU, or else of its processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def absolute(text: str) -> Path:

@@ -65,6 +65,11 @@ PRIORS: dict[str, tuple[str, dict[str, Any], int]] = {  # name, params, depth
         LLM_SIZE := {k: v for k, v in LLM.items() if k != "extra"} | {"depth_layers": 2},
         4,
     ),
+    "any_order": (
+        "any_order",
+        {k: v for k, v in LLM_SIZE.items() if k != "depth_layers"} | {"annealing": None},
+        1,
+    ),
     "masked": ("masked", {k: v for k, v in LLM_SIZE.items() if k != "depth_layers"} | {"bound_draws": 1}, 1),
 }
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -24,7 +24,8 @@ def machine(dtype: torch.dtype) -> dict[str, float]:
 
 
 ONCE_A_ROW = (".above.", ".condition.", ".vertical_")  # weights of convolutional priors that are used once a row
-ONCE = ("embedding", "token", "place", "label", "wte", "wpe")  # weights used once, and tables of which a row is read
+# Weights that are used once, and tables of which a row is read.
+ONCE = ("embedding", "token", "place", "source", "label", "wte", "wpe")
 
 
 @torch.inference_mode()

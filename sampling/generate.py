@@ -59,6 +59,7 @@ class BatchSampler:
     ) -> None:
         self.streams, self.settings, self.labelled, self.tick = streams, settings, labelled, tick
         self.decoding_steps, self.choice_temperature = settings.decoding_steps, settings.choice_temperature
+        self.order = settings.order
         self.filters: list[dict[str, Each]] = [settings.filters(level) for level in range(levels)]
 
     def guided(self, levels: Iterable[int]) -> bool:

@@ -27,8 +27,9 @@ VALUES = {
     "min_p": "keep the codes with at least this share of the likeliest one's probability",
     "guidance_scale": "1: no guidance; more follows the class more closely",
     "guidance_schedule": "constant or linear",
-    "decoding_steps": "of a masked prior: forward passes",
+    "decoding_steps": "of a masked prior, and of an any-order prior in parallel: forward passes",
     "choice_temperature": "of a masked prior: scale of the noise added to each code's confidence",
+    "order": "of an any-order prior: layout, random or parallel",
     "seed": "random seed",
     "batch_size": "images drawn at once",
     "decoder": "likelihood, or refined where `refine_decoder` has trained one",
@@ -38,7 +39,7 @@ VALUES = {
 def add_values(parser: Any) -> None:
     """Adds an option for each value of `VALUES`. One that is not given is None."""
     for name, help in VALUES.items():
-        metavar = "NAME" if name in ("guidance_schedule", "decoder") else "N"
+        metavar = "NAME" if name in ("guidance_schedule", "order", "decoder") else "N"
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar=metavar, help=help)
 
 

@@ -42,6 +42,7 @@ class SamplingParams(Section):
     guidance_schedule: Literal["constant", "linear"]
     decoding_steps: Positive
     choice_temperature: NonNegative
+    order: Literal["layout", "random", "parallel"]
     precision: Literal["fp32", "bf16"]
     batch_size: Positive | None
 
@@ -55,5 +56,8 @@ class SamplingParams(Section):
 
     def used_with(self, params: Any) -> dict[str, Any]:
         """The values without those that the chosen prior does not use when it draws."""
-        unused = {"decoding_steps", "choice_temperature"} - params.stage2_prior.chosen.draws_by()
+        used = params.stage2_prior.chosen.draws_by()
+        if "order" in used and self.order == "parallel":
+            used |= {"decoding_steps"}
+        unused = {"decoding_steps", "choice_temperature", "order"} - used
         return {name: value for name, value in self.values().items() if name not in unused}

@@ -32,9 +32,13 @@ class Settings:
         guidance_schedule: "constant", or "linear": the scale then rises from 1 at an image's first code to
             `guidance_scale` at its last.
         decoding_steps: number of forward passes in which a masked prior fills in the codes of an image, or of its level
-            if it is the link of a chain.
+            if it is the link of a chain. Where `order` is "parallel", an any-order prior takes so many for each depth
+            of each level.
         choice_temperature: scale of the Gumbel noise that a masked prior adds to each code's confidence. It falls
             linearly to 0 over the forward passes.
+        order: of the codes that an any-order prior draws: "layout", the order of the likelihood; "random", each level's
+            positions shuffled, another order for each image; or "parallel", the same with many positions at a time,
+            which do not depend on one another.
     """
 
     temperature: Each | list[Each] = 0.9
@@ -45,6 +49,7 @@ class Settings:
     guidance_schedule: str = "constant"
     decoding_steps: int = 8
     choice_temperature: float = 4.5
+    order: str = "layout"
 
     @classmethod
     def plain(cls) -> Settings:
@@ -76,8 +81,9 @@ class Settings:
             for level, one in enumerate(several):
                 whole = len(several) != len(layout.levels)
                 _check(name, one, layout.vocabulary if whole else layout.levels[level].codebook_size)
-        if settings.guidance_schedule not in ("constant", "linear"):
-            raise UserError(f"guidance_schedule: expected constant or linear, got {settings.guidance_schedule!r}")
+        for name, words in (("guidance_schedule", ("constant", "linear")), ("order", ("layout", "random", "parallel"))):
+            if (value := getattr(settings, name)) not in words:
+                raise UserError(f"{name}: expected {' or '.join(words)}, got {value!r}")
         for name, least in (("decoding_steps", 1), ("choice_temperature", 0)):
             value = getattr(settings, name)
             whole = isinstance(value, int) or name == "choice_temperature"

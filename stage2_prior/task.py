@@ -56,7 +56,8 @@ class PriorTask(Task):
         return model(**batch, link=self.levels[name]) if self.levels else model(**batch)
 
     def batch(self, step: int, rows: slice) -> Batch:
-        """int64 `tokens` (rows, N) and `labels` (rows,); float32 `noise` (rows, M) if the prior takes any.
+        """int64 `tokens` (rows, N) and `labels` (rows,); float32 `noise` (rows, M) and `progress` (rows,) if the prior
+        takes any.
 
         Some labels are replaced by the null label. Some images' codes come from an extra pass, where the image was
         flipped or shifted.
@@ -78,6 +79,9 @@ class PriorTask(Task):
         if self.model.noise:
             random = generator("noise", self.params.seed, step)
             batch["noise"] = torch.rand(size, self.model.noise, generator=random)[rows]
+        if self.model.paced:
+            done = min(1.0, step / (self.params.schedule_steps or self.params.steps))
+            batch["progress"] = torch.full((len(indices),), done)
         return batch
 
     def validate(self) -> dict[str, float]:

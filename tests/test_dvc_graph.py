@@ -143,6 +143,8 @@ def changed_values(path: str, value: Any) -> Iterator[Any]:
         "sampling.guidance_schedule": ["linear"],
         "sampling.decoder": ["refined"],
         "stage1_vqvae.scales.sides": [[1, 2, 4]],
+        "sampling.order": ["random"],
+        "stage2_prior.any_order.annealing": [[0.5, 0.75]],
         "stage1_vqvae.objective.adversarial.discriminator.patch.norm": ["batch"],
     }
     yield from special.get(path, ())
@@ -183,8 +185,10 @@ def expected_stages(leaf: str, raw: dict[str, Any]) -> set[str]:
     section = leaf.split(".")[0]
     if section == "runtime":
         return set()
-    if leaf in ("sampling.decoding_steps", "sampling.choice_temperature") and raw["stage2_prior"]["name"] != "masked":
-        return set()  # a chain's only link is not masked here
+    drawn_by = {"masked": ("decoding_steps", "choice_temperature"), "any_order": ("order",)}  # no link of a chain here
+    special = {f"sampling.{name}" for names in drawn_by.values() for name in names}
+    if leaf in special and leaf.removeprefix("sampling.") not in drawn_by.get(raw["stage2_prior"]["name"], ()):
+        return set()
     if section == "refine_decoder":
         return set()  # it is switched off
     if leaf.startswith("stage1_vqvae.objective.") and not (leaf.endswith(".weight") and leaf.count(".") == 3):
@@ -288,6 +292,7 @@ def leaves_that_matter(raw: dict[str, Any]) -> dict[str, Any]:
             {"stage2_prior.name": "masked", "stage1_vqvae.likelihood.name": "mixture_of_logistics"},
             marks=pytest.mark.slow,
         ),
+        pytest.param({"stage2_prior.name": "any_order"}, marks=pytest.mark.slow),
     ],
     ids=lambda chosen: "-".join(chosen.values()) or "as shipped",
 )
@@ -379,6 +384,13 @@ def test_what_only_a_masked_prior_samples_by_counts_where_a_link_of_a_chain_is_m
         found = used_by(params(changes))["sample"]["parameters"]["sampling"]
         assert ("decoding_steps" in found) == ("choice_temperature" in found) == used
         assert "temperature" in found
+
+
+def test_the_passes_of_an_any_order_prior_count_where_it_draws_in_parallel(params):
+    for order, used in (("layout", False), ("random", False), ("parallel", True)):
+        found = used_by(params({"stage2_prior.name": "any_order", "sampling.order": order}))["sample"]["parameters"]
+        assert found["sampling"]["order"] == order and ("decoding_steps" in found["sampling"]) == used
+        assert "choice_temperature" not in found["sampling"]
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -104,29 +104,65 @@ class Autoregressive(Prior):
 
     def decode(self, sampler: Sampler, labels: Tensor, coarser: Tensor, forced: Tensor, part: Part) -> Tensor:
         """Draws one code after another, see `Prior.decode`."""
-        own, given = self.own_tokens, self.given_tokens
+        given, uniforms = self.given_tokens, self.token_uniforms(sampler)
         guided = sampler.guided(range(self.first, len(self.layout.levels)))
-        any_forced = bool((forced[:, given:] >= 0).any())
-        # Links of a chain are told apart by their first level. A prior over all levels has the stream without a number.
-        uniforms = sampler.uniforms(own, *([self.first] if self.first else [])).unbind(1)
         if guided:  # the null label's rows follow the labels' rows in one batch
             null = torch.full_like(labels, self.num_classes)
             decoding = self.start_decoding(torch.cat([labels, null]), torch.cat([coarser, coarser]))
         else:
             decoding = self.start_decoding(labels, coarser)
-        tokens, previous = list(coarser.unbind(1)), None
-        largest = uniforms[0].new_zeros(len(coarser))  # sum of every token's largest logit: finite if all are
-        for place, level in enumerate(self.layout.places[given:, 0].tolist()):
+        levels = self.layout.places[given:, 0].tolist()
+        drawn = self.draw(sampler, decoding, guided, levels, uniforms, part, forced=forced[:, given:])
+        return torch.cat([coarser, drawn], 1)
+
+    def token_uniforms(self, sampler: Sampler) -> Tensor:
+        """A random number for each own token, float64 (B, n)."""
+        # Links of a chain are told apart by their first level. A prior over all levels has the stream without a number.
+        return sampler.uniforms(self.own_tokens, *([self.first] if self.first else []))
+
+    def draw(
+        self,
+        sampler: Sampler,
+        decoding: DecodingState,
+        guided: bool,
+        levels: list[int],
+        uniforms: Tensor,
+        part: Part,
+        *,
+        forced: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Tensor:
+        """Draws the next k tokens of a state, one after another.
+
+        Args:
+            guided: whether the state has the null label's rows too, after the labels' rows.
+            levels: (k,), the level of each token.
+            uniforms: float64 (B, k), a random number for each token.
+            part: the part of the image's codes that these tokens are.
+            forced: int64 (B, k), tokens of at least 0 are kept; None: all are drawn.
+            previous: the token before the first one, as `next_logits` takes it.
+
+        Returns:
+            int64 (B, k).
+
+        Raises:
+            UserError: logits were NaN or infinite.
+        """
+        if forced is not None and not (forced >= 0).any():
+            forced = None
+        tokens = []
+        largest = uniforms.new_zeros(len(uniforms))  # sum of every token's largest logit: finite if all are
+        for number, (level, numbers) in enumerate(zip(levels, uniforms.unbind(1), strict=True)):
             logits = self.next_logits(decoding, previous)
             if guided:
-                logits = sampler.guide(logits, level, part.moment(place, own))
+                logits = sampler.guide(logits, level, part.moment(number, len(levels)))
             largest += logits.amax(-1)
-            token = sampler.choose(logits, uniforms[place], level)
-            if any_forced:
-                token = torch.where(forced[:, given + place] >= 0, forced[:, given + place], token)
+            token = sampler.choose(logits, numbers, level)
+            if forced is not None:
+                token = torch.where(forced[:, number] >= 0, forced[:, number], token)
             tokens.append(token)
             previous = torch.cat([token, token]) if guided else token
-            sampler.advance(part.share / own)
+            sampler.advance(part.share / len(levels))
         require_finite(largest.isfinite().all())
         return torch.stack(tokens, 1)
 

@@ -51,6 +51,7 @@ class Prior(nn.Module):
     uses_labels = True  # False: labels change no probability
     exact = True  # False: `nll` estimates an upper bound of -log p
     noise = 0  # number of uniform random numbers per image that `forward` takes
+    paced = False  # True: `forward` takes the progress of training
     null_label = True
     class_names: tuple[str, ...] | None = None
     class_images: tuple[int, ...] | None = None
@@ -133,11 +134,14 @@ class Prior(nn.Module):
         """Number of sequences per call of `nll`: `batch_size`, or fewer if their logits would not fit in memory."""
         return max(1, min(int(batch_size), MEASURED_LOGITS // (self.layout.num_tokens * self.layout.vocabulary)))
 
-    def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None, progress: Tensor | None = None
+    ) -> Tensor:
         """The training loss: mean nats per token, a scalar.
 
         Args:
             noise: random numbers (B, self.noise) in [0, 1), for a prior that takes any.
+            progress: (B,), the share of the training that is done, for a prior that is `paced`.
         """
         return self.nll(tokens, labels).mean()
 

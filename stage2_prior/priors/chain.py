@@ -86,6 +86,7 @@ class Chain(Prior):
         self.exact = all(link.exact for link in self.links)
         self.uses_labels = any(link.uses_labels for link in self.links)
         self.noise = max(link.noise for link in self.links)
+        self.paced = any(link.paced for link in self.links)
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Fits every link, see `Prior.fit`. The batches are iterated over once for each link."""
@@ -102,7 +103,12 @@ class Chain(Prior):
         return torch.cat([link.nll(tokens[:, : link.layout.num_tokens], labels) for link in self.links], dim=1)
 
     def forward(
-        self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None, link: int | None = None
+        self,
+        tokens: Tensor,
+        labels: Tensor | None,
+        noise: Tensor | None = None,
+        progress: Tensor | None = None,
+        link: int | None = None,
     ) -> Tensor:
         """The training loss of one link, or the mean of all links' losses weighted by their numbers of tokens.
 
@@ -114,9 +120,9 @@ class Chain(Prior):
         """
         if link is not None:
             chosen = self.links[link]
-            return chosen(tokens[:, : chosen.layout.num_tokens], labels, noise)
-        total = sum(part(tokens[:, : part.layout.num_tokens], labels, noise) * part.own_tokens for part in self.links)
-        return total / self.own_tokens
+            return chosen(tokens[:, : chosen.layout.num_tokens], labels, noise, progress)
+        losses = [part(tokens[:, : part.layout.num_tokens], labels, noise, progress) for part in self.links]
+        return sum(loss * part.own_tokens for loss, part in zip(losses, self.links, strict=True)) / self.own_tokens
 
     def compile(self, *arguments: Any, **options: Any) -> None:
         """Compile each link that is trained, as `torch.nn.Module.compile` does: each has a loss of its own."""

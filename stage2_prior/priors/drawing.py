@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,12 +19,16 @@ class Sampler(Protocol):
     """The settings, the random numbers and the progress report of one batch of images.
 
     Attributes:
-        decoding_steps: number of forward passes in which a masked prior fills in all codes.
+        decoding_steps: number of forward passes in which a masked prior fills in all codes, and an any-order prior the
+            positions of a level if its order is "parallel".
         choice_temperature: scale of the Gumbel noise that a masked prior adds to each code's confidence.
+        order: in which an any-order prior draws codes: "layout" or "random", one after another; or "parallel", at
+            random and many at a time.
     """
 
     decoding_steps: int
     choice_temperature: float
+    order: str
 
     def guided(self, levels: Iterable[int]) -> bool:
         """Whether there are labels, and any of these levels (0: the coarsest) has a guidance scale other than 1.
@@ -104,6 +109,26 @@ def choose_several(sampler: Sampler, logits: Tensor, uniforms: Tensor, level: in
     return torch.cat(
         [sampler.choose(part.flatten(0, 1), numbers.flatten(), level).view(part.shape[:2]) for part, numbers in parts]
     )
+
+
+def left_unknown(number: int, passes: int, free: Tensor, unknown: Tensor) -> Tensor:
+    """How many of the codes that a prior draws in several passes are still unknown after one of them.
+
+    The number falls along a cosine. Every pass makes at least one code known, and the last makes all known.
+
+    Args:
+        number: of the pass, from 0.
+        free: the number of unknown codes before all passes; unknown: before this one. Both int64, of one shape.
+
+    Returns:
+        int64, of their shape.
+
+    Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer", section 3.2.
+    """
+    if number + 1 == passes:
+        return 0 * free
+    left = (math.cos(math.pi / 2 * (number + 1) / passes) * free).floor().long()
+    return torch.minimum(left, (unknown - 1).clamp_min(0))
 
 
 def require_finite(finite: Tensor) -> None:

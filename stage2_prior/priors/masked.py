@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stage2_prior.priors.base import Prior, token_nll
 from stage2_prior.priors.blocks import Block, Blocks
-from stage2_prior.priors.drawing import Part, Sampler, choose_several, require_finite
+from stage2_prior.priors.drawing import Part, Sampler, choose_several, left_unknown, require_finite
 from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import SequenceEnds
 from tessera.codes.layout import CodeLayout
@@ -91,7 +91,9 @@ class Masked(Prior):
         x = self.ends.embed(rows, slice(None), self.fill_labels(labels, tokens))
         return self.ends.read((transformer or self.transformer)(x)[:, self.given_tokens :])
 
-    def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None, progress: Tensor | None = None
+    ) -> Tensor:
         """The training loss: the mean over images of each image's mean nats per masked token.
 
         Each image has as many masked tokens as a uniformly random moment of decoding would have. The mean is taken over
@@ -176,13 +178,10 @@ class Masked(Prior):
             uniforms = sampler.uniforms(2 * own, "masked", self.first, number)
             moment, done = part.moment(number, passes), (number + 1) / passes
             # The noise falls linearly to 0, which it reaches in the last pass.
-            chosen, confidence = self._choose_all(
+            chosen, confidence = self._choose_several(
                 sampler, logits, guided, moment, uniforms, sampler.choice_temperature * (1 - done)
             )
-            left = (math.cos(math.pi / 2 * (number + 1) / passes) * free).floor().long()
-            # Every pass makes at least one token known, and the last makes all known.
-            most = (unknown.sum(1, keepdim=True) - 1).clamp_min(0)
-            left = torch.minimum(left, most) if number + 1 < passes else 0 * left
+            left = left_unknown(number, passes, free, unknown.sum(1, keepdim=True))
             rank = confidence.masked_fill(~unknown, torch.inf).argsort(-1, descending=True).argsort(-1)
             kept = unknown & (rank < own - left)
             tokens[:, given:] = torch.where(kept, chosen, tokens[:, given:])
@@ -191,7 +190,7 @@ class Masked(Prior):
         require_finite(finite)
         return tokens
 
-    def _choose_all(
+    def _choose_several(
         self, sampler: Sampler, logits: Tensor, guided: bool, moment: float, uniforms: Tensor, noise_scale: float
     ) -> tuple[Tensor, Tensor]:
         """A code for every own token, int64 (B, n), and each code's confidence, float64 (B, n).

@@ -38,7 +38,8 @@ class PriorParams(Section):
     """
 
     trained: ClassVar[bool] = True  # trained by gradients, so that its section has the parameters `training`
-    # Which of `decoding_steps` and `choice_temperature` of `sampling` the prior draws by. Others change no sample.
+    # Which of `decoding_steps`, `choice_temperature` and `order` of `sampling` the prior draws by. Others change no
+    # sample. Who draws by `order` draws by `decoding_steps` where it is parallel.
     sampled_by: ClassVar[frozenset[str]] = frozenset()
 
     largest_softmax: Annotated[int, Field(ge=2, le=LARGEST)]

@@ -73,7 +73,8 @@ class SubTokens(Prior):
 
     def __init__(self, layout: CodeLayout, inner: Prior) -> None:
         super().__init__(layout, inner.num_classes, inner.first)
-        self.inner, self.trained, self.exact, self.noise = inner, inner.trained, inner.exact, inner.noise
+        self.inner, self.trained, self.exact = inner, inner.trained, inner.exact
+        self.noise, self.paced = inner.noise, inner.paced
         self.uses_labels, self.resolved_params = inner.uses_labels, inner.resolved_params
         sizes = inner.layout.codebook_sizes
         weights, counts = torch.ones_like(sizes), []
@@ -117,9 +118,11 @@ class SubTokens(Prior):
         """See `Prior.nll`."""
         return self._gather(self.inner.nll(self.split(tokens), labels))[:, self.given_tokens :]
 
-    def forward(self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, labels: Tensor | None, noise: Tensor | None = None, progress: Tensor | None = None
+    ) -> Tensor:
         """The training loss, a scalar: mean nats per code."""
-        return self.inner(self.split(tokens), labels, noise) * (self.inner.own_tokens / self.own_tokens)
+        return self.inner(self.split(tokens), labels, noise, progress) * (self.inner.own_tokens / self.own_tokens)
 
     def estimate(self, tokens: Tensor, labels: Tensor | None, again: int = 0) -> tuple[Tensor, Tensor]:
         """See `Prior.estimate`."""

@@ -94,7 +94,7 @@ def test_a_table_takes_no_products(sampling: ModuleType, monkeypatch: pytest.Mon
     assert work_of(sampling.make("counts", "fp32", 4), 5)["flops"] == 0
 
 
-@pytest.mark.parametrize("name", ["gpt2", "rq_transformer", "masked"])
+@pytest.mark.parametrize("name", ["gpt2", "rq_transformer", "any_order", "masked"])
 def test_the_work_of_a_transformer_is_that_of_its_products(
     name: str, sampling: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,8 @@ def test_what_cannot_be_completed_is_one_line(files, capsys, arguments, message)
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-def test_the_benchmark_of_completions_gives_the_left_half_and_nothing_else(tiny_run, repository, monkeypatch):
+@pytest.mark.parametrize("given", ["left", "lower"])
+def test_the_benchmark_of_completions_gives_a_half_and_nothing_else(tiny_run, repository, monkeypatch, given):
     tiny_run((1, 8, 16), prior="pixelcnn")
     assert classifier.main([]) == 0
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
@@ -121,11 +122,11 @@ def test_the_benchmark_of_completions_gives_the_left_half_and_nothing_else(tiny_
     whole = pipeline.complete
     monkeypatch.setattr(pipeline, "complete", lambda *a, **k: asked.append((a, k)) or whole(*a, **k))
     judge, _ = load_classifier(paths.CLASSIFIER)
-    found, picture = completion.measure(pipeline, judge, 15, temperature=0.5)
+    found, picture = completion.measure(pipeline, judge, 15, given, temperature=0.5)
     test = open_prepared(paths.PREPARED)["test"]
     pixels, labels = test.pixels(slice(0, 15)), test.label_tensor(slice(0, 15))
     known = torch.zeros(8, 16, dtype=torch.bool)
-    known[:, :8] = True
+    known[(slice(None), slice(8)) if given == "left" else (slice(4, 8), slice(None))] = True
     (((images, mask), settings),) = asked
     assert torch.equal(images, to_float(pixels)) and torch.equal(mask, known) and "labels" not in settings
     completed = to_uint8(whole(images, known, seed=1, temperature=0.5))
@@ -133,3 +134,26 @@ def test_the_benchmark_of_completions_gives_the_left_half_and_nothing_else(tiny_
     for kind, shown in kinds.items():
         assert found[kind] == pytest.approx((predict(judge, shown) == labels).float().mean().item()), kind
     assert found["images"] == 15 and picture.ndim == 3
+
+
+def test_the_parts_that_the_benchmark_gives_are_halves_and_a_quarter_in_the_centre(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import completion
+
+    parts = {given: completion.known_part(given, 8, 12) for given in completion.GIVEN}
+    assert {given: int(part.sum()) for given, part in parts.items()} == dict.fromkeys(parts, 48) | {"centre": 24}
+    assert (parts["left"] ^ parts["right"]).all() and (parts["upper"] ^ parts["lower"]).all()
+    assert parts["centre"][2:6, 3:9].all() and parts["lower"][4:].all()
+
+
+def test_the_benchmark_of_orders_has_a_row_for_each(tiny_run, repository, monkeypatch):
+    tiny_run((1, 8, 16), prior="any_order")
+    assert classifier.main([]) == 0
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import orders
+
+    pipeline, (judge, _) = TwoStagePipeline.load(paths.MODELS), load_classifier(paths.CLASSIFIER)
+    real = open_prepared(paths.PREPARED)["validation"].pixels(slice(None))
+    rows = [orders.measure(pipeline, judge, real, 6, "lower", way) for way in orders.ways([2])]
+    assert [row["order"] for row in rows] == ["layout", "random", "parallel"] and rows[2]["decoding_steps"] == 2
+    assert all(0 <= row["completed"] <= 1 and row["distance"] > 0 for row in rows)

@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import pytest
+import recomputed
 import torch
 
 from sampling.choose import choose, guide
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
+from stage2_prior.priors.any_order import AnyOrder
 from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.chain import Chain
 from stage2_prior.priors.masked import Masked
@@ -36,6 +38,7 @@ PRIORS: dict[str, Case] = {name: (name, {}) for name in options(PACKAGE) if name
     "sub-tokens of a transformer": ("transformer", {"largest_softmax": 3}),
     "sub-tokens of rq_transformer": ("rq_transformer", {"largest_softmax": 3}),
     "masked sub-tokens": ("masked", {"largest_softmax": 3}),
+    "sub-tokens in any order": ("any_order", {"largest_softmax": 3}),
 }
 # Each way to begin from the tokens of a coarser level: every kind of prior is the finer link of a chain once.
 CHAINS: dict[str, tuple[Case, Case]] = {
@@ -47,6 +50,7 @@ CHAINS: dict[str, tuple[Case, Case]] = {
     "transformer, then counts": (PRIORS["transformer"], PRIORS["counts"]),
     "masked last": (PRIORS["pixelcnn"], PRIORS["masked"]),
     "next_scale last": (PRIORS["counts"], PRIORS["next_scale"]),
+    "any order last": (PRIORS["pixelcnn"], PRIORS["any_order"]),
 }
 ALL = [*PRIORS, *CHAINS]
 
@@ -112,7 +116,8 @@ def recompute(prior, labels, settings, given=None, seed=1):
             forced = torch.where(link.spread(forced) < 0, -1, link.split(forced.clamp_min(0)))
         count = prior.layout.num_tokens - 1  # where the link's own codes stand among all codes, from 0 to 1
         span = (link.given_tokens / count, (link.layout.num_tokens - 1) / count)
-        way = {Masked: masked_tokens, NextScale: tokens_by_scale}.get(type(inner), tokens_in_order)
+        ways = {Masked: masked_tokens, NextScale: tokens_by_scale, AnyOrder: recomputed.drawn}
+        way = ways.get(type(inner), tokens_in_order)
         tokens = way(inner, tokens, labels, settings, forced, seed, span)
         if isinstance(link, SubTokens):
             tokens = torch.cat([joined, link.join(tokens)[:, joined.shape[1] :]], 1)

@@ -70,6 +70,7 @@ def test_numbers_of_numpy_are_numbers(pipeline):
         ({"temperature": [1.0, 0.9]}, "temperature: 2 values for 1 levels"),
         ({"top_p": [1.5]}, "top_p: expected"),
         ({"guidance_schedule": "rising"}, "guidance_schedule: expected constant or linear, got 'rising'"),
+        ({"order": "raster"}, "order: expected layout or random or parallel, got 'raster'"),
         ({"decoding_steps": 0}, "decoding_steps: expected a whole number of at least 1, got 0"),
         ({"decoding_steps": 2.5}, "decoding_steps: expected a whole number"),
         ({"choice_temperature": math.inf}, "choice_temperature: expected"),

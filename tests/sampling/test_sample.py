@@ -68,11 +68,15 @@ def test_a_value_that_is_given_is_the_one_that_is_used(run, option, text, change
 
 
 @pytest.mark.parametrize(
-    ("option", "name", "value"),
-    [("decoding-steps", "decoding_steps", 1), ("choice-temperature", "choice_temperature", 0.0)],
+    ("prior", "option", "name", "value"),
+    [
+        ("masked", "decoding-steps", "decoding_steps", 1),
+        ("masked", "choice-temperature", "choice_temperature", 0.0),
+        ("any_order", "order", "order", "random"),
+    ],
 )
-def test_values_of_a_masked_prior_are_used(tiny_run, option, name, value):
-    tiny_run((1, 8, 16), strides=[2], sizes=4, prior="masked")
+def test_values_that_only_some_priors_have_are_used(tiny_run, prior, option, name, value):
+    tiny_run((1, 8, 16), strides=[2], sizes=4, prior=prior)
     assert sample.main(["--count", "3", f"--{option}", str(value), "--images", "found"]) == 0
     expected = generated(9, "each", **{name: value})
     assert torch.equal(singles("found"), expected) and not torch.equal(expected, generated(9, "each"))

@@ -14,7 +14,7 @@ from tessera.parameters import validate
 from tessera.parameters.parts import options
 
 LAYOUT = CodeLayout((1, 8, 8), (Level(2, 2, 1, 6),))
-DECLARED = ("decoding_steps", "choice_temperature")
+DECLARED = ("decoding_steps", "choice_temperature", "order")
 
 
 class Watched(BatchSampler):

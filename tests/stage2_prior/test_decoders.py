@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stage2_prior.priors import backbone
+from stage2_prior.priors.blocks import Blocks
 from stage2_prior.priors.decoding import engine
 from stage2_prior.priors.decoding.engine import Decoder
 from stage2_prior.priors.decoding.model import LibraryDecoder, ModelDecoding
@@ -189,3 +190,31 @@ def test_a_prior_whose_decoder_does_not_fit_samples_the_same_codes(architecture,
     found = [prior.next_logits(decoding, tokens[:, i - 1] if i else None) for i in range(6)]
     torch.testing.assert_close(torch.stack(found, 1), prior.logits(tokens, torch.arange(3)), rtol=1e-3, atol=1e-3)
     assert "is decoded by transformers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch", [1, 4, 6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@torch.no_grad()
+def test_positions_that_are_taken_back_leave_no_trace_and_several_see_what_they_may(batch, dtype):
+    torch.manual_seed(0)
+    model = Blocks(3, 24, 3, 0.0, causal=True).to(dtype).eval()
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.2)
+    one, other = torch.randn(2, batch, 9, 24).to(dtype)
+    tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 0.1, "atol": 0.1}
+    decoder = model.decoder(batch, 9)
+    decoder.extend(one[:, :3])
+    causal = torch.ones(4, 7, dtype=torch.bool).tril(3)
+    found = decoder.extend(one[:, 3:7], causal).to(dtype)
+    torch.testing.assert_close(found, model(one)[:, 3:7], **tolerance)
+    decoder.forget(3)
+    assert decoder.length == 4
+    mixed = torch.cat([one[:, :4], other[:, 4:]], 1)
+    parts = [decoder.extend(mixed[:, i : i + 1]).to(dtype) for i in range(4, 9)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(mixed)[:, 4:], **tolerance)
+    decoder.forget(5)
+    apart = torch.tensor([[True] * 4 + [True, False], [True] * 4 + [False, True]])  # the two do not see each other
+    found = decoder.extend(mixed[:, 4:6], apart).to(dtype)
+    for i in (0, 1):
+        alone = torch.cat([mixed[:, :4], mixed[:, 4 + i : 5 + i]], 1)
+        torch.testing.assert_close(found[:, i], model(alone)[:, 4], **tolerance)

@@ -249,26 +249,54 @@ def test_damaged_codes_are_one_clear_line(
     assert "`python -m stage1_vqvae.extract`" in error and not paths.PRIOR.exists()
 
 
-def make_task(classes: int, **training: Any) -> PriorTask:
+def make_task(classes: int, name: str = "pixelcnn", **training: Any) -> PriorTask:
     from tessera.parameters import load
 
     codes = open_codes(paths.CODES)
-    section = load(Path("params.yaml")).stage2_prior.pixelcnn
+    section = getattr(load(Path("params.yaml")).stage2_prior, name)
     torch.manual_seed(0)
-    config = {"name": "pixelcnn", "params": section.arguments(), "layout": LAYOUT.to_json(), "num_classes": classes}
+    config = {"name": name, "params": section.arguments(), "layout": LAYOUT.to_json(), "num_classes": classes}
     prior = build_prior(config)
     return PriorTask(prior, codes, section.training.model_copy(update=training))
 
 
-def test_a_batch_is_the_same_however_it_is_shared(write_params: Write, write_codes: Write) -> None:
+@pytest.mark.parametrize(
+    ("prior", "names"),
+    [
+        ("pixelcnn", {"tokens", "labels"}),
+        ("masked", {"tokens", "labels", "noise"}),
+        ("any_order", {"tokens", "labels", "noise", "progress"}),
+    ],
+)
+def test_a_batch_is_the_same_however_it_is_shared(
+    write_params: Write, write_codes: Write, prior: str, names: set[str]
+) -> None:
     write_codes()
     write_params()
-    task = make_task(3)
+    task = make_task(3, prior)
     for step in (0, 4, 5):
         whole = task.batch(step, slice(0, 8))
         halves = [task.batch(step, rows) for rows in (slice(0, 4), slice(4, 8))]
-        for name in ("tokens", "labels"):
+        assert whole.keys() == names
+        for name in names:
             assert torch.equal(torch.cat([half[name] for half in halves]), whole[name])
+
+
+def test_random_numbers_change_with_the_step_and_progress_is_of_the_schedule(
+    write_params: Write, write_codes: Write
+) -> None:
+    write_codes()
+    write_params()
+    for training, expected in (
+        ({"steps": 8, "schedule_steps": None}, [0, 0.25, 1]),
+        ({"steps": 8, "schedule_steps": 4}, [0, 0.5, 1]),  # longer than its schedule
+    ):
+        task = make_task(3, "any_order", **training)
+        batches = [task.batch(step, slice(0, 4)) for step in (0, 2, 8)]
+        assert [batch["progress"].unique().tolist() for batch in batches] == [[value] for value in expected]
+        assert not torch.equal(batches[0]["noise"], batches[1]["noise"])
+        assert len(batches[0]["noise"].unique(dim=0)) == 4
+        assert torch.equal(task.batch(2, slice(0, 4))["noise"], batches[1]["noise"])
 
 
 def test_labels_are_dropped_and_extra_passes_taken_as_often_as_asked(write_params: Write, write_codes: Write) -> None:

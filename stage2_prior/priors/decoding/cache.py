@@ -109,6 +109,26 @@ class KVCache:
         scores = torch.baddbmm(self.missing[: self.room], grouped, keys, alpha=self.width**-0.5)
         return torch.bmm(scores.softmax(-1), values).view(batch, -1)
 
+    def ask_some(self, layer: int, queries: Tensor, seen: Tensor) -> Tensor:
+        """The attention of the latest n positions, each over the positions that it may see.
+
+        Args:
+            queries: (B, heads of queries, n, width of a head).
+            seen: bool (n, positions so far).
+
+        Returns:
+            (B, heads of queries, n, width of a head).
+        """
+        keys, values = (self.kept[2 * layer + i].narrow(2, 0, self.length) for i in (0, 1))
+        shared = queries.shape[1] != self.shape[1]
+        found = F.scaled_dot_product_attention(queries.to(keys.dtype), keys, values, attn_mask=seen, enable_gqa=shared)
+        return found.to(queries.dtype)
+
+    def forget(self, count: int) -> None:
+        """Takes the latest `count` positions back in every layer."""
+        self.length -= count
+        self.missing[self.length : self.length + count] = -torch.inf
+
     def restart(self) -> None:
         """Begins other sequences in the same memory."""
         self.length = 0

@@ -53,11 +53,18 @@ class Decoder:
         self.vector = shape[0] == 1 and like.device.type == "cpu" and like.dtype.itemsize >= 4
         self.cache = KVCache(len(layers), shape, like)
 
-    def extend(self, x: Tensor) -> Tensor:
+    @property
+    def length(self) -> int:
+        """The number of positions so far."""
+        return self.cache.length
+
+    def extend(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """Hidden states of the next n positions, (B, n, width) in the layers' dtype, from their embeddings.
 
         Args:
-            x: (B, n, width). n may be above 1 in the first call only.
+            x: (B, n, width).
+            seen: bool (n, positions so far and the next n), the positions that each of the next ones attends to. None:
+                itself and all before it; n may then be above 1 in the first call only.
         """
         batch, n, _ = x.shape
         new = slice(self.cache.length, self.cache.length + n)
@@ -68,10 +75,10 @@ class Decoder:
             x = x + self.places[new]
         x = x[0, 0] if self.vector and n == 1 else x.flatten(0, 1)
         for i, layer in enumerate(self.layers):
-            x = layer(x, lambda qkv, i=i: self._attend(qkv, i, batch, n, turns))
+            x = layer(x, lambda qkv, i=i: self._attend(qkv, i, batch, n, turns, seen))
         return self.finish(x).view(batch, n, -1)
 
-    def _attend(self, qkv: Tensor, layer: int, batch: int, n: int, turns: Tensor | None) -> Tensor:
+    def _attend(self, qkv: Tensor, layer: int, batch: int, n: int, turns: Tensor | None, seen: Tensor | None) -> Tensor:
         """The attention of a layer at the n new positions, (rows, width), from queries, keys and values (rows, ·)."""
         rows = qkv.shape[:-1]
         qkv = qkv.view(batch, -1, 1, self.width) if n == 1 else qkv.view(batch, n, -1, self.width).transpose(1, 2)
@@ -83,10 +90,17 @@ class Decoder:
             qk, v = _split(qkv, (queries + heads, heads), 1)
             q, k = _split(_turn(qk, turns), (queries, heads), 1)
         self.cache.put(layer, k, v)
-        if n == 1:
+        if n == 1 and seen is None:
             return self.cache.ask(layer, q).view(*rows, -1)
-        found = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=queries > heads)
+        if seen is None:
+            found = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=queries > heads)
+        else:
+            found = self.cache.ask_some(layer, q, seen)
         return found.transpose(1, 2).reshape(*rows, -1)
+
+    def forget(self, count: int) -> None:
+        """Takes the latest `count` positions back."""
+        self.cache.forget(count)
 
     def restart(self) -> None:
         """Begins other sequences with the same layers."""

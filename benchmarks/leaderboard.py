@@ -1,0 +1,182 @@
+"""Tokenizers x priors on one data set at one budget: a row for each pair.
+
+    python benchmarks/leaderboard.py DATASET --folder SCRATCH [--tokenizers NAME ...] [--priors NAME ...] [--minutes 8]
+    python benchmarks/leaderboard.py --sort gfd
+
+DATASET is CIFAR-10, a local folder in the Hub's layout. For each tokenizer, the stages before the prior run once in
+SCRATCH/TOKENIZER, with the preset cifar10; images and classifier are prepared once for all. Each prior is then trained
+for the number of steps that the file --steps holds for the pair. A pair that it does not hold is timed once: as many
+steps as take --minutes on this machine, without compilation and validation. The file names the machine.
+
+A pair that the file --rows holds is not run again, and a training that was interrupted goes on, so that the same
+command resumes. Figures are of the test split and of the preset's number of samples; Fréchet distances are in the
+features that `evaluation.features` names. Without DATASET the table is printed alone. --sort takes any of its columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import priors
+from runs import RESULTS, absolute, add_row, processor, read_rows
+
+from tessera import paths
+from tessera.codes.store import open_codes
+from tessera.launch.threads import number_of_threads
+
+QUANTIZER = "stage1_vqvae.quantizer."
+# Changes of the preset, whose codes are 8x8 of 512.
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "vq": {},
+    "fsq": {QUANTIZER + "name": "fsq", QUANTIZER + "fsq.levels": [8, 8, 8]},
+    "residual": {  # 4x4 positions of 4 codes
+        "stage1_vqvae.network.conv.strides": [8],
+        QUANTIZER + "name": "residual",
+        QUANTIZER + "residual.depth": 4,
+    },
+    "multi_scale": {"stage1_vqvae.scales.sides": [1, 2, 3, 4, 6, 8]},
+}
+PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order")
+COLUMNS = {  # of the table: a row's value, and how it is written
+    "tokenizer": "{}",
+    "prior": "{}",
+    "tokens": "{}",
+    "steps": "{:,}",
+    "distortion": "{:.4f}",
+    "rate": "{:.4f}",
+    "total": "{:.4f}",
+    "rfd": "{:.2f}",
+    "gfd": "{:.2f}",
+    "agreement": "{:.1%}",
+    "images_per_second": "{:.0f}",
+    "minutes": "{:.1f}",
+    "processor": "{}",
+}
+HIGHER = ("agreement", "images_per_second", "steps")  # columns whose largest value comes first
+
+
+def share_with(folder: Path, scratch: Path) -> None:
+    """Copies prepared images and the classifier into a tokenizer's folder from another one that has both."""
+    parts = (paths.PREPARED, paths.CLASSIFIER)
+    whole = [other for other in sorted(scratch.iterdir()) if all((other / part).exists() for part in parts)]
+    for part in parts:
+        if whole and not (folder / part).exists():
+            unfinished = (folder / part).with_name(f"{part.name}.copying")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(whole[0] / part, unfinished)
+            unfinished.rename(folder / part)
+
+
+def steps_of(tokenizer: str, prior: str, options: argparse.Namespace) -> int:
+    """The number of steps of a pair: from the file, or timed now and added to it."""
+    if prior not in priors.TRAINED:
+        return 0
+    found = json.loads(options.steps.read_text(encoding="utf-8")) if options.steps.exists() else {}
+    pair = f"{tokenizer}: {prior}"
+    if pair not in found:
+        threads = number_of_threads(options.threads)
+        timed = {"minutes": options.minutes, "processor": processor(), "threads": threads}
+        found[pair] = {"steps": priors.steps_in(options.minutes, prior, options)} | timed
+        options.steps.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = options.steps.with_name(f"{options.steps.name}.part")
+        unfinished.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        unfinished.replace(options.steps)
+    return found[pair]["steps"]
+
+
+def tokens_of() -> int:
+    """The number of tokens of an image, of the codes in the current folder."""
+    return open_codes(paths.CODES).layout.num_tokens
+
+
+def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains, draws and measures a pair in the current folder."""
+    steps = steps_of(tokenizer, prior, options)
+    found = priors.measure(prior, steps, options)
+    bits, distances = found["bits_per_dim"], found["frechet_distance"]
+    return {
+        "tokenizer": tokenizer,
+        "prior": prior,
+        "tokens": tokens_of(),
+        "distortion": bits["distortion"],
+        "rate": bits["rate_prior"],
+        "bound": "rate_prior_standard_error" in bits,
+        "total": bits["total_prior"],
+        "rfd": distances.get("reconstructions"),
+        "gfd": distances.get("default"),
+        "gfd_unguided": distances.get("unguided"),
+        "agreement": found["classifier"].get("sample_agreement"),
+        "images_per_second": found["images_per_second"]["guided"],
+        "minutes": found["seconds"] / 60,
+        "processor": processor(),
+        "threads": number_of_threads(options.threads),
+        **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier", "completed")},
+    }
+
+
+def table(rows: list[dict[str, Any]], column: str) -> str:
+    """The rows in markdown, the best of a column first; those without a value come last."""
+    sign = -1 if column in HIGHER else 1
+
+    def key(row: dict[str, Any]) -> tuple[bool, Any]:
+        value = row[column]
+        return value is None, sign * value if isinstance(value, int | float) else str(value)
+
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for row in sorted(rows, key=key):
+        cells = ["–" if row[name] is None else form.format(row[name]) for name, form in COLUMNS.items()]
+        if row["bound"]:
+            cells = [
+                ("≤ " if name in ("rate", "total") else "") + cell for name, cell in zip(COLUMNS, cells, strict=True)
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Makes the rows that are missing."""
+    for tokenizer in options.tokenizers:
+        done = {(row["tokenizer"], row["prior"]) for row in read_rows(options.rows)}
+        if not (missing := [prior for prior in options.priors if (tokenizer, prior) not in done]):
+            continue
+        folder = options.folder / tokenizer
+        folder.mkdir(parents=True, exist_ok=True)
+        share_with(folder, options.folder)
+        options.changes = TOKENIZERS[tokenizer]
+        with contextlib.chdir(folder):  # where the product reads and writes
+            priors.run_once(options)
+            for prior in missing:
+                add_row(options.rows, row_of(tokenizer, prior, options))
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("dataset", type=absolute, nargs="?", help="CIFAR-10; none: print the table alone")
+    found.add_argument("--folder", type=absolute, help="where the stages run; kept")
+    found.add_argument("--tokenizers", nargs="+", choices=tuple(TOKENIZERS), default=list(TOKENIZERS), metavar="NAME")
+    found.add_argument("--priors", nargs="+", choices=PRIORS, default=list(PRIORS), metavar="NAME")
+    found.add_argument("--minutes", type=float, default=8, help="of training, where a pair is timed")
+    found.add_argument("--rows", type=absolute, default=RESULTS / "leaderboard.jsonl")
+    found.add_argument("--steps", type=absolute, default=RESULTS / "leaderboard_steps.json")
+    found.add_argument("--sort", choices=tuple(COLUMNS), default="total", help="by which the table is sorted")
+    found.add_argument("--threads", type=int, help="default: every core")
+    found.set_defaults(preset="cifar10", grids=None, changes={})
+    return found
+
+
+def main() -> None:
+    options = parser().parse_args()
+    if options.dataset:
+        if options.folder is None:
+            raise SystemExit("--folder: name a folder where the stages run; it is kept")
+        run(options)
+    print(table(read_rows(options.rows), options.sort))
+
+
+if __name__ == "__main__":
+    main()

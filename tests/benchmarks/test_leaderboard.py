@@ -1,0 +1,105 @@
+"""The leaderboard: every pair is valid, a pair runs once, its steps are timed once, and any column sorts the table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def leaderboard(repository: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import leaderboard
+
+    return leaderboard
+
+
+@pytest.fixture
+def finished(leaderboard: ModuleType, monkeypatch: pytest.MonkeyPatch, in_tmp: Path) -> list[tuple]:
+    """What is asked of the stages, which only leave their folders and some figures."""
+    asked: list[tuple] = []
+
+    def run_once(options: Any) -> None:
+        for part in (leaderboard.paths.PREPARED, leaderboard.paths.CLASSIFIER):
+            if not part.exists():
+                asked.append((part.name, Path.cwd().name))
+                part.mkdir(parents=True)
+                (part / "file").write_text(Path.cwd().name, encoding="utf-8")
+
+    def measure(label: str, steps: int, options: Any) -> dict[str, Any]:
+        asked.append((Path.cwd().name, label, steps, dict(options.changes)))
+        bits = {"distortion": 4.0, "rate_prior": 0.5, "total_prior": 4.5}
+        if label == "masked":
+            bits["rate_prior_standard_error"] = 0.01
+        return {
+            **{"bits_per_dim": bits, "classifier": {"sample_agreement": 0.25}, "nats_per_token": {}, "completed": {}},
+            "frechet_distance": {"reconstructions": 1.0, "default": 2.0, "unguided": 3.0},
+            "images_per_second": {"guided": 7.0, "unguided": 9.0},
+            **{"seconds": 90.0, "steps": steps, "parameters": 3, "code": "c"},
+        }
+
+    monkeypatch.setattr(leaderboard.priors, "run_once", run_once)
+    monkeypatch.setattr(leaderboard.priors, "measure", measure)
+    monkeypatch.setattr(leaderboard.priors, "steps_in", lambda *a: asked.append(("timed", a[1])) or 8 * len(asked))
+    monkeypatch.setattr(leaderboard, "tokens_of", lambda: 64)
+    return asked
+
+
+def options_of(leaderboard: ModuleType, *words: str) -> Any:
+    Path("dataset").mkdir(exist_ok=True)
+    files = ["--folder", "scratch", "--rows", "rows.jsonl", "--steps", "steps.json", "--threads", "1"]
+    return leaderboard.parser().parse_args(["dataset", *files, *words])
+
+
+def test_every_pair_of_the_leaderboard_is_valid(leaderboard: ModuleType, in_tmp: Path) -> None:
+    options = options_of(leaderboard)
+    for changes in leaderboard.TOKENIZERS.values():
+        options.changes = changes
+        for prior in leaderboard.PRIORS:
+            found = leaderboard.priors.params_of(options, leaderboard.priors.changes_of(prior, 80))
+            assert found.stage2_prior.chosen.training.steps == 80
+            quantizer = found.stage1_vqvae.quantizer
+            assert set(quantizer.chosen.sizes) == {512}
+            assert quantizer.name == changes.get("stage1_vqvae.quantizer.name", "vq")
+
+
+def test_a_pair_runs_once_and_its_steps_are_timed_once(leaderboard: ModuleType, finished: list[tuple]) -> None:
+    for words in (("--priors", "any_order"), (), ()):
+        leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "fsq", *words))
+    runs = [entry for entry in finished if len(entry) == 4]
+    assert {entry[:2] for entry in runs} == {(t, p) for t in ("vq", "fsq") for p in leaderboard.PRIORS}
+    assert len(runs) == 2 * len(leaderboard.PRIORS) == sum(entry[0] == "timed" for entry in finished)
+    assert [entry for entry in finished if entry[0] in ("prepared", "classifier")] == [
+        ("prepared", "vq"),
+        ("classifier", "vq"),
+    ]  # the other tokenizer has copies
+    steps = json.loads(Path("steps.json").read_text(encoding="utf-8"))
+    assert {pair: entry["steps"] for pair, entry in steps.items()} == {f"{t}: {p}": s for t, p, s, _ in runs}
+    assert all(entry["processor"] and entry["threads"] == 1 for entry in steps.values())
+    Path("rows.jsonl").unlink()
+    finished.clear()
+    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq"))
+    assert [entry[2] for entry in finished] == [steps[f"vq: {prior}"]["steps"] for prior in leaderboard.PRIORS]
+
+
+def test_the_table_is_sorted_by_any_column_with_the_best_first(leaderboard: ModuleType, finished: list[tuple]) -> None:
+    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq"))
+    rows = leaderboard.read_rows(Path("rows.jsonl"))
+    assert all(row["processor"] and row["minutes"] == 1.5 and row["gfd"] == 2.0 for row in rows)
+    for i, row in enumerate(rows):
+        row |= {"gfd": 10.0 - i, "agreement": i / 10}
+    rows[0]["gfd"] = None
+
+    def shown(column: str) -> list[str]:
+        return [line.split(" | ")[1] for line in leaderboard.table(rows, column).splitlines()[2:]]
+
+    names = [row["prior"] for row in rows]
+    assert shown("gfd") == [*names[:0:-1], names[0]] and shown("agreement") == names[::-1]
+    assert shown("prior") == sorted(names)
+    assert len(shown("tokenizer")) == len(names)
+    bound = next(line for line in leaderboard.table(rows, "total").splitlines() if "masked" in line)
+    assert "≤ 0.5000 | ≤ 4.5000" in bound
