@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evaluation.figures import better, in_order
 from evaluation.findings import Finding, expected_usage, findings, of_a_curve
+from evaluation.lineage import FOLDERS
 from evaluation.report_charts import short
 from evaluation.report_curves import WHO
 from evaluation.report_page import DIRECTIONS, Card, Section, Table
@@ -61,14 +62,6 @@ CARDS = {
 SHARES = ("usage", "accuracy", "agreement")  # ends of the names of figures that are shown in per cent
 CRITERIA = {"train_vqvae": "distortion", "train_prior": "nats_per_token", "train_classifier": "cross_entropy"}
 LIBRARIES = ("torch", "torchvision", "accelerate", "transformers", "datasets", "dvc", "numpy", "pillow", "torchmetrics")
-ARTIFACTS = {
-    "prepared": paths.PREPARED,
-    "vqvae": paths.VQVAE,
-    "codes": paths.CODES,
-    "prior": paths.PRIOR,
-    "classifier": paths.CLASSIFIER,
-    "samples": paths.SAMPLES,
-}
 
 
 def summary(run: Published) -> Section:
@@ -178,7 +171,7 @@ def _times(run: Published, section: Section) -> list[Table]:
 
 def _hashes() -> Table:
     rows = []
-    for kind, folder in ARTIFACTS.items():
+    for kind, folder in FOLDERS.items():
         rows.append([folder.as_posix(), read_manifest(folder, kind, contents=False).identity[:16]])
     prints = sorted(paths.FINGERPRINTS.glob("*.json"))
     if prints:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -106,3 +107,16 @@ def _about_imports(error: BaseException) -> UserError | None:
         f"a library cannot be imported ({reason}); install the libraries again, torch and torchvision from one place; "
         "`python -m tessera doctor` tells which are broken"
     )
+
+
+def exit_status(error: Exception) -> int:
+    """Prints an error that a user can mend as one line on standard error, and returns its exit status.
+
+    Raises:
+        Exception: `error` itself, where no user can mend it.
+    """
+    known = error if isinstance(error, UserError) else explained(error)
+    if known is None:
+        raise error
+    print(f"error: {known}", file=sys.stderr)
+    return known.status

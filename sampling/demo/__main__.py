@@ -20,8 +20,7 @@ import sys
 from pathlib import Path
 
 from tessera import paths
-from tessera.errors import UserError
-from tessera.explained import explained
+from tessera.explained import exit_status
 from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import Params, load
 
@@ -68,11 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         pass
     except Exception as error:
-        known = error if isinstance(error, UserError) else explained(error)
-        if known is None:
-            raise
-        print(f"error: {known}", file=sys.stderr)
-        return known.status
+        return exit_status(error)
     finally:
         signal.signal(signal.SIGTERM, ended)
     return 0

@@ -7,8 +7,7 @@ import sys
 from importlib import import_module
 from pkgutil import iter_modules
 
-from tessera.errors import UserError
-from tessera.explained import explained
+from tessera.explained import exit_status
 
 
 def commands() -> dict[str, str]:
@@ -33,8 +32,4 @@ def main(argv: list[str]) -> int:
     try:
         return import_module(f"{__name__}.{name}").main(rest)
     except Exception as error:
-        known = error if isinstance(error, UserError) else explained(error)
-        if known is None:
-            raise
-        print(f"error: {known}", file=sys.stderr)
-        return known.status
+        return exit_status(error)
