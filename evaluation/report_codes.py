@@ -37,7 +37,7 @@ def codes(run: Published) -> Section:
         f"ends at 0 means that some are never used. In the test images {used['usage']:.1%} of the codes occur, with a "
         f"perplexity of {short(used['perplexity'])}.",
         "The flatter, the better: a code that is not used says nothing.",
-        f"{count(training, 'training image')}.",
+        f"{count(len(run.codes['validation']), 'validation image')}.",
     )
     places, books = [], []
     for level, part in zip(layout.levels, layout.slices(), strict=True):
@@ -109,7 +109,7 @@ def prior(run: Published) -> Section:
     """The nats of each token."""
     section, layout = Section("prior", "The prior, place by place"), run.codes.layout
     table = read_columns(paths.RESULTS / "train_prior" / "tokens.csv")
-    nats = table.get("nats", [])
+    nats, bounds = table.get("nats", []), "rate_prior_standard_error" in run.evaluated["bits_per_dim"]
     maps = []
     for number, (level, part) in enumerate(zip(layout.levels, layout.slices(), strict=True)):
         values = nats[part]
@@ -127,9 +127,10 @@ def prior(run: Published) -> Section:
     section.add(
         "Bits that the prior needs for each code",
         [Maps(maps) if maps else None],
-        "How surprising each code is to the prior, given those before it: the entropy by position. Codes come row "
-        "by row from the top left, so the first ones have little to go by. A code that the prior cannot foresee at all "
-        "takes the bits of the uniform prior, which stand in the title.",
+        "How surprising each code is to the prior, given what it knows by then: the entropy by position. Most priors "
+        "go row by row from the top left, so that the first codes have little to go by. A code that the prior cannot "
+        "foresee at all takes the bits of the uniform prior, which stand in the title."
+        + (" Here they are upper bounds: means over the orders in which codes may come." if bounds else ""),
         "Fewer bits are better, for the same codes.",
         f"{count(len(run.codes['validation']), 'validation image')}.",
     )

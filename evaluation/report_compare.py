@@ -35,7 +35,7 @@ PICTURES = {
         "The samples that are nearest to training images, each above its nearest one. The same image twice is a copy.",
     ),
 }
-IN_GIT = "Curves and figures are read from Git, pictures from DVC's cache."
+IN_GIT = "Curves and figures are read from Git, pictures from DVC's cache or remote."
 
 
 def comparison(names: list[str], foot: str) -> Page:
@@ -97,12 +97,12 @@ def _pictures(compared: Comparison) -> Section:
         shown = [Strips(strips, above=True) if strips else None]
         section.add(title, shown, what, "No number says it: look.", "As many as are shown.")
         if missing:
-            section.notes.append(f"{title}: not in DVC's cache here, or never made, for {', '.join(missing)}.")
+            section.notes.append(f"{title}: not in DVC's cache or remote, or never made, for {', '.join(missing)}.")
     return section
 
 
 def _cached(run: Run, file: Path) -> bytes | None:
-    """A file that DVC keeps, of a run; None where it is not here, or DVC is not."""
+    """A file that DVC keeps, of a run, from its cache or its remote; None where neither has it, or DVC is not here."""
     if not run.commit:
         return file.read_bytes() if file.is_file() else None
     try:
@@ -112,7 +112,7 @@ def _cached(run: Run, file: Path) -> bytes | None:
         return None
     try:
         return DVCFileSystem(".", rev=run.commit).read_bytes(file.as_posix())
-    except (DvcException, OSError):
+    except (DvcException, OSError):  # not there, or the remote cannot be reached
         return None
 
 
@@ -121,13 +121,15 @@ def _bits(compared: Comparison) -> Section:
     section, rows = Section("bits", "The account in bits"), {}
     for run in compared.runs:
         parts = {"distortion": run.figures.get(f"{BITS}distortion"), "rate": run.figures.get(f"{BITS}rate_prior")}
-        if number(parts["rate"]):
-            rows[_head(run)] = {name: value for name, value in parts.items() if number(value)}
+        if all(map(number, parts.values())):
+            rows[_head(run)] = parts
+        elif number(parts["rate"]):
+            section.notes.append(f"{_head(run)} has no distortion in bits, and so no bar: it has no likelihood.")
     section.add(
         "Bits per dimension of a test image",
         [bars(rows, "bits per dimension")],
         "The pixels of an image given its codes (the distortion), and its codes and label under the run's prior (the "
-        "rate). A run without a distortion was trained with further terms, and has no likelihood.",
+        "rate).",
         "Shorter is better." if compared.same_data else "The runs have different data, so their bits do not compare.",
         "Over the test images of each run.",
     )
@@ -145,9 +147,15 @@ def _curves(compared: Comparison) -> Section:
             found = columns(data.decode("utf-8", "replace")) if data else {}
             if column in found:
                 series.append(Series(_head(run), *finite(found["step"], found[column])))
-        way = better(f"{stage}:validation.{column}")
+        way = better(f"{stage}:validation.{column}") if compared.same_data else None
+        of_codes = column == "nats_per_token" and not compared.same_codes
+        way = None if of_codes else way
         chart = line_chart(series, "step", what)
         meaning = "One line a run. A line that rises while others fall overfits; one that ends early was stopped."
+        if of_codes:
+            meaning += " The runs have different codes, so the heights of their lines do not compare."
+        elif not compared.same_data:
+            meaning += " The runs have different data, so the heights of their lines do not compare."
         section.add(
             f"{WHO[stage]}: {column.replace('_', ' ')}", [chart], meaning, DIRECTIONS[way], "The validation split."
         )

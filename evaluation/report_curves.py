@@ -14,7 +14,7 @@ WHO = {
     "train_prior": "The prior",
     "train_classifier": "The classifier",
 }
-NO_CURVES = ("step", "learning_rate", "grad_norm")  # and columns whose names begin so
+NO_CURVES = ("step", "learning_rate", "grad_norm", "best_step")  # and columns whose names begin so
 # Columns of a kind have a chart of their own; what no beginning fits is a part of the loss.
 CHARTS = {
     "bits_per_dim": ("bits per dimension", "lower", "The pixels' bits given their codes, -log p(x | z)."),

@@ -78,6 +78,7 @@ class Published:
             UserError: one is missing, damaged, or was not made from the others; or nothing was evaluated.
         """
         from evaluation.lineage import check_lineage
+        from tessera.artifacts.manifests import read_manifest
         from tessera.codes.store import open_codes
         from tessera.images.prepared import open_prepared
         from tessera.images.samples import open_samples
@@ -86,6 +87,10 @@ class Published:
         self.params, self.run = params, read_run(WORKSPACE, file)
         if "evaluate" not in self.run.stages:
             raise UserError("results/evaluate/metrics.json: missing; run `python -m evaluation.evaluate`")
+        if self.evaluated.get("models") != read_manifest(paths.SAMPLES, "samples", contents=False).parents:
+            raise UserError(
+                "results/evaluate/metrics.json: not of the models of the samples; run `python -m evaluation.evaluate`"
+            )
         self.prepared: PreparedImages = open_prepared(paths.PREPARED)
         self.codes: Codes = open_codes(paths.CODES)
         self.samples: dict[str, ImageSplit] = open_samples(paths.SAMPLES)

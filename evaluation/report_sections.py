@@ -53,7 +53,7 @@ def samples(run: Published) -> Section:
         labels = run.labels_of(kind)
         if classes and labels is not None:
             parts: list[Any] = [_of_classes(split, labels.numpy(), classes)]
-            shown = f"Up to {A_CLASS} of {count(len(split), 'sample')} a class are shown."
+            shown = f"Up to {A_CLASS} samples of each class are shown, of {count(len(split), 'sample')} in all."
         else:
             number = min(UNLABELLED, len(split))
             parts = [grid(split.pixels(slice(number)), A_CLASS, f"{number} samples")]

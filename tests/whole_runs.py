@@ -20,7 +20,7 @@ from tessera.launch.parents import DVC_STAGE, LAUNCHER_PID, LAUNCHER_VARIABLES
 
 Environment = dict[str, str]
 HANGS = 1800  # seconds after which a process is believed to hang, on a machine that is busy with twenty others too
-LONGEST = 60  # times the seconds of `wait_for`
+LONGEST = 5  # times the seconds of `wait_for`; 25 s in place of 5 are fewer than torchrun's own 30
 
 # Starts a command through a shell, as DVC does, and waits for it.
 LIKE_DVC = """

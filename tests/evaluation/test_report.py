@@ -20,6 +20,7 @@ from stage1_vqvae import extract, reconstruct, refine
 from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
 from tessera import paths, times
+from tessera.codes.store import open_codes
 
 SECTIONS = ["summary", "samples", "reconstructions", "bits", "codes", "prior", "curves", "copies", "distances", "run"]
 VOID = {"meta", "link", "img", "br", "line", "rect", "circle", "polyline"}
@@ -166,6 +167,9 @@ def test_a_labelled_run_is_one_page_that_shows_and_explains_everything(evaluated
         and "20 test images" in page.text
         and "48 training images" in page.text
     )
+    histogram = next(figure for figure in page.figures if figure["title"].startswith("Histogram"))
+    assert f"{len(open_codes(paths.CODES)['validation'])} validation images" in " ".join(histogram["how"])
+    assert re.search(r"Up to 10 samples of each class are shown, of \d+ samples in all", page.text)
     for name in ("class 0", "class 1", "class 2"):
         assert name in page.text
     assert "stage2_prior.name counts transformer" in page.text, "a parameter, its value and the default one"
@@ -173,6 +177,13 @@ def test_a_labelled_run_is_one_page_that_shows_and_explains_everything(evaluated
     assert re.search(r"evaluate ([\d.]+ s|\d+ min)", page.text) and "prepare not recorded" in page.text
     assert "jinja" not in page.text and "None" not in page.text and "nan" not in page.text.lower().split()
     assert "The refined decoder has no curves here" in page.text, "its stage did not run"
+
+
+def test_figures_of_other_models_than_the_samples_are_refused(evaluated, capsys):
+    evaluated()
+    change(paths.RESULTS / "evaluate" / "metrics.json", {"models.prior": "0" * 64})
+    assert report.main([]) == 1
+    assert "run `python -m evaluation.evaluate`" in capsys.readouterr().err and not report.REPORT.exists()
 
 
 def test_the_same_run_writes_the_same_bytes(evaluated):

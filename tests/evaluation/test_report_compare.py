@@ -63,7 +63,7 @@ def test_three_priors_are_compared_by_one_command(three_priors, in_tmp):
     labels = page_labels(report.COMPARISON)
     assert "pixelcnn" in labels and "4.21" in labels, "the account in bits, in words too"
     assert "The prior: nats per token" in page.text
-    assert "Samples: not in DVC's cache here, or never made" in page.text
+    assert "Samples: not in DVC's cache or remote, or never made" in page.text
     report.COMPARISON.unlink()
     after = {path: path.read_bytes() for path in in_tmp.rglob("*") if path.is_file() and ".git" not in path.parts}
     assert {path: data for path, data in after.items() if ".state" not in path.parts} == before, "it changes no result"
