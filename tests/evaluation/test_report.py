@@ -182,7 +182,7 @@ def test_a_labelled_run_is_one_page_that_shows_and_explains_everything(evaluated
 def test_figures_of_other_models_than_the_samples_are_refused(evaluated, capsys):
     evaluated()
     change(paths.RESULTS / "evaluate" / "metrics.json", {"models.prior": "0" * 64})
-    assert report.main([]) == 1
+    assert report.main([]) == 2
     assert "run `python -m evaluation.evaluate`" in capsys.readouterr().err and not report.REPORT.exists()
 
 
