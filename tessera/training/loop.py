@@ -127,9 +127,10 @@ class Trainer:
                 if step + 1 < self.params.steps:
                     ahead = pool.submit(self.task.batch, step + 1, self.rows)
                 compiles = self.params.compile and step == steps.start
-                asked = stop.asked(self.saver.minutes_passed())
                 with waiting("compilation") if compiles else nullcontext():
-                    agreed = self.stepper.take(step, batch, self.progress, asked)
+                    agreed = self.stepper.take(
+                        step, batch, self.progress, lambda: stop.asked(self.saver.minutes_passed())
+                    )
                 self.progress.step = step + 1
                 if (step + 1) % self.runtime.log_every == 0:
                     self._show()

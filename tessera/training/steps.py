@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -47,7 +48,7 @@ class Stepper:
             with frozen(self._others(name)):
                 self.models[name] = self.accelerator.prepare_model(self.task.model)
 
-    def take(self, step: int, batch: Batch, progress: Progress, asked: int = 0) -> int:
+    def take(self, step: int, batch: Batch, progress: Progress, asked: Callable[[], int] = int) -> int:
         """Compute every loss in turn, and update the parameter groups of each by its gradient.
 
         An update is skipped if the group's gradient is not finite. Whether it is, is the one thing that a step waits
@@ -57,7 +58,8 @@ class Stepper:
             step: counted from 0.
             batch: this process's rows, on any device.
             progress: receives a row of train.csv and the numbers of skipped updates.
-            asked: what this process asks all processes for (`tessera.training.stopping`).
+            asked: tells what this process asks all processes for (`tessera.training.stopping`). It is called as late as
+                it can be, when the first loss has its gradient.
 
         Returns:
             The largest of what the processes asked for.
@@ -99,16 +101,17 @@ class Stepper:
         if (step + 1) % self.runtime.log_every == 0:
             row = self._means(losses, parts) | {"learning_rate": rate} | self._norms(norms)
             progress.train.append({"step": step + 1, **row})
-        return largest_over_processes(asked, self.device) if agreed is None else agreed
+        return largest_over_processes(asked(), self.device) if agreed is None else agreed
 
-    def _look(self, norms: dict[str, torch.Tensor], asked: int | None = None) -> tuple[dict[str, bool], int | None]:
+    def _look(
+        self, norms: dict[str, torch.Tensor], asked: Callable[[], int] | None = None
+    ) -> tuple[dict[str, bool], int | None]:
         """Whether each norm is finite; and the largest of what the processes ask for, unless that is None."""
         bad = torch.stack([~norm.isfinite() for norm in norms.values()]).long()
-        if asked is None:
-            found = bad.tolist()
-        else:
-            *found, asked = largest_of_each(torch.cat([bad, bad.new_tensor([asked])]))
-        return dict(zip(norms, (not value for value in found), strict=True)), asked
+        found, agreed = bad.tolist() if asked is None else [], None
+        if asked is not None:
+            *found, agreed = largest_of_each(torch.cat([bad, bad.new_tensor([asked()])]))
+        return dict(zip(norms, (not value for value in found), strict=True)), agreed
 
     def is_trained(self, group: TrainedGroup, progress: Progress) -> bool:
         """Whether a group still has patience."""
