@@ -6,8 +6,8 @@ MASK is an image of the same size, white where pixels are known. Reads models/vq
 picture: the image with grey for what is unknown, and then the completions.
 
 A code is given where all the pixels that it stands for are known; the others are sampled. Values that no option gives
-are those of `sampling` in params.yaml. The priors masked and any_order condition each sampled code on all given ones.
-Any other prior samples in the order of its sequence, so that a code depends on the given codes before it only.
+are those of `sampling` in params.yaml. On which given codes a sampled one depends is up to the prior
+(docs/guide/sampling.md#completing-an-image): masked and any_order see all of them, others those before it only.
 """
 
 from __future__ import annotations

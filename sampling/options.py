@@ -13,11 +13,14 @@ from pydantic import ValidationError
 from sampling.parameters import SamplingParams
 from tessera import paths
 from tessera.errors import UserError
+from tessera.parameters.parts import parameters_of
 
 if TYPE_CHECKING:
     from sampling.labels import Classes
     from sampling.pipeline import TwoStagePipeline
     from sampling.settings import Settings
+
+PRIORS = "stage2_prior.priors"
 
 # The values of `sampling` in params.yaml that have an option, and what the option's help says.
 VALUES = {
@@ -110,12 +113,22 @@ def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipe
 
     source, choices = arguments.models or paths.MODELS, {"precision": section.precision, "decoder": section.decoder}
     pipeline = TwoStagePipeline.from_pretrained(source, revision=arguments.revision, **choices)
-    guidance = () if pipeline.prior.num_classes else ("guidance_scale", "guidance_schedule")
-    for name in guidance:
-        if getattr(arguments, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            print(f"note: {option} changes nothing, because the prior was trained without labels", file=sys.stderr)
+    without = () if pipeline.prior.num_classes else ("guidance_scale", "guidance_schedule")
+    reasons = dict.fromkeys(without, "the prior was trained without labels")
+    used = set(drawn_by(pipeline)) | ({"decoding_steps"} if section.order == "parallel" else set())
+    for name in ("decoding_steps", "choice_temperature", "order"):
+        if name not in used:
+            reasons[name] = f"the prior {pipeline.prior.name} does not draw by it"
+    for name, reason in reasons.items():
+        if getattr(arguments, name, None) is not None:  # `sampling.save` has no such options
+            print(f"note: --{name.replace('_', '-')} changes nothing, because {reason}", file=sys.stderr)
     return pipeline
+
+
+def drawn_by(pipeline: TwoStagePipeline) -> list[str]:
+    """The settings besides filters and guidance by which a pipeline's prior, or a link of its chain, draws; sorted."""
+    priors = [pipeline.prior, *pipeline.prior.chained()]
+    return sorted({name for prior in priors for name in parameters_of(PRIORS, prior.name).sampled_by})
 
 
 def settings_of(section: SamplingParams, pipeline: TwoStagePipeline) -> Settings:

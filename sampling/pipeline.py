@@ -178,10 +178,10 @@ class TwoStagePipeline(Published):
     ) -> torch.Tensor:
         """Keep an image's known pixels and sample the rest.
 
-        A code is given where every pixel that it stands for is known, and sampled elsewhere. The priors masked and
-        any_order condition on all given codes. Any other works in the order of its sequence: a sampled code is
-        conditioned on the given codes before it, and not on those after it. The encoder sees grey in place of unknown
-        pixels, whatever value they hold (NaN too).
+        A code is given where every pixel that it stands for is known, and sampled elsewhere. On which given codes a
+        sampled one depends is up to the prior (docs/guide/sampling.md#completing-an-image): masked and any_order see
+        all of them, others those before it only. The encoder sees grey in place of unknown pixels, whatever value they
+        hold (NaN too).
 
         Args:
             images: float32 (B, C, H, W), in [-1, 1] where known.

@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from sampling.demo.values import OFF, choices_of, drawn_by, shown
+from sampling.demo.values import OFF, choices_of, shown
+from sampling.options import drawn_by
 from sampling.parameters import MOST_GUIDANCE
 from sampling.pipeline import TwoStagePipeline
 

@@ -9,9 +9,7 @@ from sampling.demo.actions import EVERY
 from sampling.options import value_of
 from sampling.pipeline import TwoStagePipeline
 from tessera.errors import printable
-from tessera.parameters.parts import parameters_of
 
-PRIORS = "stage2_prior.priors"
 OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # where a control's filter does nothing
 
 
@@ -45,12 +43,6 @@ def choices_of(pipeline: TwoStagePipeline) -> list[tuple[str, int]]:
     found = [(printable(classes.name(number)), number) for number in classes.trained]
     null = [("no class in particular", classes.count)] if pipeline.prior.null_label else []
     return [("every class", EVERY), *found, *null]
-
-
-def drawn_by(pipeline: TwoStagePipeline) -> list[str]:
-    """The settings besides filters and guidance by which the model's prior draws, sorted."""
-    priors = [pipeline.prior, *pipeline.prior.chained()]
-    return sorted({name for prior in priors for name in parameters_of(PRIORS, prior.name).sampled_by})
 
 
 def _setting(name: str, value: Any) -> Any:

@@ -16,6 +16,7 @@ from stage2_prior.priors.drawing import Part, Sampler, choose_several, require_f
 from stage2_prior.priors.ordered import OrderedEnds, OrderState, passes_of
 from stage2_prior.priors.sections import AttentionParams
 from tessera.codes.layout import CodeLayout
+from tessera.footprint import LIVE_OUTPUTS
 from tessera.parameters.sections import Fraction, Misfit
 
 
@@ -245,6 +246,12 @@ class AnyOrder(Autoregressive):
             sampler.advance(part.share / len(passes))
         require_finite(finite.isfinite())
         return known[:, start:]
+
+    def decoding_bytes(self, device: torch.device, bytes_per_logit: int) -> int:
+        """See `Prior.decoding_bytes`. Of `parallel` in one pass: it has the logits of the largest level at once."""
+        largest = max(level.height * level.width for level in self.layout.levels[self.first :])
+        outputs = LIVE_OUTPUTS * 4 * largest * self.layout.vocabulary
+        return super().decoding_bytes(device, bytes_per_logit) + outputs
 
     def blocks(self) -> Iterable[Block]:
         return self.transformer.layers

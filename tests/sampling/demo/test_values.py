@@ -8,7 +8,8 @@ import pytest
 
 from sampling.demo.actions import EVERY
 from sampling.demo.models import open_models
-from sampling.demo.values import choices_of, drawn_by, settings_of, shown
+from sampling.demo.values import choices_of, settings_of, shown
+from sampling.options import drawn_by
 from sampling.pipeline import TwoStagePipeline
 from sampling.settings import Settings
 
