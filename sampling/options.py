@@ -115,10 +115,8 @@ def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipe
     pipeline = TwoStagePipeline.from_pretrained(source, revision=arguments.revision, **choices)
     without = () if pipeline.prior.num_classes else ("guidance_scale", "guidance_schedule")
     reasons = dict.fromkeys(without, "the prior was trained without labels")
-    used = set(drawn_by(pipeline)) | ({"decoding_steps"} if section.order == "parallel" else set())
-    for name in ("decoding_steps", "choice_temperature", "order"):
-        if name not in used:
-            reasons[name] = f"the prior {pipeline.prior.name} does not draw by it"
+    for name in {"decoding_steps", "choice_temperature", "order"}.difference(drawn_by(pipeline)):
+        reasons[name] = f"the prior {pipeline.prior.name} does not draw by it"
     for name, reason in reasons.items():
         if getattr(arguments, name, None) is not None:  # `sampling.save` has no such options
             print(f"note: --{name.replace('_', '-')} changes nothing, because {reason}", file=sys.stderr)
@@ -128,7 +126,8 @@ def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipe
 def drawn_by(pipeline: TwoStagePipeline) -> list[str]:
     """The settings besides filters and guidance by which a pipeline's prior, or a link of its chain, draws; sorted."""
     priors = [pipeline.prior, *pipeline.prior.chained()]
-    return sorted({name for prior in priors for name in parameters_of(PRIORS, prior.name).sampled_by})
+    found = {name for prior in priors for name in parameters_of(PRIORS, prior.name).sampled_by}
+    return sorted(found | {"decoding_steps"} if "order" in found else found)  # of the order `parallel`
 
 
 def settings_of(section: SamplingParams, pipeline: TwoStagePipeline) -> Settings:

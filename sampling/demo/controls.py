@@ -22,7 +22,9 @@ SAID = {
     "guidance_schedule": "linear: guidance rises from 1 to its scale over the image's codes",
     "decoding_steps": "in how many passes the codes are filled in",
     "choice_temperature": "noise in the order in which codes are filled in",
+    "order": "in which codes are drawn: row by row, at random, or many at a time in random order",
 }
+RADIOS = {"guidance_schedule": ["constant", "linear"], "order": ["layout", "random", "parallel"]}
 SLIDERS = {
     "temperature": (0, 2, 0.05),
     "top_p": (0.01, 1, 0.01),
@@ -71,8 +73,8 @@ def _control(name: str, value: Any, several: bool) -> gr.Component:
     """The control of one setting. Settings that may differ by level are text where there are several levels."""
     title = name.replace("_", "-" if name in OFF else " ").capitalize()
     common = {"label": title, "info": SAID[name], "elem_id": name}
-    if name == "guidance_schedule":
-        return gr.Radio(["constant", "linear"], value=value, **common)
+    if name in RADIOS:
+        return gr.Radio(RADIOS[name], value=value, **common)
     if name in ("decoding_steps", "choice_temperature"):
         return gr.Number(value, precision=0 if name == "decoding_steps" else None, **common)
     if several:

@@ -232,8 +232,9 @@ def test_what_cannot_be_is_one_line(pipeline, call, message):
     assert "\n" not in str(caught.value) and contents(Path()) == before
 
 
-def test_the_command_saves_the_run_of_its_folder(tiny_run, capsys):
-    tiny_run()
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_command_saves_the_run_of_its_folder(tiny_run, capsys, classes):
+    tiny_run(classes=classes)
     assert save.main(["mine"]) == 0
     printed = capsys.readouterr().out
     assert printed.endswith("mine: saved\n") and "vqvae/model.safetensors" in printed

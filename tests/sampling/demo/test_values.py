@@ -50,7 +50,10 @@ def test_without_classes_there_is_nothing_to_choose(tiny_run):
     assert choices_of(TwoStagePipeline.load("models", "cpu")) == []
 
 
-@pytest.mark.parametrize(("prior", "settings"), [("counts", []), ("chain", ["choice_temperature", "decoding_steps"])])
+@pytest.mark.parametrize(
+    ("prior", "settings"),
+    [("counts", []), ("chain", ["choice_temperature", "decoding_steps"]), ("any_order", ["decoding_steps", "order"])],
+)
 def test_settings_that_the_prior_does_not_use_have_no_control(tiny_run, prior, settings):
     tiny_run((1, 8, 16), strides=[2, 2], sizes=4, prior=prior)
     assert drawn_by(TwoStagePipeline.load("models", "cpu")) == settings
