@@ -20,8 +20,8 @@ def made_and_now(
 ) -> Iterator[tuple[Path, str, dict[str, Any], dict[str, Any]]]:
     """Of each of a run's models its folder and kind, what it was made with, and what `params` says for it."""
     prior, choice = pipeline.prior, params.stage2_prior
-    model = pipeline.vqvae.config
-    yield paths.VQVAE, "vqvae", {"stage1_vqvae": model}, {"stage1_vqvae": params.stage1_vqvae.model()}
+    made, now = ({"scales": None} | config for config in (pipeline.vqvae.config, params.stage1_vqvae.model()))
+    yield paths.VQVAE, "vqvae", {"stage1_vqvae": made}, {"stage1_vqvae": now}
     if pipeline.decoder is not pipeline.vqvae:
         used, wanted = pipeline.decoder.config["objective"], params.refine_decoder.objective.values()
         made, now = ({"refine_decoder": {"objective": each}} for each in (used, wanted))

@@ -17,4 +17,5 @@ def tell_of_edits(prepared: PreparedImages, model: VQVAE, params: Params) -> Non
     """Print a line each for the images and for the VQ-VAE, if `params` would make them in another way."""
     images, wanted = prepared.stats.preparation, params.data.preparation()
     tell_if_edited(paths.PREPARED, "prepared", {"data": images}, {"data": wanted})
-    tell_if_edited(paths.VQVAE, "vqvae", {"stage1_vqvae": model.config}, {"stage1_vqvae": params.stage1_vqvae.model()})
+    made, now = ({"scales": None} | config for config in (model.config, params.stage1_vqvae.model()))
+    tell_if_edited(paths.VQVAE, "vqvae", {"stage1_vqvae": made}, {"stage1_vqvae": now})

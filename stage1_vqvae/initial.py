@@ -16,7 +16,7 @@ def begin(model: VQVAE, folder: Path) -> Manifest:
     """Give a new VQ-VAE the weights and codebooks of a published one, and return the published one's manifest.
 
     The network's parameters, the names of quantizer and likelihood, and all shapes must agree. The images may have
-    another size, where the network allows it, and come from another source.
+    another size, where the network allows it and there are no scales, and come from another source.
 
     Raises:
         UserError: the folder is missing or damaged, or the two models differ.

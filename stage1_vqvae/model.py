@@ -37,7 +37,7 @@ class VQVAE(nn.Module):
         config: `image_shape` (C, H, W); `data_variance`, the variance of training pixels in [-1, 1]; and `network`,
             `quantizer` and `likelihood`, each {"name": NAME, NAME: {its parameters}}. The quantizer's also has
             `"shared_by_levels": True` if one quantizer serves all levels. `scales` are the arguments of `Scales` but
-            for the first two, if the network's one feature map is quantized at several scales.
+            for the first three, if the network's one feature map is quantized at several scales.
 
     Attributes:
         config: the argument. The whole model can be built again from it.
@@ -55,6 +55,8 @@ class VQVAE(nn.Module):
         grids = network_class(network).grids_of(image_shape, **network[network["name"]])
         scales, quantizer = config.get("scales"), config["quantizer"]
         if scales:
+            if len(grids) != 1 or tuple(scales["grids"][-1]) != tuple(grids[0]):
+                raise ValueError(f"scales end at {scales['grids'][-1]}, and the network's grids are {grids}")
             grids = [tuple(grid) for grid in scales["grids"]]
         self.quantizers = build_quantizers(without_commitment(quantizer) if scales else quantizer, len(grids))
         self.network = build_network(network, image_shape, outputs, self.quantizers[0].dim)

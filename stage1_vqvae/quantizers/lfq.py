@@ -15,6 +15,7 @@ class Parameters(BinaryParams):
     """Parameters of `lfq`."""
 
     no_residual: ClassVar[str | None] = None
+    approximates: ClassVar[bool] = False  # a code is ±1 however short z is
 
 
 class LFQ(BinaryQuantizer):
