@@ -5,7 +5,8 @@
 
 For a finished run (models/ and data/ in the current folder): the first test images, whole; with all but the given part
 grey; and with the rest completed by the prior, without a label. How many of each the classifier gives their class, and
-how many images are completed in a second. `--order` and `--decoding-steps` are of the priors that draw by them.
+how many images are completed in a second. `--order` is of the prior any_order, and is refused with any other.
+`--decoding-steps` is of the priors that draw by it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import repository  # noqa: F401
 import torch
 
 from sampling.pipeline import TwoStagePipeline
+from stage2_prior.priors.base import Prior
 from tessera import paths
 from tessera.features.classifiers.base import Classifier, predict
 from tessera.features.classifiers.build import load_classifier
@@ -28,6 +30,7 @@ from tessera.images.pixels import to_float, to_uint8
 from tessera.images.prepared import open_prepared
 
 SHOWN = 16  # images in the grid
+BATCH = 256  # images that are completed at once
 GIVEN = ("left", "right", "upper", "lower", "centre")
 
 
@@ -46,6 +49,17 @@ def known_part(given: str, height: int, width: int) -> torch.Tensor:
     return known
 
 
+def require_orders(prior: Prior) -> None:
+    """Refuses a prior that has one order only. A chain needs one link that has several.
+
+    Raises:
+        SystemExit: it is such a prior.
+    """
+    names = [part.name for part in (prior, *prior.chained())]
+    if "any_order" not in names:
+        raise SystemExit(f"only the prior any_order draws in other orders, and this run has {prior.name}; train that")
+
+
 def agreement(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor) -> float:
     return (predict(classifier, pixels) == labels).float().mean().item()
 
@@ -62,7 +76,7 @@ def measure(
     pixels, labels = split.pixels(rows), split.label_tensor(rows)
     known = known_part(given, *pixels.shape[-2:])
     began = time.perf_counter()
-    completed = pipeline.complete(to_float(pixels), known, seed=1, batch_size=256, **settings)
+    completed = pipeline.complete(to_float(pixels), known, seed=1, batch_size=BATCH, **settings)
     seconds = time.perf_counter() - began
     kinds = {"whole": pixels, "blank": pixels.masked_fill(~known, 128), "completed": to_uint8(completed)}
     found = {kind: agreement(classifier, images, labels) for kind, images in kinds.items()}
@@ -75,7 +89,7 @@ def main() -> None:
     parser.add_argument("--given", nargs="+", choices=GIVEN, default=["left"])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--order", default="layout")
+    parser.add_argument("--order", choices=("layout", "random", "parallel"), help="default: layout")
     parser.add_argument("--decoding-steps", type=int, default=8)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--grid", type=Path, help="also the first images: whole, given, completed; of the first part")
@@ -84,7 +98,11 @@ def main() -> None:
     if classifier is None:
         raise SystemExit("the data has no labels: nothing to agree with")
     pipeline, found = TwoStagePipeline.load(paths.MODELS), {}
-    settings = {name: getattr(options, name) for name in ("temperature", "order", "decoding_steps")}
+    if options.order:
+        require_orders(pipeline.prior)
+    settings = {name: getattr(options, name) for name in ("temperature", "decoding_steps")}
+    settings["order"] = options.order or "layout"
+    measure(pipeline, classifier, min(options.images, BATCH), options.given[0], **settings)  # the first call is slower
     for given in options.given:
         found[given], picture = measure(pipeline, classifier, options.images, given, **settings)
         shares = "  ".join(f"{kind} {found[given][kind]:.1%}" for kind in ("whole", "blank", "completed"))

@@ -9,8 +9,9 @@ for the number of steps that the file --steps holds for the pair. A pair that it
 steps as take --minutes on this machine, without compilation and validation. The file names the machine.
 
 A pair that the file --rows holds is not run again, and a training that was interrupted goes on, so that the same
-command resumes. Figures are of the test split and of the preset's number of samples; Fréchet distances are in the
-features that `evaluation.features` names. Without DATASET the table is printed alone. --sort takes any of its columns.
+command resumes. The row of a training that went on has no minutes. Figures are of the test split and of the preset's
+number of samples; Fréchet distances are in the features that `evaluation.features` names. Without DATASET the table is
+printed alone. --sort takes any of its columns.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from runs import RESULTS, absolute, add_row, processor, read_rows
 from tessera import paths
 from tessera.codes.store import open_codes
 from tessera.launch.threads import number_of_threads
+from tessera.locks import acquire
 
 QUANTIZER = "stage1_vqvae.quantizer."
 # Changes of the preset, whose codes are 8x8 of 512.
@@ -76,17 +78,32 @@ def steps_of(tokenizer: str, prior: str, options: argparse.Namespace) -> int:
     """The number of steps of a pair: from the file, or timed now and added to it."""
     if prior not in priors.TRAINED:
         return 0
-    found = json.loads(options.steps.read_text(encoding="utf-8")) if options.steps.exists() else {}
     pair = f"{tokenizer}: {prior}"
-    if pair not in found:
+    if pair not in (found := read_steps(options.steps)):
         threads = number_of_threads(options.threads)
         timed = {"minutes": options.minutes, "processor": processor(), "threads": threads}
-        found[pair] = {"steps": priors.steps_in(options.minutes, prior, options)} | timed
-        options.steps.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = options.steps.with_name(f"{options.steps.name}.part")
-        unfinished.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        unfinished.replace(options.steps)
+        entry = {"steps": priors.steps_in(options.minutes, prior, options)} | timed
+        found = add_steps(options.steps, pair, entry)
     return found[pair]["steps"]
+
+
+def read_steps(file: Path) -> dict[str, dict[str, Any]]:
+    """The steps of all pairs; none where there is no file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def add_steps(file: Path, pair: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Adds a pair to the file, unless another process has just added it; returns the steps of all pairs.
+
+    The file is read again, since other pairs may have been added while this one was timed.
+    """
+    lock, unfinished = (file.with_name(f"{file.name}.{end}") for end in ("lock", "part"))
+    with acquire(lock, f"is writing {file}"):
+        found = {pair: entry} | read_steps(file)
+        unfinished.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        unfinished.replace(file)
+        lock.unlink()
+    return found
 
 
 def tokens_of() -> int:
@@ -112,7 +129,7 @@ def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str,
         "gfd_unguided": distances.get("unguided"),
         "agreement": found["classifier"].get("sample_agreement"),
         "images_per_second": found["images_per_second"]["guided"],
-        "minutes": found["seconds"] / 60,
+        "minutes": None if found["seconds"] is None else found["seconds"] / 60,
         "processor": processor(),
         "threads": number_of_threads(options.threads),
         **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier", "completed")},

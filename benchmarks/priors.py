@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 from repository import REPOSITORY
-from runs import RESULTS, Steps, absolute, add_row, code_of, parameters, read_rows
+from runs import RESULTS, Steps, Watched, absolute, add_row, code_of, parameters, read_rows
 from timing import quartiles
 
 from evaluation import evaluate
@@ -139,12 +139,13 @@ def images_per_second(pipeline: TwoStagePipeline, guidance_scale: float, count: 
 
 
 def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A row: a prior that is trained for so many steps."""
+    """A row: a prior that is trained for so many steps. `seconds`: None if the training went on from a saved state."""
     params = params_of(options, changes_of(label, steps))
     torch.compiler.reset()
-    began = time.monotonic()
+    watched, began = Watched("train_prior"), time.monotonic()
     train_prior.run(params, NOTHING)
     trained = time.monotonic() - began
+    went_on = watched.went_on()
     sample.run(params, NOTHING)
     evaluate.run(params, NOTHING)
     figures = json.loads((evaluate.RESULTS / "metrics.json").read_text(encoding="utf-8"))
@@ -172,7 +173,7 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
         "steps": steps,
         "best_step": training["step"],
         "parameters": training["parameters"],
-        "seconds": trained,
+        "seconds": None if went_on else trained,
         "images_per_second": rates,
         "completion": completed,
         "completed": {given: found["completed"] for given, (found, _) in completions.items()},

@@ -29,6 +29,7 @@ from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import seed_of
 from tessera.training.loop import Trainer
 from tessera.training.progress import Progress
+from tessera.training.running import FINISHED, LOCK, STEP, states_of
 from tessera.training.task import Task
 from tessera.training.tracking import Row
 
@@ -193,6 +194,37 @@ class Steps:
         self.trainer.stepper.take(self.count, batch, self.trainer.progress)
         self.count += 1
         return self.trainer.progress.train[-1]["loss"]
+
+
+class Watched:
+    """The trainings of a stage from now on. A clock shows only the end of one that goes on from a saved state."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.before = stage, _saved(stage)
+
+    def went_on(self) -> bool:
+        """Whether a training has begun with a state or a result that was saved before.
+
+        A training writes the lock of its folder. Folders of trainings with other parameters therefore do not count.
+        """
+        for folder, (written, names) in _saved(self.stage).items():
+            written_before, names_before = self.before.get(folder, (None, set()))
+            if written == written_before or not names_before:
+                continue
+            # Other code leaves a result alone, trains anew, and saves a result of another name.
+            anew = any(name.startswith(FINISHED) for name in names - names_before)
+            if any(name.startswith(STEP) for name in names_before) or not anew:
+                return True
+        return False
+
+
+def _saved(stage: str) -> dict[Path, tuple[int, set[str]]]:
+    """When the lock of each training of a stage was last written, and the names of its saved states and results."""
+    found = {}
+    for lock in states_of(stage).glob(f"*/{LOCK}"):
+        names = {path.name for path in lock.parent.iterdir() if path.name.startswith((STEP, FINISHED))}
+        found[lock.parent] = (lock.stat().st_mtime_ns, names)
+    return found
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

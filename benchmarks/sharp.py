@@ -11,9 +11,9 @@ A command adds a row for each decoder to the file --rows: both distances of reco
 asked for. Both decoders are given the same codes. `floor_fd` and `floor_kid` are of as many training images as there
 are samples. The real images are those of --splits, joined: `--splits test validation` where the test split is small.
 `evaluation.images` limits how many of each split are taken. `seconds` are those of the whole stage by the clock, and
-`cpu_seconds` those that it computed; both are null where an interrupted training went on. Rows have hashes of codes
-and prior before and after. Rows that are there are not measured again. --picture shows real images with both
-reconstructions below each, and then the same samples by both decoders.
+`cpu_seconds` those that it computed; both are null where the training went on from a saved state. Rows have hashes of
+codes and prior before and after. Rows that are there are not measured again. --picture shows real images with both
+reconstructions below each, and then the same samples by both decoders; it is drawn when a row is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from repository import REPOSITORY
-from runs import RESULTS, absolute, add_row, read_rows
+from runs import RESULTS, Watched, absolute, add_row, read_rows
 
 from evaluation.choices import fixed_choice
 from evaluation.distances import kernel_distance
@@ -68,19 +68,23 @@ FIGURES = ("rfd", "rkid", "gfd", "gkid", "psnr", "ssim", "agreement")
 
 
 def copied(run: Path, folder: Path) -> None:
-    """Copy what is needed of a finished run, unless the folder has it already.
+    """Copy what is needed of a finished run, unless the folder has it already. Its params.yaml is copied every time.
 
     Raises:
-        SystemExit: the folder has another run.
+        SystemExit: the folder has another run, or is the run.
     """
-    if not (folder / paths.PARAMS).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder == run:
+        raise SystemExit(f"{folder} is the run itself, which stays as it is; give another --folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        unfinished = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
         for place in (paths.PREPARED, paths.CODES, paths.MODELS):
-            shutil.copytree(run / place, folder / place, dirs_exist_ok=True)
-        shutil.copy(run / paths.PARAMS, folder / paths.PARAMS)
+            shutil.copytree(run / place, unfinished / place)
+        unfinished.rename(folder)
     for place in (paths.CODES, paths.PRIOR):
         if contents(run / place) != contents(folder / place):
             raise SystemExit(f"{folder / place} is not that of {run}; give another --folder")
+    shutil.copy(run / paths.PARAMS, folder / paths.PARAMS)  # without the changes of an earlier command
 
 
 def contents(folder: Path) -> str:
@@ -93,12 +97,13 @@ def contents(folder: Path) -> str:
 
 def refine() -> dict[str, float | None]:
     """Run the stage here; returns what it took, or None for each figure if it went on from a saved state."""
-    went_on, began, computed = any((paths.STATE / "refine_decoder").glob("*/*")), time.perf_counter(), _computed()
+    watched, began, computed = Watched("refine_decoder"), time.perf_counter(), _computed()
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "stage1_vqvae.refine"]
     if subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode:
         raise SystemExit("stage1_vqvae.refine failed: what went wrong stands above; the same command goes on there")
     taken = {"seconds": time.perf_counter() - began, "cpu_seconds": _computed() - computed}
+    went_on = watched.went_on()
     return {name: None if went_on else round(value, 1) for name, value in taken.items()}
 
 
@@ -145,7 +150,8 @@ class Judged:
 def measure(params: Params, judged: Judged, splits: list[str], picture: Path | None) -> dict[str, dict[str, Any]]:
     """The figures of each decoder. The models are those of the folder that this runs in."""
     prepared, codes = open_prepared(paths.PREPARED), open_codes(paths.CODES)
-    pipelines = {name: TwoStagePipeline.load(paths.MODELS, "cpu", decoder=name) for name in DECODERS}
+    precision = params.sampling.precision
+    pipelines = {name: TwoStagePipeline.load(paths.MODELS, "cpu", precision, name) for name in DECODERS}
     decode = {name: partial(_pixels, pipeline) for name, pipeline in pipelines.items()}
     found: dict[str, dict[str, Any]] = {name: {"psnr": 0.0, "ssim": 0.0} for name in DECODERS}
     chosen = {split: fixed_choice(len(prepared[split]), params.evaluation.images) for split in splits}
@@ -273,10 +279,15 @@ def main() -> None:
             "changes": {path: value for path, value in changes.items() if not path.endswith(".file")},
         }
         mine = [row for row in read_rows(options.rows) if {key: row[key] for key in named} == named]
-        if not mine:
-            mine = rows_of(params, named, options.splits, options.picture)
-            for row in mine:
-                add_row(options.rows, row)
+        there = {row["decoder"] for row in mine}
+        if there != set(DECODERS):
+            for row in rows_of(params, named, options.splits, options.picture):
+                if row["decoder"] not in there:
+                    add_row(options.rows, row)
+                    mine.append(row)
+        elif options.picture:
+            note = f"{options.picture} is not drawn: {options.rows} has these rows already; give another file as --rows"
+            print(f"note: {note}, and both decoders are measured again and drawn", file=sys.stderr)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     print("\n".join(json.dumps(row) for row in mine) if options.json else table(mine))

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -110,3 +110,17 @@ def test_the_work_of_a_transformer_is_that_of_its_products(
     small_ones = 1.2  # biases and norms
     used = passes * (across + head) if name == "masked" else 16 * (across + depth * (down + head))
     assert 4 * used <= work["bytes"] <= 4 * used * small_ones
+
+
+def test_orders_are_only_measured_of_a_prior_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("sampling.pipeline")  # before benchmarks/sampling.py could hide the package
+    completion = script("completion", monkeypatch)
+
+    def prior(name: str, *links: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, chained=lambda: [prior(link) for link in links])
+
+    completion.require_orders(prior("any_order"))
+    completion.require_orders(prior("chain", "any_order", "pixelcnn"))
+    for other in (prior("masked"), prior("chain", "pixelcnn", "masked")):
+        with pytest.raises(SystemExit, match=f"only the prior any_order .* this run has {other.name}"):
+            completion.require_orders(other)

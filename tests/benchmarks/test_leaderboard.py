@@ -103,3 +103,30 @@ def test_the_table_is_sorted_by_any_column_with_the_best_first(leaderboard: Modu
     assert len(shown("tokenizer")) == len(names)
     bound = next(line for line in leaderboard.table(rows, "total").splitlines() if "masked" in line)
     assert "≤ 0.5000 | ≤ 4.5000" in bound
+
+
+def test_a_training_that_went_on_has_no_minutes(
+    leaderboard: ModuleType, finished: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = leaderboard.priors.measure
+    monkeypatch.setattr(leaderboard.priors, "measure", lambda *words: whole(*words) | {"seconds": None})
+    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order"))
+    rows = leaderboard.read_rows(Path("rows.jsonl"))
+    assert [row["minutes"] for row in rows] == [None]
+    assert leaderboard.table(rows, "minutes").splitlines()[2].split(" | ")[-2] == "–"
+
+
+def test_steps_that_were_added_while_others_were_timed_stay(
+    leaderboard: ModuleType, finished: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path("steps.json").absolute()  # a pair is timed in another folder
+
+    def timed(*_: Any) -> int:
+        file.write_text(json.dumps({"fsq: masked": {"steps": 24}}), encoding="utf-8")
+        return 16
+
+    monkeypatch.setattr(leaderboard.priors, "steps_in", timed)
+    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order"))
+    steps = json.loads(file.read_text(encoding="utf-8"))
+    assert {pair: entry["steps"] for pair, entry in steps.items()} == {"fsq: masked": 24, "vq: any_order": 16}
+    assert not list(Path().glob("steps.json.*"))

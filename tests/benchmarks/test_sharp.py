@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sampling import sample
 from stage1_vqvae import extract, refine, train
 from stage2_prior import train as train_prior
 from tessera import paths
+from tessera.locks import acquire
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
@@ -84,13 +86,98 @@ def test_a_row_has_the_figures_of_the_stages_and_is_measured_once(
         assert row["codes_before"] == row["codes_after"] == sharp.contents(paths.CODES)
 
 
-def test_a_folder_with_another_run_is_refused(sharp: ModuleType, in_tmp: Path) -> None:
+def write_models(run: Path) -> None:
+    """Folders of a finished run, each with one file."""
     for place in (paths.PREPARED, paths.CODES, paths.PRIOR):
-        (in_tmp / "run" / place).mkdir(parents=True)
-        (in_tmp / "run" / place / "file").write_text("a")
+        (run / place).mkdir(parents=True)
+        (run / place / "file").write_text("a")
+
+
+def test_a_folder_with_another_run_is_refused(sharp: ModuleType, in_tmp: Path) -> None:
+    write_models(in_tmp / "run")
     (in_tmp / "run" / paths.PARAMS).write_text("")
+    (in_tmp / "copy.part" / paths.CODES).mkdir(parents=True)  # of a command that was killed while it copied
     for _ in range(2):
         sharp.copied(in_tmp / "run", in_tmp / "copy")
     (in_tmp / "run" / paths.PRIOR / "file").write_text("b")
     with pytest.raises(SystemExit, match=r"copy/models/prior is not that of .*run; give another --folder"):
         sharp.copied(in_tmp / "run", in_tmp / "copy")
+    with pytest.raises(SystemExit, match=r"run is the run itself, which stays as it is; give another --folder"):
+        sharp.copied(in_tmp / "run", in_tmp / "run")
+
+
+@pytest.fixture
+def measured(
+    sharp: ModuleType, in_tmp: Path, write_params: Callable, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[int, int]]:
+    """The number of samples and the seed of each measurement, which computes nothing, of a run in this folder."""
+    found: list[tuple[int, int]] = []
+
+    def rows_of(params: Any, named: dict[str, Any], splits: list[str], picture: Path | None) -> list[dict[str, Any]]:
+        found.append((params.sampling.images, params.sampling.seed))
+        return [named | dict.fromkeys(sharp.FIGURES) | {"decoder": decoder} for decoder in sharp.DECODERS]
+
+    write_params({"sampling.images": 12, "sampling.seed": 3, "sampling.grid_columns": 1})
+    write_models(in_tmp)
+    monkeypatch.setattr(sharp, "rows_of", rows_of)
+    monkeypatch.setattr(sharp, "read_manifest", lambda *_: SimpleNamespace(identity="vqvae"))
+    return found
+
+
+def test_a_command_does_not_inherit_the_values_of_an_earlier_one(
+    sharp: ModuleType, measured: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = paths.PARAMS.read_text()
+    called(sharp, monkeypatch, "--set", "sampling.images=5")
+    called(sharp, monkeypatch, "--set", "sampling.seed=4")
+    assert measured == [(5, 3), (12, 4)] and paths.PARAMS.read_text() == own
+
+
+def test_a_row_that_is_missing_is_added_and_a_picture_that_is_not_drawn_is_said(
+    sharp: ModuleType,
+    measured: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = called(sharp, monkeypatch)
+    Path("rows.jsonl").write_text(json.dumps(second) + "\n")
+    assert called(sharp, monkeypatch) == [second, first] and len(measured) == 2
+    assert called(sharp, monkeypatch, "--picture", "both.png") == [second, first] and len(measured) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "both.png is not drawn" in said[0] and "give another file as --rows" in said[0]
+
+
+@pytest.mark.parametrize(
+    "other, before, after, went_on",
+    [
+        ([], [], ["finished-3-a"], False),
+        (["step-2", "finished-3-a"], [], ["finished-3-a"], False),
+        ([], ["step-2"], ["finished-3-a"], True),
+        ([], ["finished-3-a"], [], True),
+        ([], ["finished-3-b"], ["finished-3-a"], False),  # a result of other code
+    ],
+)
+def test_time_is_told_unless_this_training_went_on(
+    other: list[str],
+    before: list[str],
+    after: list[str],
+    went_on: bool,
+    sharp: ModuleType,
+    in_tmp: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = in_tmp / paths.STATE / "refine_decoder"
+    for training, names in (("other", other), ("this", before)):
+        for name in names:
+            (states / training / name).mkdir(parents=True)
+        acquire(states / training / "lock", "").close()
+        os.utime(states / training / "lock", (0, 0))
+
+    def stage(*_: Any, **__: Any) -> SimpleNamespace:
+        with acquire(states / "this" / "lock", ""):
+            for name in after:
+                (states / "this" / name).mkdir()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(sharp.subprocess, "run", stage)
+    assert [value is None for value in sharp.refine().values()] == [went_on] * 2
