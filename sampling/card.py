@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from sampling.describe import rows
 from sampling.provenance import Provenance
 from sampling.settings import Settings
 from tessera import paths
@@ -150,8 +151,7 @@ def _data(pipeline: TwoStagePipeline, told: Provenance, dataset: str | None) -> 
 def _recipe(pipeline: TwoStagePipeline, told: Provenance) -> str:
     from huggingface_hub.utils import yaml_dump
 
-    rows = [line.strip().split(None, 1) for line in repr(pipeline).splitlines()[1:]]
-    table = "\n".join(f"| {part} | {text} |" for part, text in rows if part != "classes")
+    table = "\n".join(f"| {part} | {text} |" for part, text in rows(pipeline).items() if part != "classes")
     text = f"## Recipe\n\n| | |\n| --- | --- |\n{table}"
     if told.recipe:
         text += (
@@ -162,16 +162,16 @@ def _recipe(pipeline: TwoStagePipeline, told: Provenance) -> str:
 
 
 def _figures(told: Provenance) -> str:
-    rows = [
+    table = [
         f"| {what} | {value:.4g} | {better} | {_images(told, kind)} | {how} |"
         for _, value, (what, better, kind), how in _measured(told)
     ]
-    if not rows:
+    if not table:
         return "## Figures\n\nNone is known: the run that made the models did not come with them."
     head = "| figure | value | better | measured on | measured by |\n| --- | --- | --- | --- | --- |\n"
     return (
         "## Figures\n\nMeasured once by `python -m evaluation.evaluate`, on the test split. Nothing was chosen by it.\n"
-        f"\n{head}" + "\n".join(rows)
+        f"\n{head}" + "\n".join(table)
     )
 
 
