@@ -93,6 +93,10 @@ def test_a_refined_decoder_is_saved_with_the_pipeline_that_draws_with_it(pipelin
     assert torch.equal(came.generate(3, "each", seed=1), refined.generate(3, "each", seed=1))
     assert torch.equal(plain.generate(3, "each", seed=1), pipeline.generate(3, "each", seed=1))
     assert 'from_pretrained("saved", decoder="refined")' in (folder / "README.md").read_text()
+    assert 'from_pretrained("again", decoder="refined")' in (came.save_pretrained("again") / "README.md").read_text()
+    with pytest.raises(UserError, match='card draws with the refined decoder; load with decoder="refined"'):
+        plain.save_pretrained("third")
+    assert not Path("third").exists()
 
 
 def test_changed_weights_are_other_models_and_still_belong_together(pipeline):
