@@ -183,6 +183,7 @@ def test_without_a_token_nothing_is_loaded(in_tmp, repository, capsys, monkeypat
 
 def test_the_command_lists_what_it_would_upload(tiny_run, capsys):
     tiny_run()
+    capsys.readouterr()  # a run that no test has made before tells of its stages
     assert save.main(["--push", "me/tiny", "--dry-run"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in printed[:7]] == [
