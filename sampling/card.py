@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from sampling.describe import rows
 from sampling.provenance import Provenance
 from sampling.settings import Settings
 from tessera import paths
@@ -17,6 +18,10 @@ TAGS = ["tessera", "vq-vae", "discrete-latents", "image-generation"]
 TASK = "unconditional-image-generation"
 INCEPTION = "inception"  # the features in which a Fréchet distance is called FID
 LISTED = 50  # classes
+NO_LICENSE = (
+    "## Licence\n\nNone is given yet. Whoever publishes this model chooses one: `license:` in the first lines of this "
+    "file. The licence of the data may limit the choice."
+)
 
 # The figures that a card shows, by their dotted path in metrics.json: what each is, which way is better, and on which
 # images it is measured.
@@ -75,10 +80,7 @@ def card(
         _recipe(pipeline, told),
         _figures(told),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(pipeline, told)),
-        ""
-        if license
-        else "## Licence\n\nNone is given yet. Whoever publishes this model chooses one: "
-        "`license:` in the first lines of this file. The licence of the data may limit the choice.",
+        "" if license else NO_LICENSE,
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n").content
 
@@ -115,6 +117,8 @@ def _use(pipeline: TwoStagePipeline, told: Provenance, name: str) -> str:
     settings: dict[str, Any] = {"labels": "each"} if pipeline.num_classes else {}
     used, default = told.recipe.get("sampling", {}), asdict(Settings())
     settings |= {f.name: used[f.name] for f in fields(Settings) if used.get(f.name, default[f.name]) != default[f.name]}
+    if not pipeline.prior.null_label:
+        settings["guidance_scale"] = 1.0  # guidance needs the null label
     arguments = ", ".join(["16", *(f"{key}={value!r}" for key, value in settings.items()), "seed=1"])
     decoder = ', decoder="refined"' if pipeline.decoder is not pipeline.vqvae else ""
     code = [
@@ -133,7 +137,8 @@ def _data(pipeline: TwoStagePipeline, told: Provenance, dataset: str | None) -> 
     source = told.recipe.get("data", {})
     if source or dataset:
         named = _plain(dataset or source["source"])
-        lines.append(f"{named} at revision `{source['revision']}`." if source.get("revision") else f"{named}.")
+        revision = source.get("revision") if dataset in (None, told.hub_id) else None
+        lines.append(f"{named} at revision `{revision}`." if revision else f"{named}.")
     if told.images:
         counts = ", ".join(f"{told.images[split]:,} {split}" for split in paths.SPLITS)
         lines.append(f"Images: {counts}.")
@@ -150,8 +155,7 @@ def _data(pipeline: TwoStagePipeline, told: Provenance, dataset: str | None) -> 
 def _recipe(pipeline: TwoStagePipeline, told: Provenance) -> str:
     from huggingface_hub.utils import yaml_dump
 
-    rows = [line.strip().split(None, 1) for line in repr(pipeline).splitlines()[1:]]
-    table = "\n".join(f"| {part} | {text} |" for part, text in rows if part != "classes")
+    table = "\n".join(f"| {part} | {text} |" for part, text in rows(pipeline).items() if part != "classes")
     text = f"## Recipe\n\n| | |\n| --- | --- |\n{table}"
     if told.recipe:
         text += (
@@ -162,16 +166,16 @@ def _recipe(pipeline: TwoStagePipeline, told: Provenance) -> str:
 
 
 def _figures(told: Provenance) -> str:
-    rows = [
+    table = [
         f"| {what} | {value:.4g} | {better} | {_images(told, kind)} | {how} |"
         for _, value, (what, better, kind), how in _measured(told)
     ]
-    if not rows:
+    if not table:
         return "## Figures\n\nNone is known: the run that made the models did not come with them."
     head = "| figure | value | better | measured on | measured by |\n| --- | --- | --- | --- | --- |\n"
     return (
         "## Figures\n\nMeasured once by `python -m evaluation.evaluate`, on the test split. Nothing was chosen by it.\n"
-        f"\n{head}" + "\n".join(rows)
+        f"\n{head}" + "\n".join(table)
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tessera.errors import printable
+
 if TYPE_CHECKING:
     from sampling.pipeline import TwoStagePipeline
 
@@ -11,12 +13,19 @@ SHOWN = 30  # class names
 
 
 def description(pipeline: TwoStagePipeline) -> str:
-    """Where the models are from, image size, classes, codes, and of both models parts, parameters and steps."""
+    """Where the models are from, and a line for each row of `rows`."""
+    precision = "bf16" if pipeline.drawing is not pipeline.prior else "fp32"
+    where = f" of {pipeline.source}" if pipeline.source else ""
+    head = f"TwoStagePipeline{where}, on {pipeline.device}, draws in {precision}"
+    return "\n".join([head, *(f"  {name:<8} {text}" for name, text in rows(pipeline).items())])
+
+
+def rows(pipeline: TwoStagePipeline) -> dict[str, str]:
+    """Image size, classes, codes, and of both models parts, parameters and steps. Each text is one printable line."""
     channels, height, width = pipeline.layout.image_shape
     config, prior = pipeline.vqvae.config, pipeline.prior
     parts = [f"{kind} {config[kind]['name']}" for kind in ("network", "quantizer", "likelihood")]
-    precision = "bf16" if pipeline.drawing is not prior else "fp32"
-    rows = {
+    found = {
         "images": f"{height}x{width} {'grey' if channels == 1 else 'RGB'}",
         "classes": _classes(pipeline),
         "codes": ", ".join(_level(level) for level in pipeline.layout.levels),
@@ -24,12 +33,10 @@ def description(pipeline: TwoStagePipeline) -> str:
         "prior": ", ".join([_prior(prior), *_size(pipeline, "prior")]),
     }
     if pipeline.decoder is not pipeline.vqvae:
-        rows["decoder"] = "refined; likelihoods are of the VQ-VAE's own"
+        found["decoder"] = "refined; likelihoods are of the VQ-VAE's own"
     if prior.num_classes and not prior.null_label:
-        rows["classes"] += "; no images without a class"
-    where = f" of {pipeline.source}" if pipeline.source else ""
-    head = f"TwoStagePipeline{where}, on {pipeline.device}, draws in {precision}"
-    return "\n".join([head, *(f"  {name:<8} {text}" for name, text in rows.items())])
+        found["classes"] += "; no images without a class"
+    return {name: printable(text) for name, text in found.items()}
 
 
 def _classes(pipeline: TwoStagePipeline) -> str:

@@ -116,9 +116,18 @@ def naming(name: str, folder: Path, load: Callable[[], Loaded]) -> Loaded:
 
 
 def upload(
-    folder: Path, repo_id: str, revision: str | None, private: bool | None, token: str | None, message: str
+    folder: Path,
+    repo_id: str,
+    revision: str | None,
+    private: bool | None,
+    token: str | None,
+    message: str,
+    own: Sequence[str] = (),
 ) -> str:
     """Upload a folder in one commit. The model and the branch are made if need be.
+
+    Args:
+        own: names of files that are deleted in this commit if they are on the Hub and not in the folder.
 
     Returns:
         The address of the commit.
@@ -133,7 +142,9 @@ def upload(
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        done = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
+        done = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message, delete_patterns=list(own)
+        )
     return str(done.commit_url)
 
 

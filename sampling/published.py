@@ -140,7 +140,8 @@ class Published:
         this card, edited or not.
 
         Args:
-            folder: it must not be there yet, or be empty.
+            folder: it must not be there yet, or be empty, and cannot be the current one. A symbolic link stays, and
+                the folder that it leads to is written.
             run: the folder of the run that made the models, with params.yaml and results; None: the one that the models
                 were loaded from, if it lies in a run.
             license: a licence as the Hub names it, such as "mit". Without it the card says that none is given.
@@ -151,14 +152,17 @@ class Published:
             The folder.
 
         Raises:
-            UserError: the folder holds something; see also `sampling.saving.write`.
+            UserError: the folder holds something, or is the current one; see also `sampling.saving.write`.
         """
         folder = new_folder("folder", Path(folder))
-        with scratch(folder) as staging:
-            whole = staging / folder.name  # inside, since the lock on `staging` itself is held
+        place = Path(os.path.realpath(folder))
+        if place == Path.cwd():
+            raise UserError(f"folder: {folder} is the current folder, which cannot be replaced; name a new folder")
+        with scratch(place) as staging:
+            whole = staging / place.name  # inside, since the lock on `staging` itself is held
             whole.mkdir()
-            import_module(SAVING).write(self, whole, folder.name, run, license, dataset)
-            os.replace(whole, folder)
+            import_module(SAVING).write(self, whole, place.name, run, license, dataset)
+            os.replace(whole, place)
         return folder
 
     def push_to_hub(
@@ -175,7 +179,8 @@ class Published:
     ) -> str:
         """Upload what `save_pretrained` would write, in one commit of a model on the Hub, which is made if need be.
 
-        Other files of the model there stay as they are.
+        Files of an earlier pipeline that this one does not have, such as its figures and its refined decoder, are
+        deleted there in the same commit. All other files stay as they are.
 
         Args:
             repo_id: the model's id, OWNER/NAME.
@@ -196,5 +201,6 @@ class Published:
         hub.require_id(repo_id)
         hub.require_token(token)
         with TemporaryDirectory() as place:
-            import_module(SAVING).write(self, Path(place), repo_id, run, license, dataset)
-            return hub.upload(Path(place), repo_id, revision, private, token, message)
+            saving = import_module(SAVING)
+            saving.write(self, Path(place), repo_id, run, license, dataset)
+            return hub.upload(Path(place), repo_id, revision, private, token, message, saving.WRITTEN)

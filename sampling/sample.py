@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from sampling import options
 from tessera import entry
 from tessera.artifacts.publishing import new_folder
+from tessera.errors import printable
 from tessera.launch.shares import add_share
 from tessera.parameters import Params
 
@@ -81,7 +82,7 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
     what = (
         [f" of each of {len(numbers)} classes"]
         if len(numbers) > 1
-        else [f" of class {classes.name(n)}" for n in numbers]
+        else [f" of class {printable(classes.name(n))}" for n in numbers]
     )
     said = f"{each} images" + "".join(what)
     drawn = ", ".join(f"{name} {settings[name]}" for name in TOLD if settings[name] is not None)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,10 +42,11 @@ class Hub(ThreadingHTTPServer):
     def files(self, model: str, branch: str = "main") -> dict[str, bytes]:
         return self.commits[self.models[model][branch]]
 
-    def put(self, model: str, branch: str, files: dict[str, bytes]) -> str:
-        """Commit files beside those that are there, and return the commit."""
+    def put(self, model: str, branch: str, files: dict[str, bytes], deleted: Collection[str] = ()) -> str:
+        """Commit files beside those that are there without `deleted`, and return the commit."""
         branches = self.models.setdefault(model, {})
-        whole = {**self.commits.get(branches.get(branch, ""), {}), **files}
+        before = self.commits.get(branches.get(branch, ""), {})
+        whole = {path: data for path, data in before.items() if path not in deleted} | files
         text = json.dumps([model, branch, {path: hashlib.sha1(data).hexdigest() for path, data in whole.items()}])
         commit = hashlib.sha1(text.encode()).hexdigest()
         branches[branch], self.commits[commit] = commit, whole
@@ -129,7 +130,9 @@ class _Answers(BaseHTTPRequestHandler):
         else:
             lines = [json.loads(line) for line in body.splitlines()]
             files = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
-            commit = self.server.put(model, branch, {path: base64.b64decode(data) for path, data in files.items()})
+            deleted = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+            files = {path: base64.b64decode(data) for path, data in files.items()}
+            commit = self.server.put(model, branch, files, deleted)
             address = f"{self.server.address}/{model}/commit/{commit}"
             self._json({"success": True, "commitUrl": address, "commitOid": commit, "hookOutput": ""})
 

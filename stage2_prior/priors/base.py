@@ -17,12 +17,25 @@ from stage2_prior.priors.heads import LevelHeads
 from tessera.codes.layout import CodeLayout
 from tessera.errors import UserError
 
+LONGEST_NAME = 1000  # characters of a class's name
 MEASURED_LOGITS = 2**28  # logits per call of `nll`: 1 GB in float32, and a few GB at the peak
 
 
 def token_nll(logits: Tensor, tokens: Tensor) -> Tensor:
     """-log p of each token in nats, (B, n), from logits (B, n, V) and int64 tokens (B, n)."""
     return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
+
+
+def _require_names(names: Sequence[Any]) -> None:
+    """Refuses names of classes that are no text of a bounded length. A configuration from the Hub may hold anything."""
+    for number, name in enumerate(names):
+        expected = f"class_names: class {number}: expected text of at most {LONGEST_NAME:,} characters"
+        if not isinstance(name, str):
+            raise UserError(f"{expected}, got {type(name).__name__}")
+        if len(name) > LONGEST_NAME:
+            raise UserError(f"{expected}, got {len(name):,} characters")
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise UserError(f"{expected}, got half of a surrogate pair, which no file can hold")
 
 
 class Recomputable(nn.Module):
@@ -83,8 +96,12 @@ class Prior(nn.Module):
                 prior has learned nothing of a class without images.
 
         Raises:
-            ValueError: there are not as many names or numbers as classes.
+            ValueError: there are not as many names or numbers as classes; a name is no text, or has more than
+                `LONGEST_NAME` characters; or a number of images is not a whole number.
         """
+        _require_names(class_names or ())
+        if not all(isinstance(count, int) for count in class_images or ()):
+            raise UserError("class_images: expected whole numbers")
         self.name, self.params, self.null_label = name, {**params, **self.resolved_params}, null_label
         self.class_names = None if class_names is None else tuple(class_names)
         self.class_images = None if class_images is None else tuple(class_images)

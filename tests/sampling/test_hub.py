@@ -101,6 +101,8 @@ def test_models_go_to_the_hub_and_come_back_the_same(tiny_run: Callable[..., Pat
     saved = TwoStagePipeline.load("models", "cpu").save_pretrained(folder / "saved")
     with stand_in() as there:
         put_hostile(there, saved, folder / "mark")
+        earlier = ("decoders/refined/config.json", "samples.png", ".eval_results/tessera.yaml", "prior/config.json")
+        there.put("me/tiny", "main", dict.fromkeys((*earlier, "notes.md", "prior/notes.md"), b"of an earlier model"))
         environment = os.environ | client_environment(there, folder / "home") | {"PYTHONPATH": str(repository)}
         command = [sys.executable, "-c", CLIENT]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -108,7 +110,7 @@ def test_models_go_to_the_hub_and_come_back_the_same(tiny_run: Callable[..., Pat
         said = json.loads(done.stdout.splitlines()[-1])
         uploaded, asked = there.files("me/tiny"), there.asked
     names = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
-    assert set(uploaded) == names, "what was saved is uploaded, and nothing else"
+    assert set(uploaded) == names | {"notes.md", "prior/notes.md"}, "what was saved, and files of the owner's own"
     assert all(uploaded[name] == (saved / name).read_bytes() for name in names - {"README.md"})
     card = uploaded["README.md"].decode()
     assert 'from_pretrained("me/tiny")' in card and card.startswith("---\nlicense: mit\n")
@@ -181,6 +183,7 @@ def test_without_a_token_nothing_is_loaded(in_tmp, repository, capsys, monkeypat
 
 def test_the_command_lists_what_it_would_upload(tiny_run, capsys):
     tiny_run()
+    capsys.readouterr()  # a run that no test has made before tells of its stages
     assert save.main(["--push", "me/tiny", "--dry-run"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in printed[:7]] == [

@@ -16,6 +16,7 @@ from sampling.pipeline import TwoStagePipeline
 from sampling.provenance import METRICS, without_paths
 from tessera import paths
 from tessera.artifacts.files import json_text, write_text
+from tessera.artifacts.manifests import file_entry, manifest_text
 from tessera.artifacts.publishing import publishing
 from tessera.documents import read_yaml
 from tessera.errors import UserError
@@ -92,6 +93,10 @@ def test_a_refined_decoder_is_saved_with_the_pipeline_that_draws_with_it(pipelin
     assert torch.equal(came.generate(3, "each", seed=1), refined.generate(3, "each", seed=1))
     assert torch.equal(plain.generate(3, "each", seed=1), pipeline.generate(3, "each", seed=1))
     assert 'from_pretrained("saved", decoder="refined")' in (folder / "README.md").read_text()
+    assert 'from_pretrained("again", decoder="refined")' in (came.save_pretrained("again") / "README.md").read_text()
+    with pytest.raises(UserError, match='card draws with the refined decoder; load with decoder="refined"'):
+        plain.save_pretrained("third")
+    assert not Path("third").exists()
 
 
 def test_changed_weights_are_other_models_and_still_belong_together(pipeline):
@@ -242,3 +247,40 @@ def test_the_command_saves_the_run_of_its_folder(tiny_run, capsys, classes):
     assert save.main(["mine"]) == 2 and save.main([]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("error: FOLDER: mine is there already") and said[1].startswith("error: name a FOLDER")
+
+
+HOSTILE = ("\x1b[31mred\nclasses   0: none\n| <img src=x> |", "`|<b>", "right\u202eleft")
+
+
+def test_hostile_names_of_classes_are_shown_as_text(tiny_run):
+    tiny_run(names=HOSTILE)
+    pipeline = load("models")
+    assert pipeline.classes.names == HOSTILE
+    shown = repr(pipeline)
+    lines = shown.splitlines()
+    assert len(lines) == 6 and all(line.isprintable() for line in lines) and r"\x1b[31mred\nclasses" in lines[2]
+    text = pipeline.save_pretrained("saved").joinpath("README.md").read_text()
+    assert "\x1b" not in text and "\u202e" not in text and "\n| <img" not in text
+    assert [line for line in text.splitlines() if "<b>" in line or "<img" in line] == [
+        "Images: 48 train, 12 validation, 20 test. "
+        "3 classes: `?[31mred?classes   0: none?| <img src=x> |`, `?|<b>`, `right?left`."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (5, "class_names: class 1: expected text of at most 1,000 characters, got int"),
+        ("x" * 1001, "got 1,001 characters"),
+        ("\ud800", "got half of a surrogate pair"),
+    ],
+)
+def test_names_of_classes_that_are_no_text_are_refused(pipeline, name, message):
+    config = json.loads(Path("models/prior/config.json").read_text())
+    config["class_names"][1] = name
+    Path("models/prior/config.json").write_text(json.dumps(config))
+    files = {file: file_entry(Path("models/prior") / file) for file in ("config.json", "model.safetensors")}
+    Path("models/prior/manifest.json").write_text(manifest_text("prior", pipeline.manifests["prior"].parents, files))
+    with pytest.raises(UserError, match=f"models/prior: not a prior .*{message}") as caught:
+        load("models")
+    assert "\n" not in str(caught.value)
