@@ -576,7 +576,7 @@ def test_dvc_reruns_exactly_what_an_edit_of_code_concerns(rerun, stubbed):
 @pytest.mark.slow
 def test_a_typo_anywhere_stops_before_anything_is_deleted(stubbed):
     before = {path: path.read_bytes() for path in stubbed.rglob("*") if path.is_file() and ".git" not in path.parts}
-    for section in ("stage2_prior.masked", "stage1_vqvae.quantizer.residual", "runtime", "sampling"):
+    for section in ("stage2_prior.chain", "stage1_vqvae.quantizer.residual", "runtime", "sampling"):
         text = (stubbed / "params.yaml").read_text(encoding="utf-8")
         key = section.split(".")[-1]
         (stubbed / "params.yaml").write_text(
