@@ -186,8 +186,7 @@ def copies(run: Published) -> Section:
     """The samples that are nearest to training images."""
     section, found = Section("copies", "Nearest training images"), run.evaluated.get("memorisation")
     if not found:
-        reason = run.unavailable.get("distribution", "the evaluation left them out")
-        section.notes.append(f"Nearest training images were not looked for: {reason}.")
+        section.notes.append(f"Nearest training images were not looked for: {_why_not(run)}.")
         return section
     section.add(
         "The samples that are nearest to training images, above these",
@@ -209,12 +208,16 @@ def copies(run: Published) -> Section:
     return section
 
 
+def _why_not(run: Published) -> str:
+    """Why nothing was compared in the features of a network."""
+    return run.unavailable.get("distribution", "the evaluation left them out")
+
+
 def distances(run: Published) -> Section:
     """How far reconstructions and samples are from test images, in the features of a network."""
     section, found = Section("distances", "Distances to real images"), run.evaluated.get("distribution")
     if not found:
-        reason = run.unavailable.get("distribution", "the evaluation left them out")
-        section.notes.append(f"Distances were not measured: {reason}.")
+        section.notes.append(f"Distances were not measured: {_why_not(run)}.")
         return section
     names = {
         "kid": LOWER,

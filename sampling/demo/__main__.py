@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(arguments)
     except KeyboardInterrupt:
-        pass
+        pass  # Ctrl-C is how a user ends the demo, so it is no failure
     except Exception as error:
         return exit_status(error)
     finally:

@@ -115,11 +115,6 @@ class Autoregressive(Prior):
         drawn = self.draw(sampler, decoding, guided, levels, uniforms, part, forced=forced[:, given:])
         return torch.cat([coarser, drawn], 1)
 
-    def token_uniforms(self, sampler: Sampler) -> Tensor:
-        """A random number for each own token, float64 (B, n)."""
-        # Links of a chain are told apart by their first level. A prior over all levels has the stream without a number.
-        return sampler.uniforms(self.own_tokens, *([self.first] if self.first else []))
-
     def draw(
         self,
         sampler: Sampler,

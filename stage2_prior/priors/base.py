@@ -180,6 +180,11 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
+    def token_uniforms(self, sampler: Sampler) -> Tensor:
+        """A random number for each own token, float64 (B, n)."""
+        # Links of a chain are told apart by their first level. A prior over all levels has the stream without a number.
+        return sampler.uniforms(self.own_tokens, *([self.first] if self.first else []))
+
     def decoding_bytes(self, device: torch.device, bytes_per_logit: int) -> int:
         """Bytes of memory that decoding takes for each further sequence of a batch.
 

@@ -188,7 +188,7 @@ class NextScale(Prior):
         """Draws a scale in each forward pass, see `Prior.decode`. Guidance that rises does so from scale to scale."""
         own, given = self.own_tokens, self.given_tokens
         guided = sampler.guided(range(self.first, len(self.layout.levels)))
-        uniforms = sampler.uniforms(own, *([self.first] if self.first else []))
+        uniforms = self.token_uniforms(sampler)
         if guided:  # the null label's rows follow the labels' rows in one batch
             labels = torch.cat([labels, torch.full_like(labels, self.num_classes)])
         logits_of = self.scale_logits(labels)
