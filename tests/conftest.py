@@ -61,17 +61,22 @@ def raw_params() -> dict[str, Any]:
     return read_yaml(REPOSITORY / "params.yaml")
 
 
+def change(raw_params: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Set values by dotted names, `{"sampling.top_k": 5}`. Sections that are missing are made."""
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        node = raw_params
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = value
+
+
 @pytest.fixture
 def params(raw_params: dict[str, Any]) -> Callable[[dict[str, Any]], Params]:
     """`params({"sampling.top_k": 5})`: the repository's parameters with dotted changes, validated."""
 
     def make(changes: dict[str, Any] | None = None) -> Params:
-        for path, value in (changes or {}).items():
-            *sections, key = path.split(".")
-            node = raw_params
-            for section in sections:
-                node = node.setdefault(section, {})
-            node[key] = value
+        change(raw_params, changes or {})
         return validate(raw_params)
 
     return make
@@ -125,12 +130,7 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
     raw_params["runtime"] |= {"processes": 1, "threads": 1, "batch_size": 16, "log_every": 1}
 
     def write(changes: dict[str, Any] | None = None) -> None:
-        for path, value in (changes or {}).items():
-            *sections, key = path.split(".")
-            node = raw_params
-            for section in sections:
-                node = node.setdefault(section, {})
-            node[key] = value
+        change(raw_params, changes or {})
         (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
 
     return write

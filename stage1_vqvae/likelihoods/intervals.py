@@ -31,18 +31,20 @@ def edges(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return lower, torch.where(pixels == 255, math.inf, images + HALF_BIN)
 
 
+def _in_the_left_tail(lower: torch.Tensor, upper: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Intervals right of 0 are mirrored, since a distribution function is small and exact in the left tail alone."""
+    flip = lower > 0
+    return torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+
+
 def log_normal_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
     """The log-probability of intervals under a standard normal distribution, without cancellation.
-
-    An interval in the right tail is mirrored to the left tail, where the distribution function is small and exact.
 
     Args:
         lower: float64, the lower edges; −∞ is allowed.
         upper: float64, the upper edges; ∞ is allowed.
     """
-    flip = lower > 0
-    low = torch.where(flip, -upper, lower)
-    high = torch.where(flip, -lower, upper)
+    low, high = _in_the_left_tail(lower, upper)
     # The derivative of log_ndtr at -∞ is NaN, so an infinite edge is left out before log_ndtr sees it.
     infinite = low == -math.inf
     log_low, log_high = torch.special.log_ndtr(low.masked_fill(infinite, 0.0)), torch.special.log_ndtr(high)
@@ -53,16 +55,13 @@ def log_normal_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tenso
 def log_laplace_interval(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
     """The log-probability of intervals under a standard Laplace distribution, without cancellation.
 
-    Its distribution function is e^u/2 for u below 0, and 1 − e^−u/2 above. An interval in the right tail is mirrored to
-    the left tail.
+    Its distribution function is e^u/2 for u below 0, and 1 − e^−u/2 above.
 
     Args:
         lower: float64, the lower edges; −∞ is allowed.
         upper: float64, the upper edges; ∞ is allowed.
     """
-    flip = lower > 0
-    low = torch.where(flip, -upper, lower)
-    high = torch.where(flip, -lower, upper)
+    low, high = _in_the_left_tail(lower, upper)
     below = high - math.log(2) + torch.log(-torch.expm1(low - high))  # for intervals with both edges left of 0
     across = torch.log(-(torch.expm1(low.clamp(max=0)) + torch.expm1(-high.clamp(min=0)))) - math.log(2)
     return torch.where(high <= 0, below, across)

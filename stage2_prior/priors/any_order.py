@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stage2_prior.priors.autoregressive import Autoregressive, DecodingState
 from stage2_prior.priors.base import token_nll
-from stage2_prior.priors.blocks import Block, Blocks
+from stage2_prior.priors.blocks import Block, Blocks, Sizes
 from stage2_prior.priors.drawing import Part, Sampler, choose_several, require_finite
 from stage2_prior.priors.ordered import OrderedEnds, OrderState, passes_of
 from stage2_prior.priors.sections import AttentionParams
@@ -60,18 +60,15 @@ class AnyOrder(Autoregressive):
         layout: CodeLayout,
         num_classes: int,
         *,
-        layers: int,
-        width: int,
-        heads: int,
-        dropout: float,
         annealing: tuple[float, float] | None,
         first: int = 0,
+        **sizes: Unpack[Sizes],
     ) -> None:
         """Arguments: see `Parameters`."""
         super().__init__(layout, num_classes, first)
         self.annealing, self.noise = annealing, 2 + self.own_tokens
-        self.ends = OrderedEnds(layout, num_classes, first, width, dropout)
-        self.transformer = Blocks(layers, width, heads, dropout, causal=True)
+        self.ends = OrderedEnds(layout, num_classes, first, sizes["width"], sizes["dropout"])
+        self.transformer = Blocks(**sizes, causal=True)
         levels, _, _, depths = layout.places[self.given_tokens :].unbind(1)
         self.register_buffer("places", torch.arange(layout.num_tokens), persistent=False)
         self.register_buffer("levels", levels, persistent=False)  # of each own token

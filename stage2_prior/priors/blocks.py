@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,15 @@ from stage2_prior.priors.decoding.products import Product
 from stage2_prior.priors.heads import joined
 
 CACHED_ROWS = 2048  # positions in fp32 whose layer outputs stay in a CPU's caches
+
+
+class Sizes(TypedDict):
+    """The arguments of `Blocks` that parameters give, see `AttentionParams`."""
+
+    layers: int
+    width: int
+    heads: int
+    dropout: float
 
 
 class Block(Recomputable):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stage2_prior.priors.base import Prior, token_nll
-from stage2_prior.priors.blocks import Block, Blocks
+from stage2_prior.priors.blocks import Block, Blocks, Sizes
 from stage2_prior.priors.drawing import Part, Sampler, choose_several, left_unknown, require_finite
 from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import SequenceEnds
@@ -46,22 +46,13 @@ class Masked(Prior):
     exact = False
 
     def __init__(
-        self,
-        layout: CodeLayout,
-        num_classes: int,
-        *,
-        layers: int,
-        width: int,
-        heads: int,
-        dropout: float,
-        bound_draws: int,
-        first: int = 0,
+        self, layout: CodeLayout, num_classes: int, *, bound_draws: int, first: int = 0, **sizes: Unpack[Sizes]
     ) -> None:
         """Arguments: see `Parameters`."""
         super().__init__(layout, num_classes, first)
         self.bound_draws, self.noise = bound_draws, 1 + layout.num_tokens
-        self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
-        self.transformer = Blocks(layers, width, heads, dropout, causal=False)
+        self.ends = SequenceEnds(layout, num_classes, first, sizes["width"], sizes["dropout"])
+        self.transformer = Blocks(**sizes, causal=False)
 
     def frozen(self, batch: int) -> Callable[[Tensor], Tensor]:
         """The transformer prepared for many calls of `predict` with `batch` rows. The weights must stay the same.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_prior.priors.base import Prior, token_nll
-from stage2_prior.priors.blocks import Block, Blocks
+from stage2_prior.priors.blocks import Block, Blocks, Sizes
 from stage2_prior.priors.decoding.scales import ScaleDecoder
 from stage2_prior.priors.drawing import Part, Sampler, choose_several, require_finite
 from stage2_prior.priors.heads import project, widen
@@ -93,25 +94,15 @@ class NextScale(Prior):
     section 3.2.
     """
 
-    def __init__(
-        self,
-        layout: CodeLayout,
-        num_classes: int,
-        *,
-        layers: int,
-        width: int,
-        heads: int,
-        dropout: float,
-        first: int = 0,
-    ) -> None:
+    def __init__(self, layout: CodeLayout, num_classes: int, *, first: int = 0, **sizes: Unpack[Sizes]) -> None:
         """Arguments: see `Parameters`."""
         super().__init__(layout, num_classes, first)
         self.scales = scales_of(layout)
-        self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
-        self.position = nn.Embedding(layout.num_tokens, width)
+        self.ends = SequenceEnds(layout, num_classes, first, sizes["width"], sizes["dropout"])
+        self.position = nn.Embedding(layout.num_tokens, sizes["width"])
         nn.init.normal_(self.position.weight, std=0.02)
         block = partial(ScaleBlock, ends=tuple(scale.rows.stop for scale in self.scales))
-        self.transformer = Blocks(layers, width, heads, dropout, causal=False, block=block)
+        self.transformer = Blocks(**sizes, causal=False, block=block)
         order = torch.cat([torch.arange(layout.num_tokens)[scale.places] for scale in self.scales])
         self.register_buffer("order", order, persistent=False)  # the place in the sequence of each row
         self.register_buffer("row_of", order.argsort(), persistent=False)  # the row of each place

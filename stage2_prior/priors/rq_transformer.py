@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage2_prior.priors.autoregressive import Autoregressive
-from stage2_prior.priors.blocks import Blocks
+from stage2_prior.priors.blocks import Blocks, Sizes
 from stage2_prior.priors.decoding.engine import Decoder
 from stage2_prior.priors.sections import AttentionParams
 from stage2_prior.priors.sequence import DecodingEnds, SequenceEnds
@@ -57,21 +58,12 @@ class RQTransformer(Autoregressive):
     """
 
     def __init__(
-        self,
-        layout: CodeLayout,
-        num_classes: int,
-        *,
-        layers: int,
-        depth_layers: int,
-        width: int,
-        heads: int,
-        dropout: float,
-        first: int = 0,
+        self, layout: CodeLayout, num_classes: int, *, depth_layers: int, first: int = 0, **sizes: Unpack[Sizes]
     ) -> None:
         super().__init__(layout, num_classes, first)
-        self.ends = SequenceEnds(layout, num_classes, first, width, dropout)
-        self.across = Blocks(layers, width, heads, dropout, causal=True)
-        self.down = Blocks(depth_layers, width, heads, dropout, causal=True)
+        self.ends = SequenceEnds(layout, num_classes, first, sizes["width"], sizes["dropout"])
+        self.across = Blocks(**sizes, causal=True)
+        self.down = Blocks(**sizes | {"layers": depth_layers}, causal=True)
         firsts = (layout.places[:, 3] == 0).nonzero()[:, 0]
         self.register_buffer("firsts", firsts, persistent=False)  # places in the sequence of the codes of depth 0
 

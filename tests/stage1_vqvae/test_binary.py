@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import vector_quantize_pytorch as oracle
+from largest_tensor import LargestTensor
 
 from stage1_vqvae.quantizers.base import Quantizer
 from stage1_vqvae.quantizers.sections import PACKAGE
@@ -81,17 +82,7 @@ def test_2_to_the_18_codes_need_no_table(name: str, monkeypatch: pytest.MonkeyPa
     assert max(sizes) <= 18
     indices = torch.randint(2**18, (500, 1))
     assert torch.equal(quantizer.eval().quantize(quantizer.lookup(indices)).indices, indices)
-    largest = 0
-
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple) else (result,):
-                largest = max(largest, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
-            return result
-
-    with Sizes():
+    with LargestTensor() as watched:
         output = quantizer.train()(torch.randn(10, 18, requires_grad=True))
         output.loss.backward()
-    assert 0 < largest <= 10 * 2**9
+    assert 0 < watched.largest <= 10 * 2**9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 
 from stage1_vqvae.quantizers import search
 from stage1_vqvae.quantizers.search import best, gather_statistics, kmeans, nearest
@@ -54,19 +55,9 @@ def test_vectors_that_are_not_finite_get_a_code_all_the_same() -> None:
 
 
 def test_the_matrix_of_all_distances_never_exists() -> None:
-    largest = 0
-
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple) else (result,):
-                largest = max(largest, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
-            return result
-
-    with Sizes():
+    with LargestTensor() as watched:
         nearest(torch.randn(20_000, 4), torch.randn(4096, 4))
-    assert 0 < largest <= search.BLOCK < 20_000 * 4096 / 10
+    assert 0 < watched.largest <= search.BLOCK < 20_000 * 4096 / 10
 
 
 def test_statistics_are_counts_and_sums() -> None:

@@ -7,43 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_trainings import RUNTIME, TRAINING
 
 from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.training.checkpoint import StateFolder
 from tessera.training.loop import Trainer
 from tessera.training.task import Task
-
-TRAINING = {
-    "seed": 0,
-    "steps": 10,
-    "batch_size": 8,
-    "learning_rate": 0.02,
-    "schedule": "cosine",
-    "schedule_steps": None,
-    "betas": (0.9, 0.95),
-    "weight_decay": 0.01,
-    "warmup_steps": 2,
-    "final_learning_rate_fraction": 0.1,
-    "gradient_clip": 1.0,
-    "weight_ema_decay": 0.0,
-    "precision": "fp32",
-    "channels_last": False,
-    "compile": False,
-    "validate_every": 4,
-    "patience": None,
-}
-RUNTIME = {
-    "processes": None,
-    "threads": 1,
-    "log_every": 1,
-    "save_every": 1000,
-    "save_minutes": None,
-    "keep_states": 2,
-    "micro_batch": None,
-    "batch_size": 8,
-    "pictures": 0.03,
-}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from small_trainings import NotedTask, assert_same, weights
 from torch import nn
 
 from tessera.errors import UserError
@@ -38,15 +39,14 @@ class Adversaries(nn.Module):
         return (F.softplus(self.discriminator(fake)) + F.softplus(-self.discriminator(real))).mean()
 
 
-class Adversarial(Task):
+class Adversarial(NotedTask):
     criterion = "distance"
     losses = {"generator": 1.0, "discriminator": 0.0}  # noqa: RUF012
 
     def __init__(self, params: TrainingParams) -> None:
+        super().__init__(params)
         torch.manual_seed(0)
-        self.model, self.params, self.calls = Adversaries(), params, []
-        self.interrupt: Callable[[int], None] = lambda step: None
-        self.poisoned: set[int] = set()
+        self.model = Adversaries()
 
     def groups(self) -> tuple[ParameterGroup, ...]:
         slow = {"learning_rate_factor": 0.5, "betas": (0.0, 0.9), "weight_decay": 0.0, "gradient_clip": 0.3}
@@ -63,29 +63,10 @@ class Adversarial(Task):
     def loss(self, name: str, model: nn.Module, batch: Batch) -> torch.Tensor | tuple:
         return model(**batch, loss=name)
 
-    def update(self, step: int) -> dict[str, torch.Tensor]:
-        self.calls.append(f"update {step}")
-        self.model.seen += 1
-        self.interrupt(step)
-        return {"seen": self.model.seen}
-
-    def discard(self) -> None:
-        self.calls.append("discard")
-
     def validate(self) -> dict[str, float]:
         with torch.no_grad():
             fake = self.model.network(torch.randn(50, 2, generator=generator("validation"))) * self.model.scale
         return {"distance": (fake.mean(0) - 2).square().sum().item()}
-
-
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.task.model.state_dict().items()}
-
-
-def assert_same(one: Trainer, other: Trainer) -> None:
-    for name, tensor in weights(one).items():
-        assert torch.equal(tensor, weights(other)[name]), name
-    assert one.progress.to_json() == other.progress.to_json()
 
 
 def interrupt_at(at: int) -> Callable[[int], None]:

@@ -14,10 +14,13 @@ from whole_runs import HANGS
 
 pytestmark = pytest.mark.slow
 
+TESTS = Path(__file__).parents[2]
+
 SCRIPT = """
 import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
+from small_trainings import RUNTIME, TRAINING
 from torch import nn
 from tessera.distributed import world
 from tessera.launch.devices import accelerator
@@ -66,22 +69,8 @@ class Toy(Task):
         return {"a": 1.0 / self.validations, "b": float(self.validations)}  # the third stops after the fourth
 
 
-params = TrainingParams(
-    seed=0, steps=20, batch_size=8, learning_rate=0.02, schedule="cosine", schedule_steps=None, betas=(0.9, 0.95),
-    weight_decay=0.01, warmup_steps=2, final_learning_rate_fraction=0.1, gradient_clip=1.0, weight_ema_decay=0.0,
-    precision="fp32", channels_last=False, compile=False, validate_every=2, patience=3,
-)
-runtime = RuntimeParams(
-    processes=None,
-    threads=1,
-    log_every=1,
-    save_every=1000,
-    save_minutes=None,
-    keep_states=2,
-    micro_batch=None,
-    batch_size=8,
-    pictures=0,
-)
+params = TrainingParams(**{**TRAINING, "steps": 20, "validate_every": 2, "patience": 3})
+runtime = RuntimeParams(**{**RUNTIME, "pictures": 0})
 accelerator = accelerator(runtime)
 exchanged, look = [], steps.largest_of_each
 steps.largest_of_each = lambda values: exchanged.append(len(values)) or look(values)
@@ -98,7 +87,11 @@ with StateFolder("toy", "run", accelerator.is_main_process) as state:
 def test_two_processes_train_every_group_as_one_does(in_tmp: Path) -> None:
     hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "DVC_ROOT")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent))),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "1",
+    }
     (in_tmp / "toy.py").write_text(SCRIPT, encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, command in (("one", [sys.executable]), ("two", torchrun)):

@@ -14,6 +14,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from small_trainings import RUNTIME as RUNTIME_VALUES
+from small_trainings import NotedTask, assert_same, weights
 from torch import nn
 
 from tessera.errors import UserError
@@ -26,20 +28,9 @@ from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
 from tessera.training.progress import Choice, Progress
 from tessera.training.running import request_end, running
-from tessera.training.task import Task
 from tessera.training.tracking import csv_text
 
-RUNTIME = RuntimeParams(
-    processes=None,
-    threads=1,
-    log_every=1,
-    save_every=1000,
-    save_minutes=None,
-    keep_states=2,
-    micro_batch=None,
-    batch_size=8,
-    pictures=0.0,
-)
+RUNTIME = RuntimeParams(**RUNTIME_VALUES)
 
 
 class Network(nn.Module):
@@ -53,19 +44,18 @@ class Network(nn.Module):
         return error, {"error": error}
 
 
-class Regression(Task):
+class Regression(NotedTask):
     section = "toy.training"
     criterion = "error"
 
     def __init__(self, params: TrainingParams, criteria: list[float] | None = None) -> None:
+        super().__init__(params)
         torch.manual_seed(0)
-        self.model, self.params, self.calls = Network(), params, []
+        self.model = Network()
         self.x = torch.randn(20, 3, generator=generator("x"))
         self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]])
         self.order = SampleOrder(20, params.batch_size, params.seed)
         self.criteria = criteria
-        self.interrupt: Callable[[int], None] = lambda step: None
-        self.poisoned: set[int] = set()
         self.validated: list[torch.Tensor] = []
 
     def initialise(self) -> None:
@@ -79,15 +69,6 @@ class Regression(Task):
     def compile(self) -> None:
         self.calls.append("compile")
 
-    def update(self, step: int) -> dict[str, torch.Tensor]:
-        self.calls.append(f"update {step}")
-        self.model.seen += 1
-        self.interrupt(step)
-        return {"seen": self.model.seen}
-
-    def discard(self) -> None:
-        self.calls.append("discard")
-
     def re_estimate(self) -> None:
         self.calls.append("re_estimate")
         self.model.seen.fill_(-1)
@@ -98,16 +79,6 @@ class Regression(Task):
         with torch.no_grad():
             error = (self.model.layers(self.x) - self.y).square().mean().item()
         return {"error": self.criteria.pop(0) if self.criteria else error}
-
-
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.task.model.state_dict().items()}
-
-
-def assert_same(one: Trainer, other: Trainer) -> None:
-    for name, tensor in weights(one).items():
-        assert torch.equal(tensor, weights(other)[name]), name
-    assert vars(one.progress) == vars(other.progress)
 
 
 def test_one_batch_is_learned_by_heart(training: Callable, trained: Callable) -> None:
