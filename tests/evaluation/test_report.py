@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -107,31 +106,6 @@ def written() -> Document:
     check(page)
     assert page.sections == SECTIONS
     return page
-
-
-@pytest.fixture(scope="module")
-def evaluated_runs() -> dict[str, Path]:
-    """Copies of runs that were evaluated, by their arguments."""
-    return {}
-
-
-@pytest.fixture
-def evaluated(
-    tiny_run: Callable[..., Path], in_tmp: Path, evaluated_runs: dict[str, Path], tmp_path_factory: Any
-) -> Callable[..., Path]:
-    """`evaluated(shape=..., ...)`: a tiny run with all that the report reads; arguments as for `tiny_run`."""
-
-    def make(**arguments: Any) -> Path:
-        key = json.dumps(arguments, default=str)
-        if key in evaluated_runs:
-            shutil.copytree(evaluated_runs[key], in_tmp, dirs_exist_ok=True)
-        else:
-            tiny_run(**arguments)
-            run(reconstruct, classifier, sample, evaluate)
-            evaluated_runs[key] = shutil.copytree(in_tmp, tmp_path_factory.mktemp("run") / "evaluated")
-        return in_tmp
-
-    return make
 
 
 def change(file: Path, changes: dict[str, Any]) -> None:
