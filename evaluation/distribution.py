@@ -81,7 +81,7 @@ class Distribution:
         """Add images to a set.
 
         Args:
-            part: the images' places in the set.
+            part: the images' indices in the set.
             images: float (B, C, H, W) in [-1, 1], of 8 bits.
         """
         vectors, logits = self.network.vectors_and_logits(images.float())

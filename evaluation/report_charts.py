@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 60, 26, 12, 44  # margins around the plotted area
-POINTS = 400  # of a curve that are drawn, at most
+POINTS = 400  # the most points of a curve that are drawn, its last one not counted
 LOGARITHMIC = 20  # ratio of the largest to the smallest value from which on a scale is logarithmic
 NUMBERED = 100  # cells of a map that show their values, at most
 SIDE = 32  # cells of a map's side, at most; of larger grids each cell is a mean
@@ -29,7 +29,11 @@ class Series:
     ys: Sequence[float]
 
     def points(self) -> list[tuple[float, float]]:
-        """The points that are drawn: finite, and evenly chosen of many, the last one always."""
+        """The points (x, y) to draw: every k-th of the finite ones, from the first on, and always the last one.
+
+        k is the smallest whole number that leaves at most `POINTS` of them, the last one not counted. It is 1 if there
+        are no more than `POINTS`.
+        """
         found = [(x, y) for x, y in zip(self.xs, self.ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
         every = -(-len(found) // POINTS) or 1
         return found[::every] + (found[-1:] if (len(found) - 1) % every else [])

@@ -146,5 +146,5 @@ class Published:
         return split.rows(fixed_choice(len(split), COUNTED))
 
     def labels_of(self, kind: str) -> Any:
-        """The labels of all samples of a kind, int64 (n,), or None."""
+        """The labels of all samples of a kind ("default" or "unguided"), int64 (n,); None if they have none."""
         return self.samples[kind].label_tensor(slice(None))

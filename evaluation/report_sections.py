@@ -82,7 +82,11 @@ def _of_classes(split: Any, labels: np.ndarray, classes: tuple[str, ...]) -> Str
 
 
 def reconstructions(run: Published) -> Section:
-    """Test images above their reconstructions; and what each level holds, where there are several."""
+    """Test, validation and training images, each above its reconstruction, and the mean errors over the test images.
+
+    With several levels, validation and training images are also shown as decoded from one level alone, or from the
+    scales up to each scale.
+    """
     section = Section("reconstructions", "Reconstructions")
     found = run.evaluated.get("reconstruction", {})
     names = {"nmse": "NMSE {:.4f}", "psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.3f}"}

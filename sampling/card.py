@@ -60,7 +60,7 @@ def card(
     """The text of README.md.
 
     Args:
-        told: what the run that made the models says.
+        told: parameters, figures and numbers of images of the run that made the models.
         name: what the card calls the pipeline, and loads it by.
         license: a licence as the Hub names it; None leaves it to the reader.
         dataset: the data's id on the Hub, where they have one.

@@ -27,7 +27,7 @@ REBUILT = "reconstructions"  # of the test images
 
 
 def images_of(kind: str, decoder: str) -> tuple[int, np.ndarray | None, Callable[[slice], torch.Tensor]]:
-    """The number of images of a kind, their labels int64 (n,) or None, and what gives the uint8 pixels of some rows.
+    """The number of images of one kind, their labels int64 (n,) or None, and a function from rows to uint8 pixels.
 
     Args:
         decoder: of reconstructions: likelihood or refined.

@@ -24,7 +24,7 @@ class Streams:
 
     Args:
         seed: the run's random seed.
-        indices: the images' places in the run, (B,).
+        indices: the images' numbers in the run, counted from 0, (B,).
         device: where the random numbers are put after they are drawn on the CPU.
     """
 
@@ -35,7 +35,7 @@ class Streams:
     def uniforms(self, count: int, *purpose: int | str) -> Tensor:
         """Random numbers, float64 (B, count) in [0, 1).
 
-        They depend on the seed, the image's place in the run and the purpose, not on the batch. A longer stream begins
+        They depend on the seed, the image's number in the run and the purpose, not on the batch. A longer stream begins
         with the numbers of a shorter one.
         """
         seeds = (seed_of("sample", self.seed, i, *purpose) for i in self.indices)
@@ -63,7 +63,7 @@ class BatchSampler:
         self.filters: list[dict[str, Each]] = [settings.filters(level) for level in range(levels)]
 
     def guided(self, levels: Iterable[int]) -> bool:
-        """Whether guidance acts on any of these levels. It is skipped at a scale of exactly 1, and without labels."""
+        """Whether the images have labels, and one of these levels (0: coarsest) has a guidance scale other than 1."""
         return self.labelled and self.settings.guided(levels)
 
     def guide(self, logits: Tensor, level: int, moment: float) -> Tensor:

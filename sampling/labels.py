@@ -55,7 +55,7 @@ class Classes:
             labels: a label for each image; or one label, for all images; "each" for the trained classes in turn, image
                 i having the class i mod their number (and none where the prior was trained without labels); None for
                 the null label. A label is a class's name as text, or its number; or `self.count`, the null label.
-            count: number of images; start: place of the first one in the run, which "each" alone depends on.
+            count: number of images; start: number of the first one in the run, from 0, which only "each" uses.
             repeat: whether fewer labels than images are taken in turn. Their number must divide `count`.
 
         Returns:

@@ -113,8 +113,8 @@ def file_name(place: int, name: str | None) -> str:
     """The name of a single image's file, such as "00012-ankle_boot.png".
 
     Args:
-        place: of the image in its run.
-        name: of its class; None without classes. A character that file systems may refuse becomes "_".
+        place: the image's number in its run, from 0.
+        name: the name of its class; None without classes. A character that file systems may refuse becomes "_".
     """
     safe = "".join(c if c.isalnum() else "_" for c in name or "")[:40]
     return f"{place:05d}-{safe}.png" if safe else f"{place:05d}.png"

@@ -67,7 +67,7 @@ class TwoStagePipeline(Published):
         return self.prior.num_classes
 
     def check_labels(self, labels: Labels, count: int, start: int = 0) -> torch.Tensor | None:
-        """The labels of `count` images that are sampled from place `start` of a run on: `Classes.numbers`, `repeat` on.
+        """The labels of images `start` to `start + count - 1` of a run: `Classes.numbers` with `repeat`.
 
         Raises:
             UserError: see `sampling.labels.Classes.numbers`; or no training image shows a class.
@@ -118,7 +118,7 @@ class TwoStagePipeline(Published):
         Args:
             labels: (n,) classes by name or number; fewer, which are then taken in turn; one, for all images; "each" for
                 all classes in turn; None for the null label (see `sampling.labels.Classes.numbers`).
-            settings: those of `Settings`; `seed`; `batch_size`; and `start`, the place of the first image in the run.
+            settings: those of `Settings`; `seed`; `batch_size`; and `start`, the first image's number in the run.
                 Images 3 to 5 of a run are n=3, start=3.
 
         Returns:

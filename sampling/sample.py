@@ -142,7 +142,7 @@ def checked(arguments: argparse.Namespace) -> argparse.Namespace:
     """The arguments, of which `output` is None only if `images` is given.
 
     Raises:
-        UserError: so many images cannot be drawn, or a place cannot be written to.
+        UserError: the number of images is refused, or a file or folder cannot be written.
     """
     if arguments.count is not None:
         options.whole(arguments, "count")

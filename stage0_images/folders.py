@@ -24,13 +24,13 @@ Folders = dict[str, tuple[str, ...]]  # the folders around each file, outermost 
 
 @dataclass
 class Listing:
-    """What lies in a folder.
+    """What lies in a folder and in the folders inside it. All paths are relative to the folder, with forward slashes.
 
     Attributes:
-        files: the files by their paths relative to the folder, with forward slashes, sorted.
-        aside: what is not read: folders of the system, pipes, sockets and devices.
-        odd: paths of the pipes, sockets and devices, relative to the folder, hidden ones too.
-        links: paths of symbolic links that lead out of the folder, relative to it. They are followed.
+        files: regular files by their paths, sorted. Hidden files and all that lies in hidden folders are left out.
+        aside: one entry for each folder of the operating system, and one for each path of `odd`. None of them is read.
+        odd: paths of the pipes, sockets and devices, those whose names begin with a dot included.
+        links: paths of the symbolic links that lead out of the folder, hidden ones left out. The links are followed.
     """
 
     files: dict[str, SourceFile] = field(default_factory=dict)

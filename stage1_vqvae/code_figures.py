@@ -53,9 +53,9 @@ def histogram(counts: list[torch.Tensor]) -> list[dict[str, float]]:
         counts: int64 (depth, K) for each level.
 
     Returns:
-        At most HISTOGRAM_ROWS evenly spaced rows for each level and depth. `rank` is the code's place divided by K, so
-        that codebooks of all sizes share an axis. `share` is the code's share of all codes times K, which is 1 for
-        every code of an evenly used codebook.
+        At most HISTOGRAM_ROWS evenly spaced rows for each level and depth. `rank` is the code's rank by use divided by
+        K, so that codebooks of all sizes share an axis: 1/K for the most used code, 1 for the least used one. `share`
+        is the code's share of all codes times K, which is 1 for every code of an evenly used codebook.
     """
     rows = []
     for level, count in enumerate(counts):

@@ -159,16 +159,20 @@ def make_parts(
     most: int,
     refine: int,
 ) -> None:
-    """Encode the parts that this process has to make.
+    """Encode the parts of the codes that this process has to make, and write them into `folder`.
+
+    The parts that `folder` does not hold yet are divided among the processes.
 
     Args:
-        changes: the passes over each split.
+        changes: the passes over each split, by the split's name. A part's `number` is an index into this list.
+        parts: all parts of all splits, those that are made already or by another process included.
+        folder: where finished parts are kept until all are published. It tells which parts this process makes.
         device: where the model is.
-        most: images in a batch, at most.
-        refine: gradient steps by which codes are improved.
+        most: the largest number of images in a batch.
+        refine: the number of gradient steps that improve each image's codes; 0: the codes stay the encoder's.
 
     Raises:
-        UserError: codes shall be refined, and the quantizer passes no gradient.
+        UserError: `refine` is above 0, and the quantizer passes no gradient to z.
     """
     import numpy as np
     import torch
@@ -195,7 +199,7 @@ def images_at_once(model: VQVAE, most: int, refine: int) -> int:
     """How many images are encoded at a time: a number that depends on the model, unless `most` is smaller.
 
     Raises:
-        UserError: codes shall be refined, and the quantizer passes no gradient.
+        UserError: `refine` is above 0, and the quantizer passes no gradient to z.
     """
     import torch
 

@@ -175,10 +175,12 @@ class DecoderTask(SharpTask):
 
 
 def decoder_parameters(model: VQVAE) -> frozenset[str]:
-    """The names of the parameters that decoding uses and encoding does not.
+    """The names of the network's parameters on which the decoder's output depends and z does not.
+
+    They are names of `model.named_parameters()`. Parameters of quantizers and of the likelihood are not among them.
 
     Raises:
-        ValueError: there is none, so that no decoder can be trained alone.
+        ValueError: there is no such parameter, so that no decoder can be trained alone.
     """
     images = torch.zeros(1, *model.layout.image_shape, device=next(model.parameters()).device)
     training, named = model.training, dict(model.network.named_parameters(prefix="network"))

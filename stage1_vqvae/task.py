@@ -62,7 +62,7 @@ class VQVAETask(Task):
         return next(self.vqvae.parameters()).device
 
     def _chunks(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """`count` training images at random, in batches of uint8 pixels and the float images that they stand for.
+        """`count` random training images, in batches (uint8 pixels, the same as floats in [-1, 1] on the device).
 
         They are the same in every call and on every process.
         """
@@ -76,7 +76,11 @@ class VQVAETask(Task):
         return (images for _, images in self._chunks(self.params.codebook_images))
 
     def initialise(self) -> None:
-        """Start the codebooks at encoded training images, unless they come from a published model."""
+        """Move the initial codes to training images as the untrained encoder encodes them.
+
+        Quantizers that begin at data receive the vectors of `training.codebook_images` random images. Nothing happens
+        if `training.initialise_from` is set, because the codes are then those of a published model.
+        """
         if self.params.initialise_from:
             return
         initialise_codebooks(self.vqvae, self._codebook_images, self.params.seed)
@@ -86,7 +90,12 @@ class VQVAETask(Task):
         re_estimate_codebooks(self.vqvae, self._codebook_images)
 
     def batch(self, step: int, rows: slice) -> Batch:
-        """uint8 `images`; and `seeds`, one an image, if the quantizer draws codes at random."""
+        """The given rows of a step's global batch, on the CPU, augmented.
+
+        Returns:
+            `images`, uint8 (m, C, H, W), one for each of the m rows. If a quantizer draws codes at random, also
+            `seeds`, int64 (m,): the random seed of each image.
+        """
         indices, flip, shift = self.order.batch(step), self.augmentation.horizontal_flip, self.augmentation.shift
         random = generator("augment", self.params.seed, step)
         batch = {"images": augment(self.train.pixels(indices[rows]), flip, shift, random, len(indices), rows)}

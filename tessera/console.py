@@ -44,7 +44,7 @@ def _duration(seconds: float) -> str:
 class Bar(tqdm):
     """A progress bar. Where standard error is no terminal, it prints a line `PACE` seconds after the last line instead.
 
-    The time that is left is told from the mean over all that was done, validations and other pauses included.
+    The time left is estimated from the mean time of all work done so far, validations and other pauses included.
     """
 
     def __init__(self, total: float, desc: str, unit: str, initial: int = 0) -> None:

@@ -58,7 +58,7 @@ def largest_over_processes(value: int, device: torch.device) -> int:
 
 
 def largest_of_each(values: torch.Tensor) -> list[int]:
-    """For each place of a vector (n,) of integers, the largest value that a process gives. All receive the result.
+    """The elementwise maximum over all processes of their vectors (n,) of integers. Every process receives it.
 
     It is one exchange, and the only wait for the device that `values` is on.
     """

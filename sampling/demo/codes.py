@@ -15,7 +15,7 @@ FRAME = (255, 0, 128)  # the colour of the frame around a code, RGB
 
 @dataclass(frozen=True)
 class Place:
-    """A code of an image. All numbers count from 0."""
+    """Where a code of an image stands in its grids. All numbers count from 0."""
 
     level: int
     row: int
@@ -35,7 +35,7 @@ def place_at(layout: CodeLayout, level: int, x: float, y: float) -> Place:
 
 
 def checked(layout: CodeLayout, place: Place) -> Place:
-    """The place itself.
+    """Returns `place` if the model has a code there.
 
     Raises:
         UserError: the model has no code there.
@@ -54,17 +54,17 @@ def checked(layout: CodeLayout, place: Place) -> Place:
 
 
 def code_at(layout: CodeLayout, tokens: np.ndarray, place: Place) -> int:
-    """The code at a place of an image's tokens, int64 (N,)."""
+    """The code that stands at `place` in an image's tokens, int64 (N,)."""
     return int(_grid(layout, tokens, place)[place.row, place.column, place.depth])
 
 
 def size_at(layout: CodeLayout, place: Place) -> int:
-    """The number of codes that may stand at a place. Raises UserError: the model has no code there."""
+    """The codebook size at `place`. Raises UserError: the model has no code there."""
     return layout.levels[checked(layout, place).level].depth_sizes[place.depth]
 
 
 def with_code(layout: CodeLayout, tokens: np.ndarray, place: Place, code: int) -> np.ndarray:
-    """A copy of an image's tokens, int64 (N,), with another code at a place.
+    """A copy of an image's tokens, int64 (N,), with `code` at `place`.
 
     Raises:
         UserError: the codebook has no such code.
@@ -78,7 +78,7 @@ def with_code(layout: CodeLayout, tokens: np.ndarray, place: Place, code: int) -
 
 
 def changes(before: np.ndarray, after: np.ndarray) -> int:
-    """In how many places the tokens (N,) of two images differ."""
+    """The number of indices at which the tokens (N,) of two images differ."""
     return int((before != after).sum())
 
 

@@ -17,7 +17,12 @@ class Parameters(Section):
 
 
 class Gaussian(FittedScale):
-    """Discretised Gaussians. Training minimises the squared error divided by the data's variance (the NMSE)."""
+    """A discretised normal distribution for each pixel value, all independent given the codes.
+
+    The decoder gives each value's mean. One standard deviation for all values is fitted after training, see
+    `FittedScale`. Training minimises the NMSE: the mean squared error over the variance of the training pixels, both of
+    images in [-1, 1].
+    """
 
     log_interval = staticmethod(log_normal_interval)
 

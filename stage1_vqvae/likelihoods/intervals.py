@@ -1,7 +1,9 @@
 """Log-probabilities of intervals, exact in the tails. They turn a density into a distribution over 8-bit pixels.
 
-The pixel value v, from 0 to 255, stands for the place x = v/127.5 − 1, and its probability is that of the interval
-x ± 1/255. The intervals of 0 and 255 reach to −∞ and ∞. Source: Salimans et al. 2017, "PixelCNN++", equation 2.
+The pixel value v, from 0 to 255, is mapped to the real number x = v/127.5 − 1. Its probability is that of the interval
+from x − 1/255 to x + 1/255. The interval of 0 begins at −∞, and that of 255 ends at ∞.
+
+Source: Salimans et al. 2017, "PixelCNN++", equation 2.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ HALF_BIN = 1 / 255  # half the width of a pixel value's interval
 
 
 def images_of(pixels: torch.Tensor) -> torch.Tensor:
-    """The places of pixel values 0 to 255, float64 in [-1, 1]."""
+    """Maps pixel values v from 0 to 255, of any shape and dtype, to v/127.5 - 1: float64 in [-1, 1], same shape."""
     return pixels.double() / 127.5 - 1
 
 
 def values_of(images: torch.Tensor) -> torch.Tensor:
-    """The pixel values of places in [-1, 1]: whole numbers from 0 to 255, in the dtype of `images`."""
+    """Maps floats x in [-1, 1] back to pixel values, 127.5 (x + 1) rounded: 0 to 255, in the shape and dtype of x."""
     return images.add(1).mul(127.5).round()
 
 

@@ -38,21 +38,24 @@ class Parameters(WrapperParams):
 
 
 class ResidualQuantizer(Quantizer):
-    """Quantizes z, then the residual, then the residual of that, and so on. z_q is the sum of the codes.
+    """Quantizes z (..., D), then the residual z minus the code, then the residual of that, and so on.
 
-    The loss is the mean over depths of the quantizers' losses. For vector quantizers it is the commitment of the
-    source's code: the mean over depths of |z − partial sum|². A quantizer's `residual_scale` below 1 makes the
-    residuals of each depth smaller than those before. Their losses are then multiplied by the square of the scale. Thus
-    a squared error counts in z's own units, and the entropy terms of finer depths pull no harder on z than those of
-    coarser depths.
+    The indices are (..., depth), and z_q (..., D) is the sum of the `depth` codes. Depths are counted from 0.
 
-    The gradient estimator of the quantizers is applied once, to z and the sum. If each depth applied it, z would
+    Where the inner quantizer has a `residual_scale` s below 1, the residuals shrink by about s from depth to depth. So
+    at depth d it gets the residual divided by s^d, its code is multiplied by s^d, and its loss by s^(2d). A squared
+    error thus counts in z's own units, and the entropy terms of finer depths pull no harder on z than those of coarser
+    depths. The loss is the mean of the depths' losses. With vector quantizers it is the commitment loss of the paper's
+    own implementation: the mean over depths of |z − partial sum|². The paper's equation has the sum.
+
+    The gradient estimator of the inner quantizers is applied once, to z and the sum. If each depth applied it, z would
     receive the decoder's gradient `depth` times.
 
     Args:
-        make: a function that builds the quantizer of one depth. It passes `inside_residual` on to its class.
+        make: a function that builds the quantizer of one depth. It is called with `inside_residual=True`, and passes
+            the argument on to the quantizer's class, which then applies no estimator (see `Quantizer`).
         depth: the number of codes for each position.
-        share_codebook: True: one quantizer serves all depths. False: each depth has its own.
+        share_codebook: True: one quantizer is used at all depths. False: each depth has its own.
     """
 
     def __init__(self, make: Callable[..., Quantizer], *, depth: int, share_codebook: bool) -> None:

@@ -1,4 +1,7 @@
-"""The prior `any_order`: a causal transformer that is told which token comes next, so that it serves every order."""
+"""The prior `any_order`: a causal transformer that can predict the tokens in any order.
+
+Its input also holds the place of the token to predict. A place is an index in the layout's sequence, from 0.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,10 @@ class Parameters(AttentionParams):
 
 
 class AnyOrder(Autoregressive):
-    """p(codes | label) as a product of conditionals in any order of the tokens. Orders need not agree with one another.
+    """p(codes | label) as a product of conditionals in any order. Different orders may give different probabilities.
 
-    `nll` takes the layout's order, and so does decoding if it is not told otherwise. Codes that are given come first.
-    Every code that is drawn is therefore conditioned on all of them.
+    `nll` uses the layout's order. Decoding uses it too, unless `sampling.order` asks for another. Given codes come
+    first, so every code that is drawn is conditioned on all of them.
 
     Training shuffles positions. The codes of one position stay together in the order of their depth, since each depth
     codes what those before it left over. Half of the random orders go from level to level and shuffle each by itself,
@@ -154,8 +157,8 @@ class AnyOrder(Autoregressive):
     def decode(self, sampler: Sampler, labels: Tensor, coarser: Tensor, forced: Tensor, part: Part) -> Tensor:
         """Draws codes in the sampler's order, see `Prior.decode`. Forced tokens come first.
 
-        Sequences are drawn together where their tokens have the same levels and depths at the same time. So they are if
-        nothing is forced, or the same places in all.
+        Sequences are decoded together where their n-th tokens have the same level and depth for every n. All sequences
+        of a batch are decoded together if nothing is forced, or if the same places are forced in all.
         """
         given, uniforms = self.given_tokens, self.token_uniforms(sampler)
         forced = torch.cat([coarser, forced[:, given:]], dim=1)

@@ -22,7 +22,7 @@ class DecodingState:
     """How far a batch has been decoded.
 
     Attributes:
-        position: place in the sequence of the next token.
+        position: index of the next token in the sequence, from 0.
         state: what the prior itself keeps between tokens.
     """
 
@@ -34,7 +34,8 @@ class Autoregressive(Prior):
     """A prior that decodes token by token.
 
     A subclass defines `logits` for whole sequences, and `begin` and `advance` for decoding. Callers decode by
-    `start_decoding`, which checks its arguments and calls `begin`, and `next_logits`, which does so for `advance`.
+    `start_decoding`, which checks its arguments and calls `begin`, and by `next_logits`, which does the same with
+    `advance`.
     """
 
     def logits(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
@@ -51,11 +52,12 @@ class Autoregressive(Prior):
         raise NotImplementedError
 
     def advance(self, state: Any, position: int, tokens: Tensor | None) -> Tensor:
-        """Logits (B, V) of the token at a place of the sequence.
+        """Logits (B, V) of one token of the sequence.
 
         Args:
             state: from `begin`; it is changed.
-            tokens: int64 (B,), the tokens just before the place; None at the prior's first own token.
+            position: the token's index in the sequence, from 0.
+            tokens: int64 (B,), the tokens at `position` - 1; None at the prior's first own token.
         """
         raise NotImplementedError
 

@@ -49,8 +49,8 @@ class Recomputable(nn.Module):
 class Prior(nn.Module):
     """p(codes | label). A prior may cover only the finer levels; it is then also conditioned on the coarser levels.
 
-    Every method takes whole token sequences (B, N) of the layout, the coarser levels included. Values per token are
-    returned for the prior's own n tokens only, which are the last n of the N.
+    Every method takes whole token sequences (B, N) of the layout, the coarser levels included. The prior's own tokens
+    are those whose distribution it models: the last n of the N. Values per token are returned for own tokens only.
 
     Attributes:
         layout: the code grids, `num_classes`: the number of classes (0: no labels), `first`: the first own level.
@@ -181,7 +181,10 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def token_uniforms(self, sampler: Sampler) -> Tensor:
-        """A random number for each own token, float64 (B, n)."""
+        """The random numbers that choose the prior's n own tokens, float64 (B, n), uniform in [0, 1).
+
+        An image's numbers depend on the sampler's seed, the image's index in the run, and the first own level.
+        """
         # Links of a chain are told apart by their first level. A prior over all levels has the stream without a number.
         return sampler.uniforms(self.own_tokens, *([self.first] if self.first else []))
 

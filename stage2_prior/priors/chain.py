@@ -1,4 +1,7 @@
-"""The prior `chain`: one prior for each level, coarsest first, each of any kind."""
+"""The prior `chain`: one prior for each level of codes, coarsest first. Each of these priors is called a link.
+
+A link may be any prior but a chain. It models the codes of its level, given the label and the codes of coarser levels.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ class Parameters(PriorParams):
         return frozenset().union(*(link.chosen.draws_by() for link in self.links))
 
     def arguments(self) -> dict[str, Any]:
-        """What the chain is built from: its links. Each splits its own codes by its own `largest_softmax`."""
+        """The arguments of `Chain`, as JSON values: `links`, a list of {"name", "params"}, one for each level.
+
+        The chain's own `largest_softmax` is left out, because each link splits its codes by its own.
+        """
         return {"links": [{"name": link.name, "params": link.chosen.arguments()} for link in self.links]}
 
     def fits_together(self) -> None:

@@ -90,7 +90,7 @@ class Part:
         return self.first + (self.last - self.first) * number / (count - 1) if count > 1 else self.last
 
     def of_link(self, begin: int, end: int, count: int) -> Part:
-        """The part of a chain's link that draws the tokens `begin` to `end` - 1 of `count`."""
+        """The part of the prior of one level in a chain: it draws the tokens `begin` to `end` - 1 of `count`."""
         return Part(self.moment(begin, count), self.moment(end - 1, count), self.share * (end - begin) / count)
 
 

@@ -166,11 +166,14 @@ class Grid(nn.Module):
         raise NotImplementedError
 
     def follow(self, state: Any, row: int, column: int, previous: Tensor | None) -> Tensor:
-        """Features (B, channels) of a position.
+        """Features (B, channels) of the next position. It is called once for each position, in raster order.
 
         Args:
-            state: from `begin`; it is changed.
-            previous: (B, channels), the sum of the embeddings of the position before; None at the first position.
+            state: the network's state from `begin`; it is changed.
+            row: the position's row, from 0.
+            column: the position's column, from 0.
+            previous: (B, channels), the sum over depth of the embeddings of the tokens at the previous position in
+                raster order; None at the first position.
         """
         raise NotImplementedError
 

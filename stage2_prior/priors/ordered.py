@@ -16,11 +16,11 @@ from tessera.codes.layout import CodeLayout
 
 
 class OrderedEnds(SequenceEnds):
-    """The ends of a transformer that is told which token comes next.
+    """The input and output layers of a transformer whose input holds the place of the token to predict.
 
-    The input that predicts a token is a sum of embeddings: of the token before it and of that token's place, of the
-    place of the token to be predicted, and of the label. Place N stands for what precedes the first token; its token
-    is 0.
+    The input that predicts a token is the sum of four embeddings: the preceding token, the preceding token's place, the
+    place of the token to predict, and the label. Before the first token there is none: then the preceding token is 0
+    and its place is N.
     """
 
     def __init__(self, layout: CodeLayout, num_classes: int, first: int, width: int, dropout: float) -> None:
@@ -30,7 +30,7 @@ class OrderedEnds(SequenceEnds):
         self.register_buffer("starts", F.pad(self.offsets, (0, 1), value=self.special), persistent=False)
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """The embeddings of each place as the last one, (N + 1, width), and as the next one, (N, width)."""
+        """Embeddings of places: of the preceding token, (N + 1, width), and of the token to predict, (N, width)."""
         sources, targets = (table(self.coordinates).sum(-2) for table in (self.source, self.place))
         return F.pad(sources, (0, 0, 0, 1)), targets
 

@@ -14,7 +14,8 @@ from tessera.codes.layout import CodeLayout
 class SequenceEnds(nn.Module):
     """Both ends of a transformer: from tokens to inputs (B, n, width), and from hidden states (B, n, width) to logits.
 
-    An input is the sum of the embeddings of a token, of a place's level, row, column and depth, and of the label.
+    A token's place is its index in the layout's sequence, from 0. An input is the sum of the embeddings of a token, of
+    the level, row, column and depth of a place, and of the label.
 
     Attributes:
         special: the row of the token table that stands for an unknown token, or for what precedes the first one.

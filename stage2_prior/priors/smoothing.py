@@ -89,7 +89,7 @@ def smooth(counts: Tensor, places: Tensor, sizes: Tensor) -> Tensor:
 
     Args:
         counts: int64 (classes + 1, n, V). The last row counts the codes of all classes.
-        places: (n, 4), each token's level, row, column and depth.
+        places: int64 (n, 4), the level, row, column and depth of each token.
         sizes: (n,), each token's codebook size K.
     """
     table = torch.full(counts.shape, float("-inf"))

@@ -64,7 +64,7 @@ class CausalConv(nn.Module):
         self.beside = nn.Conv2d(inputs, outputs, (1, self.reach + (not strict)), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h, w)."""
+        """The convolution of a whole grid: (B, inputs, h, w) -> (B, outputs, h, w). Beyond the grid the input is 0."""
         p = self.reach
         above = self.above(F.pad(x[:, :, :-1], (p, p, self.rows, 0)))
         left = x[..., :-1] if self.strict else x

@@ -1,4 +1,4 @@
-"""Priors that are a table of log-probabilities for each class and place."""
+"""Priors that are a table of log-probabilities for each class and each token of the sequence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def uniform_table(layout: CodeLayout) -> Tensor:
 
 
 class Table(Autoregressive):
-    """A prior whose probabilities depend on a token's class and place, not on other tokens.
+    """A prior whose probabilities depend on the class and on a token's index in the sequence, not on other tokens.
 
     Attributes:
         table: log-probabilities, (num_classes + 1, n, V). The first dimension is 1 if the class does not matter.

@@ -1,4 +1,4 @@
-"""The prior `uniform`, under which the VQ-VAE was trained."""
+"""The prior `uniform`: every code is equally likely."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class Parameters(PriorParams):
 
 
 class Uniform(Table):
-    """Every code is equally likely: log K nats per token. The VQ-VAE was trained under this prior.
+    """Every code is equally likely, for any label: -log p is log K nats per token, with K the token's codebook size.
+
+    The training of a VQ-VAE assumes this prior. Nothing is learned here.
 
     Source: van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", section 3.1.
     """
@@ -30,6 +32,6 @@ class Uniform(Table):
         self.register_buffer("table", uniform_table(layout)[None, self.given_tokens :], persistent=False)
 
     def nll(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """log K of each token, see `Prior.nll`."""
+        """log K nats for each own token, (B, n), see `Prior.nll`."""
         sizes = self.layout.codebook_sizes[self.given_tokens :].to(self.table)
         return sizes.log().expand(len(tokens), -1)

@@ -39,7 +39,7 @@ class SamplePart:
     Attributes:
         kind: the name of the kind.
         name: the part's file, relative to the folder of all samples.
-        rows: the images' places in the run.
+        rows: the images' numbers in the run, from 0.
     """
 
     kind: str
@@ -77,7 +77,7 @@ def written_images(folder: Path, rows: np.ndarray, part_rows: int) -> torch.Tens
 
     Args:
         folder: of this kind, with its parts.
-        rows: int64 (m,), the images' places.
+        rows: int64 (m,), the images' numbers in the run.
         part_rows: number of images in each part but the last.
     """
     parts = {number: folder / part_name("images", number) for number in np.unique(rows // part_rows).tolist()}

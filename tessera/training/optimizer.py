@@ -36,14 +36,19 @@ def build_optimizer(
     undecayed: frozenset[str] = frozenset(),
     group: ParameterGroup = DEFAULTS,
 ) -> torch.optim.AdamW:
-    """AdamW over named parameters; those that need no gradient are left out.
+    """AdamW for the parameters that require a gradient.
+
+    Parameters of two or more dimensions (matrices, kernels, embeddings) have weight decay, except those that
+    `undecayed` names. Parameters of one dimension (biases, those of norms) have none.
 
     Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
 
     Args:
-        parameters: matrices, kernels and embeddings have weight decay; biases and the parameters of norms have none.
-        undecayed: names of matrices that have no weight decay either.
-        group: its settings take precedence over `params`.
+        parameters: the parameters by name.
+        params: learning rate, betas and weight decay.
+        undecayed: names of parameters without weight decay, whatever their number of dimensions.
+        group: its betas and weight decay replace those of `params` unless they are None; its
+            `learning_rate_factor` multiplies the learning rate.
     """
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     decayed = {name for name, parameter in trained.items() if parameter.ndim >= 2 and name not in undecayed}

@@ -76,7 +76,7 @@ class Comparison:
         return self.same_data and not changed and len(distortions) <= 1
 
     def best(self, figure: str) -> set[int]:
-        """The places of the runs that have the best value of a figure; none if all are equal or no run is better."""
+        """The indices in `runs` of those with the best value of a figure; none if all are equal or no run is better."""
         direction = better(figure)
         if direction is None or not self.same_data or (needs_the_same_codes(figure) and not self.same_codes):
             return set()

@@ -33,7 +33,16 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The training loss, which is the mean cross-entropy in nats, and the accuracy on the batch."""
+        """The training loss, and figures of the batch.
+
+        Args:
+            pixels: uint8 (B, C, H, W).
+            labels: int64 (B,).
+
+        Returns:
+            the mean cross-entropy in nats, a scalar; and {"accuracy": the share of images whose largest logit is that
+            of their label, a scalar}.
+        """
         logits = self.logits(pixels)
         return F.cross_entropy(logits, labels), {"accuracy": (logits.argmax(-1) == labels).float().mean()}
 
