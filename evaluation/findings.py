@@ -66,7 +66,10 @@ class Finding:
 
 
 def expected_usage(layout: CodeLayout, images: int) -> float:
-    """The share of the codes that would occur in so many images if all were equally likely; mean over levels."""
+    """The expected share of codes that occur at least once in `images` images if all codes are equally likely.
+
+    It is a number from 0 to 1, the mean over levels.
+    """
     shown = [(level.codebook_size, images * level.height * level.width) for level in layout.levels]
     return sum(1 - (1 - 1 / size) ** tokens for size, tokens in shown) / len(shown)
 

@@ -11,9 +11,9 @@ from tessera.parameters.training import TrainingParams
 
 
 class ClassifierChoice(Choice):
-    """The choice of the classifier that tells which class a sample shows, and what classifiers share.
+    """The choice of the classifier that tells which class a sample shows, and the parameters that all classifiers have.
 
-    `shift`: training images are shifted at random by up to so many pixels each way.
+    `shift`: the largest number of pixels by which training images are shifted at random, in each direction.
     """
 
     package: ClassVar[str] = PACKAGE

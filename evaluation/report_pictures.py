@@ -63,7 +63,7 @@ def picture_in(data: bytes, words: str) -> Picture:
 
 
 def grid(pixels: torch.Tensor, columns: int, words: str) -> Picture:
-    """Images uint8 (n, C, H, W) side by side, so many a row."""
+    """A picture of images, uint8 (n, C, H, W), in rows of `columns` images each. `words` describe it."""
     from tessera.images.grids import image_grid
 
     drawn = image_grid(pixels, columns).permute(1, 2, 0).contiguous().numpy()

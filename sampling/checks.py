@@ -109,7 +109,7 @@ def sizes(batch_size: Any) -> list[tuple[str, Any, int]]:
 
 
 def probabilities(values: Any, labels: Any, prior: Prior) -> torch.Tensor | None:
-    """The classes' probabilities p(y), float64 (num_classes,), by which labels are summed out; None for None.
+    """The probabilities p(y) of the classes, float64 (num_classes,), for the sum over labels; None if `values` is None.
 
     Raises:
         UserError: they are not probabilities of the prior's classes, or `labels` are given too.

@@ -127,7 +127,7 @@ def upload(
     """Upload a folder in one commit. The model and the branch are made if need be.
 
     Args:
-        own: names of files that are deleted in this commit if they are on the Hub and not in the folder.
+        own: names of files that belong to a model. Those on the Hub that the folder lacks are deleted in this commit.
 
     Returns:
         The address of the commit.

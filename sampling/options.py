@@ -124,7 +124,10 @@ def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipe
 
 
 def drawn_by(pipeline: TwoStagePipeline) -> list[str]:
-    """The settings besides filters and guidance by which a pipeline's prior, or a link of its chain, draws; sorted."""
+    """The names of the settings besides filters and guidance that change what a pipeline's prior draws, sorted.
+
+    For a chain, they are those of all its priors.
+    """
     priors = [pipeline.prior, *pipeline.prior.chained()]
     found = {name for prior in priors for name in parameters_of(PRIORS, prior.name).sampled_by}
     return sorted(found | {"decoding_steps"} if "order" in found else found)  # of the order `parallel`

@@ -87,7 +87,7 @@ class TwoStagePipeline(Published):
         bar: Bar | None = None,
         **settings: Any,
     ) -> Iterator[torch.Tensor]:
-        """What `generate` gives, a batch at a time. `bar`: over the images of several calls; None: one of its own."""
+        """Yields the images of `generate` batch by batch. `bar`: a progress bar over several calls; None: a new one."""
         chosen, count = Settings.checked(self.layout, settings), checks.count(count)
         checks.numbers(("seed", seed, 0), ("start", start, 0), *checks.sizes(batch_size))
         seed, start = int(seed), int(start)

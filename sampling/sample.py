@@ -99,9 +99,9 @@ def write_images(batches: Iterator[torch.Tensor], names: list[str], folder: Path
     """Write each image as a PNG file of its own. The folder appears once it is complete.
 
     Args:
-        batches: uint8 (B, C, H, W), the classes in turn.
-        names: of these classes; empty without classes.
-        kept: the images of so many of the first classes are yielded again.
+        batches: uint8 (B, C, H, W); the images of the classes take turns.
+        names: the names of these classes; empty without classes.
+        kept: the images of the first `kept` classes are also yielded.
     """
     import torch
 
@@ -134,7 +134,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
 
 def asked(arguments: argparse.Namespace) -> bool:
-    """Whether options ask for images of one's own. Without any, it is the stage that runs."""
+    """Whether an option asks for other images than those of the stage `sample`. If not, the stage runs."""
     return any(getattr(arguments, name, None) is not None for name in ASKED)
 
 

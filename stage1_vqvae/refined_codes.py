@@ -5,8 +5,8 @@ have codes under which the decoder gives it a higher probability. The search min
 alone. The rate may rise or fall with it.
 
 All levels are moved together, and each finer level's z is computed again from the moved coarser levels. A fine level
-thus keeps coding what the coarser ones left over. If the finest level alone were moved, a coarse code would keep the
-errors that only it can mend.
+thus keeps coding what the coarser ones left over. If only the finest level were moved, the errors of
+coarse codes would remain.
 
 Nothing is shared by the images of a batch, and nothing is drawn at random.
 

@@ -21,9 +21,9 @@ FREE = "drop"  # in the names of arguments that may differ, since they change no
 def begin(prior: Prior, folder: Path, vqvae: str) -> Manifest:
     """Give a new prior the weights of a published one, and return the published one's manifest.
 
-    The name, the arguments but for dropout, and the grids and codebook sizes must agree. The classes may differ: a
-    class has the weights of the old class of the same name (of the same number, where names are not known), and a new
-    class those of the null label.
+    The name, all arguments except dropout, the grids and the codebook sizes must agree. The classes may differ: a class
+    gets the weights of the published class of the same name (of the same number, if names are not known). A new class
+    gets those of the null label.
 
     Args:
         vqvae: the identity of the VQ-VAE whose codes the prior will be trained on.

@@ -18,8 +18,8 @@ from tessera.training.task import Batch, Loss, ParameterGroup, Task
 class PriorTask(Task):
     """Trains a prior; its best weights have the smallest nats per token on the validation split.
 
-    The links of a chain are independent of one another, given the codes. Each is a parameter group with a loss of its
-    own, and its best weights have the smallest nats per token of its own level.
+    The links of a chain (the priors of its levels) are trained independently. Each link is a parameter group with a
+    separate loss. Its best weights have the smallest nats per token of its level on the validation split.
     """
 
     section = "stage2_prior.training"

@@ -27,12 +27,12 @@ BROKEN = re.compile(
 
 
 def explained(error: BaseException, memory: str = "") -> UserError | None:
-    """An error of a library, or of the file system, as advice to the user; None for an error that no user can mend.
+    """Turns an error of a library or the file system into advice to the user; None if the user cannot do anything.
 
     Errors of torch are recognised by the names of their classes, because torch may not be imported yet.
 
     Args:
-        memory: the parameters by which what ran takes less memory.
+        memory: the parameters whose change lets the program that ran take less memory.
     """
     if reason := no_space(error):
         return _about_space(error, reason)
@@ -110,10 +110,10 @@ def _about_imports(error: BaseException) -> UserError | None:
 
 
 def exit_status(error: Exception) -> int:
-    """Prints an error that a user can mend as one line on standard error, and returns its exit status.
+    """Prints an error that a user can act on as one line on standard error, and returns its exit status.
 
     Raises:
-        Exception: `error` itself, where no user can mend it.
+        Exception: `error` itself, if the user cannot do anything about it.
     """
     known = error if isinstance(error, UserError) else explained(error)
     if known is None:

@@ -16,7 +16,8 @@ class Network(nn.Module):
 
     A subclass is built with `image_shape` (C, H, W); `outputs`, the number of channels of the likelihood's parameters;
     `codebook_dim`, the width D of z; and the values of its section in params.yaml as keyword arguments. The class
-    `Parameters` beside it tells `factor`, by which height and width must be divisible, and `levels`, their number.
+    `Parameters` in the same file has `factor`, the number that must divide height and width, and `levels`, the number
+    of levels of codes.
 
     Attributes:
         stochastic: whether `trained_by` draws random numbers.

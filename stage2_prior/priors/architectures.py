@@ -37,7 +37,7 @@ def causal_models() -> tuple[str, ...]:
 
 
 def unknown_architecture(name: str) -> str | None:
-    """Why a name is no architecture, with the nearest ones. None: it is one, or that cannot be told."""
+    """The reason why `name` is no architecture, with similar names; None if it is one, or if this cannot be decided."""
     known = () if name in PROVEN else causal_models()
     if not known or name in known:
         return None
@@ -50,7 +50,7 @@ def configuration_keys(name: str) -> frozenset[str]:
     """The keys that the configuration of an architecture knows, read from `transformers`' source.
 
     Returns:
-        Nothing if they cannot be told from the source. Training then refuses an unknown key.
+        The keys; nothing if the source does not show them. Training then refuses an unknown key.
     """
     spec = find_spec("transformers")
     root, folder = Path(spec.origin).parent if spec and spec.origin else Path(), name.replace("-", "_")
@@ -96,7 +96,7 @@ def _value(kind: ast.ClassDef, name: str) -> Any:
 
 
 def unknown_key(architecture: str, key: str) -> str | None:
-    """Why a key is not of an architecture's configuration, with the nearest one. None: it is, or cannot be told."""
+    """The reason why an architecture has no such key, with the most similar one; None if it has, or may have."""
     known = configuration_keys(architecture)
     if not known or key in known:
         return None

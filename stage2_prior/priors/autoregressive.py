@@ -173,7 +173,7 @@ class Autoregressive(Prior):
     def decoding_bytes(self, device: torch.device, bytes_per_logit: int) -> int:
         """Bytes of memory for each further sequence, see `Prior.decoding_bytes`.
 
-        Two batches are measured and their difference counts, because what serves all sequences is no part of one more.
+        Two batches are measured, and their difference counts. Memory that all sequences share is thus left out.
         Both have more than `FEW` sequences, because few sequences may be kept in another precision.
         """
         few, more = (

@@ -25,8 +25,8 @@ from tessera.randomness import seed_of
 class Parameters(AttentionParams):
     """Parameters of `masked`.
 
-    `bound_draws`: random masks per image by which the bound of its likelihood is estimated. One mask would not show how
-    far estimates spread, so there are at least two.
+    `bound_draws`: number of random masks per image from which the bound of its likelihood is estimated. There are at
+    least two, since one mask would not show how far estimates spread.
     """
 
     sampled_by: ClassVar[frozenset[str]] = frozenset({"decoding_steps", "choice_temperature"})

@@ -79,11 +79,11 @@ class SnailBlock(Recomputable):
 class SnailGrid(Grid):
     """A PixelSNAIL over one grid of codes.
 
-    Place and label condition every gate, so that features need no coordinates.
+    The features of `Surroundings` and the label condition every gate, so that inputs need no coordinates.
 
-    The code just before a position enters by a layer of its own. At the left edge that code is the last one of the row
-    above, which no kernel reaches. Attention would not see it either: its keys are features of what stands before each
-    position.
+    The code just before a position has a separate input layer. At the left edge this code is the last one of the row
+    above, which no kernel reaches. Attention does not see it either, because the key of a position is computed from the
+    codes before that position.
     """
 
     def __init__(

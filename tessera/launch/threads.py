@@ -115,7 +115,7 @@ def _quota(folder: Path, version: int) -> float | None:
 
 
 def spins(threads: int, root: Path = Path("/")) -> int:
-    """`BUSY_SPINS` if other programs leave too few cores for so many threads at this moment, else `SPINS`.
+    """`BUSY_SPINS` if other programs leave fewer than `threads` cores free at this moment, otherwise `SPINS`.
 
     Args:
         root: the folder that holds `proc`. Tests pass another one.

@@ -55,7 +55,7 @@ class RuntimeParams(Section):
     threads: number of threads of each process; None: see `tessera.launch.threads.number_of_threads`.
     log_every: steps between two rows of train.csv. Each row is of its step alone.
     save_every: steps between two saved states.
-    save_minutes: a state is saved also when so many minutes have passed since the last one; None: by steps only.
+    save_minutes: a state is also saved when this many minutes have passed since the last one; None: by steps only.
     keep_states: number of saved states of a training that stay.
     micro_batch: images of a training batch that are handled at once in each process; None: all of its share.
     batch_size: images that are handled at once where nothing is trained.

@@ -37,7 +37,7 @@ class Needs:
     state: int
 
     def memory(self, images: int) -> int:
-        """Bytes of memory of a step of so many images. Libraries, and the images themselves, are not counted."""
+        """Bytes of memory that a step of `images` images takes, without the libraries and the images themselves."""
         return self.fixed + images * self.image
 
 

@@ -41,7 +41,7 @@ class Progress:
         step: how many steps have been taken.
         finished: whether the training has ended and its best weights have been chosen.
         choices: by criterion.
-        skipped: by parameter group, how many updates in a row were skipped for want of a finite gradient.
+        skipped: for each parameter group, how many updates in a row were skipped because the gradient was not finite.
         metrics: validation figures of the best weights.
         train: rows of train.csv.
         validation: rows of validation.csv.

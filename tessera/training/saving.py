@@ -69,8 +69,8 @@ class Saver:
     def after_step(self, progress: Progress, best: Callable[[], Tensors], minutes_passed: bool) -> None:
         """Save a state if it is time for one.
 
-        While updates are skipped for want of finite gradients, no state is saved. The state from before stays, so that
-        a training whose code or data is mended goes on as if nothing had happened.
+        While updates are skipped because gradients are not finite, no state is saved. The newest state is thus from
+        before the failure. After code or data are corrected, the training continues from it.
 
         Args:
             best: gives the best weights so far.

@@ -51,8 +51,8 @@ class Stepper:
     def take(self, step: int, batch: Batch, progress: Progress, asked: Callable[[], int] = int) -> int:
         """Compute every loss in turn, and update the parameter groups of each by its gradient.
 
-        An update is skipped if the group's gradient is not finite. Whether it is, is the one thing that a step waits
-        for. What the processes ask for is exchanged with it, so that a step has no other exchange of its own.
+        An update is skipped if the group's gradient is not finite. A step waits for the device only to learn this. One
+        exchange tells all processes whether gradients are finite, and what each process asks for (`asked`).
 
         Args:
             step: counted from 0.
@@ -192,6 +192,6 @@ class Stepper:
 
 
 def micro_batches(count: int, most: int | None) -> list[slice]:
-    """The pieces in which `count` rows are handled, each of `most` rows but for the last; None: all at once."""
+    """Slices that divide `count` rows into pieces of `most` rows; the last may be smaller. None: a single piece."""
     size = most or count
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -18,7 +18,7 @@ from tessera.training.task import NEWEST, Task
 
 @contextmanager
 def weights_in(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """The model in evaluation mode with some of its tensors replaced; it gets its own back, and training mode."""
+    """A context with the model in evaluation mode and some tensors replaced. At its end both are undone."""
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()} if weights else None
     model.eval()
     model.load_state_dict(weights, strict=False)

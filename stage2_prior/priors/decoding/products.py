@@ -74,7 +74,7 @@ class Product:
 
 
 def fastest_layout(weight: Tensor, rows: int) -> str:
-    """The layout in which products of a weight with so many rows are fastest: "onednn", "mkl" or "plain"."""
+    """The layout in which products of a weight with `rows` rows are fastest: "onednn", "mkl" or "plain"."""
     # torch has MKL's operators only where it has oneDNN.
     onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     if weight.device.type != "cpu" or not onednn:
