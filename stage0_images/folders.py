@@ -132,7 +132,9 @@ def plain_source(files: Mapping[str, SourceFile], params: DataParams) -> Source:
 
 
 def split_files(files: list[str], params: DataParams) -> dict[str, list[str]]:
-    """The image files of each split by the standard names, sorted; see `plain_source`. Raises UserError."""
+    """The image files of each split, sorted. Keys are the names of splits: train, validation and test, as far as found.
+
+    Files belong to the split whose folder they are in, see `plain_source`, which also says what raises a UserError."""
     return {split: sorted(group) for split, group in _split(files, params)[0].items()}
 
 

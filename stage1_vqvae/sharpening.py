@@ -89,7 +89,7 @@ class SharpTask(VQVAETask):
         return model(name, made=made, images=batch["images"])
 
     def inputs(self, batch: Batch) -> Batch:
-        """What `Objective.generator` is given of a batch."""
+        """The keyword arguments of `Objective.generator` for a batch. Here they are the batch itself."""
         return batch
 
     def update(self, step: int) -> dict[str, torch.Tensor]:

@@ -47,7 +47,7 @@ class Anchors(nn.Module):
         return torch.stack(parts).mean() + torch.stack(others).mean()
 
     def update(self) -> None:
-        """Move the anchors towards the means of the step, which is forgotten then."""
+        """Move the anchors towards the mean logits of the step, and forget these means."""
         if self._sums is None:
             return
         *sums, images = sum_over_processes(self._sums)

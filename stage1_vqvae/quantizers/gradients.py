@@ -46,8 +46,8 @@ def rotation(z: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
 
     Let ê and q̂ be the directions of z and of its code, and r the direction of ê + q̂. The code equals λRz with
     R = I − 2rrᵀ + 2q̂êᵀ and λ = ‖q‖/‖z‖. Two special cases follow. At ê = −q̂ no single rotation is defined; there r is
-    0, and R = I − 2êêᵀ is a reflection. At z = 0 there is no direction; there λR is replaced by I, which is the
-    straight-through gradient.
+    0, and R = I − 2êêᵀ is a reflection. At z = 0 there is no direction; there the
+    gradient passes unchanged, as straight-through has it.
 
     Source: Fifty et al. 2024, "Restructuring Vector Quantization with the Rotation Trick", section 4.2.
 

@@ -37,7 +37,9 @@ class OrderedEnds(SequenceEnds):
     def enter(
         self, tokens: Tensor, before: Tensor, here: Tensor, label: Tensor, tables: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Inputs (B, k, width) without dropout, each of which predicts a token from the one before it.
+        """The transformer's inputs, float (B, k, width), before dropout. Each predicts a token from the one before it.
+
+        An input is the sum of the embeddings of that token, of both places, and of the label.
 
         Args:
             tokens: int64 (B, k), the tokens before.

@@ -21,8 +21,8 @@ Load = TypeVar("Load", bound=Callable[..., Any])
 def settled(load: Load) -> Load:
     """Decorate a function that opens a published folder, its first argument, and may raise `UserError`.
 
-    If another process has published the folder anew meanwhile, the function is called again: it may have read the
-    manifest of the one and a file of the other, which would look like damage.
+    If another process has published the folder anew meanwhile, the function is called again. It may have read the
+    old manifest and a new file, which would look like damage.
     """
 
     @wraps(load)

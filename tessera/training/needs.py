@@ -66,10 +66,10 @@ def needs(task: Task, params: TrainingParams) -> Needs:
 
 
 def require_room(task: Task, params: TrainingParams, runtime: RuntimeParams, images: int, folder: Path) -> str:
-    """Refuse a training for which memory or disk cannot be enough; returns a line that says what it expects.
+    """Refuse a training for which memory or disk cannot be enough. Returns a line that says what it will use.
 
     Args:
-        images: of a step, in this process.
+        images: the number of images in one step of this process.
         folder: where its states are saved.
 
     Raises:

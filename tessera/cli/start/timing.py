@@ -145,10 +145,10 @@ def _refining(params: Params, task: VQVAETask, processes: int) -> float | None:
 
 
 def step_seconds(task: Task, training: TrainingParams, params: Params, processes: int = 1) -> float:
-    """The shortest of a few steps of the one training loop, as the task and the parameters have them.
+    """The seconds of a training step of the task: the shortest of a few steps of the training loop.
 
     Args:
-        processes: among which each batch is shared. One of them is measured, without what they exchange.
+        processes: the number of processes that share each batch. The share of one is timed, without communication.
     """
     state = StateFolder("start", "timing", exclusive=False)
     trainer = Trainer(task, training, params.runtime, accelerator(params.runtime), state)
