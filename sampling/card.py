@@ -113,18 +113,24 @@ def _summary(pipeline: TwoStagePipeline) -> str:
     )
 
 
+def _literal(value: Any) -> str:
+    """Python's notation of a setting, with double quotes."""
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
 def _use(pipeline: TwoStagePipeline, told: Provenance, name: str) -> str:
     settings: dict[str, Any] = {"labels": "each"} if pipeline.num_classes else {}
     used, default = told.recipe.get("sampling", {}), asdict(Settings())
     settings |= {f.name: used[f.name] for f in fields(Settings) if used.get(f.name, default[f.name]) != default[f.name]}
     if not pipeline.prior.null_label:
         settings["guidance_scale"] = 1.0  # guidance needs the null label
-    arguments = ", ".join(["16", *(f"{key}={value!r}" for key, value in settings.items()), "seed=1"])
+    arguments = ", ".join(["16", *(f"{key}={_literal(value)}" for key, value in settings.items()), "seed=1"])
     decoder = ', decoder="refined"' if pipeline.decoder is not pipeline.vqvae else ""
     code = [
         "from tessera import TwoStagePipeline",
+        "",
         f'pipeline = TwoStagePipeline.from_pretrained("{name}"{decoder})',
-        f"pipeline.to_pil(pipeline.generate({arguments}))[0].save('sample.png')",
+        f'pipeline.to_pil(pipeline.generate({arguments}))[0].save("sample.png")',
     ]
     return (
         "## Use\n\n```python\n" + "\n".join(code) + "\n```\n\nIt needs Tessera and nothing else: class names and the "
