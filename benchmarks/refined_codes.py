@@ -33,6 +33,7 @@ from runs import RESULTS, absolute, add_row, code_of, read_rows
 from tessera import paths
 from tessera.cli.preset import PRESETS, apply, read_changes
 from tessera.errors import UserError
+from tessera.training.running import states_of
 
 ONCE = {paths.PREPARED: "stage0_images.prepare", paths.VQVAE: "stage1_vqvae.train"}
 ONCE |= {paths.CLASSIFIER: "evaluation.train_classifier"}
@@ -56,6 +57,20 @@ def figures(name: str) -> dict[str, Any]:
     return json.loads((paths.RESULTS / name / "metrics.json").read_text(encoding="utf-8"))
 
 
+def begun_extractions() -> set[Path]:
+    """The folders with parts of extractions that have not ended. Each is of other settings."""
+    folders = states_of("extract_codes").glob("*")
+    return {folder for folder in folders if next(folder.rglob("*.npy.json"), None)}
+
+
+def extract() -> float | None:
+    """Run `extract_codes` here; returns its seconds, or None if it went on with parts that an earlier run had made."""
+    before = begun_extractions()
+    seconds = stage("stage1_vqvae.extract")
+    # The stage deletes the parts that it has published, and those of no other settings.
+    return None if before - begun_extractions() else seconds
+
+
 def settled(settings: dict[str, Any]) -> None:
     """Note what this folder is for, and refuse other settings than those that are noted."""
     noted = json.loads(SETTINGS.read_text(encoding="utf-8")) if SETTINGS.exists() else settings
@@ -75,8 +90,7 @@ def measure(settings: dict[str, Any], dataset: str, refine: int) -> dict[str, An
     for folder, module in ONCE.items():
         if not folder.exists():
             stage(module)
-    went_on = any((paths.STATE / "extract_codes").glob("*"))
-    seconds = stage("stage1_vqvae.extract")
+    seconds = extract()
     for module in ("stage2_prior.train", "sampling.sample", "evaluation.evaluate"):
         stage(module)
     extracted, trained, evaluated = figures("extract_codes"), figures("train_prior"), figures("evaluate")
@@ -84,7 +98,7 @@ def measure(settings: dict[str, Any], dataset: str, refine: int) -> dict[str, An
     return settings | {
         "refine": refine,
         "code": code_of(*files),
-        "seconds": None if went_on else seconds,
+        "seconds": seconds,
         "prior": trained["validation"],
         "bits_per_dim": evaluated["bits_per_dim"],
         "images": evaluated["images"]["test"],

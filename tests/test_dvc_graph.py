@@ -344,6 +344,9 @@ TERMS = "stage1_vqvae.objective."
         ("term", TERMS + "perceptual.features.side", set()),
         ("stage", TERMS + "perceptual.weight", {"train_vqvae"}),  # the stage has its own
         ("stage", TERMS + "perceptual.depth_factor", {"refine_decoder"}),
+        ("", TERMS + "perceptual.part", set()),
+        ("stage", TERMS + "perceptual.part", {"refine_decoder"}),
+        ("stage", TERMS + "adversarial.discriminator.projected.part", set()),
         ("stage", TERMS + "perceptual.features.side", {"refine_decoder"}),  # and takes what it does not give
         ("stage", TERMS + "adversarial.discriminator.projected.channels", set()),
         ("stage", "refine_decoder.objective.adversarial.adaptive", {"refine_decoder"}),

@@ -16,18 +16,26 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from stage1_vqvae.discriminators.base import Discriminator
 from stage1_vqvae.discriminators.sections import DiscriminatorParams
-from stage1_vqvae.objectives.frozen import Frozen
-from stage1_vqvae.objectives.sections import TrainedAgainst
+from stage1_vqvae.objectives.frozen import Frozen, random_part
+from stage1_vqvae.objectives.sections import TrainedAgainst, check_part
 from tessera.parameters.sections import Positive
 
 
 class Parameters(DiscriminatorParams):
-    """Parameters of `projected`. `channels`: of the projected features and inside the heads."""
+    """Parameters of `projected`.
+
+    `channels`: of the projected features and inside the heads. `part`: the side in pixels of a square at a random
+    place, which is all that is judged; None: whole images.
+    """
 
     second_order: ClassVar[bool] = False  # of the frozen network, whose operations need not have one
 
     channels: Positive
+    part: Positive | None
     features: TrainedAgainst
+
+    def fits_images(self, shape: tuple[int, int, int]) -> None:
+        check_part(self.part, shape)
 
 
 class Projected(Discriminator):
@@ -37,13 +45,13 @@ class Projected(Discriminator):
 
     Args:
         image_channels: of the images.
-        channels: of the projected features and inside the heads.
+        channels, part: see `Parameters`.
         features: the frozen network's parameters, {"name": NAME, NAME: {...}}.
     """
 
-    def __init__(self, image_channels: int, *, channels: int, features: dict[str, Any]) -> None:
+    def __init__(self, image_channels: int, *, channels: int, part: int | None, features: dict[str, Any]) -> None:
         super().__init__()
-        self.features = Frozen(features)
+        self.part, self.features = part, Frozen(features)
         widths = self.features.network.widths
         self.depths = len(widths)
         for depth, width in enumerate(widths):
@@ -64,6 +72,7 @@ class Projected(Discriminator):
         return found
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        images = images if self.part is None else random_part(images, self.part)
         return [head(features) for head, features in zip(self.heads, self.projected(images), strict=True)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tessera.features.networks.base import FeatureNetwork
@@ -33,3 +34,18 @@ class Frozen(nn.Module):
     def maps(self, images: Tensor) -> list[Tensor]:
         """Feature maps (B, c_i, h_i, w_i), shallow first, of float images (B, C, H, W) in [-1, 1]."""
         return self.network.maps(images)
+
+
+def random_part(images: Tensor, side: int) -> Tensor:
+    """The same square of `side` pixels of all images (B, C, H, W), at a random place."""
+    top, left = (int(torch.randint(length - side + 1, ())) for length in images.shape[-2:])
+    return images[..., top : top + side, left : left + side]
+
+
+def all_parts(images: Tensor, side: int) -> list[Tensor]:
+    """As few squares of `side` pixels as cover the images (B, C, H, W), at equal distances."""
+    corners = []
+    for length in images.shape[-2:]:
+        last, count = length - side, -(-length // side)
+        corners.append([round(last * number / max(1, count - 1)) for number in range(count)])
+    return [images[..., top : top + side, left : left + side] for top in corners[0] for left in corners[1]]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from stage1_vqvae.objectives.base import Term
-from stage1_vqvae.objectives.frozen import Frozen
-from stage1_vqvae.objectives.sections import TermParams, TrainedAgainst
-from tessera.parameters.sections import NonNegative, PositiveFloat
+from stage1_vqvae.objectives.frozen import Frozen, all_parts, random_part
+from stage1_vqvae.objectives.sections import TermParams, TrainedAgainst, check_part
+from tessera.parameters.sections import NonNegative, Positive, PositiveFloat
 
 EPSILON = 1e-10  # added to the length of a feature vector, as LPIPS has it
 
@@ -23,12 +23,18 @@ class Parameters(TermParams):
     """Parameters of `perceptual`.
 
     `depth_factor`: the weight of each feature map relative to the shallower one before it. It has no effect where the
-    network weighs its channels. `features`: the network, whose judgement is then no figure of the same run.
+    network weighs its channels. `part`: the side in pixels of a square at a random place, which is all that a step
+    compares; None: whole images. Enlarged to the network's `side`, a part has the scale of images that are larger by as
+    much, at the cost of small ones. `features`: the network, whose judgement is then no figure of the same run.
     """
 
     weight: NonNegative
     depth_factor: PositiveFloat
+    part: Positive | None
     features: TrainedAgainst
+
+    def fits_images(self, shape: tuple[int, int, int]) -> None:
+        check_part(self.part, shape)
 
 
 class Perceptual(Term):
@@ -37,15 +43,25 @@ class Perceptual(Term):
     Args:
         channels: of the images.
         weight: of the term.
-        depth_factor: see `Parameters`.
+        depth_factor, part: see `Parameters`.
         features: the network's parameters, {"name": NAME, NAME: {...}}.
     """
 
-    def __init__(self, channels: int, *, weight: float, depth_factor: float, features: dict[str, Any]) -> None:
+    def __init__(
+        self, channels: int, *, weight: float, depth_factor: float, part: int | None, features: dict[str, Any]
+    ) -> None:
         super().__init__(weight)
-        self.depth_factor, self.features = depth_factor, Frozen(features)
+        self.depth_factor, self.part, self.features = depth_factor, part, Frozen(features)
 
     def forward(self, made: Tensor, images: Tensor) -> Tensor:
+        """The distance of a random part in training, and the mean over all parts in evaluation."""
+        if self.part is None:
+            return self._distance(made, images)
+        both = torch.cat([made, images], 1)  # so that a part of both is of the same place
+        parts = [random_part(both, self.part)] if self.training else all_parts(both, self.part)
+        return torch.stack([self._distance(*part.chunk(2, 1)) for part in parts]).mean()
+
+    def _distance(self, made: Tensor, images: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = self.features.maps(images)
         return distance(self.features.maps(made), wanted, self.features.network.channel_weights, self.depth_factor)

@@ -17,6 +17,14 @@ TrainedAgainst = features_choice(
 )
 
 
+def check_part(side: int | None, shape: tuple[int, int, int]) -> None:
+    """Refuse a random part of images (C, H, W) that is larger than they are, by a `Misfit`."""
+    if side is not None and side > min(shape[1:]):
+        raise Misfit(
+            f"{side} pixels of images of {shape[1]}x{shape[2]}; give at most {min(shape[1:])}, or null", "part"
+        )
+
+
 class TermParams(Section):
     """Parameters of every term.
 

@@ -70,7 +70,7 @@ def test_the_perceptual_distance_is_that_of_unit_vectors_at_every_depth(channel_
 
 
 def test_a_perceptual_term_is_zero_for_equal_images_and_has_a_finite_gradient_everywhere() -> None:
-    term = Perceptual(1, weight=1.0, depth_factor=0.5, features=FEATURES)
+    term = Perceptual(1, weight=1.0, depth_factor=0.5, part=None, features=FEATURES)
     same = images(0)
     assert term(same, same).item() == 0
     made = images(1).requires_grad_()
@@ -84,8 +84,8 @@ def test_a_perceptual_term_is_zero_for_equal_images_and_has_a_finite_gradient_ev
 
 def test_frozen_features_are_neither_trained_nor_saved_but_move_and_are_copied_with_the_term() -> None:
     for module in (
-        Perceptual(1, weight=1.0, depth_factor=0.5, features=FEATURES),
-        Projected(1, channels=5, features=FEATURES),
+        Perceptual(1, weight=1.0, depth_factor=0.5, part=None, features=FEATURES),
+        Projected(1, channels=5, part=None, features=FEATURES),
     ):
         network = module.features.network
         names = [*dict(module.named_parameters()), *module.state_dict()]
@@ -99,7 +99,7 @@ def test_frozen_features_are_neither_trained_nor_saved_but_move_and_are_copied_w
 
 def test_a_projected_discriminator_has_a_head_for_each_depth_and_trains_them_alone() -> None:
     torch.manual_seed(0)
-    model = Projected(1, channels=5, features=FEATURES)
+    model = Projected(1, channels=5, part=None, features=FEATURES)
     made = images(0).requires_grad_()
     logits = model(made)
     assert [tuple(part.shape) for part in logits] == [(3, 1, 8, 12), (3, 1, 4, 6)]
@@ -218,3 +218,34 @@ def test_what_does_not_fit_is_refused_with_its_place(params: Callable[..., Param
         return
     with pytest.raises(UserError, match=said):
         params(changes)
+
+
+def test_a_perceptual_term_compares_one_part_in_training_and_all_parts_in_evaluation() -> None:
+    whole = Perceptual(1, weight=1.0, depth_factor=0.5, part=None, features=FEATURES)
+    term = Perceptual(1, weight=1.0, depth_factor=0.5, part=6, features=FEATURES)
+    made, wanted = images(0), images(1)  # of 8 x 12 pixels
+    each = {
+        (top, left): whole(made[..., top : top + 6, left : left + 6], wanted[..., top : top + 6, left : left + 6])
+        for top in range(3)
+        for left in range(7)
+    }
+    found = set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        value = term(made, wanted)
+        torch.manual_seed(seed)
+        assert term(made, wanted) == value
+        found |= {place for place, other in each.items() if torch.isclose(value, other, rtol=1e-6)}
+    assert {top for top, _ in found} == {0, 1, 2} and {left for _, left in found} == set(range(7))
+    corners = torch.stack([each[place] for place in ((0, 0), (0, 6), (2, 0), (2, 6))])
+    torch.testing.assert_close(term.eval()(made, wanted), corners.mean())
+
+
+def test_a_projected_discriminator_judges_a_random_part() -> None:
+    model, seen = Projected(1, channels=5, part=6, features=FEATURES), []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        logits = model(images(0))
+        assert [tuple(part.shape) for part in logits] == [(3, 1, 6, 6), (3, 1, 3, 3)]
+        seen.append(logits[0])
+    assert any(not torch.equal(seen[0], other) for other in seen[1:])
