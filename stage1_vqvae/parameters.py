@@ -213,6 +213,7 @@ class RefineParams(Section):
 
     Attributes:
         name: none: there is no such decoder, and the other values count nowhere; objective: there is one.
+        added_blocks: residual blocks that the copy has more at each resolution, see `networks.conv.ConvNetwork`.
         augmentation: see `AugmentationParams`.
     """
 
@@ -221,6 +222,7 @@ class RefineParams(Section):
     }
 
     name: Literal["none", "objective"]
+    added_blocks: Count
     objective: ObjectiveParams
     augmentation: AugmentationParams
     training: TrainingParams
@@ -228,7 +230,8 @@ class RefineParams(Section):
     @model_serializer
     def chosen_alone(self) -> dict[str, Any]:
         """The name alone, or all values."""
-        others = {"objective": self.objective, "augmentation": self.augmentation, "training": self.training}
+        others = {"added_blocks": self.added_blocks, "objective": self.objective}
+        others |= {"augmentation": self.augmentation, "training": self.training}
         return {"name": self.name} | (others if self.name == "objective" else {})
 
     def parts_used(self) -> Iterable[Any]:

@@ -88,8 +88,13 @@ def _train(
     section, training = params.refine_decoder, params.refine_decoder.training
     objective: dict[str, Any] = section.objective.values()
     config = {"available": True, "vqvae": {**source.config, "objective": objective}}
+    if section.added_blocks:
+        network = source.config["network"]
+        larger = network[network["name"]] | {"added_blocks": section.added_blocks}
+        config["vqvae"]["network"] = network | {network["name"]: larger}
+    torch.manual_seed(seed_of("initialise", training.seed, "added_blocks"))
     model = VQVAE(config["vqvae"])
-    model.load_state_dict(source.state_dict())
+    model.load_state_dict(model.state_dict() | source.state_dict())  # added blocks keep their new weights
     torch.manual_seed(seed_of("initialise", training.seed))
     task = DecoderTask(
         Objective(model, objective), prepared["train"], prepared["validation"], training, section.augmentation

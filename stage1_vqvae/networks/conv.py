@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ class Parameters(Section):
     by how much the finest grid is smaller than the image, in each direction. Each further factor says by how much a
     grid is smaller than the next finer one.
     """
+
+    grows: ClassVar[bool] = True  # a refined decoder may have added blocks
 
     strides: Annotated[tuple[int, ...], Field(min_length=1)]
     channels: Positive
@@ -63,6 +65,19 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.narrow(F.relu(self.wide(F.relu(x))))
+
+
+class Added(nn.Module):
+    """A residual block that is added to a trained network. It is the identity at first. Keeps the input's shape."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(channels, hidden, 3, padding=1), nn.Conv2d(hidden, channels, 3, padding=1)
+        nn.init.zeros_(self.narrow.weight)
+        nn.init.zeros_(self.narrow.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.narrow(F.relu(self.wide(x)))
 
 
 def residual_stack(channels: int, blocks: int, hidden: int) -> nn.Sequential:
@@ -132,6 +147,8 @@ class ConvNetwork(Network):
         shortcut: whether to add a linear layer from each level's patch of the image to its z, and one from the codes
             to the patches. With many bits per position, most of the code is a linear function of the patch, and a
             linear layer learns it sooner.
+        added_blocks: the number of residual blocks of width `channels` at each resolution after the first of the
+            decoder, the image's included. They are for a decoder that is trained on, since they begin as identities.
     """
 
     def __init__(
@@ -146,6 +163,7 @@ class ConvNetwork(Network):
         residual_blocks: int,
         residual_channels: int,
         shortcut: bool = False,
+        added_blocks: int = 0,
     ) -> None:
         super().__init__()
         block = {"blocks": residual_blocks, "hidden": residual_channels}
@@ -177,6 +195,11 @@ class ConvNetwork(Network):
                 nn.init.orthogonal_(layer.weight.view(codebook_dim, -1))
             self.decoder_shortcut = nn.ConvTranspose2d(codebook_dim * levels, outputs, strides[0], stride=strides[0])
             nn.init.zeros_(self.decoder_shortcut.weight)
+        self.added = nn.ModuleDict()  # by the place in the decoder after which they come
+        for place, layer in enumerate(self.decoder if added_blocks else ()):
+            if isinstance(layer, nn.ConvTranspose2d):
+                blocks = (Added(layer.out_channels, channels) for _ in range(added_blocks))
+                self.added[str(min(place + 1, len(self.decoder) - 1))] = nn.Sequential(*blocks)  # after its ReLU
 
     @staticmethod
     def grids_of(image_shape: tuple[int, int, int], *, strides: list[int], **others: object) -> list[tuple[int, int]]:
@@ -208,5 +231,9 @@ class ConvNetwork(Network):
 
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
         z_q = torch.cat([lift(z_q) for lift, z_q in zip(self.lifts, quantized, strict=True)], 1)
-        parameters = self.decoder(z_q)
+        parameters = z_q
+        for place, layer in enumerate(self.decoder):
+            parameters = layer(parameters)
+            if str(place) in self.added:
+                parameters = self.added[str(place)](parameters)
         return parameters if self.decoder_shortcut is None else parameters + self.decoder_shortcut(z_q)

@@ -171,6 +171,16 @@ class Params(Section):
                 f"extract_codes.refine: {self.extract_codes.refine}, but stage1_vqvae.objective has a term, so that no "
                 "likelihood is fitted by which codes could be improved; set one of them to 0"
             )
+        network = self.stage1_vqvae.network
+        if (
+            self.refine_decoder.name != "none"
+            and self.refine_decoder.added_blocks
+            and not getattr(network.chosen, "grows", False)
+        ):
+            raise ValueError(
+                f"refine_decoder.added_blocks: {self.refine_decoder.added_blocks}, but stage1_vqvae.network "
+                f"{network.name} takes no added blocks; set it to 0"
+            )
         if self.sampling.decoder == "refined" and self.refine_decoder.name == "none":
             raise ValueError(
                 "sampling.decoder: refined, but refine_decoder.name is none, so there is no such decoder; set that to "
