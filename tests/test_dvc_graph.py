@@ -347,6 +347,9 @@ TERMS = "stage1_vqvae.objective."
         ("", TERMS + "perceptual.part", set()),
         ("stage", TERMS + "perceptual.part", {"refine_decoder"}),
         ("stage", TERMS + "adversarial.discriminator.projected.part", set()),
+        ("stage", TERMS + "adversarial.discriminator.projected.matching", set()),
+        ("stage", "refine_decoder.added_blocks", {"refine_decoder"}),
+        ("", "refine_decoder.added_blocks", set()),
         ("stage", TERMS + "perceptual.features.side", {"refine_decoder"}),  # and takes what it does not give
         ("stage", TERMS + "adversarial.discriminator.projected.channels", set()),
         ("stage", "refine_decoder.objective.adversarial.adaptive", {"refine_decoder"}),

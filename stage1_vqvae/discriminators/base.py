@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -13,6 +15,21 @@ class Discriminator(nn.Module):
     """
 
     whole_batch: str = ""
+
+    def look(self, made: Tensor, images: Tensor) -> tuple[Any, Any]:
+        """What is judged of reconstructions and of images, both float (B, C, H, W). By default they themselves.
+
+        The gradient goes through reconstructions alone.
+        """
+        return made, images
+
+    def judge(self, seen: Any) -> list[Tensor]:
+        """The logits of one of the two that `look` returned."""
+        return self(seen)
+
+    def matching_loss(self, made: Any, images: Any) -> Tensor | None:
+        """What the decoder minimises beside the logits, a scalar, given what `look` returned; None: nothing."""
+        return None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Logits, high for images and low for reconstructions.

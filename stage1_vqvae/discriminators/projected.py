@@ -17,21 +17,25 @@ from torch.nn.utils.parametrizations import spectral_norm
 from stage1_vqvae.discriminators.base import Discriminator
 from stage1_vqvae.discriminators.sections import DiscriminatorParams
 from stage1_vqvae.objectives.frozen import Frozen, random_part
+from stage1_vqvae.objectives.perceptual import distance
 from stage1_vqvae.objectives.sections import TrainedAgainst, check_part
-from tessera.parameters.sections import Positive
+from tessera.parameters.sections import NonNegative, Positive
 
 
 class Parameters(DiscriminatorParams):
     """Parameters of `projected`.
 
     `channels`: of the projected features and inside the heads. `part`: the side in pixels of a square at a random
-    place, which is all that is judged; None: whole images.
+    place, which is all that is judged; None: whole images. `matching`: weight of the distance of both features that are
+    judged, in which the decoder also learns to come near to each image. It is the term `perceptual` without a pass of
+    its own through the network.
     """
 
     second_order: ClassVar[bool] = False  # of the frozen network, whose operations need not have one
 
     channels: Positive
     part: Positive | None
+    matching: NonNegative
     features: TrainedAgainst
 
     def fits_images(self, shape: tuple[int, int, int]) -> None:
@@ -45,13 +49,15 @@ class Projected(Discriminator):
 
     Args:
         image_channels: of the images.
-        channels, part: see `Parameters`.
+        channels, part, matching: see `Parameters`.
         features: the frozen network's parameters, {"name": NAME, NAME: {...}}.
     """
 
-    def __init__(self, image_channels: int, *, channels: int, part: int | None, features: dict[str, Any]) -> None:
+    def __init__(
+        self, image_channels: int, *, channels: int, part: int | None, matching: float, features: dict[str, Any]
+    ) -> None:
         super().__init__()
-        self.part, self.features = part, Frozen(features)
+        self.part, self.matching, self.features = part, matching, Frozen(features)
         widths = self.features.network.widths
         self.depths = len(widths)
         for depth, width in enumerate(widths):
@@ -59,10 +65,9 @@ class Projected(Discriminator):
             self.register_buffer(f"depth_mix_{depth}", _random_kernel(channels, channels, 3))
         self.heads = nn.ModuleList(_head(channels) for _ in widths)
 
-    def projected(self, images: Tensor) -> list[Tensor]:
+    def projected(self, maps: list[Tensor]) -> list[Tensor]:
         """The features of every depth, each mixed with those of all deeper ones, (B, channels, h_i, w_i)."""
         found: list[Tensor] = []
-        maps = self.features.maps(images)
         for depth in reversed(range(self.depths)):
             mixed = F.conv2d(maps[depth], getattr(self, f"channel_mix_{depth}"))
             if found:
@@ -71,9 +76,24 @@ class Projected(Discriminator):
             found.insert(0, F.conv2d(mixed, getattr(self, f"depth_mix_{depth}"), padding=1))
         return found
 
+    def look(self, made: Tensor, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The frozen network's maps of both, of the same part."""
+        if self.part is not None:
+            made, images = random_part(torch.cat([made, images], 1), self.part).chunk(2, 1)
+        with torch.no_grad():
+            wanted = self.features.maps(images)
+        return self.features.maps(made), wanted
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        images = images if self.part is None else random_part(images, self.part)
-        return [head(features) for head, features in zip(self.heads, self.projected(images), strict=True)]
+        return self.judge(self.look(images, images)[0])
+
+    def judge(self, seen: list[Tensor]) -> list[Tensor]:
+        return [head(features) for head, features in zip(self.heads, self.projected(seen), strict=True)]
+
+    def matching_loss(self, made: list[Tensor], images: list[Tensor]) -> Tensor | None:
+        if not self.matching:
+            return None
+        return self.matching * distance(made, images, self.features.network.channel_weights)
 
 
 def _random_kernel(outputs: int, inputs: int, size: int) -> Tensor:

@@ -100,6 +100,7 @@ class Adversarial(Term):
         self.discriminator = build_discriminator(discriminator, channels)
         self.anchors = Anchors(regulariser["decay"]) if self.regulariser == "lecam" else None
         self.whole_batch = self.discriminator.whole_batch
+        self._seen: list[tuple[Any, Any]] = []  # of the step's micro-batches: what was judged in `forward`
         if adaptive:
             self.whole_batch = "an adaptive weight depends on the whole batch; set adaptive to false"
 
@@ -114,12 +115,19 @@ class Adversarial(Term):
         return {"learning_rate_factor": self.optimizer["learning_rate_factor"], "betas": betas, "weight_decay": 0.0}
 
     def forward(self, made: Tensor, images: Tensor) -> Tensor:
-        return -mean(self.discriminator(made))
+        ours, theirs = self.discriminator.look(made, images)
+        self._seen.append((_detached(ours), _detached(theirs)))
+        loss, matching = -mean(self.discriminator.judge(ours)), self.discriminator.matching_loss(ours, theirs)
+        return loss if matching is None else loss + matching
 
     def own_loss(self, made: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         penalised = self.regulariser == "r1" and self.regulariser_weight > 0
         images = images.detach().requires_grad_(penalised)
-        real, fake = self.discriminator(images), self.discriminator(made.detach())
+        # `forward` has looked at the same images in this step, unless the weight is 0 or penalties need their gradient.
+        seen = self._seen.pop(0) if self._seen else None
+        if seen is None or penalised:
+            seen = self.discriminator.look(made.detach(), images)
+        real, fake = (self.discriminator.judge(part) for part in reversed(seen))
         loss = hinge(real, fake)
         scalars = {"logits_of_images": mean(real), "logits_of_reconstructions": mean(fake), "hinge": loss}
         if penalised:
@@ -131,12 +139,19 @@ class Adversarial(Term):
         return loss, scalars
 
     def update(self) -> None:
+        self._seen.clear()
         if self.anchors is not None:
             self.anchors.update()
 
     def discard(self) -> None:
+        self._seen.clear()
         if self.anchors is not None:
             self.anchors.discard()
+
+
+def _detached(seen: Any) -> Any:
+    """A tensor, or a list of tensors, without a gradient."""
+    return seen.detach() if isinstance(seen, Tensor) else [part.detach() for part in seen]
 
 
 def mean(logits: list[Tensor]) -> Tensor:

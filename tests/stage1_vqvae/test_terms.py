@@ -14,7 +14,7 @@ from torch import nn
 from stage1_vqvae.discriminators.patch import Patch
 from stage1_vqvae.discriminators.projected import Projected
 from stage1_vqvae.objectives import frozen
-from stage1_vqvae.objectives.adversarial import hinge
+from stage1_vqvae.objectives.adversarial import Adversarial, hinge
 from stage1_vqvae.objectives.perceptual import Perceptual, distance
 from stage1_vqvae.objectives.regularisers import Anchors, gradient_penalty
 from tessera.errors import UserError
@@ -85,7 +85,7 @@ def test_a_perceptual_term_is_zero_for_equal_images_and_has_a_finite_gradient_ev
 def test_frozen_features_are_neither_trained_nor_saved_but_move_and_are_copied_with_the_term() -> None:
     for module in (
         Perceptual(1, weight=1.0, depth_factor=0.5, part=None, features=FEATURES),
-        Projected(1, channels=5, part=None, features=FEATURES),
+        Projected(1, channels=5, part=None, matching=0.0, features=FEATURES),
     ):
         network = module.features.network
         names = [*dict(module.named_parameters()), *module.state_dict()]
@@ -99,7 +99,7 @@ def test_frozen_features_are_neither_trained_nor_saved_but_move_and_are_copied_w
 
 def test_a_projected_discriminator_has_a_head_for_each_depth_and_trains_them_alone() -> None:
     torch.manual_seed(0)
-    model = Projected(1, channels=5, part=None, features=FEATURES)
+    model = Projected(1, channels=5, part=None, matching=0.0, features=FEATURES)
     made = images(0).requires_grad_()
     logits = model(made)
     assert [tuple(part.shape) for part in logits] == [(3, 1, 8, 12), (3, 1, 4, 6)]
@@ -107,9 +107,10 @@ def test_a_projected_discriminator_has_a_head_for_each_depth_and_trains_them_alo
     assert made.grad.abs().sum() > 0
     assert all(name.startswith("heads.") and p.grad is not None for name, p in model.named_parameters())
     # Each depth also sees the deeper ones: the mixture is a fixed linear map of both.
-    whole = model.projected(images(2))
+    maps = model.features.maps(images(2))
+    whole = model.projected(maps)
     model.channel_mix_1.zero_()
-    assert not torch.equal(model.projected(images(2))[0], whole[0]) and model.projected(images(2))[1].abs().sum() == 0
+    assert not torch.equal(model.projected(maps)[0], whole[0]) and model.projected(maps)[1].abs().sum() == 0
 
 
 def test_lecam_pulls_logits_to_the_opposite_moving_average() -> None:
@@ -242,10 +243,57 @@ def test_a_perceptual_term_compares_one_part_in_training_and_all_parts_in_evalua
 
 
 def test_a_projected_discriminator_judges_a_random_part() -> None:
-    model, seen = Projected(1, channels=5, part=6, features=FEATURES), []
+    model, seen = Projected(1, channels=5, part=6, matching=0.0, features=FEATURES), []
     for seed in range(4):
         torch.manual_seed(seed)
         logits = model(images(0))
         assert [tuple(part.shape) for part in logits] == [(3, 1, 6, 6), (3, 1, 3, 3)]
         seen.append(logits[0])
     assert any(not torch.equal(seen[0], other) for other in seen[1:])
+
+
+def adversarial(**projected: object) -> Adversarial:
+    """An adversarial term with a projected discriminator."""
+    torch.manual_seed(0)
+    discriminator = {"name": "projected", "projected": {"channels": 5, "part": None, "matching": 0.0} | projected}
+    discriminator["projected"] |= {"features": FEATURES}
+    regulariser = {"name": "none", "weight": 0.0, "decay": 0.99}
+    optimizer = {"learning_rate_factor": 1.0, "betas": (0.5, 0.9)}
+    start = {"adaptive": False, "start_step": 0, "ramp_steps": 0}
+    return Adversarial(
+        1, weight=1.0, **start, regulariser=regulariser, optimizer=optimizer, discriminator=discriminator
+    ).eval()
+
+
+def test_a_discriminator_learns_from_what_the_decoder_was_judged_by_in_the_step() -> None:
+    term, looks = adversarial(part=6), []
+    term.discriminator.features.network.first.register_forward_hook(lambda _, given, __: looks.append(given[0]))
+    pieces = [(images(seed).requires_grad_(), images(seed + 10)) for seed in range(2)]  # micro-batches
+    for made, wanted in pieces:
+        term(made, wanted)
+    seen = [look.detach().clone() for look in looks]
+    assert len(seen) == 4
+    for number, (made, wanted) in enumerate(pieces):
+        loss, _ = term.own_loss(made.detach(), wanted)
+        parts = [
+            term.discriminator.judge(term.discriminator.features.network.feature_maps(each))
+            for each in (seen[2 * number], seen[2 * number + 1])
+        ]
+        torch.testing.assert_close(loss, hinge(*parts))
+    assert len(looks) == 4 + 4  # the four of this comparison
+    term(*pieces[0])
+    term.discard()
+    looks.clear()
+    term.own_loss(pieces[1][0].detach(), pieces[1][1])
+    assert len(looks) == 2  # nothing is left of a step that was skipped
+
+
+def test_matching_is_the_distance_of_the_features_that_are_judged() -> None:
+    made, wanted = images(0), images(1)
+    plain, matched = adversarial(), adversarial(matching=3.0)
+    added = matched(made, wanted) - plain(made, wanted)
+    torch.testing.assert_close(
+        added, 3 * Perceptual(1, weight=1.0, depth_factor=1.0, part=None, features=FEATURES)(made, wanted)
+    )
+    losses = [term.own_loss(made, wanted)[0] for term in (plain, matched)]
+    assert torch.equal(*losses)
