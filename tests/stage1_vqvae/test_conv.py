@@ -121,3 +121,22 @@ def test_shortcuts_alone_are_a_linear_code_of_patches() -> None:
     torch.testing.assert_close(z.permute(0, 2, 3, 1), patches @ basis.t(), atol=1e-5, rtol=1e-4)
     back = net.decode([z]).unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3)
     torch.testing.assert_close(back, patches @ basis.t() @ basis, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("strides", "places"), [([2], [2]), ([8], [3, 5, 6])])
+def test_added_blocks_come_at_each_resolution_and_begin_as_the_identity(strides: list[int], places: list[int]) -> None:
+    sizes = {"strides": strides, "channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4}
+    plain = ConvNetwork((3, 16, 8), 3, 5, **sizes)
+    larger = ConvNetwork((3, 16, 8), 3, 5, **sizes, added_blocks=2)
+    missing, unexpected = larger.load_state_dict(plain.state_dict(), strict=False)
+    assert [int(place) for place in larger.added] == places and not unexpected
+    assert len(missing) == 2 * 4 * len(places) and all(name.startswith("added.") for name in missing)
+    z = torch.randn(2, 5, 16 // strides[0], 8 // strides[0])
+    same = larger.decode([z])
+    assert torch.equal(same, plain.decode([z]))
+    same.sum().backward()
+    for name, parameter in larger.added.named_parameters():
+        if "narrow" in name:  # learns at once; the layer before it has a gradient from the second step on
+            assert parameter.grad.abs().sum() > 0
+            torch.nn.init.normal_(parameter)
+    assert not torch.equal(larger.decode([z]), plain.decode([z]))

@@ -192,6 +192,22 @@ TERMS = "stage1_vqvae.objective."
             {TERMS + "adversarial.weight": 1.0, TERMS + "adversarial.discriminator.patch.layers": 3},
             r"adversarial\.discriminator\.patch\.layers: 3 layers need images of at least 24 pixels a side, got 8x8",
         ),
+        (
+            {TERMS + "perceptual.weight": 1.0, TERMS + "perceptual.part": 9},
+            r"stage1_vqvae\.objective\.perceptual\.part: 9 pixels of images of 8x8; give at most 8, or null",
+        ),
+        (
+            {
+                TERMS + "adversarial.weight": 1.0,
+                TERMS + "adversarial.discriminator.name": "projected",
+                TERMS + "adversarial.discriminator.projected.part": 9,
+            },
+            r"objective\.adversarial\.discriminator\.projected\.part: 9 pixels of images of 8x8; give at most 8",
+        ),
+        (
+            {"refine_decoder.name": "objective", "stage1_vqvae.network.name": "vit"},
+            r"refine_decoder\.added_blocks: 1, but stage1_vqvae\.network vit takes no added blocks; set it to 0",
+        ),
         ({TERMS + "perceptual.features.name": "classifier"}, "stage 1 does not depend on the run's classifier"),
         ({"refine_decoder.name": "objective", "refine_decoder.objective.perceptual.weight": 0.0}, None),
         (
