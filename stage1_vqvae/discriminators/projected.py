@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from stage1_vqvae.discriminators.base import Discriminator
 from stage1_vqvae.discriminators.sections import DiscriminatorParams
-from stage1_vqvae.objectives.frozen import Frozen, random_part
+from stage1_vqvae.objectives.frozen import ONE_PART, Frozen, random_part
 from stage1_vqvae.objectives.perceptual import distance
 from stage1_vqvae.objectives.sections import TrainedAgainst, check_part
 from tessera.parameters.sections import NonNegative, Positive
@@ -58,6 +58,7 @@ class Projected(Discriminator):
     ) -> None:
         super().__init__()
         self.part, self.matching, self.features = part, matching, Frozen(features)
+        self.whole_batch = "" if part is None else ONE_PART
         widths = self.features.network.widths
         self.depths = len(widths)
         for depth, width in enumerate(widths):

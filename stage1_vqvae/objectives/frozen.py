@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from tessera.features.networks.base import FeatureNetwork
 from tessera.features.networks.build import build_features
 
+ONE_PART = (
+    "the same random part of all images of a batch is looked at; set part to null"  # why micro-batches are refused
+)
+
 
 class Frozen(nn.Module):
     """Holds a feature network (`network`), and has neither parameters nor state: no checkpoint holds its weights."""

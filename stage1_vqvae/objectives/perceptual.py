@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stage1_vqvae.objectives.base import Term
-from stage1_vqvae.objectives.frozen import Frozen, all_parts, random_part
+from stage1_vqvae.objectives.frozen import ONE_PART, Frozen, all_parts, random_part
 from stage1_vqvae.objectives.sections import TermParams, TrainedAgainst, check_part
 from tessera.parameters.sections import NonNegative, Positive, PositiveFloat
 
@@ -52,6 +52,7 @@ class Perceptual(Term):
     ) -> None:
         super().__init__(weight)
         self.depth_factor, self.part, self.features = depth_factor, part, Frozen(features)
+        self.whole_batch = "" if part is None else ONE_PART
 
     def forward(self, made: Tensor, images: Tensor) -> Tensor:
         """The distance of a random part in training, and the mean over all parts in evaluation."""

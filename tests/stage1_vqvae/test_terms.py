@@ -266,6 +266,8 @@ def test_a_projected_discriminator_judges_a_random_part() -> None:
         assert [tuple(part.shape) for part in logits] == [(3, 1, 6, 6), (3, 1, 3, 3)]
         seen.append(logits[0])
     assert any(not torch.equal(seen[0], other) for other in seen[1:])
+    # It is the same part of all images, so that micro-batches would see several.
+    assert adversarial(part=6).whole_batch and not adversarial().whole_batch
 
 
 def adversarial(**projected: object) -> Adversarial:
