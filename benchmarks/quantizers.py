@@ -1,12 +1,13 @@
 """Every quantizer on CIFAR-10: one network, one number of steps, 9 bits a position, 576 bits an image.
 
-    python benchmarks/quantizers.py DATASET [--steps 3000] [--only NAME ...] [--plot FILE]
+    python benchmarks/quantizers.py DATASET [--steps 3000] [--seeds 0] [--only NAME ...] [--plot FILE]
 
 presets/cifar10.yaml (the 2017 network, an 8x8 grid) with another quantizer in it, trained with the preset's own recipe;
-figures on the held-out images, one seed. The families' own costs are those of params.yaml, tuned for none of them here;
+figures on the held-out images, a row for each seed. The families' own costs are those of params.yaml, tuned for none of them here;
 diveq's gradient codebook is as its paper has it, and gumbel's temperature falls over three quarters of the steps. A
 process a row, so that peak memory (of the whole training, over the prepared images) is its own; a row goes to --rows as
-it comes, and one that is there for as many steps is not run again. Prints the table in markdown.
+it comes, and one that is there for as many steps and this seed is not run again. A short training may do without
+compilation (--eager). Prints the table in markdown.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "simvq": quantizer("simvq", **TABLE),
     "ibq": quantizer("ibq", **TABLE),
     "fsq, 8 x 8 x 8": quantizer("fsq", levels=[8, 8, 8]),
+    "fsq, 8 x 8 x 8, sigmoid": quantizer("fsq", levels=[8, 8, 8], activation="sigmoid"),
     "lfq, 9 bits": quantizer("lfq", **ENTROPY),
     "bsq, 9 bits": quantizer("bsq", **ENTROPY),
 }
@@ -70,6 +72,8 @@ def measure(label: str, options: argparse.Namespace) -> None:
     """Train with one quantizer, in this process, and add its row."""
     changes = ROWS[label] | schedule(options.steps, validations=6) | {"runtime.threads": options.threads}
     changes[Q + "gumbel.anneal_steps"] = options.steps * 3 // 4
+    (seed,) = options.seeds
+    changes |= {STAGE1 + "training.seed": seed} | ({STAGE1 + "training.compile": False} if options.eager else {})
     params = parameters(changes, dataset=options.dataset)
     prepared = images(options.folder, params)
     before = resident()
@@ -77,26 +81,33 @@ def measure(label: str, options: argparse.Namespace) -> None:
     run = train(params, prepared)
     memory = resident(peak=True) - before
     bits = sum(v.height * v.width * v.depth * math.log2(v.codebook_size) for v in run.task.model.layout.levels)
-    row = {"label": label, "steps": options.steps, "changes": ROWS[label], "bits_an_image": bits, "peak_mb": memory}
+    row = {"label": label, "steps": options.steps, "seed": seed, "eager": options.eager, "changes": ROWS[label]}
+    row |= {"bits_an_image": bits, "peak_mb": memory}
     add_row(options.rows, row | {"ms_a_step": run.seconds_a_step * 1e3} | run.curve[-1] | {"curve": run.curve})
 
 
-def in_own_process(label: str, options: argparse.Namespace) -> bool:
+def in_own_process(label: str, seed: int, options: argparse.Namespace) -> bool:
     """Whether the row came to be."""
     command = [sys.executable, __file__, options.dataset, "--folder", options.folder, "--rows", options.rows]
-    command += ["--steps", options.steps, "--row", label]
+    command += ["--steps", options.steps, "--row", label, "--seeds", seed, *(["--eager"] if options.eager else [])]
     command += ["--threads", options.threads] if options.threads else []
-    print(f"{label}:", flush=True)
+    print(f"{label}, seed {seed}:", flush=True)
     return subprocess.run([str(word) for word in command], check=False).returncode == 0
+
+
+def asked_for(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of as many steps, compiled or not, of any seed. Older rows are compiled, of seed 0."""
+    rows = read_rows(options.rows)
+    return [row for row in rows if row["steps"] == options.steps and row.get("eager", False) == options.eager]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, best first; – where a quantizer has no such figure."""
-    lines = ["| quantizer | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |"]
-    lines.append("|" + " --- |" * (len(COLUMNS) + 1))
+    lines = ["| quantizer | seed | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |"]
+    lines.append("|" + " --- |" * (len(COLUMNS) + 2))
     for row in sorted(rows, key=lambda row: row["nmse"]):
         cells = [form.format(row[figure]) if figure in row else "–" for figure, (_, form) in COLUMNS.items()]
-        lines.append(f"| {row['label']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row['label']} | {row.get('seed', 0)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -120,14 +131,18 @@ def main() -> None:
     parser = arguments(__doc__, "quantizers.jsonl")
     parser.add_argument("--steps", type=int, default=3000, help="of training, a row (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=tuple(ROWS), metavar="NAME", help=f"of: {'; '.join(ROWS)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings (default: 0)")
+    parser.add_argument("--eager", action="store_true", help="without compilation")
     parser.add_argument("--row", choices=tuple(ROWS), help=argparse.SUPPRESS)  # one row, in this process
     options = parser.parse_args()
     if options.row:
         measure(options.row, options)
         return
-    done = {row["label"] for row in read_rows(options.rows) if row["steps"] == options.steps}
-    failed = [label for label in options.only or ROWS if label not in done and not in_own_process(label, options)]
-    rows = [row for row in read_rows(options.rows) if row["steps"] == options.steps and row["label"] in ROWS]
+    wanted = [(label, seed) for label in options.only or ROWS for seed in options.seeds]
+    done = {(row["label"], row.get("seed", 0)) for row in asked_for(options)}
+    left = [each for each in wanted if each not in done]
+    failed = [f"{label}, seed {seed}" for label, seed in left if not in_own_process(label, seed, options)]
+    rows = [row for row in asked_for(options) if row["label"] in ROWS]
     print(f"\n{table(rows)}")
     if options.plot and rows:
         draw(rows, options.plot)
