@@ -3,11 +3,11 @@
     python benchmarks/quantizers.py DATASET [--steps 3000] [--seeds 0] [--only NAME ...] [--plot FILE]
 
 presets/cifar10.yaml (the 2017 network, an 8x8 grid) with another quantizer in it, trained with the preset's own recipe;
-figures on the held-out images, a row for each seed. The families' own costs are those of params.yaml, tuned for none of them here;
-diveq's gradient codebook is as its paper has it, and gumbel's temperature falls over three quarters of the steps. A
-process a row, so that peak memory (of the whole training, over the prepared images) is its own; a row goes to --rows as
-it comes, and one that is there for as many steps and this seed is not run again. A short training may do without
-compilation (--eager). Prints the table in markdown.
+figures on the held-out images, a row for each seed. The families' own costs are those of params.yaml, tuned for none of
+them here; diveq's gradient codebook is as its paper has it, and gumbel's temperature falls over three quarters of the
+steps. A process a row, so that peak memory (of the whole training, over the prepared images) is its own; a row goes to
+--rows as it comes, and one that is there for as many steps and this seed is not run again. A short training may do
+without compilation (--eager). Prints the table in markdown.
 """
 
 from __future__ import annotations
