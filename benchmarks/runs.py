@@ -104,9 +104,8 @@ class Unsaved:
     """A trainer's state folder that keeps nothing: every run of a benchmark starts from the beginning."""
 
     stage = "benchmark"
-
-    def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-        pass
+    folder = Path("benchmark")  # nothing is written there
+    exclusive = False  # no process saves
 
     def latest(self) -> None:
         return None

@@ -51,6 +51,17 @@ def test_every_quantizer_of_the_comparison_is_valid_and_has_576_bits(
     assert sum(v.height * v.width * v.depth * math.log2(v.codebook_size) for v in levels) == pytest.approx(576)
 
 
+def test_a_training_goes_to_its_end_and_keeps_its_curve(in_tmp: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:  # alone, since benchmarks/sampling.py has the name of a package
+        runs, prepared = script("runs", patch), script("stage1_speed", patch).smooth_images(24)
+    small = {"network.conv.channels": 8, "network.conv.stem_channels": 4, "training.batch_size": 4}
+    small |= {"training.precision": "fp32", "training.channels_last": False, "training.compile": False}
+    changes = {f"stage1_vqvae.{name}": value for name, value in small.items()}
+    run = runs.train(runs.parameters(changes | runs.schedule(4, validations=2)), prepared)
+    assert [row["step"] for row in run.curve] == [2, 4] and run.progress.step == 4
+    assert run.curve[-1]["nmse"] > 0 and not list(in_tmp.rglob("step-*"))
+
+
 def test_the_plain_network_is_ours_but_for_its_rectified_skips(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = script("stage1_speed", monkeypatch)
     prepared = speed.smooth_images(48)
