@@ -46,6 +46,7 @@ CHANGES = {
     "refine_decoder.name": "objective",
     "refine_decoder.objective.perceptual.weight": 0.0,
     "refine_decoder.objective.adversarial.weight": 0.1,
+    "refine_decoder.objective.adversarial.discriminator.name": "patch",
     "refine_decoder.training.steps": 20,
     "refine_decoder.training.validate_every": 20,
     "classifier.training.steps": 20,

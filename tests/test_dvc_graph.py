@@ -343,15 +343,17 @@ TERMS = "stage1_vqvae.objective."
         ("term", TERMS + "adversarial.discriminator.projected.channels", set()),
         ("term", TERMS + "perceptual.features.side", set()),
         ("stage", TERMS + "perceptual.weight", {"train_vqvae"}),  # the stage has its own
-        ("stage", TERMS + "perceptual.depth_factor", {"refine_decoder"}),
+        ("stage", TERMS + "perceptual.depth_factor", set()),
         ("", TERMS + "perceptual.part", set()),
-        ("stage", TERMS + "perceptual.part", {"refine_decoder"}),
-        ("stage", TERMS + "adversarial.discriminator.projected.part", set()),
-        ("stage", TERMS + "adversarial.discriminator.projected.matching", set()),
+        ("stage", TERMS + "perceptual.part", set()),
+        ("stage", TERMS + "adversarial.discriminator.patch.channels", set()),
         ("stage", "refine_decoder.added_blocks", {"refine_decoder"}),
         ("", "refine_decoder.added_blocks", set()),
-        ("stage", TERMS + "perceptual.features.side", {"refine_decoder"}),  # and takes what it does not give
-        ("stage", TERMS + "adversarial.discriminator.projected.channels", set()),
+        ("stage", TERMS + "perceptual.features.side", set()),
+        ("stage", TERMS + "adversarial.discriminator.projected.channels", {"refine_decoder"}),  # what it does not give
+        ("stage", TERMS + "adversarial.discriminator.projected.part", {"refine_decoder"}),
+        ("stage", TERMS + "adversarial.discriminator.projected.matching", {"refine_decoder"}),
+        ("stage", TERMS + "adversarial.discriminator.projected.features.side", {"refine_decoder"}),
         ("stage", "refine_decoder.objective.adversarial.adaptive", {"refine_decoder"}),
         ("stage", "refine_decoder.training.steps", {"refine_decoder"}),
         ("stage", "stage1_vqvae.training.steps", {"train_vqvae"}),
@@ -376,8 +378,8 @@ def test_terms_are_code_of_the_stages_that_train_with_them_alone(raw_params):
     assert {stage for stage in STAGES if on[stage] != off[stage]} == {"refine_decoder", "report"}
     folder = "stage1_vqvae/objectives/"
     assert {folder + "perceptual.py", folder + "adversarial.py"} <= on["refine_decoder"]["code"].keys()
-    assert "stage1_vqvae/discriminators/patch.py" in on["refine_decoder"]["code"]
-    assert "stage1_vqvae/discriminators/projected.py" not in on["refine_decoder"]["code"]
+    assert "stage1_vqvae/discriminators/projected.py" in on["refine_decoder"]["code"]
+    assert "stage1_vqvae/discriminators/patch.py" not in on["refine_decoder"]["code"]
     assert "tessera/features/networks/efficientnet_lite0.py" in on["refine_decoder"]["code"]
     for stage in STAGES:
         assert not [

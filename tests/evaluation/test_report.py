@@ -194,7 +194,7 @@ def test_an_unlabelled_run_on_two_levels_says_what_is_missing(evaluated):
 
 
 def test_a_residual_run_with_a_refined_decoder_and_neither_classifier_nor_features(write_params, write_prepared):
-    terms = {"perceptual.weight": 0.0, "adversarial.weight": 0.1, "adversarial.regulariser.name": "none"}
+    terms = {"perceptual.weight": 0.0, "adversarial.weight": 0.1, "adversarial.discriminator.name": "patch"}
     write_params(
         {f"refine_decoder.objective.{name}": value for name, value in terms.items()}
         | {

@@ -209,7 +209,7 @@ TERMS = "stage1_vqvae.objective."
             r"refine_decoder\.added_blocks: 1, but stage1_vqvae\.network vit takes no added blocks; set it to 0",
         ),
         ({TERMS + "perceptual.features.name": "classifier"}, "stage 1 does not depend on the run's classifier"),
-        ({"refine_decoder.name": "objective", "refine_decoder.objective.perceptual.weight": 0.0}, None),
+        ({"refine_decoder.name": "objective"}, None),
         (
             {
                 "refine_decoder.name": "objective",
@@ -219,7 +219,7 @@ TERMS = "stage1_vqvae.objective."
         ),
         (
             {"refine_decoder.name": "objective", "evaluation.features.name": "efficientnet_lite0"},
-            r"efficientnet_lite0 is trained against in refine_decoder\.objective\.perceptual\.features\.name, so",
+            r"efficientnet_lite0 is trained against in refine_decoder\.objective\.adversarial\.discriminator\.proj",
         ),
         (
             {"extract_codes.refine": 5, TERMS + "perceptual.weight": 1.0},
