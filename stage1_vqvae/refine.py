@@ -76,9 +76,8 @@ def _train(
     import torch
 
     from stage1_vqvae.decoder import REFINED
-    from stage1_vqvae.model import VQVAE
     from stage1_vqvae.objective import Objective
-    from stage1_vqvae.sharpening import DecoderTask
+    from stage1_vqvae.sharpening import DecoderTask, decoder_copy
     from tessera.artifacts.models import save_model
     from tessera.randomness import seed_of
     from tessera.training.loop import train
@@ -87,14 +86,9 @@ def _train(
 
     section, training = params.refine_decoder, params.refine_decoder.training
     objective: dict[str, Any] = section.objective.values()
-    config = {"available": True, "vqvae": {**source.config, "objective": objective}}
-    if section.added_blocks:
-        network = source.config["network"]
-        larger = network[network["name"]] | {"added_blocks": section.added_blocks}
-        config["vqvae"]["network"] = network | {network["name"]: larger}
     torch.manual_seed(seed_of("initialise", training.seed, "added_blocks"))
-    model = VQVAE(config["vqvae"])
-    model.load_state_dict(model.state_dict() | source.state_dict())  # added blocks keep their new weights
+    model = decoder_copy(source, section.added_blocks, {"objective": objective})
+    config = {"available": True, "vqvae": model.config}
     torch.manual_seed(seed_of("initialise", training.seed))
     task = DecoderTask(
         Objective(model, objective), prepared["train"], prepared["validation"], training, section.augmentation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -172,6 +174,21 @@ class DecoderTask(SharpTask):
         """`distortion`, `nmse`, each measured term, and `objective`. Figures of codes are those of the VQ-VAE."""
         found = super().validate()
         return {name: found[name] for name in (*self.figure_names, TOTAL)}
+
+
+def decoder_copy(source: VQVAE, added_blocks: int, further: dict[str, Any] | None = None) -> VQVAE:
+    """A copy of a VQ-VAE, whose decoder has added blocks with new weights. It decodes as the source does.
+
+    Args:
+        added_blocks: their number at each resolution. The network must be one that can have them (`grows`), or 0.
+        further: what its configuration has besides that of the source.
+    """
+    config, network = {**source.config, **(further or {})}, source.config["network"]
+    if added_blocks:
+        config["network"] = network | {network["name"]: network[network["name"]] | {"added_blocks": added_blocks}}
+    model = VQVAE(config)
+    model.load_state_dict(model.state_dict() | source.state_dict())
+    return model.to(next(source.parameters()).device)
 
 
 def decoder_parameters(model: VQVAE) -> frozenset[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import numpy as np
 
 from evaluation.task import ClassifierTask
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.objective import Objective
-from stage1_vqvae.sharpening import DecoderTask, task_of
+from stage1_vqvae.sharpening import DecoderTask, decoder_copy, task_of
 from stage1_vqvae.task import VQVAETask
 from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
@@ -40,7 +38,8 @@ def decoder_task(params: Params, trained: VQVAETask) -> DecoderTask:
         UserError: the weights of a feature network are missing.
     """
     section = params.refine_decoder
-    model = Objective(deepcopy(trained.vqvae), section.objective.values())
+    blocks = section.added_blocks if getattr(params.stage1_vqvae.network.chosen, "grows", False) else 0
+    model = Objective(decoder_copy(trained.vqvae, blocks), section.objective.values())
     return DecoderTask(model, trained.train, trained.validation, section.training, section.augmentation)
 
 
