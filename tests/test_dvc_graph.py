@@ -377,7 +377,8 @@ def test_terms_are_code_of_the_stages_that_train_with_them_alone(raw_params):
     on = used_by(validate(raw_params))
     assert {stage for stage in STAGES if on[stage] != off[stage]} == {"refine_decoder", "report"}
     folder = "stage1_vqvae/objectives/"
-    assert {folder + "perceptual.py", folder + "adversarial.py"} <= on["refine_decoder"]["code"].keys()
+    assert {folder + "distance.py", folder + "adversarial.py"} <= on["refine_decoder"]["code"].keys()
+    assert folder + "perceptual.py" not in on["refine_decoder"]["code"]
     assert "stage1_vqvae/discriminators/projected.py" in on["refine_decoder"]["code"]
     assert "stage1_vqvae/discriminators/patch.py" not in on["refine_decoder"]["code"]
     assert "tessera/features/networks/efficientnet_lite0.py" in on["refine_decoder"]["code"]

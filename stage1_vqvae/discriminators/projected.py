@@ -16,8 +16,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from stage1_vqvae.discriminators.base import Discriminator
 from stage1_vqvae.discriminators.sections import DiscriminatorParams
+from stage1_vqvae.objectives.distance import distance
 from stage1_vqvae.objectives.frozen import ONE_PART, Frozen, random_part
-from stage1_vqvae.objectives.perceptual import distance
 from stage1_vqvae.objectives.sections import TrainedAgainst, check_part
 from tessera.parameters.sections import NonNegative, Positive
 

@@ -15,7 +15,8 @@ from stage1_vqvae.discriminators.patch import Patch
 from stage1_vqvae.discriminators.projected import Projected
 from stage1_vqvae.objectives import frozen
 from stage1_vqvae.objectives.adversarial import Adversarial, hinge
-from stage1_vqvae.objectives.perceptual import Perceptual, distance
+from stage1_vqvae.objectives.distance import distance
+from stage1_vqvae.objectives.perceptual import Perceptual
 from stage1_vqvae.objectives.regularisers import Anchors, gradient_penalty
 from tessera.errors import UserError
 from tessera.features.networks.base import FeatureNetwork
