@@ -15,7 +15,7 @@ from stage1_vqvae.task import VQVAETask
 from tessera.images.pixels import to_float
 from tessera.images.prepared import ImageSplit
 from tessera.parameters.training import TrainingParams
-from tessera.randomness import seed_of
+from tessera.randomness import generator, seed_of
 from tessera.training.task import NEWEST, Batch, Loss, ParameterGroup
 
 TOTAL = "objective"  # the figure of the validation split that all measured terms add up to
@@ -75,6 +75,8 @@ class SharpTask(VQVAETask):
 
     def begin(self, step: int) -> None:
         self.step, self._made = step, []
+        for name, term in self.model.terms.items():
+            term.begin(generator("term", self.params.seed, step, name))
 
     def active(self, name: str) -> bool:
         return name == GENERATOR or self.model.opponents[name].begins(self.step)

@@ -149,6 +149,63 @@ def test_two_processes_train_against_a_discriminator_as_one_does(
             torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+# Runs an entry point of stage 1 with a tiny feature network in place of the one that is chosen.
+TINY_FEATURES = """
+import sys
+from importlib import import_module
+import torch
+from torch import nn
+from stage1_vqvae.objectives import frozen
+from tessera.features.networks.base import FeatureNetwork
+
+class Tiny(FeatureNetwork):
+    widths = (4, 6)
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(1)
+            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 4, stride=2, padding=1)
+
+    def feature_maps(self, images):
+        shallow = self.first(images).relu()
+        return [shallow, self.second(shallow).relu()]
+
+frozen.build_features = lambda params: Tiny().freeze()
+sys.exit(import_module(sys.argv[1]).main([]))
+"""
+
+
+def test_two_processes_look_at_the_random_parts_that_one_does(
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment
+) -> None:
+    """The part is drawn for a step, not for a process: of a perceptual term, and of projected features."""
+    write_prepared()
+    few = {"steps": 12, "batch_size": 16, "learning_rate": 5e-4}
+    projected = {"channels": 4, "part": 5, "matching": 4.0}
+    adversarial = {"weight": 0.5, "adaptive": False, "discriminator": {"name": "projected", "projected": projected}}
+    write_params(
+        {
+            **{f"stage1_vqvae.training.{name}": value for name, value in few.items()},
+            "stage1_vqvae.quantizer.revival_threshold": 0.0,
+            "refine_decoder.name": "objective",
+            "refine_decoder.objective": {"perceptual": {"weight": 0.5, "part": 5}, "adversarial": adversarial},
+            **{f"refine_decoder.training.{name}": value for name, value in few.items()},
+        }
+    )
+    (in_tmp / "tiny.py").write_text(TINY_FEATURES, encoding="utf-8")
+    succeed(in_tmp, [sys.executable, "-m", "stage1_vqvae.train"], environment)
+    one, two = copies(in_tmp, "one", "two")
+    several_against_one([one, two], ["tiny.py", "stage1_vqvae.refine"], environment)
+    for name in ("generator", "discriminator", "adversarial", "perceptual", "grad_norm_discriminator"):
+        losses = [torch.tensor(column(folder, "refine_decoder", name)) for folder in (one, two)]
+        assert len(losses[0]) == 12
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5, msg=name)
+    weights = [load_file(folder / "models/decoders/refined/model.safetensors") for folder in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
 @pytest.mark.parametrize("prior", ["pixelcnn", "transformer", "masked"])
 def test_two_processes_train_the_prior_that_one_does(
     in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment, prior: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 
 class Discriminator(nn.Module):
@@ -16,10 +16,14 @@ class Discriminator(nn.Module):
 
     whole_batch: str = ""
 
+    def begin(self, random: Generator) -> None:
+        """Learn that a step begins, see `stage1_vqvae.objectives.base.Term.begin`."""
+
     def look(self, made: Tensor, images: Tensor) -> tuple[Any, Any]:
         """What is judged of reconstructions and of images, both float (B, C, H, W). By default they themselves.
 
-        The gradient goes through reconstructions alone.
+        The decoder needs the gradient of reconstructions. A gradient penalty needs that of images too, so a
+        discriminator that gives none is not of second order (`DiscriminatorParams.second_order`).
         """
         return made, images
 

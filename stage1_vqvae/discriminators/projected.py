@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from stage1_vqvae.discriminators.base import Discriminator
 from stage1_vqvae.discriminators.sections import DiscriminatorParams
 from stage1_vqvae.objectives.distance import distance
-from stage1_vqvae.objectives.frozen import ONE_PART, Frozen, random_part
+from stage1_vqvae.objectives.frozen import Frozen, RandomPart
 from stage1_vqvae.objectives.sections import TrainedAgainst, check_part
 from tessera.parameters.sections import NonNegative, Positive
 
@@ -45,7 +45,8 @@ class Parameters(DiscriminatorParams):
 class Projected(Discriminator):
     """Heads on projected features, one for each depth.
 
-    A head is a 3x3 convolution, a leaky ReLU and a 1x1 convolution to one channel, with spectral norms.
+    A head is a 3x3 convolution, a leaky ReLU and a 1x1 convolution to one channel, with spectral norms, which are
+    estimated once a step.
 
     Args:
         image_channels: of the images.
@@ -57,14 +58,18 @@ class Projected(Discriminator):
         self, image_channels: int, *, channels: int, part: int | None, matching: float, features: dict[str, Any]
     ) -> None:
         super().__init__()
-        self.part, self.matching, self.features = part, matching, Frozen(features)
-        self.whole_batch = "" if part is None else ONE_PART
+        self.part, self.matching, self.features = RandomPart(part), matching, Frozen(features)
         widths = self.features.network.widths
         self.depths = len(widths)
         for depth, width in enumerate(widths):
             self.register_buffer(f"channel_mix_{depth}", _random_kernel(channels, width, 1))
             self.register_buffer(f"depth_mix_{depth}", _random_kernel(channels, channels, 3))
         self.heads = nn.ModuleList(_head(channels) for _ in widths)
+        self._estimated = False  # whether the step has moved the estimates of the spectral norms
+
+    def begin(self, random: torch.Generator) -> None:
+        self.part.move(random)
+        self._estimated = False
 
     def projected(self, maps: list[Tensor]) -> list[Tensor]:
         """The features of every depth, each mixed with those of all deeper ones, (B, channels, h_i, w_i)."""
@@ -79,16 +84,14 @@ class Projected(Discriminator):
 
     def look(self, made: Tensor, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The frozen network's maps of both, of the same part."""
-        if self.part is not None:
-            made, images = random_part(torch.cat([made, images], 1), self.part).chunk(2, 1)
         with torch.no_grad():
-            wanted = self.features.maps(images)
-        return self.features.maps(made), wanted
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return self.judge(self.look(images, images)[0])
+            wanted = self.features.maps(self.part.of(images))
+        return self.features.maps(self.part.of(made)), wanted
 
     def judge(self, seen: list[Tensor]) -> list[Tensor]:
+        # Each pass in training mode would move them, so that micro-batches would train another discriminator.
+        self.heads.train(self.training and not self._estimated)
+        self._estimated = True
         return [head(features) for head, features in zip(self.heads, self.projected(seen), strict=True)]
 
     def matching_loss(self, made: list[Tensor], images: list[Tensor]) -> Tensor | None:

@@ -100,9 +100,14 @@ class Adversarial(Term):
         self.discriminator = build_discriminator(discriminator, channels)
         self.anchors = Anchors(regulariser["decay"]) if self.regulariser == "lecam" else None
         self.whole_batch = self.discriminator.whole_batch
-        self._seen: list[tuple[Any, Any]] = []  # of the step's micro-batches: what was judged in `forward`
+        self._seen: tuple[Any, Any] | None = None  # what `forward` judged in a step of one piece
+        self._pieces = 0  # how many micro-batches `forward` was given in the step
         if adaptive:
             self.whole_batch = "an adaptive weight depends on the whole batch; set adaptive to false"
+
+    def begin(self, random: torch.Generator) -> None:
+        self._seen, self._pieces = None, 0
+        self.discriminator.begin(random)
 
     def begins(self, step: int) -> bool:
         return step >= self.start_step
@@ -115,16 +120,19 @@ class Adversarial(Term):
         return {"learning_rate_factor": self.optimizer["learning_rate_factor"], "betas": betas, "weight_decay": 0.0}
 
     def forward(self, made: Tensor, images: Tensor) -> Tensor:
+        self._seen, self._pieces = None, self._pieces + 1
         ours, theirs = self.discriminator.look(made, images)
-        self._seen.append((_detached(ours), _detached(theirs)))
+        if self._pieces == 1:  # with micro-batches, those of all pieces would take the memory of the whole batch
+            self._seen = (_detached(ours), _detached(theirs))
         loss, matching = -mean(self.discriminator.judge(ours)), self.discriminator.matching_loss(ours, theirs)
         return loss if matching is None else loss + matching
 
     def own_loss(self, made: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         penalised = self.regulariser == "r1" and self.regulariser_weight > 0
         images = images.detach().requires_grad_(penalised)
-        # `forward` has looked at the same images in this step, unless the weight is 0 or penalties need their gradient.
-        seen = self._seen.pop(0) if self._seen else None
+        # `forward` has looked at the same images, unless the weight is 0, or there are micro-batches. A second look at
+        # them is at the same part. A penalty needs the gradient of images, which the first look did not keep.
+        seen, self._seen = self._seen, None
         if seen is None or penalised:
             seen = self.discriminator.look(made.detach(), images)
         real, fake = (self.discriminator.judge(part) for part in reversed(seen))
@@ -139,12 +147,10 @@ class Adversarial(Term):
         return loss, scalars
 
     def update(self) -> None:
-        self._seen.clear()
         if self.anchors is not None:
             self.anchors.update()
 
     def discard(self) -> None:
-        self._seen.clear()
         if self.anchors is not None:
             self.anchors.discard()
 

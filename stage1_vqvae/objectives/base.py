@@ -31,6 +31,13 @@ class Term(nn.Module):
         """The part of the weight that counts in a step, from 0 to 1. The term is not computed where it is 0."""
         return 1.0
 
+    def begin(self, random: torch.Generator) -> None:
+        """Learn that a step begins. What its losses draw at random for all images, they draw from `random`.
+
+        Args:
+            random: of the step and the term, the same on every process.
+        """
+
     def begins(self, step: int) -> bool:
         """Whether the term's own parameters are trained in a step."""
         return True

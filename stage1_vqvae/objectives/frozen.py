@@ -11,10 +11,6 @@ from torch import Tensor, nn
 from tessera.features.networks.base import FeatureNetwork
 from tessera.features.networks.build import build_features
 
-ONE_PART = (
-    "the same random part of all images of a batch is looked at; set part to null"  # why micro-batches are refused
-)
-
 
 class Frozen(nn.Module):
     """Holds a feature network (`network`), and has neither parameters nor state: no checkpoint holds its weights."""
@@ -40,10 +36,34 @@ class Frozen(nn.Module):
         return self.network.maps(images)
 
 
-def random_part(images: Tensor, side: int) -> Tensor:
-    """The same square of `side` pixels of all images (B, C, H, W), at a random place."""
-    top, left = (int(torch.randint(length - side + 1, ())) for length in images.shape[-2:])
-    return images[..., top : top + side, left : left + side]
+class RandomPart:
+    """A square of `side` pixels at a random place. In a step it is the same of all images, wherever they are looked at.
+
+    Args:
+        side: in pixels; None: whole images.
+    """
+
+    def __init__(self, side: int | None) -> None:
+        self.side = side
+        self._place: list[float] | None = None  # from 0 (top, left) up to 1
+
+    def move(self, random: torch.Generator) -> None:
+        """Draw the place of the step that begins."""
+        self._place = torch.rand(2, generator=random).tolist()
+
+    def of(self, images: Tensor) -> Tensor:
+        """The part of images (B, C, H, W).
+
+        Raises:
+            RuntimeError: no step has begun.
+        """
+        if self.side is None:
+            return images
+        if self._place is None:
+            raise RuntimeError("a random part has its place from the beginning of a step on; call begin first")
+        free = (length - self.side + 1 for length in images.shape[-2:])
+        top, left = (int(share * count) for share, count in zip(self._place, free, strict=True))
+        return images[..., top : top + self.side, left : left + self.side]
 
 
 def all_parts(images: Tensor, side: int) -> list[Tensor]:

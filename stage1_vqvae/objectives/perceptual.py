@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stage1_vqvae.objectives.base import Term
 from stage1_vqvae.objectives.distance import distance
-from stage1_vqvae.objectives.frozen import ONE_PART, Frozen, all_parts, random_part
+from stage1_vqvae.objectives.frozen import Frozen, RandomPart, all_parts
 from stage1_vqvae.objectives.sections import TermParams, TrainedAgainst, check_part
 from tessera.parameters.sections import NonNegative, Positive, PositiveFloat
 
@@ -49,16 +49,17 @@ class Perceptual(Term):
         self, channels: int, *, weight: float, depth_factor: float, part: int | None, features: dict[str, Any]
     ) -> None:
         super().__init__(weight)
-        self.depth_factor, self.part, self.features = depth_factor, part, Frozen(features)
-        self.whole_batch = "" if part is None else ONE_PART
+        self.depth_factor, self.part, self.features = depth_factor, RandomPart(part), Frozen(features)
+
+    def begin(self, random: torch.Generator) -> None:
+        self.part.move(random)
 
     def forward(self, made: Tensor, images: Tensor) -> Tensor:
         """The distance of a random part in training, and the mean over all parts in evaluation."""
-        if self.part is None:
-            return self._distance(made, images)
-        both = torch.cat([made, images], 1)  # so that a part of both is of the same place
-        parts = [random_part(both, self.part)] if self.training else all_parts(both, self.part)
-        return torch.stack([self._distance(*part.chunk(2, 1)) for part in parts]).mean()
+        if self.part.side is None or self.training:
+            return self._distance(self.part.of(made), self.part.of(images))
+        pairs = zip(all_parts(made, self.part.side), all_parts(images, self.part.side), strict=True)
+        return torch.stack([self._distance(*pair) for pair in pairs]).mean()
 
     def _distance(self, made: Tensor, images: Tensor) -> Tensor:
         with torch.no_grad():

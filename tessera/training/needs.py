@@ -49,10 +49,10 @@ def needs(task: Task, params: TrainingParams) -> Needs:
         params: how it will be trained.
     """
     count = min(IMAGES, params.batch_size)
-    model = deepcopy(task.model).train()  # a forward pass may change buffers
-    device = next(model.parameters()).device
     last = params.steps - 1  # in which every loss has begun
     task.begin(last)
+    model = deepcopy(task.model).train()  # a forward pass may change buffers
+    device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in task.batch(last, slice(0, count)).items()}
     kept = 0
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from stage1_vqvae.objective import DELTA, GENERATOR, Objective, adaptive_factors
+from stage1_vqvae.objectives import frozen
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.sharpening import DecoderTask, SharpTask, decoder_parameters, task_of
 from stage1_vqvae.task import VQVAETask
+from tessera.features.networks.base import FeatureNetwork
 from tessera.images.pixels import to_float
 from tessera.images.prepared import ImageSplit
 from tessera.launch.devices import accelerator
@@ -68,6 +71,21 @@ class Plain(nn.Module):
         pass
 
 
+class TinyFeatures(FeatureNetwork):
+    """Two maps of fixed random features."""
+
+    widths = (4, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 4, stride=2, padding=1)
+
+    def feature_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        shallow = F.relu(self.first(images))
+        return [shallow, F.relu(self.second(shallow))]
+
+
 def pictures(count: int = 24) -> ImageSplit:
     return ImageSplit(np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8), None)
 
@@ -76,14 +94,15 @@ def pictures(count: int = 24) -> ImageSplit:
 def trainer(in_tmp: Any, params: Callable[..., Params]) -> Callable[..., Trainer]:
     """`trainer(adaptive=False)`: a trainer of a plain model in float64 and a discriminator, before its first step."""
 
-    def make(steps: int = 10, micro_batch: int | None = None, **changes: Any) -> Trainer:
+    def make(steps: int = 10, micro_batch: int | None = None, perceptual: Any = None, **changes: Any) -> Trainer:
         training = {"steps": steps, "batch_size": 8, "warmup_steps": 0, "weight_ema_decay": 0.9}
         found = params(
             {f"stage1_vqvae.training.{name}": value for name, value in training.items()}
             | {"runtime.micro_batch": micro_batch, "runtime.threads": 1, "runtime.log_every": 1}
         )
         torch.manual_seed(0)
-        model = Objective(Plain(), {"adversarial": ADVERSARIAL | changes}).double()
+        others = {"perceptual": perceptual} if perceptual else {}
+        model = Objective(Plain(), {"adversarial": ADVERSARIAL | changes} | others).double()
         section = found.stage1_vqvae
         task = SharpTask(model, pictures(), pictures(), section.training, section.augmentation)
         state = StateFolder("test", "run", exclusive=False)
@@ -190,6 +209,36 @@ def test_micro_batches_give_the_gradient_and_the_anchors_of_the_whole_batch(
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-9, atol=1e-12, msg=name)
     assert regulariser != "lecam" or found[0]["terms.adversarial.anchors.means"].abs().min() > 0
+
+
+def test_random_parts_are_the_same_in_pieces_and_after_resuming(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a perceptual term, and of a projected discriminator whose features are matched."""
+    monkeypatch.setattr(frozen, "build_features", lambda params: TinyFeatures().freeze())
+    features = {"name": "tiny", "tiny": {}}
+    projected = {"channels": 4, "part": 5, "matching": 2.0, "features": features}
+    changes = {"adaptive": False, "discriminator": {"name": "projected", "projected": projected}}
+    perceptual = {"weight": 0.5, "depth_factor": 1.0, "part": 4, "features": features}
+    found, columns, halfway = [], [], ()
+    for micro_batch, first in ((None, 0), (3, 0), (None, 5)):  # whole, in pieces, and killed after five steps
+        made = trainer(micro_batch=micro_batch, perceptual=perceptual, **changes)
+        if first:
+            made.task.model.load_state_dict(halfway[0])
+            for group, state in zip(made.groups, halfway[1], strict=True):
+                group.optimizer.load_state_dict(state)
+        for step in range(first, 8):
+            if step == 5 and not found:
+                states = [deepcopy(group.optimizer.state_dict()) for group in made.groups]
+                halfway = deepcopy(made.task.model.state_dict()), states
+            torch.rand(first)  # what was drawn before does not matter
+            made.stepper.take(step, doubles(step), made.progress)
+        found.append(made.task.model.state_dict())
+        columns.append([row["adversarial"] for row in made.progress.train if "adversarial" in row])
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-9, atol=1e-12, msg=name)
+        assert torch.equal(found[2][name], tensor), name
+    assert columns[1] == pytest.approx(columns[0]) and columns[2] == columns[0][-3:]
 
 
 def test_what_looks_at_a_whole_batch_is_refused_in_pieces(trainer: Callable[..., Trainer]) -> None:

@@ -21,6 +21,7 @@ from stage1_vqvae.objectives.regularisers import Anchors, gradient_penalty
 from tessera.errors import UserError
 from tessera.features.networks.base import FeatureNetwork
 from tessera.parameters import Params
+from tessera.randomness import generator
 
 FEATURES = {"name": "tiny", "tiny": {}}
 
@@ -102,9 +103,10 @@ def test_a_projected_discriminator_has_a_head_for_each_depth_and_trains_them_alo
     torch.manual_seed(0)
     model = Projected(1, channels=5, part=None, matching=0.0, features=FEATURES)
     made = images(0).requires_grad_()
-    logits = model(made)
+    ours, theirs = model.look(made, images(1))
+    logits = model.judge(ours)
     assert [tuple(part.shape) for part in logits] == [(3, 1, 8, 12), (3, 1, 4, 6)]
-    hinge(logits, model(images(1))).backward()
+    hinge(logits, model.judge(theirs)).backward()
     assert made.grad.abs().sum() > 0
     assert all(name.startswith("heads.") and p.grad is not None for name, p in model.named_parameters())
     # Each depth also sees the deeper ones: the mixture is a fixed linear map of both.
@@ -249,10 +251,10 @@ def test_a_perceptual_term_compares_one_part_in_training_and_all_parts_in_evalua
     }
     found = set()
     for seed in range(60):
-        torch.manual_seed(seed)
+        term.begin(generator("step", seed))
         value = term(made, wanted)
         torch.manual_seed(seed)
-        assert term(made, wanted) == value
+        assert term(made, wanted) == value  # in a step it is the same part, whatever else is drawn
         found |= {place for place, other in each.items() if torch.isclose(value, other, rtol=1e-6)}
     assert {top for top, _ in found} == {0, 1, 2} and {left for _, left in found} == set(range(7))
     corners = torch.stack([each[place] for place in ((0, 0), (0, 6), (2, 0), (2, 6))])
@@ -261,14 +263,15 @@ def test_a_perceptual_term_compares_one_part_in_training_and_all_parts_in_evalua
 
 def test_a_projected_discriminator_judges_a_random_part() -> None:
     model, seen = Projected(1, channels=5, part=6, matching=0.0, features=FEATURES), []
+    with pytest.raises(RuntimeError, match="call begin first"):
+        model.look(images(0), images(1))
     for seed in range(4):
-        torch.manual_seed(seed)
-        logits = model(images(0))
-        assert [tuple(part.shape) for part in logits] == [(3, 1, 6, 6), (3, 1, 3, 3)]
-        seen.append(logits[0])
+        model.begin(generator("step", seed))
+        ours, theirs = model.look(images(0), images(0))
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert [tuple(part.shape) for part in model.judge(ours)] == [(3, 1, 6, 6), (3, 1, 3, 3)]
+        seen.append(ours[0])
     assert any(not torch.equal(seen[0], other) for other in seen[1:])
-    # It is the same part of all images, so that micro-batches would see several.
-    assert adversarial(part=6).whole_batch and not adversarial().whole_batch
 
 
 def adversarial(**projected: object) -> Adversarial:
@@ -286,25 +289,30 @@ def adversarial(**projected: object) -> Adversarial:
 
 def test_a_discriminator_learns_from_what_the_decoder_was_judged_by_in_the_step() -> None:
     term, looks = adversarial(part=6), []
-    term.discriminator.features.network.first.register_forward_hook(lambda _, given, __: looks.append(given[0]))
+    network = term.discriminator.features.network
+    network.first.register_forward_hook(lambda _, given, __: looks.append(given[0].detach().clone()))
     pieces = [(images(seed).requires_grad_(), images(seed + 10)) for seed in range(2)]  # micro-batches
-    for made, wanted in pieces:
-        term(made, wanted)
-    seen = [look.detach().clone() for look in looks]
-    assert len(seen) == 4
-    for number, (made, wanted) in enumerate(pieces):
-        loss, _ = term.own_loss(made.detach(), wanted)
-        parts = [
-            term.discriminator.judge(term.discriminator.features.network.feature_maps(each))
-            for each in (seen[2 * number], seen[2 * number + 1])
-        ]
-        torch.testing.assert_close(loss, hinge(*parts))
-    assert len(looks) == 4 + 4  # the four of this comparison
+    for number in (1, 2):  # pieces of a step
+        term.begin(generator("step", number))
+        looks.clear()
+        for made, wanted in pieces[:number]:
+            term(made, wanted)
+        seen = list(looks)
+        losses = [term.own_loss(made.detach(), wanted)[0] for made, wanted in pieces[:number]]
+        # One look is enough if there is one piece. Of several none is kept, and each is looked at again.
+        again = looks[len(seen) :]
+        assert len(again) == (0 if number == 1 else 2 * number)
+        assert all(torch.equal(a, b) for a, b in zip(seen, again, strict=False))
+        for place, loss in enumerate(losses):
+            looked = seen[2 * place : 2 * place + 2]  # at images, and then at reconstructions
+            parts = [term.discriminator.judge(network.feature_maps(each)) for each in looked]
+            torch.testing.assert_close(loss, hinge(*parts))
+    term.begin(generator("step", 3))
     term(*pieces[0])
-    term.discard()
+    term.begin(generator("step", 4))
     looks.clear()
     term.own_loss(pieces[1][0].detach(), pieces[1][1])
-    assert len(looks) == 2  # nothing is left of a step that was skipped
+    assert len(looks) == 2  # nothing is left of the step before
 
 
 def test_matching_is_the_distance_of_the_features_that_are_judged() -> None:
