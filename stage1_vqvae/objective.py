@@ -90,8 +90,8 @@ class Objective(nn.Module):
         values: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             if ramps[name]:
-                values[name] = _at(made, term, images)
-        parts |= values
+                values[name], found = _at(made, term, images)
+                parts |= {f"{name}{ending}": value for ending, value in found.items()}
         with torch.autocast(images.device.type, enabled=False):
             fixed = parts["distortion"]
             for name in values:
@@ -121,16 +121,18 @@ class _Given(torch.autograd.Function):
         return outer * gradient, None, None
 
 
-def _at(made: Tensor, term: Term, images: Tensor) -> Tensor:
-    """A term of reconstructions. Its gradient with respect to them is computed here, once.
+def _at(made: Tensor, term: Term, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """A term of reconstructions, and what it is the sum of (`Term.losses`).
 
-    The adaptive weight and the backward pass both need this gradient. What the term kept for it is freed at once.
+    Its gradient with respect to them is computed here, once: the adaptive weight and the backward pass both need it.
+    What the term kept for it is freed at once.
     """
     leaf = made.detach().requires_grad_()
     with torch.enable_grad():
-        value = term(leaf, images)
+        found = term.losses(leaf, images)
+        value = sum(found.values())
         (gradient,) = torch.autograd.grad(value, leaf)
-    return _Given.apply(made, value.detach(), gradient)
+    return _Given.apply(made, value.detach(), gradient), {name: part.detach() for name, part in found.items()}
 
 
 def adaptive_factors(fixed: Tensor, terms: list[Tensor], weight: Tensor) -> list[Tensor]:

@@ -213,7 +213,8 @@ class RefineParams(Section):
 
     Attributes:
         name: none: there is no such decoder, and the other values count nowhere; objective: there is one.
-        added_blocks: residual blocks that the copy has more at each resolution, see `networks.conv.ConvNetwork`.
+        added_blocks: residual blocks that the copy has more at each resolution above that of the codes, see
+            `networks.conv.ConvNetwork`.
         augmentation: see `AugmentationParams`.
     """
 

@@ -352,7 +352,7 @@ TERMS = "stage1_vqvae.objective."
         ("stage", TERMS + "perceptual.features.side", set()),
         ("stage", TERMS + "adversarial.discriminator.projected.channels", {"refine_decoder"}),  # what it does not give
         ("stage", TERMS + "adversarial.discriminator.projected.part", {"refine_decoder"}),
-        ("stage", TERMS + "adversarial.discriminator.projected.matching", {"refine_decoder"}),
+        ("stage", TERMS + "adversarial.discriminator.projected.matching", set()),
         ("stage", TERMS + "adversarial.discriminator.projected.features.side", {"refine_decoder"}),
         ("stage", "refine_decoder.objective.adversarial.adaptive", {"refine_decoder"}),
         ("stage", "refine_decoder.training.steps", {"refine_decoder"}),

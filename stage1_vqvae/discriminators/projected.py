@@ -26,9 +26,10 @@ class Parameters(DiscriminatorParams):
     """Parameters of `projected`.
 
     `channels`: of the projected features and inside the heads. `part`: the side in pixels of a square at a random
-    place, which is all that is judged; None: whole images. `matching`: weight of the distance of both features that are
-    judged, in which the decoder also learns to come near to each image. It is the term `perceptual` without a pass of
-    its own through the network.
+    place, which is all that is judged; None: whole images. `matching`: factor of the distance of both features that are
+    judged, in which the decoder also learns to come near to each image. It is multiplied by the weight and the ramp of
+    the term `adversarial`, so that 16 in a term of weight 0.3 is `perceptual` of weight 4.8, without a pass of its own
+    through the network.
     """
 
     second_order: ClassVar[bool] = False  # of the frozen network, whose operations need not have one
@@ -37,6 +38,10 @@ class Parameters(DiscriminatorParams):
     part: Positive | None
     matching: NonNegative
     features: TrainedAgainst
+
+    @property
+    def matched(self) -> bool:
+        return self.matching > 0
 
     def fits_images(self, shape: tuple[int, int, int]) -> None:
         check_part(self.part, shape)

@@ -18,6 +18,11 @@ class DiscriminatorParams(Section):
 
     second_order: ClassVar[bool] = True
 
+    @property
+    def matched(self) -> bool:
+        """Whether the decoder minimises a distance beside the logits (`Discriminator.matching_loss`)."""
+        return False
+
     def fits_images(self, shape: tuple[int, int, int]) -> None:
         """Refuse images (C, H, W) that the discriminator cannot judge.
 

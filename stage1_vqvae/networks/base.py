@@ -65,7 +65,10 @@ class Network(nn.Module):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The decoder's last layer with weights. An adaptive weight of the objective compares gradients there."""
+        """The decoder's last layer with weights. An adaptive weight of the objective compares gradients there.
+
+        Blocks that are added to a refined decoder (`ConvNetwork.added_blocks`) may follow it.
+        """
         raise NotImplementedError
 
     def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:

@@ -43,7 +43,8 @@ class Parameters(TermParams):
 
     `start_step`: the first step in which the discriminator is trained. `ramp_steps`: steps from there over which the
     weight rises from 0 to its full value. `adaptive`: whether the weight is multiplied by the ratio of gradient norms
-    at the decoder's last layer (Esser et al., equation 7).
+    at the decoder's last layer (Esser et al., equation 7). A distance that the discriminator adds for the decoder
+    (`projected.matching`) has this term's weight and ramp as well.
     """
 
     weight: NonNegative
@@ -60,6 +61,12 @@ class Parameters(TermParams):
                 f"r1 needs second derivatives, which discriminator {self.discriminator.name} has not; choose lecam",
                 "regulariser",
                 "name",
+            )
+        if self.adaptive and self.discriminator.chosen.matched:
+            raise Misfit(
+                f"discriminator {self.discriminator.name} adds a distance (matching), whose gradient would make the "
+                "adaptive weight small; set adaptive to false, or matching to 0",
+                "adaptive",
             )
 
     def fits_images(self, shape: tuple[int, int, int]) -> None:
@@ -120,12 +127,16 @@ class Adversarial(Term):
         return {"learning_rate_factor": self.optimizer["learning_rate_factor"], "betas": betas, "weight_decay": 0.0}
 
     def forward(self, made: Tensor, images: Tensor) -> Tensor:
+        return sum(self.losses(made, images).values())
+
+    def losses(self, made: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """The negative mean logit, and the discriminator's distance, if it has one."""
         self._seen, self._pieces = None, self._pieces + 1
         ours, theirs = self.discriminator.look(made, images)
         if self._pieces == 1:  # with micro-batches, those of all pieces would take the memory of the whole batch
             self._seen = (_detached(ours), _detached(theirs))
-        loss, matching = -mean(self.discriminator.judge(ours)), self.discriminator.matching_loss(ours, theirs)
-        return loss if matching is None else loss + matching
+        found, matching = {"": -mean(self.discriminator.judge(ours))}, self.discriminator.matching_loss(ours, theirs)
+        return found if matching is None else found | {"_matching": matching}
 
     def own_loss(self, made: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         penalised = self.regulariser == "r1" and self.regulariser_weight > 0

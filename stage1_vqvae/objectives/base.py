@@ -51,6 +51,10 @@ class Term(nn.Module):
         """
         raise NotImplementedError
 
+    def losses(self, made: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The scalars that make up `forward`, by what their column in train.csv has after the term's name."""
+        return {"": self(made, images)}
+
     def own_loss(self, made: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """What the term's own parameters minimise, a scalar, and scalars to log. Required where there is an `opponent`.
 

@@ -238,6 +238,9 @@ def test_random_parts_are_the_same_in_pieces_and_after_resuming(
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-9, atol=1e-12, msg=name)
         assert torch.equal(found[2][name], tensor), name
+    row = made.progress.train[-1]
+    terms = 0.7 * (row["adversarial"] + row["adversarial_matching"]) + 0.5 * row["perceptual"]
+    assert row["generator"] == pytest.approx(row["distortion"] + row["quantizer_loss"] + terms)
     assert columns[1] == pytest.approx(columns[0]) and columns[2] == columns[0][-3:]
 
 

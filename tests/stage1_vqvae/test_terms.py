@@ -211,6 +211,21 @@ TERMS = "stage1_vqvae.objective."
             {"refine_decoder.name": "objective", "stage1_vqvae.network.name": "vit"},
             r"refine_decoder\.added_blocks: 1, but stage1_vqvae\.network vit takes no added blocks; set it to 0",
         ),
+        (
+            {
+                TERMS + "adversarial.weight": 1.0,
+                TERMS + "adversarial.discriminator.name": "projected",
+                TERMS + "adversarial.discriminator.projected.matching": 2.0,
+            },
+            r"stage1_vqvae\.objective\.adversarial\.adaptive: discriminator projected adds a distance",
+        ),
+        (
+            {
+                "refine_decoder.name": "objective",
+                "refine_decoder.objective.adversarial.adaptive": True,
+            },
+            r"refine_decoder\.objective\.adversarial\.adaptive: discriminator projected adds a distance",
+        ),
         ({TERMS + "perceptual.features.name": "classifier"}, "stage 1 does not depend on the run's classifier"),
         ({"refine_decoder.name": "objective"}, None),
         (
@@ -322,5 +337,9 @@ def test_matching_is_the_distance_of_the_features_that_are_judged() -> None:
     torch.testing.assert_close(
         added, 3 * Perceptual(1, weight=1.0, depth_factor=1.0, part=None, features=FEATURES)(made, wanted)
     )
+    # The distance is a part of its own: the deceit beside it is that of a term without.
+    found = matched.losses(made, wanted)
+    assert torch.equal(found[""], plain(made, wanted)) and set(found) == {"", "_matching"}
+    torch.testing.assert_close(found["_matching"], added)
     losses = [term.own_loss(made, wanted)[0] for term in (plain, matched)]
     assert torch.equal(*losses)
