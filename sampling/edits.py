@@ -23,9 +23,12 @@ def made_and_now(
     made, now = ({"scales": None} | config for config in (pipeline.vqvae.config, params.stage1_vqvae.model()))
     yield paths.VQVAE, "vqvae", {"stage1_vqvae": made}, {"stage1_vqvae": now}
     if pipeline.decoder is not pipeline.vqvae:
-        used, wanted = pipeline.decoder.config["objective"], params.refine_decoder.objective.values()
-        made, now = ({"refine_decoder": {"objective": each}} for each in (used, wanted))
-        yield paths.DECODERS / REFINED, "decoder", made, now
+        config, section = pipeline.decoder.config, params.refine_decoder
+        network = config["network"]
+        blocks = network[network["name"]].get("added_blocks", 0)
+        made = {"added_blocks": blocks, "objective": config["objective"]}
+        now = {"added_blocks": section.added_blocks, "objective": section.objective.values()}
+        yield paths.DECODERS / REFINED, "decoder", {"refine_decoder": made}, {"refine_decoder": now}
     made = {"name": prior.name, prior.name: prior.params}
     now = {"name": choice.name, choice.name: choice.config()["params"]}
     yield paths.PRIOR, "prior", {"stage2_prior": made}, {"stage2_prior": now}
