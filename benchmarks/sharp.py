@@ -12,7 +12,8 @@ asked for. Both decoders are given the same codes. `floor_fd` and `floor_kid` ar
 are samples. The real images are those of --splits, joined: `--splits test validation` where the test split is small.
 `evaluation.images` limits how many of each split are taken. `seconds` are those of the whole stage by the clock, and
 `cpu_seconds` those that it computed; both are null where the training went on from a saved state. Rows have hashes of
-codes and prior before and after. Rows that are there are not measured again. --picture shows real images with both
+codes and prior before and after. `refine_decoder` are the values of that section that the decoder was
+trained with. Rows that are there, of the same values, are not measured again. --picture shows real images with both
 reconstructions below each, and then the same samples by both decoders; it is drawn when a row is measured.
 """
 
@@ -233,6 +234,15 @@ def rows_of(params: Params, named: dict[str, Any], splits: list[str], picture: P
     return [named | {"decoder": name} | found[name] | trained.get(name, {}) | hashes for name in DECODERS]
 
 
+def without_files(values: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without the paths of files."""
+    return {
+        name: without_files(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name != "file"
+    }
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, in the order of the rows."""
     names = ("data", "decoder", *FIGURES, "steps", "seconds", "CPU seconds")
@@ -277,7 +287,9 @@ def main() -> None:
             "vqvae": read_manifest(paths.VQVAE, "vqvae").identity[:16],
             # A row says which weights judged by their hash. Where a file lies tells nobody else anything.
             "changes": {path: value for path, value in changes.items() if not path.endswith(".file")},
+            "refine_decoder": without_files(params.refine_decoder.values()),
         }
+        named = json.loads(json.dumps(named))  # as a row that was read has it
         mine = [row for row in read_rows(options.rows) if {key: row[key] for key in named} == named]
         there = {row["decoder"] for row in mine}
         if there != set(DECODERS):

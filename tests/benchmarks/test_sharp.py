@@ -133,6 +133,20 @@ def test_a_command_does_not_inherit_the_values_of_an_earlier_one(
     assert measured == [(5, 3), (12, 4)] and paths.PARAMS.read_text() == own
 
 
+def test_a_row_of_other_values_of_the_stage_does_not_count_as_measured(
+    sharp: ModuleType, measured: list[tuple[int, int]], write_params: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values count, not what a command changes: the defaults may be others by then."""
+    rows = called(sharp, monkeypatch)
+    assert called(sharp, monkeypatch) == rows and len(measured) == 1
+    write_params({"refine_decoder.training.learning_rate": 0.123})
+    found = called(sharp, monkeypatch)
+    assert len(measured) == 2 and [row["refine_decoder"]["training"]["learning_rate"] for row in found[2:]] == 2 * [
+        0.123
+    ]
+    assert "file" not in json.dumps(found[0]["refine_decoder"])
+
+
 def test_a_row_that_is_missing_is_added_and_a_picture_that_is_not_drawn_is_said(
     sharp: ModuleType,
     measured: list[tuple[int, int]],
