@@ -354,7 +354,7 @@ TERMS = "stage1_vqvae.objective."
         ("stage", TERMS + "adversarial.discriminator.projected.part", {"refine_decoder"}),
         ("stage", TERMS + "adversarial.discriminator.projected.matching", set()),
         ("stage", TERMS + "adversarial.discriminator.projected.features.side", {"refine_decoder"}),
-        ("stage", "refine_decoder.objective.adversarial.adaptive", {"refine_decoder"}),
+        ("stage", "refine_decoder.objective.adversarial.ramp_steps", {"refine_decoder"}),
         ("stage", "refine_decoder.training.steps", {"refine_decoder"}),
         ("stage", "stage1_vqvae.training.steps", {"train_vqvae"}),
         ("stage", "stage1_vqvae.training.seed", {"train_vqvae", "refine_decoder"}),
