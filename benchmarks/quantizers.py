@@ -111,6 +111,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def bar_labels(rows: list[dict[str, Any]]) -> list[str]:
+    """A label for each row, no two of them equal: bars of equal labels would lie over each other."""
+    several = len({row.get("seed", 0) for row in rows}) > 1
+    return [f"{row['label']}, seed {row.get('seed', 0)}" if several else row["label"] for row in rows]
+
+
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
     """NMSE, usage and time a step as bars, best NMSE on top."""
     import matplotlib.pyplot as plt
@@ -119,7 +125,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     figures = ("nmse", "codebook_usage", "ms_a_step")
     figure, axes = plt.subplots(1, 3, figsize=(11, 1 + 0.35 * len(rows)), sharey=True, layout="constrained")
     for axis, name in zip(axes, figures, strict=True):
-        bars = axis.barh([row["label"] for row in rows], [row[name] for row in rows], color="tab:blue")
+        bars = axis.barh(bar_labels(rows), [row[name] for row in rows], color="tab:blue")
         axis.bar_label(bars, fmt=COLUMNS[name][1], padding=2, fontsize=8)
         axis.set_xlabel(COLUMNS[name][0])
         axis.margins(x=0.2)

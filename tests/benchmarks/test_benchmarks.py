@@ -51,6 +51,12 @@ def test_every_quantizer_of_the_comparison_is_valid_and_has_576_bits(
     assert sum(v.height * v.width * v.depth * math.log2(v.codebook_size) for v in levels) == pytest.approx(576)
 
 
+def test_rows_of_several_seeds_have_bars_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = script("quantizers", monkeypatch).bar_labels
+    assert labels([{"label": "ibq"}, {"label": "gumbel", "seed": 0}]) == ["ibq", "gumbel"]  # older rows are of seed 0
+    assert labels([{"label": "ibq"}, {"label": "ibq", "seed": 1}]) == ["ibq, seed 0", "ibq, seed 1"]
+
+
 def test_a_training_goes_to_its_end_and_keeps_its_curve(in_tmp: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:  # alone, since benchmarks/sampling.py has the name of a package
         runs, prepared = script("runs", patch), script("stage1_speed", patch).smooth_images(24)
