@@ -136,7 +136,8 @@ def test_a_refined_decoder_is_judged_where_one_is_trained(
     project: Path, write_params: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert rooms(write_params, monkeypatch, 10**12)[1].text.startswith("train_prior")
-    refined = {"refine_decoder__name": "objective", "refine_decoder__objective__perceptual__weight": 0.0}
+    refined = {"refine_decoder__name": "objective"}
+    refined["refine_decoder__objective__adversarial__discriminator__name"] = "patch"  # it needs no weights of others
     found = rooms(write_params, monkeypatch, 10**12, **refined)
     assert [finding.text.split()[0] for finding in found[:3]] == ["train_vqvae", "refine_decoder", "train_prior"]
 
@@ -145,7 +146,8 @@ def test_weights_that_are_missing_are_an_error(
     project: Path, write_params: Write, capsys: pytest.CaptureFixture
 ) -> None:
     network = {"name": "vgg16", "file": "nowhere.pth", "side": 32}
-    write_params({"refine_decoder.name": "objective", "refine_decoder.objective.perceptual.features": network})
+    terms = {"perceptual": {"weight": 1.0, "features": network}, "adversarial": {"weight": 0.0}}
+    write_params({"refine_decoder.name": "objective", "refine_decoder.objective": terms})
     assert main(["doctor"]) == 1
     assert "error    weights      nowhere.pth: " in capsys.readouterr().out
 
