@@ -1,12 +1,14 @@
 """Tokenizers x priors on one data set at one budget: a row for each pair.
 
     python benchmarks/leaderboard.py DATASET --folder SCRATCH [--tokenizers NAME ...] [--priors NAME ...] [--minutes 8]
+        [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
     python benchmarks/leaderboard.py --sort gfd
 
 DATASET is CIFAR-10, a local folder in the Hub's layout. For each tokenizer, the stages before the prior run once in
-SCRATCH/TOKENIZER, with the preset cifar10; images and classifier are prepared once for all. Each prior is then trained
-for the number of steps that the file --steps holds for the pair. A pair that it does not hold is timed once: as many
-steps as take --minutes on this machine, without compilation and validation. The file names the machine.
+SCRATCH/TOKENIZER, with the preset cifar10; images and classifier are prepared once for all. When all tokenizers are
+trained, each prior is trained for the number of steps that the file --steps holds for the pair. A pair that it does not
+hold is timed once: as many steps as take --minutes on this machine, without compilation and validation. The file names
+the machine. The other options are those of benchmarks/priors.py, for a table in less time.
 
 A pair that the file --rows holds is not run again, and a training that was interrupted goes on, so that the same
 command resumes. The row of a training that went on has no minutes. Figures are of the test split and of the preset's
@@ -44,6 +46,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "multi_scale": {"stage1_vqvae.scales.sides": [1, 2, 3, 4, 6, 8]},
 }
 PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order")
+MINUTES = 8  # of training, of each pair
 COLUMNS = {  # of the table: a row's value, and how it is written
     "tokenizer": "{}",
     "prior": "{}",
@@ -80,10 +83,16 @@ def steps_of(tokenizer: str, prior: str, options: argparse.Namespace) -> int:
         return 0
     pair = f"{tokenizer}: {prior}"
     if pair not in (found := read_steps(options.steps)):
-        threads = number_of_threads(options.threads)
-        timed = {"minutes": options.minutes, "processor": processor(), "threads": threads}
-        entry = {"steps": priors.steps_in(options.minutes, prior, options)} | timed
+        minutes, threads = options.minutes or MINUTES, number_of_threads(options.threads)
+        timed = {"minutes": minutes, "processor": processor(), "threads": threads}
+        entry = {"steps": priors.steps_in(minutes, prior, options)} | timed
         found = add_steps(options.steps, pair, entry)
+    timed = found[pair].get("minutes")
+    if options.minutes not in (None, timed):
+        raise SystemExit(
+            f"--minutes {options.minutes:g}: {options.steps} holds the steps of {timed} minutes for {pair}; name "
+            "another file by --steps, or leave --minutes out"
+        )
     return found[pair]["steps"]
 
 
@@ -132,6 +141,8 @@ def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str,
         "minutes": None if found["seconds"] is None else found["seconds"] / 60,
         "processor": processor(),
         "threads": number_of_threads(options.threads),
+        "changes": options.overrides,
+        "eager": options.eager,
         **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier", "completed")},
     }
 
@@ -157,18 +168,19 @@ def table(rows: list[dict[str, Any]], column: str) -> str:
 
 def run(options: argparse.Namespace) -> None:
     """Makes the rows that are missing."""
-    for tokenizer in options.tokenizers:
-        done = {(row["tokenizer"], row["prior"]) for row in read_rows(options.rows)}
-        if not (missing := [prior for prior in options.priors if (tokenizer, prior) not in done]):
-            continue
+    done = {(row["tokenizer"], row["prior"]) for row in read_rows(options.rows)}
+    missing = [(name, prior) for name in options.tokenizers for prior in options.priors if (name, prior) not in done]
+    for tokenizer in dict.fromkeys(name for name, _ in missing):
         folder = options.folder / tokenizer
         folder.mkdir(parents=True, exist_ok=True)
         share_with(folder, options.folder)
         options.changes = TOKENIZERS[tokenizer]
         with contextlib.chdir(folder):  # where the product reads and writes
             priors.run_once(options)
-            for prior in missing:
-                add_row(options.rows, row_of(tokenizer, prior, options))
+    for tokenizer, prior in missing:
+        options.changes = TOKENIZERS[tokenizer]
+        with contextlib.chdir(options.folder / tokenizer):
+            add_row(options.rows, row_of(tokenizer, prior, options))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -177,11 +189,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--folder", type=absolute, help="where the stages run; kept")
     found.add_argument("--tokenizers", nargs="+", choices=tuple(TOKENIZERS), default=list(TOKENIZERS), metavar="NAME")
     found.add_argument("--priors", nargs="+", choices=PRIORS, default=list(PRIORS), metavar="NAME")
-    found.add_argument("--minutes", type=float, default=8, help="of training, where a pair is timed")
+    found.add_argument("--minutes", type=float, help=f"of training, where a pair is timed (default: {MINUTES})")
     found.add_argument("--rows", type=absolute, default=RESULTS / "leaderboard.jsonl")
     found.add_argument("--steps", type=absolute, default=RESULTS / "leaderboard_steps.json")
     found.add_argument("--sort", choices=tuple(COLUMNS), default="total", help="by which the table is sorted")
-    found.add_argument("--threads", type=int, help="default: every core")
+    priors.add_options(found)
     found.set_defaults(preset="cifar10", grids=None, changes={})
     return found
 

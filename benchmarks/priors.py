@@ -1,6 +1,7 @@
 """Compares every prior on the codes of one VQ-VAE: one dataset, the same minutes of training for each.
 
     python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8] [--only NAME ...] [--grids FOLDER]
+        [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
 
 It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. Then
 each prior is trained for as many steps as fit into --minutes: a step is timed first; compilation and validation come on
@@ -8,6 +9,9 @@ top. The learning rate's schedule spans these steps, and the weights that valida
 `evaluate` and completions of each part (benchmarks/completion.py) run. Each prior is a row, measured on the test split.
 A row that the file --rows holds is not run again; give another file to measure again. The presets have one level of
 codes, where a chain is its only link, so a chain has no row.
+
+The last options are for less time than the whole comparison takes: -S changes the preset, --eager compiles nothing, and
+only the parts named by --given are completed, of so many images. A row says what was changed.
 
 The script prints the table in markdown. --grids keeps each prior's grids of images, and makes two pictures with a row
 for each prior, in the table's order: PRESET.png has two samples of each class; PRESET_completed.png has test images,
@@ -20,13 +24,11 @@ import argparse
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import completion
-import numpy as np
 import torch
-from PIL import Image
+from prior_pictures import file_name, keep, overviews
 from repository import REPOSITORY
 from runs import RESULTS, Steps, Watched, absolute, add_row, code_of, parameters, read_rows
 from timing import quartiles
@@ -42,9 +44,9 @@ from stage2_prior import train as train_prior
 from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
 from tessera import paths
+from tessera.cli.preset import read_changes
 from tessera.codes.store import open_codes
 from tessera.features.classifiers.build import load_classifier
-from tessera.images.grids import COLUMNS, PADDING, enlargement, image_grid, save_grid
 from tessera.parameters import Params
 from tessera.randomness import seed_of
 
@@ -114,7 +116,22 @@ def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
 
 def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> Params:
     own = getattr(options, "changes", {})  # of the preset
-    return parameters(own | (changes or {}) | {"runtime.threads": options.threads}, options.preset, options.dataset)
+    found = own | (changes or {}) | {"runtime.threads": options.threads} | read_changes(options.overrides)
+    if options.eager:
+        compiled = [path for path in found if path.endswith(".training.compile")]
+        found |= dict.fromkeys([*compiled, "stage1_vqvae.training.compile", "classifier.training.compile"], False)
+    return parameters(found, options.preset, options.dataset)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options by which a comparison takes less time."""
+    said = "a value of params.yaml beside the preset's; rows say it"
+    parser.add_argument("-S", dest="overrides", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=said)
+    parser.add_argument("--eager", action="store_true", help="compile nothing; rows say it")
+    parts = list(completion.GIVEN)
+    parser.add_argument("--given", nargs="+", choices=parts, default=parts, help="parts that are given, to complete")
+    parser.add_argument("--completed", type=int, default=1000, help="test images that are completed (default: 1000)")
+    parser.add_argument("--threads", type=int, help="default: every core")
 
 
 def run_once(options: argparse.Namespace) -> None:
@@ -152,21 +169,19 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
     training = json.loads((train_prior.RESULTS / "metrics.json").read_text(encoding="utf-8"))["validation"]
     classifier, _ = load_classifier(paths.CLASSIFIER)
     pipeline = TwoStagePipeline.load(paths.MODELS)
-    completions = {g: completion.measure(pipeline, classifier, 1000, g, temperature=1.0) for g in completion.GIVEN}
-    completed, picture = completions["left"]
+    count, given = options.completed, options.given
+    completions = {part: completion.measure(pipeline, classifier, count, part, temperature=1.0) for part in given}
+    completed, picture = completions["left" if "left" in given else given[0]]
     rates = {name: images_per_second(pipeline, scale) for name, scale in (("unguided", 1.0), ("guided", 2.0))}
     if options.grids:
-        options.grids.mkdir(parents=True, exist_ok=True)
-        name = file_name(options.preset, label)
         shape, columns = pipeline.layout.image_shape, params.sampling.grid_columns
-        wide = PADDING + columns * (shape[2] * enlargement(shape) + PADDING)
-        with Image.open(paths.SAMPLES / "grid.png") as grid:  # without the margin of names
-            grid.crop((grid.width - wide, 0, *grid.size)).save(options.grids / f"{name}.png")
-        save_grid(picture, options.grids / f"{name}_completed.png")
+        keep(options.grids, file_name(options.preset, label), shape, columns, picture)
     return {
         "preset": options.preset,
         "label": label,
         "minutes": options.minutes,
+        "changes": options.overrides,
+        "eager": options.eager,
         "code": code_of(
             *(path for package in ("stage2_prior", "sampling") for path in (REPOSITORY / package).rglob("*.py"))
         ),
@@ -184,30 +199,6 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
             if isinstance(found, dict) and "frechet_distance" in found
         },
     }
-
-
-def file_name(preset: str, label: str) -> str:
-    return f"{preset}_{label.replace(', ', '_')}"
-
-
-def cells(path: Path, columns: int) -> torch.Tensor:
-    """The square images of a grid picture with so many columns: uint8 (rows, columns, 3, size, size)."""
-    picture = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).movedim(-1, 0)[:, PADDING:, PADDING:]
-    step = picture.shape[-1] // columns
-    return picture.unfold(1, step - PADDING, step).unfold(2, step - PADDING, step).movedim(0, 2)
-
-
-def overviews(folder: Path, preset: str, labels: list[str], columns: int) -> None:
-    """Makes the two pictures of all priors from their grids."""
-    names = [file_name(preset, label) for label in labels]
-    samples = [cells(folder / f"{name}.png", columns)[:, :2].flatten(0, 1) for name in names]
-    save_grid(image_grid(torch.cat(samples), len(samples[0])), folder / f"{preset}.png")
-    stacks = []
-    for name, label in zip(names, labels, strict=True):
-        shown, given, completed = cells(folder / f"{name}_completed.png", COLUMNS).unflatten(0, (-1, 3)).unbind(1)
-        stacks = stacks or [shown.flatten(0, 1), given.flatten(0, 1)]
-        stacks += [completed.flatten(0, 1)] if label in TRAINED else []
-    save_grid(image_grid(torch.cat(stacks), len(stacks[0])), folder / f"{preset}_completed.png")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -243,7 +234,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append("|" + " --- |" * (1 + len(completion.GIVEN)))
         for row in parts:
             lines.append(
-                f"| {row['label']} | " + " | ".join(f"{row['completed'][g]:.1%}" for g in completion.GIVEN) + " |"
+                f"| {row['label']} | "
+                + " | ".join(f"{row['completed'][g]:.1%}" if g in row["completed"] else "–" for g in completion.GIVEN)
+                + " |"
             )
     return "\n".join(lines)
 
@@ -257,7 +250,7 @@ def main() -> None:
     parser.add_argument("--folder", type=absolute, required=True, help="where the stages run; kept")
     parser.add_argument("--rows", type=absolute, default=RESULTS / "priors.jsonl")
     parser.add_argument("--grids", type=absolute, help="where grids are kept")
-    parser.add_argument("--threads", type=int, help="default: every core")
+    add_options(parser)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(options.folder)
@@ -274,7 +267,10 @@ def main() -> None:
     print(f"\n{table(rows)}\nMeasured with the code {', '.join(sorted({row.get('code', 'unknown') for row in rows}))}.")
     if options.grids:
         overviews(
-            options.grids, options.preset, [row["label"] for row in rows], params_of(options).sampling.grid_columns
+            options.grids,
+            options.preset,
+            {row["label"]: row["label"] in TRAINED for row in rows},
+            params_of(options).sampling.grid_columns,
         )
 
 

@@ -24,6 +24,7 @@ def finished(leaderboard: ModuleType, monkeypatch: pytest.MonkeyPatch, in_tmp: P
     asked: list[tuple] = []
 
     def run_once(options: Any) -> None:
+        asked.append(("tokenizer", Path.cwd().name, dict(options.changes)))
         for part in (leaderboard.paths.PREPARED, leaderboard.paths.CLASSIFIER):
             if not part.exists():
                 asked.append((part.name, Path.cwd().name))
@@ -70,7 +71,7 @@ def test_every_pair_of_the_leaderboard_is_valid(leaderboard: ModuleType, in_tmp:
 def test_a_pair_runs_once_and_its_steps_are_timed_once(leaderboard: ModuleType, finished: list[tuple]) -> None:
     for words in (("--priors", "any_order"), (), ()):
         leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "fsq", *words))
-    runs = [entry for entry in finished if len(entry) == 4]
+    runs = [entry for entry in finished if len(entry) == 4]  # of priors
     assert {entry[:2] for entry in runs} == {(t, p) for t in ("vq", "fsq") for p in leaderboard.PRIORS}
     assert len(runs) == 2 * len(leaderboard.PRIORS) == sum(entry[0] == "timed" for entry in finished)
     assert [entry for entry in finished if entry[0] in ("prepared", "classifier")] == [
@@ -83,7 +84,44 @@ def test_a_pair_runs_once_and_its_steps_are_timed_once(leaderboard: ModuleType, 
     Path("rows.jsonl").unlink()
     finished.clear()
     leaderboard.run(options_of(leaderboard, "--tokenizers", "vq"))
-    assert [entry[2] for entry in finished] == [steps[f"vq: {prior}"]["steps"] for prior in leaderboard.PRIORS]
+    assert [entry[2] for entry in finished[1:]] == [steps[f"vq: {prior}"]["steps"] for prior in leaderboard.PRIORS]
+
+
+def test_tokenizers_come_first_and_each_prior_has_its_own(leaderboard: ModuleType, finished: list[tuple]) -> None:
+    names = ("vq", "fsq", "multi_scale")
+    leaderboard.run(options_of(leaderboard, "--tokenizers", *names, "--priors", "any_order"))
+    runs = [entry for entry in finished if entry[0] == "tokenizer" or len(entry) == 4]
+    assert [entry[1] for entry in runs] == [*names, "any_order", "any_order", "any_order"]
+    assert [entry[0] for entry in runs[3:]] == list(names)
+    assert [entry[-1] for entry in runs] == 2 * [leaderboard.TOKENIZERS[name] for name in names]
+
+
+def test_a_table_in_less_time_says_what_was_changed(leaderboard: ModuleType, finished: list[tuple]) -> None:
+    less = ("-S", "evaluation.images=100", "sampling.images=20", "--given", "lower", "--completed", "50", "--eager")
+    options = options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order", *less)
+    changes = leaderboard.priors.changes_of("any_order", 80)
+    found = leaderboard.priors.params_of(options, changes)
+    assert (found.evaluation.images, found.sampling.images) == (100, 20)
+    compiled = [found.stage1_vqvae.training, found.stage2_prior.chosen.training, found.classifier.training]
+    assert not any(training.compile for training in compiled)
+    options.eager = False
+    assert leaderboard.priors.params_of(options, changes).stage2_prior.chosen.training.compile
+    options.eager = True
+    leaderboard.run(options)
+    (row,) = leaderboard.read_rows(Path("rows.jsonl"))
+    assert row["changes"] == ["evaluation.images=100", "sampling.images=20"] and row["eager"]
+
+
+def test_steps_that_were_timed_for_other_minutes_are_refused(leaderboard: ModuleType, finished: list[tuple]) -> None:
+    words = ("--tokenizers", "vq", "--priors", "any_order", "--minutes")
+    leaderboard.run(options_of(leaderboard, *words, "2"))
+    Path("rows.jsonl").unlink()
+    with pytest.raises(SystemExit, match=r"--minutes 3: .*steps.json holds the steps of 2.0 minutes for vq: any_order"):
+        leaderboard.run(options_of(leaderboard, *words, "3"))
+    assert not Path("rows.jsonl").exists()
+    leaderboard.run(options_of(leaderboard, *words, "2"))
+    leaderboard.run(options_of(leaderboard, *words[:-1]))
+    assert len(leaderboard.read_rows(Path("rows.jsonl"))) == 1
 
 
 def test_the_table_is_sorted_by_any_column_with_the_best_first(leaderboard: ModuleType, finished: list[tuple]) -> None:
