@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import priors
+import stages
 from runs import RESULTS, absolute, add_row, processor, read_rows
 
 from tessera import paths
@@ -166,9 +167,18 @@ def table(rows: list[dict[str, Any]], column: str) -> str:
     return "\n".join(lines)
 
 
+def import_code(options: argparse.Namespace) -> None:
+    """Imports what all pairs use, whichever of them run now."""
+    params = []
+    for options.changes in TOKENIZERS.values():
+        params += [priors.params_of(options, priors.changes_of(prior, priors.VALIDATIONS)) for prior in PRIORS]
+    stages.import_code(params)
+
+
 def run(options: argparse.Namespace) -> None:
     """Makes the rows that are missing."""
     done = {(row["tokenizer"], row["prior"]) for row in read_rows(options.rows)}
+    import_code(options)
     missing = [(name, prior) for name in options.tokenizers for prior in options.priors if (name, prior) not in done]
     for tokenizer in dict.fromkeys(name for name, _ in missing):
         folder = options.folder / tokenizer

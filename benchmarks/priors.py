@@ -1,14 +1,15 @@
 """Compares every prior on the codes of one VQ-VAE: one dataset, the same minutes of training for each.
 
-    python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8] [--only NAME ...] [--grids FOLDER]
-        [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
+    python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8 | --steps N] [--only NAME ...]
+        [--grids FOLDER] [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
 
 It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. Then
 each prior is trained for as many steps as fit into --minutes: a step is timed first; compilation and validation come on
-top. The learning rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`,
-`evaluate` and completions of each part (benchmarks/completion.py) run. Each prior is a row, measured on the test split.
-A row that the file --rows holds is not run again; give another file to measure again. The presets have one level of
-codes, where a chain is its only link, so a chain has no row.
+top. Where other programs take a part of the machine, --steps gives every prior the same number of steps instead. The
+learning rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`, `evaluate` and
+completions of each part (benchmarks/completion.py) run. Each prior is a row, measured on the test split. A row that the
+file --rows holds is not run again; give another file to measure again. The presets have one level of codes, where a
+chain is its only link, so a chain has no row.
 
 The last options are for less time than the whole comparison takes: -S changes the preset, --eager compiles nothing, and
 only the parts named by --given are completed, of so many images. A row says what was changed.
@@ -27,6 +28,7 @@ import time
 from typing import Any
 
 import completion
+import stages
 import torch
 from prior_pictures import file_name, keep, overviews
 from repository import REPOSITORY
@@ -34,12 +36,8 @@ from runs import RESULTS, Steps, Watched, absolute, add_row, code_of, parameters
 from timing import quartiles
 
 from evaluation import evaluate
-from evaluation import train_classifier as classifier
 from sampling import sample
 from sampling.pipeline import TwoStagePipeline
-from stage0_images import prepare
-from stage1_vqvae import extract
-from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
 from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
@@ -53,7 +51,6 @@ from tessera.randomness import seed_of
 PRIOR = "stage2_prior."
 MEASURED_SECONDS = 20
 VALIDATIONS = 8
-NOTHING = argparse.Namespace(complete=None, mask=None, label=None, count=None, output=None)
 WIDTHS = {"layers": 4, "width": 192, "heads": 6, "dropout": 0.1}
 SNAIL = {"width": 96, "channels": 1.0, "hidden": 1.0, "kernel_size": 5, "layers": 2, "residuals": 3, "heads": 6}
 SNAIL |= {"conditioning_blocks": 0, "dropout": 0.1}
@@ -137,14 +134,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run_once(options: argparse.Namespace) -> None:
     """Runs the stages before the prior, unless their results are there."""
     params = params_of(options)
-    for path, stage in (
-        (paths.PREPARED, prepare),
-        (paths.VQVAE, train_vqvae),
-        (paths.CODES, extract),
-        (paths.CLASSIFIER, classifier),
-    ):
+    for path, stage in stages.BEFORE_PRIORS.items():
         if not path.exists():
-            stage.run(params, NOTHING)
+            stages.run(stage, params)
 
 
 def images_per_second(pipeline: TwoStagePipeline, guidance_scale: float, count: int = 256) -> float:
@@ -160,11 +152,11 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
     params = params_of(options, changes_of(label, steps))
     torch.compiler.reset()
     watched, began = Watched("train_prior"), time.monotonic()
-    train_prior.run(params, NOTHING)
+    stages.run(train_prior, params)
     trained = time.monotonic() - began
     went_on = watched.went_on()
-    sample.run(params, NOTHING)
-    evaluate.run(params, NOTHING)
+    stages.run(sample, params)
+    stages.run(evaluate, params)
     figures = json.loads((evaluate.RESULTS / "metrics.json").read_text(encoding="utf-8"))
     training = json.loads((train_prior.RESULTS / "metrics.json").read_text(encoding="utf-8"))["validation"]
     classifier, _ = load_classifier(paths.CLASSIFIER)
@@ -199,6 +191,14 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
             if isinstance(found, dict) and "frechet_distance" in found
         },
     }
+
+
+def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the preset and of the budget that there are."""
+    rows = [
+        row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)
+    ]
+    return [row for row in rows if options.steps in (None, row["steps"]) or row["label"] not in TRAINED]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -245,24 +245,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
     parser.add_argument("dataset", type=absolute, help="a local folder in the Hub's layout")
-    parser.add_argument("--minutes", type=float, default=8, help="of training, a prior (default: %(default)s)")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, default=8, help="of training, a prior (default: %(default)s)")
+    budget.add_argument("--steps", type=int, help=f"of each prior, a multiple of {VALIDATIONS}, in place of --minutes")
     parser.add_argument("--only", nargs="+", choices=tuple(PRIORS), metavar="NAME", help=f"of: {'; '.join(PRIORS)}")
     parser.add_argument("--folder", type=absolute, required=True, help="where the stages run; kept")
     parser.add_argument("--rows", type=absolute, default=RESULTS / "priors.jsonl")
     parser.add_argument("--grids", type=absolute, help="where grids are kept")
     add_options(parser)
     options = parser.parse_args()
+    if options.steps is not None:
+        if options.steps < VALIDATIONS or options.steps % VALIDATIONS:
+            parser.error(f"--steps {options.steps}: expected a multiple of {VALIDATIONS}")
+        options.minutes = None
     options.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(options.folder)
+    stages.import_code(params_of(options, changes_of(label, VALIDATIONS)) for label in PRIORS)
     run_once(options)
-    done = {(row["preset"], row["label"], row["minutes"]) for row in read_rows(options.rows)}
+    done = {row["label"] for row in rows_of(options)}
     for label in options.only or PRIORS:
-        if (options.preset, label, options.minutes) not in done:
-            steps = steps_in(options.minutes, label, options) if label in TRAINED else 0
+        if label not in done:
+            steps = options.steps if label in TRAINED else 0
+            steps = steps_in(options.minutes, label, options) if steps is None else steps
             add_row(options.rows, measure(label, steps, options))
-    rows = [
-        row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)
-    ]
+    rows = rows_of(options)
     rows.sort(key=lambda row: -row["nats_per_token"]["prior"])
     print(f"\n{table(rows)}\nMeasured with the code {', '.join(sorted({row.get('code', 'unknown') for row in rows}))}.")
     if options.grids:

@@ -45,6 +45,7 @@ def finished(leaderboard: ModuleType, monkeypatch: pytest.MonkeyPatch, in_tmp: P
 
     monkeypatch.setattr(leaderboard.priors, "run_once", run_once)
     monkeypatch.setattr(leaderboard.priors, "measure", measure)
+    monkeypatch.setattr(leaderboard, "import_code", lambda options: None)
     monkeypatch.setattr(leaderboard.priors, "steps_in", lambda *a: asked.append(("timed", a[1])) or 8 * len(asked))
     monkeypatch.setattr(leaderboard, "tokens_of", lambda: 64)
     return asked
@@ -122,6 +123,48 @@ def test_steps_that_were_timed_for_other_minutes_are_refused(leaderboard: Module
     leaderboard.run(options_of(leaderboard, *words, "2"))
     leaderboard.run(options_of(leaderboard, *words[:-1]))
     assert len(leaderboard.read_rows(Path("rows.jsonl"))) == 1
+
+
+def test_what_every_pair_uses_is_imported_whichever_runs(
+    leaderboard: ModuleType, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(leaderboard.stages, "import_module", imported.append)
+    leaderboard.import_code(options_of(leaderboard, "--tokenizers", "vq", "--priors", "next_scale"))
+    lazy = {"stage1_vqvae.quantizers.fsq", "stage2_prior.priors.any_order", "evaluation.measurements"}
+    assert lazy | {"sampling", "stage1_vqvae.scales"} <= set(imported)
+
+
+def test_a_stage_gets_arguments_as_if_none_were_given(leaderboard: ModuleType) -> None:
+    found = leaderboard.stages.nothing()
+    assert found.share is None and not leaderboard.stages.sample.asked(found)
+
+
+@pytest.mark.slow
+def test_a_pair_goes_through_all_stages_and_a_finished_training_is_not_repeated(
+    leaderboard: ModuleType, repository: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaderboard.priors, "MEASURED_SECONDS", 0.05)
+    few = {"steps": 4, "batch_size": 32, "warmup_steps": 1, "validate_every": 2}
+    tiny = {f"{part}.training.{name}": n for part in ("stage1_vqvae", "classifier") for name, n in few.items()}
+    tiny |= {"stage1_vqvae.training.codebook_images": 64, "evaluation.images": 16, "sampling.images": 20}
+    tiny |= {"stage1_vqvae.network.conv.channels": 8, "extract_codes.shift": 0}
+    tiny |= {"data.watch": repository / "data" / "embedded.txt", "data.height": 16, "data.width": 16}  # 8x8 codes
+    words = ["--tokenizers", "vq", "--priors", "next_scale", "--minutes", "0.0001", "--given", "lower", "--eager"]
+    words += ["--completed", "8", "-S", *(f"{path}={value}" for path, value in tiny.items())]
+    options = options_of(leaderboard, *words)
+    options.preset, options.dataset = "digits", None
+    leaderboard.run(options)
+    rows = Path("rows.jsonl").read_text(encoding="utf-8")
+    (row,) = leaderboard.read_rows(Path("rows.jsonl"))
+    assert row["steps"] == 8 and row["total"] == pytest.approx(row["distortion"] + row["rate"]) and row["minutes"] > 0
+    assert list(row["completed"]) == ["lower"] and 0 <= row["agreement"] <= 1 and row["rfd"] >= 0
+    leaderboard.run(options)
+    assert Path("rows.jsonl").read_text(encoding="utf-8") == rows
+    Path("rows.jsonl").unlink()
+    leaderboard.run(options)
+    (again,) = leaderboard.read_rows(Path("rows.jsonl"))
+    assert again["minutes"] is None and again["rate"] == row["rate"]
 
 
 def test_the_table_is_sorted_by_any_column_with_the_best_first(leaderboard: ModuleType, finished: list[tuple]) -> None:
