@@ -19,6 +19,8 @@ from stage2_prior import train as train_prior
 from tessera import paths
 from tessera.fingerprint import code
 from tessera.parameters import Params
+from tessera.project import ROOT, closure, files_of
+from tessera.training.pictures import PAINTERS
 
 BEFORE_PRIORS = {paths.PREPARED: prepare, paths.VQVAE: train_vqvae, paths.CODES: extract, paths.CLASSIFIER: classifier}
 ALL = (*BEFORE_PRIORS.values(), train_prior, sample, evaluate)
@@ -43,5 +45,6 @@ def import_code(params: Iterable[Params]) -> None:
     another would train anew where it was interrupted, if it had not imported all of them at the start.
     """
     files = {file for each in params for stage in ALL for file in code(stage.__name__, stage.USES, each)}
-    for file in sorted(files):
+    painters = closure({file for painter in PAINTERS.values() for file in files_of(painter.partition(":")[0])})
+    for file in sorted(files | {file.relative_to(ROOT).as_posix() for file in painters}):
         import_module(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))

@@ -131,7 +131,12 @@ def test_what_every_pair_uses_is_imported_whichever_runs(
     imported: list[str] = []
     monkeypatch.setattr(leaderboard.stages, "import_module", imported.append)
     leaderboard.import_code(options_of(leaderboard, "--tokenizers", "vq", "--priors", "next_scale"))
-    lazy = {"stage1_vqvae.quantizers.fsq", "stage2_prior.priors.any_order", "evaluation.measurements"}
+    lazy = {
+        "stage1_vqvae.quantizers.fsq",
+        "stage2_prior.priors.any_order",
+        "evaluation.measurements",
+        "sampling.previews",
+    }
     assert lazy | {"sampling", "stage1_vqvae.scales"} <= set(imported)
 
 
