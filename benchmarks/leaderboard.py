@@ -67,15 +67,25 @@ HIGHER = ("agreement", "images_per_second", "steps")  # columns whose largest va
 
 
 def share_with(folder: Path, scratch: Path) -> None:
-    """Copies prepared images and the classifier into a tokenizer's folder from another one that has both."""
+    """Copies prepared images and the classifier into a tokenizer's folder from another one that has both.
+
+    The other one must be held for the same parameters of both.
+    """
     parts = (paths.PREPARED, paths.CLASSIFIER)
     whole = [other for other in sorted(scratch.iterdir()) if all((other / part).exists() for part in parts)]
+    whole = [other for other in whole if of_both(other) == of_both(folder)]
     for part in parts:
         if whole and not (folder / part).exists():
             unfinished = (folder / part).with_name(f"{part.name}.copying")
             shutil.rmtree(unfinished, ignore_errors=True)
             shutil.copytree(whole[0] / part, unfinished)
             unfinished.rename(folder / part)
+
+
+def of_both(folder: Path) -> list[Any]:
+    """The parameters of the prepared images and of the classifier that a folder is held for."""
+    found = stages.noted(folder) or {}
+    return [found.get(name) for name in (*stages.prepare.USES, *stages.classifier.USES)]
 
 
 def steps_of(tokenizer: str, prior: str, options: argparse.Namespace) -> int:
@@ -183,9 +193,10 @@ def run(options: argparse.Namespace) -> None:
     for tokenizer in dict.fromkeys(name for name, _ in missing):
         folder = options.folder / tokenizer
         folder.mkdir(parents=True, exist_ok=True)
-        share_with(folder, options.folder)
         options.changes = TOKENIZERS[tokenizer]
         with contextlib.chdir(folder):  # where the product reads and writes
+            stages.hold(priors.params_of(options))
+            share_with(folder, options.folder)
             priors.run_once(options)
     for tokenizer, prior in missing:
         options.changes = TOKENIZERS[tokenizer]

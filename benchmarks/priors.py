@@ -3,10 +3,11 @@
     python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8 | --steps N] [--only NAME ...]
         [--grids FOLDER] [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
 
-It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. Then
-each prior is trained for as many steps as fit into --minutes: a step is timed first; compilation and validation come on
-top. Where other programs take a part of the machine, --steps gives every prior the same number of steps instead. The
-learning rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`, `evaluate` and
+It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. A
+folder serves one set of their parameters, which stands in its before.json; it refuses others. Then each prior is
+trained for as many steps as fit into --minutes: a step is timed first; compilation and validation come on top. Where
+other programs take a part of the machine, --steps gives every prior the same number of steps instead. The learning
+rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`, `evaluate` and
 completions of each part (benchmarks/completion.py) run. Each prior is a row, measured on the test split. A row that the
 file --rows holds is not run again; give another file to measure again. The presets have one level of codes, where a
 chain is its only link, so a chain has no row.
@@ -132,8 +133,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_once(options: argparse.Namespace) -> None:
-    """Runs the stages before the prior, unless their results are there."""
+    """Runs the stages before the prior, unless their results are there. Refuses a folder of other parameters."""
     params = params_of(options)
+    stages.hold(params)
     for path, stage in stages.BEFORE_PRIORS.items():
         if not path.exists():
             stages.run(stage, params)

@@ -113,6 +113,29 @@ def test_a_table_in_less_time_says_what_was_changed(leaderboard: ModuleType, fin
     assert row["changes"] == ["evaluation.images=100", "sampling.images=20"] and row["eager"]
 
 
+def test_a_folder_serves_one_set_of_parameters_before_the_prior(
+    leaderboard: ModuleType, finished: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--tokenizers", "vq", "--priors", "any_order")
+    leaderboard.run(options_of(leaderboard, *words))
+    Path("rows.jsonl").unlink()
+    said = r"vq holds other parameters: stage1_vqvae.training.steps: \d+, and now 700; name another --folder"
+    with pytest.raises(SystemExit, match=said):
+        leaderboard.run(options_of(leaderboard, *words, "-S", "stage1_vqvae.training.steps=700"))
+    with pytest.raises(SystemExit, match=r"stage1_vqvae.training.compile: True, and now False; name"):
+        leaderboard.run(options_of(leaderboard, *words, "--eager"))
+    assert not Path("rows.jsonl").exists()
+    leaderboard.run(options_of(leaderboard, *words, "-S", "evaluation.images=100"))  # comes after the prior
+    # Another tokenizer takes only what was made with its own parameters.
+    finished.clear()
+    leaderboard.run(options_of(leaderboard, "--tokenizers", "fsq", *words[2:], "-S", "data.validation_fraction=0.2"))
+    assert ("prepared", "fsq") in finished and ("classifier", "fsq") in finished
+    Path("scratch/vq/before.json").unlink()
+    monkeypatch.chdir("scratch/vq")
+    with pytest.raises(SystemExit, match=r"prepared: its parameters are not known; name another --folder"):
+        leaderboard.stages.hold(leaderboard.priors.params_of(options_of(leaderboard)))
+
+
 def test_steps_that_were_timed_for_other_minutes_are_refused(leaderboard: ModuleType, finished: list[tuple]) -> None:
     words = ("--tokenizers", "vq", "--priors", "any_order", "--minutes")
     leaderboard.run(options_of(leaderboard, *words, "2"))
