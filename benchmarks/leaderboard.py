@@ -10,10 +10,11 @@ trained, each prior is trained for the number of steps that the file --steps hol
 hold is timed once: as many steps as take --minutes on this machine, without compilation and validation. The file names
 the machine. The other options are those of benchmarks/priors.py, for a table in less time.
 
-A pair that the file --rows holds is not run again, and a training that was interrupted goes on, so that the same
-command resumes. The row of a training that went on has no minutes. Figures are of the test split and of the preset's
-number of samples; Fréchet distances are in the features that `evaluation.features` names. Without DATASET the table is
-printed alone. --sort takes any of its columns.
+A pair that the file --rows holds for the same steps and options is not run again, and a training that was interrupted
+goes on, so that the same command resumes. The row of a training that went on has no minutes. Figures are of the test
+split and of the preset's number of samples; Fréchet distances are in the features that `evaluation.features` names.
+Without DATASET the tables are printed alone, one for each budget that the file holds. --sort takes any of their
+columns.
 """
 
 from __future__ import annotations
@@ -152,9 +153,11 @@ def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str,
         "minutes": None if found["seconds"] is None else found["seconds"] / 60,
         "processor": processor(),
         "threads": number_of_threads(options.threads),
+        "budget_minutes": read_steps(options.steps)[f"{tokenizer}: {prior}"]["minutes"],
         "changes": options.overrides,
         "eager": options.eager,
-        **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier", "completed")},
+        **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier")},
+        **{name: found[name] for name in ("completed", "completed_images")},
     }
 
 
@@ -177,6 +180,21 @@ def table(rows: list[dict[str, Any]], column: str) -> str:
     return "\n".join(lines)
 
 
+def tables(rows: list[dict[str, Any]], column: str) -> str:
+    """A table for each budget, below a line that names it: rows of two budgets are no comparison."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        changes, eager, *_ = priors.budget_of(row)
+        words = [f"{row['budget_minutes']:g} minutes a prior", *(f"-S {change}" for change in changes)]
+        of.setdefault(", ".join([*words, "--eager"] if eager else words), []).append(row)
+    return "\n\n".join(f"{budget}:\n\n{table(of[budget], column)}" for budget in sorted(of))
+
+
+def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows that were measured with the same options."""
+    return [row for row in read_rows(options.rows) if priors.budget_of(row) == priors.asked(options)]
+
+
 def import_code(options: argparse.Namespace) -> None:
     """Imports what all pairs use, whichever of them run now."""
     params = []
@@ -187,7 +205,12 @@ def import_code(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Makes the rows that are missing."""
-    done = {(row["tokenizer"], row["prior"]) for row in read_rows(options.rows)}
+    steps = {pair: entry["steps"] for pair, entry in read_steps(options.steps).items()}
+    done = {
+        (row["tokenizer"], row["prior"])
+        for row in rows_of(options)
+        if row["steps"] == steps.get(f"{row['tokenizer']}: {row['prior']}")
+    }
     import_code(options)
     missing = [(name, prior) for name in options.tokenizers for prior in options.priors if (name, prior) not in done]
     for tokenizer in dict.fromkeys(name for name, _ in missing):
@@ -225,7 +248,7 @@ def main() -> None:
         if options.folder is None:
             raise SystemExit("--folder: name a folder where the stages run; it is kept")
         run(options)
-    print(table(read_rows(options.rows), options.sort))
+    print(tables(rows_of(options) if options.dataset else read_rows(options.rows), options.sort))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ trained for as many steps as fit into --minutes: a step is timed first; compilat
 other programs take a part of the machine, --steps gives every prior the same number of steps instead. The learning
 rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`, `evaluate` and
 completions of each part (benchmarks/completion.py) run. Each prior is a row, measured on the test split. A row that the
-file --rows holds is not run again; give another file to measure again. The presets have one level of codes, where a
-chain is its only link, so a chain has no row.
+file --rows holds for the same options is not run again; give another file to measure again. The presets have one level
+of codes, where a chain is its only link, so a chain has no row.
 
 The last options are for less time than the whole comparison takes: -S changes the preset, --eager compiles nothing, and
 only the parts named by --given are completed, of so many images. A row says what was changed.
@@ -31,9 +31,10 @@ from typing import Any
 import completion
 import stages
 import torch
+from prior_options import add_options, asked, budget_of, params_of
 from prior_pictures import file_name, keep, overviews
 from repository import REPOSITORY
-from runs import RESULTS, Steps, Watched, absolute, add_row, code_of, parameters, read_rows
+from runs import RESULTS, Steps, Watched, absolute, add_row, code_of, read_rows
 from timing import quartiles
 
 from evaluation import evaluate
@@ -43,10 +44,8 @@ from stage2_prior import train as train_prior
 from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
 from tessera import paths
-from tessera.cli.preset import read_changes
 from tessera.codes.store import open_codes
 from tessera.features.classifiers.build import load_classifier
-from tessera.parameters import Params
 from tessera.randomness import seed_of
 
 PRIOR = "stage2_prior."
@@ -112,26 +111,6 @@ def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
     return max(1, fitting // VALIDATIONS) * VALIDATIONS  # or the last one would come twice
 
 
-def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> Params:
-    own = getattr(options, "changes", {})  # of the preset
-    found = own | (changes or {}) | {"runtime.threads": options.threads} | read_changes(options.overrides)
-    if options.eager:
-        compiled = [path for path in found if path.endswith(".training.compile")]
-        found |= dict.fromkeys([*compiled, "stage1_vqvae.training.compile", "classifier.training.compile"], False)
-    return parameters(found, options.preset, options.dataset)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options by which a comparison takes less time."""
-    said = "a value of params.yaml beside the preset's; rows say it"
-    parser.add_argument("-S", dest="overrides", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=said)
-    parser.add_argument("--eager", action="store_true", help="compile nothing; rows say it")
-    parts = list(completion.GIVEN)
-    parser.add_argument("--given", nargs="+", choices=parts, default=parts, help="parts that are given, to complete")
-    parser.add_argument("--completed", type=int, default=1000, help="test images that are completed (default: 1000)")
-    parser.add_argument("--threads", type=int, help="default: every core")
-
-
 def run_once(options: argparse.Namespace) -> None:
     """Runs the stages before the prior, unless their results are there. Refuses a folder of other parameters."""
     params = params_of(options)
@@ -176,6 +155,7 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
         "minutes": options.minutes,
         "changes": options.overrides,
         "eager": options.eager,
+        "completed_images": options.completed,
         "code": code_of(
             *(path for package in ("stage2_prior", "sampling") for path in (REPOSITORY / package).rglob("*.py"))
         ),
@@ -197,9 +177,8 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
 
 def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the preset and of the budget that there are."""
-    rows = [
-        row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)
-    ]
+    budget = options.preset, options.minutes, asked(options)
+    rows = [row for row in read_rows(options.rows) if (row["preset"], row["minutes"], budget_of(row)) == budget]
     return [row for row in rows if options.steps in (None, row["steps"]) or row["label"] not in TRAINED]
 
 

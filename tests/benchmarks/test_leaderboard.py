@@ -37,10 +37,11 @@ def finished(leaderboard: ModuleType, monkeypatch: pytest.MonkeyPatch, in_tmp: P
         if label == "masked":
             bits["rate_prior_standard_error"] = 0.01
         return {
-            **{"bits_per_dim": bits, "classifier": {"sample_agreement": 0.25}, "nats_per_token": {}, "completed": {}},
+            **{"bits_per_dim": bits, "classifier": {"sample_agreement": 0.25}, "nats_per_token": {}},
             "frechet_distance": {"reconstructions": 1.0, "default": 2.0, "unguided": 3.0},
             "images_per_second": {"guided": 7.0, "unguided": 9.0},
             **{"seconds": 90.0, "steps": steps, "parameters": 3, "code": "c"},
+            **{"completed": dict.fromkeys(options.given, 0.5), "completed_images": options.completed},
         }
 
     monkeypatch.setattr(leaderboard.priors, "run_once", run_once)
@@ -134,6 +135,33 @@ def test_a_folder_serves_one_set_of_parameters_before_the_prior(
     monkeypatch.chdir("scratch/vq")
     with pytest.raises(SystemExit, match=r"prepared: its parameters are not known; name another --folder"):
         leaderboard.stages.hold(leaderboard.priors.params_of(options_of(leaderboard)))
+
+
+def test_rows_of_another_budget_are_not_taken_for_those_that_are_asked_for(
+    leaderboard: ModuleType, finished: list[tuple], repository: Path
+) -> None:
+    words = ("--tokenizers", "vq", "--priors", "any_order")
+    budgets = [(), ("-S", "sampling.images=20", "evaluation.images=9"), ("--given", "lower"), ("--completed", "50")]
+    for more in [*budgets, ("--steps", "others.json", "--minutes", "2")]:
+        for _ in range(2):
+            leaderboard.run(options_of(leaderboard, *words, *more))
+    rows = leaderboard.read_rows(Path("rows.jsonl"))
+    assert len(rows) == len({row["steps"] for row in rows}) + 3 == len(budgets) + 1
+    turned = ("-S", "evaluation.images=9", "sampling.images=20")  # the same in another order
+    leaderboard.run(options_of(leaderboard, *words, *turned))
+    assert len(leaderboard.read_rows(Path("rows.jsonl"))) == len(rows)
+    assert leaderboard.rows_of(options_of(leaderboard, *words, *turned)) == [rows[1]]
+    eager = rows[0] | {"eager": True}
+    shown = leaderboard.tables([rows[0], rows[1], eager, rows[-1]], "total")
+    heads = [line for line in shown.splitlines() if line.endswith(":")]
+    small = "8 minutes a prior, -S evaluation.images=9, -S sampling.images=20:"
+    assert heads == ["2 minutes a prior:", "8 minutes a prior:", "8 minutes a prior, --eager:", small]
+    # The comparison of priors takes the same rows, and those that are older than the options.
+    options = options_of(leaderboard)
+    options.rows, options.steps, options.minutes = leaderboard.RESULTS / "priors.jsonl", None, 8
+    assert len(leaderboard.priors.rows_of(options)) == 8
+    options.overrides = ["evaluation.images=9"]
+    assert leaderboard.priors.rows_of(options) == []
 
 
 def test_steps_that_were_timed_for_other_minutes_are_refused(leaderboard: ModuleType, finished: list[tuple]) -> None:
