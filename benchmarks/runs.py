@@ -104,6 +104,7 @@ class Unsaved:
     """A trainer's state folder that keeps nothing: every run of a benchmark starts from the beginning."""
 
     stage = "benchmark"
+    folder = Path("benchmark")  # its name is that of a tracker's run
 
     def save(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
         pass
