@@ -13,12 +13,32 @@ from tessera.parameters import Params
 
 
 def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> Params:
-    own = getattr(options, "changes", {})  # of the preset
-    found = own | (changes or {}) | {"runtime.threads": options.threads} | read_changes(options.overrides)
+    """The preset with the changes of a comparison, and with the overrides of -S, none of which may be in the changes.
+
+    Raises:
+        SystemExit: the comparison itself sets what -S names, so that a row would not say what was run.
+    """
+    found = getattr(options, "changes", {}) | (changes or {}) | {"runtime.threads": options.threads}
+    overrides = read_changes(options.overrides)
     if options.eager:
         compiled = [path for path in found if path.endswith(".training.compile")]
         found |= dict.fromkeys([*compiled, "stage1_vqvae.training.compile", "classifier.training.compile"], False)
-    return parameters(found, options.preset, options.dataset)
+    for name in overrides:
+        if any(overlap(name, path) or overlap(name, shared(path)) for path in found):
+            raise SystemExit(f"-S {name}: the comparison sets it")
+    return parameters(found | overrides, options.preset, options.dataset)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two dotted paths are the same, or one is a section that holds the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def shared(path: str) -> str:
+    """Where a prior's value stands if it is given for all priors: without effect, where a comparison sets the value."""
+    section, _, inner = path.partition(".")
+    value = inner.partition(".")[2]
+    return f"{section}.{value}" if section == "stage2_prior" and value else path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -114,6 +114,25 @@ def test_a_table_in_less_time_says_what_was_changed(leaderboard: ModuleType, fin
     assert row["changes"] == ["evaluation.images=100", "sampling.images=20"] and row["eager"]
 
 
+def test_what_the_comparison_sets_cannot_be_changed(leaderboard: ModuleType, in_tmp: Path) -> None:
+    def check(prior: str, *words: str, changes: dict[str, Any] | None = None) -> None:
+        options = options_of(leaderboard, *words)
+        options.changes = changes or {}
+        leaderboard.priors.params_of(options, leaderboard.priors.changes_of(prior, 80))
+
+    set_by_it = ["stage2_prior.masked.training.steps=5", "stage2_prior.training.steps=5", "stage2_prior.name=counts"]
+    for word in [*set_by_it, "stage2_prior.masked={}", "stage2_prior.masked.width=8", "runtime.threads=1"]:
+        with pytest.raises(SystemExit, match=f"-S {word.partition('=')[0]}: the comparison sets it"):
+            check("masked", "-S", word)
+    with pytest.raises(SystemExit, match=r"-S stage1_vqvae.training.compile: the comparison sets it"):
+        check("masked", "--eager", "-S", "stage1_vqvae.training.compile=true")
+    with pytest.raises(SystemExit, match=r"-S stage1_vqvae.quantizer.name: the comparison sets it"):
+        check("masked", "-S", "stage1_vqvae.quantizer.name=bsq", changes=leaderboard.TOKENIZERS["fsq"])
+    check("masked", "-S", "stage2_prior.masked.bound_draws=4", "stage1_vqvae.training.steps=700", "sampling.images=20")
+    with pytest.raises(SystemExit, match=r"-S stage2_prior.any_order.training.steps: the comparison sets it"):
+        leaderboard.import_code(options_of(leaderboard, "-S", "stage2_prior.any_order.training.steps=5"))
+
+
 def test_a_folder_serves_one_set_of_parameters_before_the_prior(
     leaderboard: ModuleType, finished: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
