@@ -99,13 +99,22 @@ def steps_of(tokenizer: str, prior: str, options: argparse.Namespace) -> int:
         timed = {"minutes": minutes, "processor": processor(), "threads": threads}
         entry = {"steps": priors.steps_in(minutes, prior, options)} | timed
         found = add_steps(options.steps, pair, entry)
-    timed = found[pair].get("minutes")
+    require_minutes(pair, found, options)
+    return found[pair]["steps"]
+
+
+def require_minutes(pair: str, steps: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Refuses --minutes if the steps of a pair are those of other minutes.
+
+    Raises:
+        SystemExit: they are.
+    """
+    timed = steps[pair].get("minutes") if pair in steps else options.minutes
     if options.minutes not in (None, timed):
         raise SystemExit(
             f"--minutes {options.minutes:g}: {options.steps} holds the steps of {timed} minutes for {pair}; name "
             "another file by --steps, or leave --minutes out"
         )
-    return found[pair]["steps"]
 
 
 def read_steps(file: Path) -> dict[str, dict[str, Any]]:
@@ -205,12 +214,14 @@ def import_code(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Makes the rows that are missing."""
-    steps = {pair: entry["steps"] for pair, entry in read_steps(options.steps).items()}
-    done = {
-        (row["tokenizer"], row["prior"])
-        for row in rows_of(options)
-        if row["steps"] == steps.get(f"{row['tokenizer']}: {row['prior']}")
-    }
+    steps = read_steps(options.steps)
+    for pair in (f"{name}: {prior}" for name in options.tokenizers for prior in options.priors):
+        require_minutes(pair, steps, options)
+    done = set()
+    for row in rows_of(options):
+        of = row["tokenizer"], row["prior"]
+        if row["steps"] == steps.get(": ".join(of), {}).get("steps"):
+            done.add(of)
     import_code(options)
     missing = [(name, prior) for name in options.tokenizers for prior in options.priors if (name, prior) not in done]
     for tokenizer in dict.fromkeys(name for name, _ in missing):

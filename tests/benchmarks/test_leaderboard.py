@@ -189,7 +189,9 @@ def test_steps_that_were_timed_for_other_minutes_are_refused(leaderboard: Module
     Path("rows.jsonl").unlink()
     with pytest.raises(SystemExit, match=r"--minutes 3: .*steps.json holds the steps of 2.0 minutes for vq: any_order"):
         leaderboard.run(options_of(leaderboard, *words, "3"))
-    assert not Path("rows.jsonl").exists()
+    with pytest.raises(SystemExit, match=r"--minutes 3: .* for vq: any_order"):  # before any tokenizer is trained
+        leaderboard.run(options_of(leaderboard, "--minutes", "3"))
+    assert not Path("rows.jsonl").exists() and not Path("scratch/fsq").exists()
     leaderboard.run(options_of(leaderboard, *words, "2"))
     leaderboard.run(options_of(leaderboard, *words[:-1]))
     assert len(leaderboard.read_rows(Path("rows.jsonl"))) == 1
