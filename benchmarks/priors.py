@@ -26,6 +26,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import completion
@@ -128,6 +129,11 @@ def images_per_second(pipeline: TwoStagePipeline, guidance_scale: float, count: 
     return count / (time.perf_counter() - began)
 
 
+def main_part_of(given: Iterable[str]) -> str:
+    """Of the parts that are given, the one whose completion is in the table and in the pictures: left, if it is one."""
+    return next(part for part in completion.GIVEN if part in set(given))
+
+
 def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
     """A row: a prior that is trained for so many steps. `seconds`: None if the training went on from a saved state."""
     params = params_of(options, changes_of(label, steps))
@@ -144,7 +150,7 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
     pipeline = TwoStagePipeline.load(paths.MODELS)
     count, given = options.completed, options.given
     completions = {part: completion.measure(pipeline, classifier, count, part, temperature=1.0) for part in given}
-    completed, picture = completions["left" if "left" in given else given[0]]
+    completed, picture = completions[main_part_of(given)]
     rates = {name: images_per_second(pipeline, scale) for name, scale in (("unguided", 1.0), ("guided", 2.0))}
     if options.grids:
         shape, columns = pipeline.layout.image_shape, params.sampling.grid_columns
@@ -183,10 +189,11 @@ def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The table of the rows in markdown, in their order."""
+    """The table of the rows in markdown, in their order. All are completed from the same part."""
+    part = main_part_of(rows[0].get("completed", completion.GIVEN) if rows else completion.GIVEN)
     lines = [
         "| prior | parameters | steps | nats/token | rate | total, bits/dim | agreement, default | unguided "
-        "| completed | images/s, unguided, guided |",
+        f"| completed, given {part} | images/s, unguided, guided |",
         "|" + " --- |" * 10,
     ]
     for row in rows:
@@ -208,7 +215,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     if rows:
         given = rows[0]["completion"]
         lines.append(
-            f"\nThe classifier on the images before completion: {given['whole']:.1%}; half grey: {given['blank']:.1%}."
+            f"\nThe classifier on the images before completion: {given['whole']:.1%}; with all but the {part} "
+            f"part grey: {given['blank']:.1%}."
         )
     if parts := [row for row in rows if "completed" in row]:
         lines += ["", "| completed, given its | " + " | ".join(completion.GIVEN) + " |"]
@@ -239,6 +247,10 @@ def main() -> None:
         if options.steps < VALIDATIONS or options.steps % VALIDATIONS:
             parser.error(f"--steps {options.steps}: expected a multiple of {VALIDATIONS}")
         options.minutes = None
+    if options.grids and "left" not in options.given:
+        parser.error(
+            "--grids: the pictures show completions of the left half; add left to --given, or leave --grids out"
+        )
     options.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(options.folder)
     stages.import_code(params_of(options, changes_of(label, VALIDATIONS)) for label in PRIORS)
