@@ -25,6 +25,7 @@ from tessera.fingerprint import code
 from tessera.parameters import Params
 from tessera.project import ROOT, closure, files_of
 from tessera.training.pictures import PAINTERS
+from tessera.training.tracked import RUNS
 
 BEFORE_PRIORS = {paths.PREPARED: prepare, paths.VQVAE: train_vqvae, paths.CODES: extract, paths.CLASSIFIER: classifier}
 ALL = (*BEFORE_PRIORS.values(), train_prior, sample, evaluate)
@@ -79,6 +80,7 @@ def import_code(params: Iterable[Params]) -> None:
     another would train anew where it was interrupted, if it had not imported all of them at the start.
     """
     files = {file for each in params for stage in ALL for file in code(stage.__name__, stage.USES, each)}
-    painters = closure({file for painter in PAINTERS.values() for file in files_of(painter.partition(":")[0])})
-    for file in sorted(files | {file.relative_to(ROOT).as_posix() for file in painters}):
+    by_name = [RUNS, *(painter.partition(":")[0] for painter in PAINTERS.values())]  # what the training loop imports so
+    named = closure({file for name in by_name for file in files_of(name)})
+    for file in sorted(files | {file.relative_to(ROOT).as_posix() for file in named}):
         import_module(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))

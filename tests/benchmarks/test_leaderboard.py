@@ -208,6 +208,7 @@ def test_what_every_pair_uses_is_imported_whichever_runs(
         "stage2_prior.priors.any_order",
         "evaluation.measurements",
         "sampling.previews",
+        "tessera.training.trackers",
     }
     assert lazy | {"sampling", "stage1_vqvae.scales"} <= set(imported)
 
