@@ -18,7 +18,8 @@ def begin(model: VQVAE, folder: Path) -> Manifest:
 
     The network's parameters, the names of quantizer and likelihood, and all shapes must agree. The images may have
     another size, where the network allows it, and come from another source. Scales may then have other grids. If each
-    has a quantizer of its own, they must be as many; a quantizer that they share serves any number of them.
+    has a quantizer of its own, they must be as many. If they share one, they may be more or fewer, as long as both
+    models have as many convolutions: the smaller of `convolutions` and the number of scales.
 
     Raises:
         UserError: the folder is missing or damaged, or the two models differ.

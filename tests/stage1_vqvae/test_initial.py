@@ -76,6 +76,9 @@ def test_scales_may_have_other_grids_at_another_size(
     assert train.main([]) == (0 if shared else 2)
     if not shared:
         assert "the shape of quantizers.3.codebook is none" in capsys.readouterr().err
+    write_params({f"{scales}.convolutions": 4})  # the published model has 2
+    assert train.main([]) == 2
+    assert "the shape of network.convolutions.2.weight is none" in capsys.readouterr().err
     write_params({f"{scales}.strength": 0.25})
     assert train.main([]) == 2
     assert "has scales.strength 0.5, and this training 0.25" in capsys.readouterr().err
