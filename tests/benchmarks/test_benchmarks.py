@@ -17,7 +17,8 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A script as `python benchmarks/NAME.py` sees it: its own folder first."""
+    """A script as `python benchmarks/NAME.py` sees it: its own folder first, but not benchmarks/sampling.py."""
+    importlib.import_module("sampling.generate")
     monkeypatch.syspath_prepend(str(SCRIPTS))
     return __import__(name)
 
@@ -49,6 +50,17 @@ def test_every_quantizer_of_the_comparison_is_valid_and_has_576_bits(
     model = runs.task_of(runs.parameters(quantizers.ROWS[label] | runs.schedule(6)), prepared).model
     levels = model.layout.levels
     assert sum(v.height * v.width * v.depth * math.log2(v.codebook_size) for v in levels) == pytest.approx(576)
+
+
+def test_a_whole_training_keeps_no_state(monkeypatch: pytest.MonkeyPatch, in_tmp: Path) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "of another test")  # the training sets it
+    runs, prepared = script("runs", monkeypatch), script("stage1_speed", monkeypatch).smooth_images(8)
+    small = {"network.conv.channels": 8, "quantizer.codebook_size": 16}
+    small |= {"training.compile": False, "training.precision": "fp32", "training.batch_size": 4}
+    changes = {runs.STAGE1 + name: value for name, value in small.items()} | {"runtime.pictures": 0}
+    run = runs.train(runs.parameters(changes | runs.schedule(2)), prepared)
+    assert [row["step"] for row in run.curve] == [2]
+    assert not list(in_tmp.rglob("*.safetensors"))
 
 
 def test_the_plain_network_is_ours_but_for_its_rectified_skips(monkeypatch: pytest.MonkeyPatch) -> None:

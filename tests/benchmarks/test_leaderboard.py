@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import sampling.generate  # noqa: F401 (before benchmarks/sampling.py, which would hide the package)
+
 
 @pytest.fixture
 def leaderboard(repository: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
