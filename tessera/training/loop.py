@@ -31,6 +31,8 @@ from tessera.training.task import Task
 from tessera.training.tracking import GrowingCurve, line, write_results
 from tessera.training.validation import best_steps, copied, improved, weights_in, weights_to_publish
 
+MOST_ROWS = 10**6  # of train.csv
+
 
 class Trainer:
     """One training of a task. Call `run`."""
@@ -51,13 +53,19 @@ class Trainer:
             artifact: what is published of it; None: nothing.
 
         Raises:
-            UserError: the global batch cannot be divided equally among the processes, or the loss has no micro-batches.
+            UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches, or
+                train.csv would have too many rows.
         """
         size = accelerator.num_processes
         if params.batch_size % size:
             raise UserError(
                 f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
                 f"{size} processes; change one of them"
+            )
+        if (rows := params.steps // runtime.log_every) > MOST_ROWS:
+            raise UserError(
+                f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
+                f"state holds, and {MOST_ROWS:,} are the most; raise it"
             )
         if runtime.micro_batch and task.whole_batch:
             raise UserError(
