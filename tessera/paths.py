@@ -12,6 +12,7 @@ CLASSIFIER = MODELS / "classifier"
 DECODERS = MODELS / "decoders"  # a folder for each value of sampling.decoder, which is what later stages depend on
 RESULTS = Path("results")
 FINGERPRINTS = RESULTS / "fingerprint"
+TRACKERS = RESULTS / "trackers"  # a folder for each tracker of runtime.trackers
 STATE = Path(".state")
 SAMPLES = RESULTS / "sample"
 SAMPLE_GRID = SAMPLES / "grid.png"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
+from extras import require
 
 CHROMIUM, DRIVER = "chromium", "chromedriver"
 PATIENCE = 600  # seconds until an answer is given up; nothing is timed
@@ -28,17 +26,6 @@ SWITCHES = (
     "--enable-unsafe-swiftshader",  # the canvas to paint on is drawn by WebGL
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
-
-
-def require(*modules: str, programs: tuple[str, ...] = ()) -> None:
-    """Skip the test where modules or programs are missing. It fails instead if TESSERA_DEMO_TESTS is "required"."""
-    missing = [name for name in modules if find_spec(name) is None]
-    missing += [name for name in programs if shutil.which(name) is None]
-    if missing:
-        reason = f"{', '.join(missing)}: not installed; .ci/run installs what the tests of the demo need"
-        if os.environ.get("TESSERA_DEMO_TESTS") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 @contextmanager

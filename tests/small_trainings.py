@@ -39,6 +39,7 @@ RUNTIME = {
     "micro_batch": None,
     "batch_size": 8,
     "pictures": 0.03,
+    "trackers": (),
 }
 
 

@@ -144,6 +144,7 @@ def changed_values(path: str, value: Any) -> Iterator[Any]:
         "sampling.decoder": ["refined"],
         "stage1_vqvae.scales.sides": [[1, 2, 4]],
         "sampling.order": ["random"],
+        "runtime.trackers": [["tensorboard"]],
         "stage2_prior.any_order.annealing": [[0.5, 0.75]],
         "stage1_vqvae.objective.adversarial.discriminator.patch.norm": ["batch"],
     }

@@ -1,4 +1,4 @@
-"""Check the whole of a parameter file, and that its source of images is there: python -m tessera check [FILE]."""
+"""Check the whole of a parameter file, its source of images and its trackers: python -m tessera check [FILE]."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from stage0_images.places import check_places
 from tessera import paths
 from tessera.parameters import load
+from tessera.training.tracked import require_trackers
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tessera check", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=paths.PARAMS, help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    check_places(load(arguments.file).data)
+    params = load(arguments.file)
+    check_places(params.data)
+    require_trackers(params.runtime.trackers)
     print(f"{arguments.file}: every parameter is valid")
     return 0

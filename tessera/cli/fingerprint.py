@@ -16,6 +16,7 @@ from tessera.artifacts.files import json_text, write_text
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
 from tessera.parameters import load, read_yaml
+from tessera.training.tracked import require_trackers
 
 PIPELINE = Path("dvc.yaml")
 
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
     params = load(parser.parse_args(argv).params)
+    require_trackers(params.runtime.trackers)
     for name, module in stages().items():
         found = fingerprint(module, import_module(module).USES, params)
         write_text(paths.FINGERPRINTS / f"{name}.json", json_text(found))

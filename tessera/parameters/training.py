@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tessera.parameters.sections import Count, Decay, Fraction, NonNegative, Positive, PositiveFloat, Section
 
@@ -60,6 +60,7 @@ class RuntimeParams(Section):
     micro_batch: images of a training batch that are handled at once in each process; None: all of its share.
     batch_size: images that are handled at once where nothing is trained.
     pictures: the largest share of a training's time that its pictures may take; 0: there are none.
+    trackers: programs that show curves, which get those of each training; none twice.
     """
 
     processes: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None
@@ -71,3 +72,11 @@ class RuntimeParams(Section):
     micro_batch: Positive | None
     batch_size: Positive
     pictures: Fraction
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...]
+
+    @field_validator("trackers")
+    @classmethod
+    def each_tracker_once(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(trackers)) < len(trackers):
+            raise ValueError("a tracker is there twice; name each once")
+        return trackers

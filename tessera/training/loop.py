@@ -28,6 +28,7 @@ from tessera.training.saving import Artifact, Saver
 from tessera.training.steps import Stepper
 from tessera.training.stopping import StopRequest
 from tessera.training.task import Task
+from tessera.training.tracked import Trackers, require_trackers
 from tessera.training.tracking import GrowingCurve, line, write_results
 from tessera.training.validation import best_steps, copied, improved, weights_in, weights_to_publish
 
@@ -45,16 +46,18 @@ class Trainer:
         accelerator: Accelerator,
         state: StateFolder,
         artifact: Artifact | None = None,
+        values: dict[str, Any] | None = None,
     ) -> None:
         """Puts the model on the accelerator's device.
 
         Args:
             state: the run's saved states. Its stage names the folder of results where curves and pictures appear.
             artifact: what is published of it; None: nothing.
+            values: the parameters that trackers show, as JSON values.
 
         Raises:
-            UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches, or
-                train.csv would have too many rows.
+            UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches,
+                train.csv would have too many rows, or a tracker is not installed.
         """
         size = accelerator.num_processes
         if params.batch_size % size:
@@ -72,6 +75,7 @@ class Trainer:
                 f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
                 f"{task.section}.batch_size"
             )
+        require_trackers(runtime.trackers)
         self.task, self.params, self.runtime, self.accelerator, self.state = task, params, runtime, accelerator, state
         self.artifact = artifact
         self.device = accelerator.device
@@ -89,6 +93,8 @@ class Trainer:
         results = paths.RESULTS / state.stage
         self.curves = {name: GrowingCurve(results / f"{name}.csv") for name in ("train", "validation")}
         self.pictures = Pictures(state.stage, results / "images", runtime.pictures)
+        trackers = runtime.trackers if accelerator.is_main_process else ()
+        self.trackers = Trackers(trackers, state.stage, state.folder.name, values or {})
 
     def run(self) -> Progress:
         """Train to the end, or go on from the last saved state; leave the best weights in the model.
@@ -108,11 +114,13 @@ class Trainer:
             same_on_all_processes(self.task.model.state_dict().values())
         if self.accelerator.is_main_process:
             self.pictures.begin(self.state.folder.name, self.progress.step)
-        if not self.progress.finished:
-            say(require_room(self.task, self.params, self.runtime, self.task.together, self.state.folder))
-            if self.params.compile:
-                self.task.compile()
-            self._train()
+        with self.trackers:
+            if not self.progress.finished:
+                say(require_room(self.task, self.params, self.runtime, self.task.together, self.state.folder))
+                if self.params.compile:
+                    self.task.compile()
+                self._train()
+            self.trackers.end(self.progress.curves(), self.metrics(), self.progress.step)
         self.task.model.load_state_dict(self.best, strict=False)
         self.task.model.eval()
         return self.progress
@@ -224,10 +232,11 @@ class Trainer:
         return True
 
     def _show(self) -> None:
-        """Bring the CSV files up to date."""
+        """Bring the CSV files and the trackers up to date."""
         if self.accelerator.is_main_process:
-            self.curves["train"].follow(self.progress.train)
-            self.curves["validation"].follow(self.progress.validation)
+            for name, rows in self.progress.curves().items():
+                self.curves[name].follow(rows)
+            self.trackers.follow(self.progress.curves())
 
     def _figures(self) -> str:
         """What the progress bar shows: the loss, another figure of the training batch, and the last validation's."""
@@ -277,7 +286,7 @@ def train(
     with StateFolder(stage, fingerprint(stage, values, artifact.parents), accelerator.is_main_process) as state:
         # The main process may just have cleared what a killed run left half done.
         accelerator.wait_for_everyone()
-        trainer = Trainer(task, params, runtime, accelerator, state, artifact)
+        trainer = Trainer(task, params, runtime, accelerator, state, artifact, values)
         progress = trainer.run()
     metrics = trainer.metrics()
     if accelerator.is_main_process:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import extras
 import pytest
 
 from evaluation import report
@@ -36,7 +37,7 @@ HIDDEN = "return [...document.querySelectorAll('section, figure, h2')].filter(e 
 def test_the_page_is_shown_whole_and_asks_for_nothing(
     evaluated: Callable[..., Path], arguments: dict[str, Any], width: int
 ) -> None:
-    browser.require("selenium", programs=(browser.CHROMIUM, browser.DRIVER))
+    extras.require("selenium", programs=(browser.CHROMIUM, browser.DRIVER))
     evaluated(**arguments)
     assert report.main([]) == 0
     with browser.chromium(width, 900) as driver:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import extras
 import numpy as np
 import pytest
 from PIL import Image
@@ -53,7 +54,7 @@ def free_port() -> int:
 @contextmanager
 def served(repository: Path, place: Path) -> Iterator[str]:
     """The address of the demo of models/, in a process of its own. Its files lie in a folder of `place`."""
-    browser.require("gradio")
+    extras.require("gradio")
     temporary = place / "temporary"
     temporary.mkdir()
     environment = os.environ | {"PYTHONPATH": str(repository), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
