@@ -180,10 +180,10 @@ def _refuse_unreadable(path: Path, error: Exception) -> None:
     """
     cause = error.__cause__
     if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError):
-        run = "/".join(path.parts[-3:-1])
+        state = "/".join(path.parts[-3:])
         raise UserError(
-            f"{path}: cannot be read now ({cause.strerror}), and stays; mend it and run again, or go on without it by "
-            f"`python -m tessera states --delete {run}`"
+            f"{path}: cannot be read now ({cause.strerror}), and stays; mend it and run again, or go on without this "
+            f"state by `python -m tessera states --delete {state}`"
         ) from error
 
 

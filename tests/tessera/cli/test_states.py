@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from tessera.artifacts.arrays import array_parts
 from tessera.artifacts.parts import PartFolder
 from tessera.cli import main, states
 from tessera.cli.doctor.folder import _states as look_at_states
+from tessera.errors import UserError
 from tessera.launch.shares import Share
 from tessera.training.checkpoint import StateFolder
 
@@ -117,7 +120,36 @@ def test_what_is_named_is_deleted_and_nothing_else(capsys: pytest.CaptureFixture
     assert main(["states", "--delete", "train_prior"]) == 2
     assert main(["states", "--delete", "train_prior/01a"]) == 0
     assert not deleted.folder.exists() and kept.latest()
-    assert "train_prior/01ab: deleted\n1 trainings deleted, " in capsys.readouterr().out
+    assert "train_prior/01ab: deleted\n1 deleted, " in capsys.readouterr().out
+
+
+def test_one_state_is_deleted_and_the_others_of_its_training_stay(capsys: pytest.CaptureFixture) -> None:
+    state = make("train_prior", "01ab", 3, 6)
+    assert main(["states", "--delete", "train_prior/01/step-000000009"]) == 2
+    assert "no such state; there are step-000000003, step-000000006" in capsys.readouterr().err
+    with state:
+        assert main(["states", "--delete", "train_prior/01/step-000000006"]) == 75
+    assert main(["states", "--delete", "train_prior/01/step-000000006"]) == 0
+    assert capsys.readouterr().out.startswith("train_prior/01ab/step-000000006: deleted\n1 deleted, ")
+    assert state.latest()[1]["step"] == 3
+    assert main(["states", "--delete", "train_prior/01/step-000000003", "train_prior/01ab"]) == 0
+    assert not state.folder.exists()
+
+
+def test_the_advice_for_a_state_that_cannot_be_read_leaves_the_older_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, whole = make("train_prior", "01ab", 3, 6), os.open
+
+    def opened(path: object, *others: object, **named: object) -> int:
+        if "step-000000006" in str(path) and "state." in str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(path, *others, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(UserError) as refusal:
+        state.latest()
+    advised = re.search("`python -m tessera (.*)`", str(refusal.value))[1].split()
+    assert main(advised) == 0
+    assert state.latest()[1]["step"] == 3
 
 
 def test_a_running_training_is_never_deleted(capsys: pytest.CaptureFixture) -> None:
