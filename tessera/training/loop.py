@@ -166,24 +166,22 @@ class Trainer:
                     ends = self._end_requested()
                     agreed = self._asked(stop, self.saver.minutes_passed())  # the validation may have taken minutes
                 number, minutes_passed = stop.agreed(agreed, self.saver.minutes_passed())
+                if ends:  # even after a signal, with which `_finish` deals: going on later would forget the request
+                    break
                 if number is not None:
                     self._stop(signal.Signals(number))
-                if ends:
-                    break
                 self.saver.after_step(self.progress, self._best, minutes_passed)
 
     def _finish(self, stop: StopRequest) -> None:
         """Measure the best weights where they are of different steps, and save the result.
 
         Raises:
-            SystemExit: after a signal that asks to stop, once the state or the result is saved.
+            SystemExit: after a signal that asks to stop, once the result is saved.
         """
         if len(self.progress.choices) > 1:
             # The best weights of different steps have never been measured together.
             with weights_in(self.task.model, self.best):
                 self.progress.metrics = self.task.validate()
-            if number := stop.agreed(self._asked(stop))[0]:
-                self._stop(signal.Signals(number))
         self.progress.finished = True
         published = {"training": self.params.after(self.progress.step), "metrics": self.metrics()}
         published |= {"artifact": {**asdict(self.artifact), "part": self.task.part}} if self.artifact else {}

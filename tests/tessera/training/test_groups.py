@@ -305,7 +305,7 @@ def test_each_half_has_a_best_step_and_patience_of_its_own(trained, halves) -> N
     assert trainer.progress.metrics == {"left": 7.0, "right": 8.0}  # measured again, with the best of both
 
 
-def test_a_signal_while_the_best_of_both_halves_are_measured_stops_the_run_with_a_state(
+def test_a_signal_while_the_best_of_both_halves_are_measured_stops_the_run_with_its_result(
     trained, halves, monkeypatch
 ) -> None:
     whole, stopped, validate = trained(halves(), "whole"), halves(), Halves.validate
@@ -319,11 +319,11 @@ def test_a_signal_while_the_best_of_both_halves_are_measured_stops_the_run_with_
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(Halves, "validate", signalled)
         trained(stopped)
-    assert [path.name for path in Path(".state/test/run").glob("*-*")] == ["step-000000012"]
+    (result,) = Path(".state/test/run").glob("*-*")
+    assert result.name.startswith("finished-000000012")
     again = halves()
-    again.validations = 6
-    resumed = trained(again)
-    assert_same(whole, resumed)
+    assert_same(whole, trained(again))
+    assert again.validations == 0
 
 
 @pytest.mark.parametrize("at", [3, 6, 8, 11])

@@ -352,6 +352,33 @@ def test_a_signal_during_the_last_validation_stops_the_run_and_the_same_command_
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_in_the_validation_at_which_a_training_was_asked_to_end_does_not_make_it_go_on(
+    training: Callable,
+    trained: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    processes: int,
+) -> None:
+    monkeypatch.setattr("tessera.training.stopping.world", lambda: (0, processes))
+
+    def asked(metrics: dict[str, float]) -> dict[str, float]:
+        (folder,) = running("test")
+        request_end(folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return metrics
+
+    params = training(steps=20, validate_every=4)
+    interrupted, validate = Regression(params), Regression.validate
+    monkeypatch.setattr(interrupted, "validate", lambda: asked(validate(interrupted)))
+    with pytest.raises(SystemExit) as stop:
+        trained(interrupted)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "the training is done, and the same command publishes it" in capsys.readouterr().err
+    resumed = trained(Regression(params))
+    assert resumed.task.calls == [] and resumed.progress.finished and resumed.progress.step == 4
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_while_the_result_is_saved_stops_the_run_and_the_same_command_publishes_it(
     training: Callable,
     trained: Callable,
