@@ -76,7 +76,7 @@ def test_what_is_published_is_allowed_and_its_keys_are_known_to_the_check(archit
     assert unknown == ["model_type"], "which `architecture` sets"
 
 
-def layout(**changes: int) -> dict:
+def layout(**changes: int | list[int]) -> dict:
     """A layout of a hostile size, as JSON values."""
     level = {"height": 3, "width": 4, "depth": 1, "codebook_size": 5}
     return {"image_shape": [1, 8, 8], "levels": [level | changes]}
@@ -123,6 +123,8 @@ def test_a_key_that_the_architecture_does_not_know_is_refused_in_a_published_pri
         ({"name": "uniform", "params": {}, "layout": layout(width=10**8)}, "too large"),
         ({"layout": layout(depth=10**10)}, "too large"),
         ({"layout": layout(codebook_size=10**9)}, "too large"),
+        ({"layout": layout(sizes=[10**18]), "params": {"largest_softmax": 10**9}}, "too large"),
+        ({"layout": layout(codebook_size=2**24)}, ""),
         ({"layout": layout(height=10**6, width=10**6)}, "too large"),
     ],
 )
