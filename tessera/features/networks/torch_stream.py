@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 OPERATIONS_MOST = 2**22  # operations that describe a value, at most; a network of 1,000 tensors has about 50,000
+LARGEST_NUMBER, MOST_DIMENSIONS = 2**40, 64  # of a tensor's size and its place in the storage
 
 DTYPES = {
     "FloatStorage": torch.float32,
@@ -32,6 +33,8 @@ NAMES |= {
     ("torch._utils", "_rebuild_tensor_v2"): "tensor",
     ("torch._utils", "_rebuild_parameter"): "parameter",
 }
+
+VIEWS = ((), (None,))  # what may end a reference to a storage
 
 
 class Refused(ValueError):
@@ -64,6 +67,17 @@ class Described:
     stride: tuple[int, ...]
 
 
+def _whole(*values: Any) -> tuple[int, ...]:
+    """Numbers that a size or a place can have.
+
+    Raises:
+        Refused: one of them is negative, too large or no whole number, or there are too many.
+    """
+    if len(values) > MOST_DIMENSIONS or not all(type(v) is int and 0 <= v < LARGEST_NUMBER for v in values):
+        raise Refused("a tensor's size or place is not made of whole numbers, 0 or more")
+    return values
+
+
 class Stream:
     """Follows the description of one value. Each operation is one byte, most of them followed by arguments."""
 
@@ -73,6 +87,7 @@ class Stream:
         self.stack: list[Any] = []
         self.marks: list[int] = []  # how many values lay on the stack when each mark was set
         self.memory: dict[int, Any] = {}
+        self.left = OPERATIONS_MOST
 
     def take(self, count: int) -> bytes:
         """The next bytes of the description."""
@@ -111,16 +126,20 @@ class Stream:
 
     def read(self) -> Any:
         """The value that is described."""
-        left = OPERATIONS_MOST
+        self.left = OPERATIONS_MOST
         while (operation := self.take(1)) != b".":
-            left -= 1
-            if left < 0:
-                raise Refused(f"it asks for more than {OPERATIONS_MOST} operations")
+            self.spend(1)
             if operation not in OPERATIONS:
                 raise Refused(f"it asks for the operation {operation!r}, which no tensor needs")
             OPERATIONS[operation](self)
         (value,) = self.popped(1)
         return value
+
+    def spend(self, operations: int) -> None:
+        """Count operations. What one operation does with a value that may be used again counts too."""
+        self.left -= operations
+        if self.left < 0:
+            raise Refused(f"it asks for more than {OPERATIONS_MOST} operations")
 
     def push(self, value: Any) -> None:
         """Put a value on the stack."""
@@ -153,22 +172,31 @@ class Stream:
     def stored(self) -> None:
         """A reference to a storage: ("storage", its type, key, device, number of values, perhaps None)."""
         (value,) = self.popped(1)
-        word, kind, key, _, count, *view = value
-        if word != "storage" or not isinstance(kind.stands_for, torch.dtype) or view not in ([], [None]):
+        # A value of another kind is not looked into: it may hold others many times over.
+        if type(value) is not tuple or len(value) not in (5, 6) or type(value[2]) is not str or value[5:] not in VIEWS:
             raise Refused("it has a storage of a kind that is not read")
-        self.push(Storage(str(key), kind.stands_for, int(count)))
+        word, kind, key, _, count = value[:5]
+        if word != "storage" or type(kind) is not Name or not isinstance(kind.stands_for, torch.dtype):
+            raise Refused("it has a storage of a kind that is not read")
+        self.push(Storage(key, kind.stands_for, *_whole(count)))
 
     def made(self) -> None:
         """What a name makes of arguments: a dictionary, or the description of a tensor."""
         name, values = self.popped(2)
+        if type(name) is not Name or type(values) is not tuple:
+            raise Refused("it makes something else than a tensor")
         kind = name.stands_for
         if kind == "dictionary" and len(values) < 2:
+            pairs = values[0] if values else ()
+            self.spend(len(pairs))
+            if any(len(pair) != 2 for pair in pairs):
+                raise Refused("its dictionary is not made of pairs")
             self.push({})
-            self.set_items([part for pair in (values[0] if values else ()) for part in pair])
+            self.set_items([part for pair in pairs for part in pair])
         elif kind == "parameter" and isinstance(values[0], Described):
             self.push(values[0])
-        elif kind == "tensor" and isinstance(values[0], Storage):
-            self.push(Described(values[0], int(values[1]), tuple(values[2]), tuple(values[3])))
+        elif kind == "tensor" and isinstance(values[0], Storage) and type(values[2]) is type(values[3]) is tuple:
+            self.push(Described(values[0], *_whole(values[1]), _whole(*values[2]), _whole(*values[3])))
         else:
             raise Refused("it makes something else than a tensor")
 
