@@ -50,10 +50,10 @@ def _code() -> Iterator[Finding]:
 
 
 def _writable() -> Iterator[Finding]:
-    """Each folder in which stages write that does not let them."""
-    for place in (Path(), *paths.WRITTEN):
+    """Each folder in which stages write that does not let them. They put what they publish in place from beside it."""
+    for place in sorted({*(path.parent for path in paths.WRITTEN), paths.MODELS, paths.RESULTS, all_states()}):
         if place.exists() and not os.access(place, os.W_OK | os.X_OK):
-            yield Finding(Level.ERROR, "folder", f"{place.absolute()} cannot be written; every stage writes below it")
+            yield Finding(Level.ERROR, "folder", f"{place.absolute()} cannot be written; stages write below it")
 
 
 def _git() -> Iterator[Finding]:

@@ -158,10 +158,12 @@ def test_a_compiled_training_that_may_fit_is_a_warning(
     assert prior.level is Level.ERROR
 
 
-@pytest.mark.parametrize("place", [".", "models"])
+@pytest.mark.parametrize("place", [".", "data", "models", "results", ".state"])
 def test_a_folder_that_cannot_be_written_is_an_error(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Tests may run as root, whom no permission stops."""
-    Path("models").mkdir()
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name in ("data/prepared", "models", "results", ".state"):
+        Path(name).mkdir(parents=True)
     assert list(folder._writable()) == []
     asked = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path(place) and asked(path, mode))
