@@ -1,4 +1,4 @@
-"""A reader that goes away ends no run: a closed terminal, a pipe into `head`, streams that were never open."""
+"""A reader that goes away ends no run: a terminal that is gone, a pipe into `head`, streams that were never open."""
 
 from __future__ import annotations
 
@@ -62,6 +62,49 @@ def test_a_command_into_head_and_one_with_closed_streams_end_well(in_tmp: Path, 
     assert (done.stderr, (in_tmp / "status").read_text()) == ("", "0\n")
     for closed in (">&-", "2>&-", ">&- 2>&-"):
         assert run(f'"$PYTHON" -m tessera check {closed}', in_tmp, repository).returncode == 0, closed
+
+
+@pytest.mark.parametrize(("data", "status"), [("embedded.txt", 0), ("other.txt", 2)])
+def test_a_full_disk_under_standard_output_is_said_in_one_line_and_changes_no_exit_status(
+    in_tmp: Path, repository: Path, write_params, monkeypatch: pytest.MonkeyPatch, data: str, status: int
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    write_params()
+    (in_tmp / "data").mkdir()
+    (in_tmp / "data" / data).touch()
+    done = run('"$PYTHON" -m tessera check > /dev/full', in_tmp, repository)
+    assert done.returncode == status
+    assert (done.stderr == "warning: the last lines cannot be written (No space left on device)\n") == (status == 0)
+    assert "Traceback" not in done.stderr
+
+
+def test_streams_are_put_back_when_what_is_left_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        with lasting():
+            print("x")
+        assert sys.stdout is stream
+
+
+def test_an_unknown_sign_for_a_reader_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", encoding="latin-1", buffering=1) as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        with lasting():
+            print("猫", flush=True)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_no_file_that_is_opened_becomes_a_closed_stream(tmp_path: Path, repository: Path, closed: str) -> None:
+    code = (
+        "import os; from tessera.streams import lasting\n"
+        "with lasting(), open('opened', 'w') as file:\n"
+        "    os.system('echo from a child >&2')\n"
+        "    file.write(str(file.fileno() > 2))"
+    )
+    run(f'"$PYTHON" -c "{code}" {closed}', tmp_path, repository)
+    assert (tmp_path / "opened").read_text() == "True"
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
