@@ -152,6 +152,8 @@ class Trainer:
                     self._validate()
                     bar.set_postfix_str(self._figures(), refresh=False)
                     ends = self._end_requested()
+                    # The validation may take minutes, and no other step may follow it in which a signal would count.
+                    agreed = largest_over_processes(stop.asked(self.saver.minutes_passed()), self.device)
                 number, minutes_passed = stop.agreed(agreed, self.saver.minutes_passed())
                 if number is not None:
                     self._stop(signal.Signals(number))
