@@ -171,9 +171,19 @@ def parameters(write_params: Write, write_prepared: Write) -> None:
     )
 
 
+SCALES = {"stage1_vqvae.scales.sides": [1, 2, 4]}  # whose dropout is random
+PRIORS = {
+    "transformer": {},
+    "any_order": {"stage2_prior.any_order.annealing": [0.5, 0.9]},  # orders are random, and fewer and fewer
+    "next_scale": SCALES,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, SCALES], ids=["one level", "scales"])
 def test_twenty_kills_of_stage_1_end_on_the_same_bytes(
-    in_tmp: Path, parameters: None, environment: Environment
+    in_tmp: Path, parameters: None, write_params: Write, environment: Environment, changes: dict
 ) -> None:
+    write_params(changes)
     whole, killed = copies(in_tmp, "whole", "killed")
     succeed(whole, [sys.executable, "-m", "stage1_vqvae.train"], environment)
     run_killed(killed, "stage1_vqvae.train", environment)
@@ -221,9 +231,11 @@ def test_twenty_kills_of_a_training_against_a_discriminator_end_on_the_same_byte
     assert names and not [name for name in names if "discriminator" in name or "terms" in name]
 
 
+@pytest.mark.parametrize("prior", list(PRIORS))
 def test_twenty_kills_of_stage_2_end_on_the_same_bytes(
-    in_tmp: Path, parameters: None, environment: Environment
+    in_tmp: Path, parameters: None, write_params: Write, environment: Environment, prior: str
 ) -> None:
+    write_params({"stage2_prior.name": prior, **PRIORS[prior]})
     for module in ("stage1_vqvae.train", "stage1_vqvae.extract"):
         succeed(in_tmp, [sys.executable, "-m", module], environment)
     whole, killed = copies(in_tmp, "whole", "killed")
