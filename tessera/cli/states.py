@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,7 +29,17 @@ from typing import Any
 from tessera import paths
 from tessera.errors import UserError
 from tessera.locks import Busy, Holder, acquire
-from tessera.training.running import FINISHED, LOCK, STEP, all_runs, all_states, holder_of, parts_of, share_holder
+from tessera.training.running import (
+    FINISHED,
+    LOCK,
+    STEP,
+    all_runs,
+    all_states,
+    holder_of,
+    parts_of,
+    share_holder,
+    used_by,
+)
 
 SIZES = ("B", "kB", "MB", "GB", "TB")
 AGES = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -48,7 +59,7 @@ class Run:
     def states(self) -> list[Path]:
         """Its states and results, the one of the latest step last."""
         found = [*self.folder.glob(f"{STEP}*"), *self.folder.glob(f"{FINISHED}*")]
-        return sorted(found, key=lambda path: (path.name.split("-")[1], path.stat().st_mtime))
+        return sorted(found, key=lambda path: (path.name.split("-")[1], _written(path)))
 
     @property
     def status(self) -> str:
@@ -65,12 +76,12 @@ class Run:
 
     @property
     def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        return used_by(self.folder).bytes
 
     @property
     def seconds(self) -> float:
-        """How long ago the newest file was written."""
-        return time.time() - max(path.stat().st_mtime for path in (self.folder, *self.folder.rglob("*")))
+        """How long ago the newest file was written; 0 if the clock was set back since."""
+        return max(0.0, time.time() - _written(self.folder))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,7 +164,7 @@ def publish(name: str, runs: list[Run], folder: Path) -> None:
     from tessera.training.tracking import write_results
 
     run, state = _result(name, runs)
-    if any(folder.resolve().is_relative_to(path.resolve()) for path in paths.WRITTEN):
+    if any(Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path)) for path in paths.WRITTEN):
         raise UserError(f"{folder}: a stage writes there, so DVC could take this result for that of other code")
     if folder.exists():
         raise UserError(f"{folder}: exists; name a new folder")
@@ -195,7 +206,13 @@ def _result(name: str, runs: list[Run]) -> tuple[Run, Path]:
     found = [path for path in run.states if path.name.startswith(FINISHED) and wanted in ("", path.name)]
     if not found:
         raise UserError(f"{name}: has no {wanted or 'result'}, the training is {run.status}")
-    return run, max(found, key=lambda path: path.stat().st_mtime)
+    return run, max(found, key=_written)
+
+
+def _written(folder: Path) -> float:
+    """When the newest file of a folder was written, in seconds since 1970. One that is being deleted counts as new."""
+    written = used_by(folder).written
+    return time.time() if written is None else written
 
 
 def _size(count: float) -> str:

@@ -14,7 +14,7 @@ from tessera.cli.doctor.finding import Finding, Level
 from tessera.errors import UserError
 from tessera.parameters import Params
 from tessera.project import PACKAGES, ROOT
-from tessera.training.running import all_runs, all_states, running
+from tessera.training.running import all_runs, all_states, running, used_by
 
 OLD_DAYS = 14  # a saved state that is older is named
 
@@ -55,7 +55,7 @@ def _git() -> Iterator[Finding]:
     if shutil.which("git") is None:
         yield Finding(Level.WARNING, "git", "not found; `dvc exp` and `compare` need it")
         return
-    done = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
+    done = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, errors="backslashreplace")
     if done.returncode:
         yield Finding(Level.WARNING, "git", "this folder is in no Git repository; `dvc exp` and `compare` need one")
         return
@@ -74,8 +74,8 @@ def _states() -> Iterator[Finding]:
     if not folders:
         return
     alive = [path for stage in {path.parent.name for path in folders} for path in running(stage)]
-    size = sum(file.stat().st_size for file in all_states().rglob("*") if file.is_file())
-    old = [path for path in folders if time.time() - path.stat().st_mtime > 86400 * OLD_DAYS]
+    size, written = used_by(all_states()).bytes, [used_by(path).written for path in folders]
+    old = [when for when in written if when is not None and time.time() - when > 86400 * OLD_DAYS]
     text = f"{len(folders)} runs, {size / 1e6:,.0f} MB in {os.fspath(all_states())}; {len(alive)} running now"
     if old:
         yield Finding(Level.WARNING, "states", f"{text}; {len(old)} older than {OLD_DAYS} days")

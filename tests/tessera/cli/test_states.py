@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from stage1_vqvae import train
 from tessera.artifacts.arrays import array_parts
 from tessera.artifacts.parts import PartFolder
 from tessera.cli import main, states
+from tessera.cli.doctor.folder import _states as look_at_states
 from tessera.launch.shares import Share
 from tessera.training.checkpoint import StateFolder
 
@@ -71,6 +73,34 @@ def test_parts_of_an_interrupted_stage_are_counted_and_it_is_no_training_to_stop
         raise RuntimeError
     assert capsys.readouterr().out.split()[:4] == ["sample/0123", "running", "3", "parts"]
     assert main(["states", "--delete", "sample/0123"]) == 0 and not folder.folder.exists()
+
+
+@pytest.mark.parametrize("command", ["states", "doctor"])
+def test_files_that_a_running_stage_deletes_meanwhile_are_left_out(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    state, walk = make("train_prior", "0123456789abcdef", 500, 1000), os.walk
+
+    def deleting(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, names in walk(folder):
+            if "step-000000500" in place:
+                shutil.rmtree(place, ignore_errors=True)
+            yield place, folders, names
+
+    monkeypatch.setattr("tessera.training.running.os.walk", deleting)
+    if command == "doctor":
+        (found,) = look_at_states()
+        assert found.text.startswith("1 runs, 0 MB in .state; 0 running now")
+        return
+    assert main(["states"]) == 0
+    assert capsys.readouterr().out.split()[:4] == ["train_prior/0123456789ab", "stopped", "step", "1,000"]
+    assert not (state.folder / "step-000000500").exists()
+
+
+def test_states_that_are_newer_than_the_clock_are_of_now(capsys: pytest.CaptureFixture) -> None:
+    make("train_prior", "0123456789abcdef", 500, days=-3)
+    assert main(["states"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("  now")
 
 
 def test_nothing_saved_is_no_error(capsys: pytest.CaptureFixture) -> None:
