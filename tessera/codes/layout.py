@@ -13,6 +13,10 @@ import torch
 
 T = TypeVar("T", float, torch.Tensor)
 
+# The most tokens that an image may have, and the most logits for all of them together. A configuration may come from
+# anywhere, and these bound the tensors that are made of it alone.
+MOST_TOKENS, MOST_LOGITS = 2**22, 2**31
+
 
 @dataclass(frozen=True)
 class Level:
@@ -53,13 +57,15 @@ class CodeLayout:
         levels: coarsest first.
 
     Raises:
-        ValueError: a size is not positive, or there is no level.
+        ValueError: a size is not positive, there is no level, or an image would have too many tokens or logits.
     """
 
     image_shape: tuple[int, int, int]
     levels: tuple[Level, ...]
 
     def __post_init__(self) -> None:
+        if self.levels and (self.num_tokens > MOST_TOKENS or self.num_tokens * self.vocabulary > MOST_LOGITS):
+            raise ValueError(f"a layout of {self.num_tokens} tokens of {self.vocabulary} codes is too large")
         sizes = list(self.image_shape)
         for level in self.levels:
             sizes += [level.height, level.width, level.depth, *level.depth_sizes]
