@@ -1,0 +1,63 @@
+"""Standard output and standard error that may lose their reader: a closed terminal, or `| head`. No torch here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # of a pipe that nobody reads any more, or of a terminal that is gone
+
+
+class _Lasting:
+    """A stream that goes to /dev/null once nobody reads it. What a run prints is never a reason to end the run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase.write`."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._let_go(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """See `io.IOBase.flush`."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._let_go(error)
+
+    def _let_go(self, error: OSError) -> None:
+        """Lead the stream to /dev/null, for child processes too. Raises any other error than a reader that is gone."""
+        if error.errno not in GONE:
+            raise error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Within a `with` block, printing goes on without an error when nobody reads it any more.
+
+    So it does where a stream is closed from the beginning, as some daemons start their programs.
+    """
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        wrapped = [_Lasting(stream or nowhere) for stream in before]
+        sys.stdout, sys.stderr = wrapped
+        try:
+            yield
+        finally:
+            for stream in wrapped:
+                stream.flush()
+            sys.stdout, sys.stderr = before
