@@ -206,6 +206,8 @@ def bootstrap(real: Tensor, shown: Tensor, paired: bool) -> Spread:
     draws = [draws[0], draws[0]] if paired else draws
     times = [torch.stack([row.bincount(minlength=len(row)) for row in draw]) for draw in draws]
     kids = kernel_distances(*parts, *(weights.double().to(real.device) for weights in times), paired)
+    # Of few images one alone may be drawn, again and again. It has no pair, and so no KID.
+    kids = kids[torch.stack([(weights > 0).sum(1) > 1 for weights in times]).all(0).to(kids.device)]
     drawn = [[part[row] for row in draw.to(real.device)] for part, draw in zip(parts, draws, strict=True)]
     distances = [frechet_of_vectors(one, other) for one, other in zip(*drawn, strict=True)]
     return Spread(torch.tensor(distances, dtype=torch.float64).std().item() * scale, kids.std().item() * scale)
