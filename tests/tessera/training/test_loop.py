@@ -333,6 +333,30 @@ def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_fin
     assert_same(whole, again)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_during_the_last_validation_stops_the_run_and_the_same_command_finishes_it(
+    training: Callable, trained: Callable, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """With several processes, what they ask for in the last step's exchange is too early."""
+    monkeypatch.setattr("tessera.training.stopping.world", lambda: (0, processes))
+    whole = trained(Regression(training()), "whole")
+    interrupted, validate = Regression(training()), Regression.validate
+    monkeypatch.setattr(interrupted, "validate", lambda: _signalled_in_the_third(validate(interrupted), interrupted))
+    with pytest.raises(SystemExit) as stop:
+        trained(interrupted)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in Path(".state/test/run").glob("*-*")] == ["step-000000010"]
+    resumed = trained(Regression(training()))
+    assert resumed.task.calls == [] and resumed.progress.finished
+    assert_same(whole, resumed)
+
+
+def _signalled_in_the_third(metrics: dict[str, float], task: Regression) -> dict[str, float]:
+    if len(task.validated) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return metrics
+
+
 def test_a_step_without_a_finite_gradient_changes_nothing(
     training: Callable, trained: Callable, capsys: pytest.CaptureFixture
 ) -> None:
@@ -540,16 +564,20 @@ def test_a_signal_while_nothing_can_be_saved_says_so(
     assert states() == ["step-000000002", "step-000000004"]
 
 
-def test_going_on_with_other_threads_is_warned_of_in_one_line(
-    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch
+@pytest.mark.parametrize("changed", ["threads 7", "micro_batch 4"])
+def test_going_on_with_other_threads_or_micro_batches_is_warned_of_in_one_line(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch, changed: str
 ) -> None:
     stopped = Regression(training())
     stopped.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
     with pytest.raises(SystemExit):
         trained(stopped)
     capsys.readouterr()
-    monkeypatch.setattr(saving.torch, "get_num_threads", lambda: 7)
-    trained(Regression(training()))
+    name, number = changed.split()
+    if name == "threads":
+        monkeypatch.setattr(saving.torch, "get_num_threads", lambda: 7)
+    trained(Regression(training()), **({"micro_batch": 4} if name == "micro_batch" else {}))
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    before, now = "processes 1, threads 1, device cpu", "processes 1, threads 7, device cpu"
+    before = "processes 1, threads 1, device cpu, micro_batch None"
+    now = before.replace(f"{name} {1 if name == 'threads' else None}", f"{name} {number}")
     assert len(told) == 1 and f"made with {before}, and goes on with {now}; " in told[0]
