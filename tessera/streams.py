@@ -13,7 +13,10 @@ GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)  # of a pipe that nobody reads any 
 
 
 class _Lasting:
-    """A stream that goes to /dev/null once nobody reads it. What a run prints is never a reason to end the run."""
+    """A stream that goes to /dev/null once nobody reads it, and escapes what its encoding does not have.
+
+    What a run prints is never a reason to end the run.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -25,6 +28,8 @@ class _Lasting:
         """See `io.TextIOBase.write`."""
         try:
             return self._stream.write(text)
+        except UnicodeEncodeError as error:  # a terminal that has no sign for a character of a name
+            return self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         except OSError as error:
             self._let_go(error)
             return len(text)

@@ -31,6 +31,14 @@ def test_printing_goes_on_when_nobody_reads_any_more(monkeypatch: pytest.MonkeyP
         assert sys.stderr is stream
 
 
+def test_what_an_encoding_does_not_have_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(tmp_path / "said", "w", encoding="latin-1") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        with lasting():
+            print("a cat, eine Mütze, 猫")
+    assert (tmp_path / "said").read_bytes() == "a cat, eine Mütze, \\u732b\n".encode("latin-1")
+
+
 def test_another_error_of_a_stream_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w", buffering=1) as stream, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", stream)
