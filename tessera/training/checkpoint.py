@@ -48,7 +48,8 @@ def code_hash() -> str:
     """
     digest = hashlib.sha256()
     for path in loaded():
-        text = path.read_text(encoding="utf-8")
+        # A file that is gone meanwhile is an edit, of which `require_unedited` tells.
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         try:
             content = syntax(text)
         except SyntaxError:  # the file is being edited; what this process has imported was right

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from tessera.errors import UserError
-from tessera.features.networks.torch_files import DTYPES, read_torch_file
+from tessera.features.networks.torch_files import read_torch_file
+from tessera.features.networks.torch_stream import DTYPES
 
 TENSORS = {
     "layer.weight": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1),
@@ -123,3 +124,46 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path) -> None:
         file.write_bytes(described(size, stride, offset))
         with pytest.raises(UserError, match="not a file of tensors"):
             read_torch_file(file, "")
+
+
+def shared(names: int, values: int) -> bytes:
+    """A zip of so many tensors, each of them all values of one storage."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ%btQ"
+    storage = storage.replace(b"%b", struct.pack("<i", values))
+    size = b"J" + struct.pack("<i", values) + b"\x85"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + size + b"K\x01\x85\x89NtR"
+    first = b"X\x04\x00\x00\x000000" + tensor + b"q\x01s"
+    others = b"".join(b"X\x04\x00\x00\x00" + f"{number:04}".encode() + b"h\x01s" for number in range(1, names))
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}" + first + others + b".")
+        archive.writestr("a/data/0", bytes(4 * values))
+    return data.getvalue()
+
+
+def test_tensors_that_share_a_storage_may_not_take_many_times_the_files_memory(tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    file.write_bytes(shared(3, 10_000))
+    found = read_torch_file(file, "")[0]
+    assert len(found) == 3 and len({tensor.data_ptr() for tensor in found.values()}) == 3
+    file.write_bytes(shared(5000, 10_000))
+    with pytest.raises(UserError, match="its tensors are larger than the file"):
+        read_torch_file(file, "")
+
+
+@pytest.mark.parametrize(
+    ("description", "reason"),
+    [
+        (b"(" * 300_000 + b"t" * 300_000, "no dictionary of tensors"),  # which took hours where marks were searched for
+        (b"N" * (2**22 + 1), "more than 4194304 operations"),
+        (b"t.", "a mark that it has not set"),
+        (b"N(\x85.", "it takes more values than it has"),
+    ],
+)
+def test_a_description_is_followed_in_bounded_time_and_memory(tmp_path: Path, description: bytes, reason: str) -> None:
+    file, data = tmp_path / "a.pth", io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("a/data.pkl", description + b".")
+    file.write_bytes(data.getvalue())
+    with pytest.raises(UserError, match=reason):
+        read_torch_file(file, "")
