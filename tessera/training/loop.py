@@ -123,10 +123,15 @@ class Trainer:
             faster = f"-S {self.task.section}.precision=fp32 -S {self.task.section}.channels_last=false"
             say(f"warning: {slow}; this training is faster with `dvc exp run {faster}`")
         self.stepper.prepare()
-        steps = range(self.progress.step, self.params.steps)
         self._show()
         bar = Bar(self.params.steps, self.state.stage, "step", self.progress.step)
-        with bar, StopRequest() as stop, ThreadPoolExecutor(1) as pool:
+        with bar, StopRequest() as stop:
+            self._take_steps(bar, stop)
+            self._finish(stop)
+
+    def _take_steps(self, bar: Bar, stop: StopRequest) -> None:
+        steps = range(self.progress.step, self.params.steps)
+        with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self.task.batch, self.progress.step, self.rows)
             for step in steps:
                 if not any(self.stepper.is_trained(group, self.progress) for group in self.groups):
@@ -152,22 +157,37 @@ class Trainer:
                     self._validate()
                     bar.set_postfix_str(self._figures(), refresh=False)
                     ends = self._end_requested()
-                    # The validation may take minutes, and no other step may follow it in which a signal would count.
-                    agreed = largest_over_processes(stop.asked(self.saver.minutes_passed()), self.device)
+                    agreed = self._asked(stop, self.saver.minutes_passed())  # the validation may have taken minutes
                 number, minutes_passed = stop.agreed(agreed, self.saver.minutes_passed())
                 if number is not None:
                     self._stop(signal.Signals(number))
                 if ends:
                     break
                 self.saver.after_step(self.progress, self._best, minutes_passed)
+
+    def _finish(self, stop: StopRequest) -> None:
+        """Measure the best weights where they are of different steps, and save the result.
+
+        Raises:
+            SystemExit: after a signal that asks to stop, once the state or the result is saved.
+        """
         if len(self.progress.choices) > 1:
             # The best weights of different steps have never been measured together.
             with weights_in(self.task.model, self.best):
                 self.progress.metrics = self.task.validate()
+            if number := stop.agreed(self._asked(stop))[0]:
+                self._stop(signal.Signals(number))
         self.progress.finished = True
         published = {"training": self.params.after(self.progress.step), "metrics": self.metrics()}
         published |= {"artifact": {**asdict(self.artifact), "part": self.task.part}} if self.artifact else {}
         self.saver.finish(self.progress, self.best, published)
+        if number := stop.agreed(self._asked(stop))[0]:
+            say(f"stopped by {signal.Signals(number).name}; the training is done, and the same command publishes it")
+            raise SystemExit(128 + number)
+
+    def _asked(self, stop: StopRequest, also: bool = False) -> int:
+        """The largest of what the processes ask for now, see `StopRequest.asked`. All must call it."""
+        return largest_over_processes(stop.asked(also), self.device)
 
     def metrics(self) -> dict[str, float]:
         """The figures that `train` returns."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stage0_images.places import check_places
+from tessera import paths
 from tessera.cli.doctor.finding import Finding, Level
 from tessera.errors import UserError
 from tessera.parameters import Params
@@ -22,6 +23,7 @@ OLD_DAYS = 14  # a saved state that is older is named
 def look() -> Iterator[Finding]:
     """What does not depend on the parameters."""
     yield from _code()
+    yield from _writable()
     yield from _git()
     yield from _states()
 
@@ -45,6 +47,13 @@ def _code() -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, "code", str(ROOT))
+
+
+def _writable() -> Iterator[Finding]:
+    """Each folder in which stages write that does not let them."""
+    for place in (Path(), *paths.WRITTEN):
+        if place.exists() and not os.access(place, os.W_OK | os.X_OK):
+            yield Finding(Level.ERROR, "folder", f"{place.absolute()} cannot be written; every stage writes below it")
 
 
 def _git() -> Iterator[Finding]:

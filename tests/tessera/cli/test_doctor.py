@@ -158,6 +158,17 @@ def test_a_compiled_training_that_may_fit_is_a_warning(
     assert prior.level is Level.ERROR
 
 
+@pytest.mark.parametrize("place", [".", "models"])
+def test_a_folder_that_cannot_be_written_is_an_error(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Tests may run as root, whom no permission stops."""
+    Path("models").mkdir()
+    assert list(folder._writable()) == []
+    asked = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path(place) and asked(path, mode))
+    (finding,) = folder._writable()
+    assert finding.level is Level.ERROR and finding.text.startswith(f"{Path(place).absolute()} cannot be written")
+
+
 def test_what_is_found_is_one_line_whatever_a_name_holds() -> None:
     line = str(Finding(Level.OK, "images", "a\x1b[2Jfolder\nof two lines"))
     assert line == r"ok       images       a\x1b[2Jfolder\nof two lines"

@@ -23,7 +23,7 @@ from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import SampleOrder, generator
 from tessera.training import loop, saving
-from tessera.training.checkpoint import read_state
+from tessera.training.checkpoint import StateFolder, read_state
 from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
 from tessera.training.progress import Choice, Progress
@@ -349,6 +349,30 @@ def test_a_signal_during_the_last_validation_stops_the_run_and_the_same_command_
     resumed = trained(Regression(training()))
     assert resumed.task.calls == [] and resumed.progress.finished
     assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_while_the_result_is_saved_stops_the_run_and_the_same_command_publishes_it(
+    training: Callable,
+    trained: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    processes: int,
+) -> None:
+    monkeypatch.setattr("tessera.training.stopping.world", lambda: (0, processes))
+    finish = StateFolder.finish
+
+    def signalled(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        finish(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stop:
+        patched.setattr(StateFolder, "finish", signalled)
+        trained(Regression(training()))
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; the training is done, and the same command publishes it" in capsys.readouterr().err
+    resumed = trained(Regression(training()))
+    assert resumed.task.calls == resumed.task.validated == [] and resumed.progress.finished
 
 
 def _signalled_in_the_third(metrics: dict[str, float], task: Regression) -> dict[str, float]:
