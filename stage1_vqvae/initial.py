@@ -7,7 +7,7 @@ from pathlib import Path
 from stage1_vqvae.model import VQVAE
 from tessera.artifacts.manifests import Manifest
 from tessera.console import say
-from tessera.training.initial import begin_with
+from tessera.training.initial import adapting, begin_with
 
 WHERE = "stage1_vqvae.training.initialise_from"
 
@@ -26,7 +26,8 @@ def begin(model: VQVAE, folder: Path) -> Manifest:
     if "scales" in here:
         agrees["scales"] = {name: here["scales"][name] for name in ("grids", "strength")}
     there, _, manifest = begin_with(model, folder, "vqvae", WHERE, agrees)
-    new, old = ("x".join(map(str, config["image_shape"][1:])) for config in (here, there))
+    with adapting(folder, WHERE):
+        new, old = ("x".join(map(str, config["image_shape"][1:])) for config in (here, there))
     size = f", on images of {old} where these have {new}" if old != new else ""
     say(f"begins with the weights of {folder}{size}")
     return manifest
