@@ -14,7 +14,7 @@ from tessera import paths
 from tessera.cli.compare.comparison import Comparison
 from tessera.cli.compare.revisions import WORKSPACE, Run, read_run, used
 from tessera.cli.preset import DEFAULT, PRESETS
-from tessera.documents import JSON_BYTES, read_bytes
+from tessera.documents import read_bytes
 from tessera.errors import UserError
 from tessera.parameters import Params, read_yaml
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tessera.images.prepared import ImageSplit, PreparedImages
 
 ANEW = "`dvc repro` makes it anew where DVC tracks it, or restore it from Git"
+TABLE_BYTES = 2**30  # the largest CSV file that is read: train.csv may have a million rows
 COUNTED = 10_000  # training images whose codes are counted for maps, at most
 
 Curve = dict[str, list[float]]  # the columns of a CSV file by name; nan where a row has no value
@@ -64,7 +65,7 @@ def _number(text: str | None) -> float:
 
 def read_columns(file: Path, required: str) -> Curve:
     """The columns of a CSV file, or none if there is no such file. See `columns`."""
-    return columns(read_bytes(file, JSON_BYTES, ANEW), str(file), required) if file.is_file() else {}
+    return columns(read_bytes(file, TABLE_BYTES, ANEW), str(file), required) if file.is_file() else {}
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from tessera.training.tracked import Trackers, require_trackers
 from tessera.training.tracking import GrowingCurve, line, write_results
 from tessera.training.validation import best_steps, copied, improved, weights_in, weights_to_publish
 
+MOST_ROWS = 10**6  # of train.csv
+
 
 class Trainer:
     """One training of a task. Call `run`."""
@@ -54,14 +56,19 @@ class Trainer:
             values: the parameters that trackers show, as JSON values.
 
         Raises:
-            UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches, or
-                a tracker is not installed.
+            UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches,
+                train.csv would have too many rows, or a tracker is not installed.
         """
         size = accelerator.num_processes
         if params.batch_size % size:
             raise UserError(
                 f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
                 f"{size} processes; change one of them"
+            )
+        if (rows := params.steps // runtime.log_every) > MOST_ROWS:
+            raise UserError(
+                f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
+                f"state holds, and {MOST_ROWS:,} are the most; raise it"
             )
         if runtime.micro_batch and task.whole_batch:
             raise UserError(

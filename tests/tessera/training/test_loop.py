@@ -457,6 +457,13 @@ def test_a_batch_that_the_processes_cannot_share_equally_is_refused(training: Ca
         Trainer(Regression(training()), training(), RUNTIME, three, None)
 
 
+def test_more_rows_than_a_state_can_hold_are_refused_before_the_first_step(
+    training: Callable, trained: Callable
+) -> None:
+    with pytest.raises(UserError, match=r"runtime\.log_every: 1: train\.csv would have 2,000,000 rows"):
+        trained(Regression(training(steps=2_000_000)), log_every=1)
+
+
 def test_processes_that_would_each_train_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2 but Accelerate sees 1 process"):
