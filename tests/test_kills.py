@@ -18,7 +18,7 @@ Write = Callable[..., None]
 # Runs an entry point once for each point, each time in a new process that kills itself there, and then to the end.
 # Processes are forked after the libraries are loaded, and before torch has computed anything.
 DRIVER = """
-import json, os, signal, sys
+import json, os, signal, sys, threading
 from importlib import import_module
 
 from tessera.training import checkpoint, loop
@@ -26,6 +26,7 @@ from tessera.training.checkpoint import StateFolder
 from tessera.training.steps import Stepper
 
 stage, points = import_module(sys.argv[1]), json.loads(sys.argv[2])
+FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir")
 take, save, finish, write = Stepper.take, StateFolder.save, StateFolder.finish, checkpoint.save_file
 
 
@@ -35,10 +36,11 @@ def die():
 
 def in_file_events(work, share):
     # Of all that the first call does to files, as Python's audit hooks see it, the second call dies at this share.
-    state = {"calls": 0, "first": 0, "seen": 0, "inside": False}
+    # What another thread does meanwhile, such as reading the next batch, does not count.
+    state = {"calls": 0, "first": 0, "seen": 0, "inside": None}
 
     def watch(event, arguments):
-        if state["inside"] and event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir"):
+        if state["inside"] == threading.get_ident() and event in FILE_EVENTS:
             state["seen"] += 1
             if state["calls"] == 1:
                 state["first"] = state["seen"]
@@ -46,11 +48,11 @@ def in_file_events(work, share):
                 die()
 
     def watched(*arguments, **named):
-        state.update(calls=state["calls"] + 1, seen=0, inside=True)
+        state.update(calls=state["calls"] + 1, seen=0, inside=threading.get_ident())
         try:
             return work(*arguments, **named)
         finally:
-            state["inside"] = False
+            state["inside"] = None
 
     sys.addaudithook(watch)
     return watched
