@@ -35,7 +35,8 @@ def _values(function: Callable, arguments: Sequence[Any], named: dict[str, Any])
     if function is torch.full:
         return math.prod(named["size"] if "size" in named else arguments[0])
     if function is torch.arange:
-        start, end, step = (0, *arguments, 1) if len(arguments) == 1 else (*arguments, 1)[:3]
+        numbers = [*arguments, *(named[name] for name in ("start", "end", "step") if name in named)]
+        start, end, step = (0, *numbers, 1) if len(numbers) == 1 else (*numbers, 1)[:3]
         return abs(end - start) / abs(step)
     if function is torch.cartesian_prod:
         return len(arguments) * math.prod(len(one) for one in arguments)
