@@ -199,8 +199,8 @@ def test_a_link_to_the_users_own_file_stays(file):
     file.rename(own)
     file.symlink_to(own)
     before = own.read_bytes()
-    main(["cifar10", "-S", "stage1_vqvae.training.steps=7"])
-    assert file.is_symlink() and own.read_bytes() != before and load(file).stage1_vqvae.training.steps == 7
+    main(["cifar10", "-S", "stage1_vqvae.training.steps=7777"])
+    assert file.is_symlink() and own.read_bytes() != before and load(file).stage1_vqvae.training.steps == 7777
 
 
 def test_where_bf16_is_slow_a_preset_says_that_it_writes_fp32_in_its_place(file, capsys, monkeypatch):
