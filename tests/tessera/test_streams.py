@@ -92,7 +92,7 @@ def test_an_unknown_sign_for_a_reader_that_is_gone_ends_nothing(monkeypatch: pyt
     with open(write, "w", encoding="latin-1", buffering=1) as stream, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", stream)
         with lasting():
-            print("猫", flush=True)
+            sys.stdout.write("猫\n")
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
