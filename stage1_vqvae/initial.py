@@ -8,7 +8,7 @@ from typing import Any
 from stage1_vqvae.model import VQVAE
 from tessera.artifacts.manifests import Manifest
 from tessera.console import say
-from tessera.training.initial import begin_with
+from tessera.training.initial import adapting, begin_with
 
 WHERE = "stage1_vqvae.training.initialise_from"
 
@@ -29,7 +29,8 @@ def begin(model: VQVAE, folder: Path) -> Manifest:
     if "scales" in here:
         agrees["scales"] = {"strength": here["scales"]["strength"]}
     there, _, manifest = begin_with(model, folder, "vqvae", WHERE, agrees)
-    new, old = (_sizes(config) for config in (here, there))
+    with adapting(folder, WHERE):
+        new, old = (_sizes(config) for config in (here, there))
     other = [f", on {what} of {old[what]} where these have {size}" for what, size in new.items() if old[what] != size]
     say(f"begins with the weights of {folder}" + "".join(other))
     return manifest
