@@ -1,17 +1,20 @@
 """Tokenizers x priors on one data set at one budget: a row for each pair.
 
     python benchmarks/leaderboard.py DATASET --folder SCRATCH [--tokenizers NAME ...] [--priors NAME ...] [--minutes 8]
+        [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
     python benchmarks/leaderboard.py --sort gfd
 
 DATASET is CIFAR-10, a local folder in the Hub's layout. For each tokenizer, the stages before the prior run once in
-SCRATCH/TOKENIZER, with the preset cifar10; images and classifier are prepared once for all. Each prior is then trained
-for the number of steps that the file --steps holds for the pair. A pair that it does not hold is timed once: as many
-steps as take --minutes on this machine, without compilation and validation. The file names the machine.
+SCRATCH/TOKENIZER, with the preset cifar10; images and classifier are prepared once for all. When all tokenizers are
+trained, each prior is trained for the number of steps that the file --steps holds for the pair. A pair that it does not
+hold is timed once: as many steps as take --minutes on this machine, without compilation and validation. The file names
+the machine. The other options are those of benchmarks/priors.py, for a table in less time.
 
-A pair that the file --rows holds is not run again, and a training that was interrupted goes on, so that the same
-command resumes. The row of a training that went on has no minutes. Figures are of the test split and of the preset's
-number of samples; Fréchet distances are in the features that `evaluation.features` names. Without DATASET the table is
-printed alone. --sort takes any of its columns.
+A pair that the file --rows holds for the same steps and options is not run again, and a training that was interrupted
+goes on, so that the same command resumes. The row of a training that went on has no minutes. Figures are of the test
+split and of the preset's number of samples; Fréchet distances are in the features that `evaluation.features` names.
+Without DATASET the tables are printed alone, one for each budget that the file holds. --sort takes any of their
+columns.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import priors
+import stages
 from runs import RESULTS, absolute, add_row, processor, read_rows
 
 from tessera import paths
@@ -44,6 +48,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "multi_scale": {"stage1_vqvae.scales.sides": [1, 2, 3, 4, 6, 8]},
 }
 PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order")
+MINUTES = 8  # of training, of each pair
 COLUMNS = {  # of the table: a row's value, and how it is written
     "tokenizer": "{}",
     "prior": "{}",
@@ -63,9 +68,13 @@ HIGHER = ("agreement", "images_per_second", "steps")  # columns whose largest va
 
 
 def share_with(folder: Path, scratch: Path) -> None:
-    """Copies prepared images and the classifier into a tokenizer's folder from another one that has both."""
+    """Copies prepared images and the classifier into a tokenizer's folder from another one that has both.
+
+    The other one must be held for the same parameters of both.
+    """
     parts = (paths.PREPARED, paths.CLASSIFIER)
     whole = [other for other in sorted(scratch.iterdir()) if all((other / part).exists() for part in parts)]
+    whole = [other for other in whole if of_both(other) == of_both(folder)]
     for part in parts:
         if whole and not (folder / part).exists():
             unfinished = (folder / part).with_name(f"{part.name}.copying")
@@ -74,17 +83,38 @@ def share_with(folder: Path, scratch: Path) -> None:
             unfinished.rename(folder / part)
 
 
+def of_both(folder: Path) -> list[Any]:
+    """The parameters of the prepared images and of the classifier that a folder is held for."""
+    found = stages.noted(folder) or {}
+    return [found.get(name) for name in (*stages.prepare.USES, *stages.classifier.USES)]
+
+
 def steps_of(tokenizer: str, prior: str, options: argparse.Namespace) -> int:
     """The number of steps of a pair: from the file, or timed now and added to it."""
     if prior not in priors.TRAINED:
         return 0
     pair = f"{tokenizer}: {prior}"
     if pair not in (found := read_steps(options.steps)):
-        threads = number_of_threads(options.threads)
-        timed = {"minutes": options.minutes, "processor": processor(), "threads": threads}
-        entry = {"steps": priors.steps_in(options.minutes, prior, options)} | timed
+        minutes, threads = options.minutes or MINUTES, number_of_threads(options.threads)
+        timed = {"minutes": minutes, "processor": processor(), "threads": threads}
+        entry = {"steps": priors.steps_in(minutes, prior, options)} | timed
         found = add_steps(options.steps, pair, entry)
+    require_minutes(pair, found, options)
     return found[pair]["steps"]
+
+
+def require_minutes(pair: str, steps: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Refuses --minutes if the steps of a pair are those of other minutes.
+
+    Raises:
+        SystemExit: they are.
+    """
+    timed = steps[pair].get("minutes") if pair in steps else options.minutes
+    if options.minutes not in (None, timed):
+        raise SystemExit(
+            f"--minutes {options.minutes:g}: {options.steps} holds the steps of {timed} minutes for {pair}; name "
+            "another file by --steps, or leave --minutes out"
+        )
 
 
 def read_steps(file: Path) -> dict[str, dict[str, Any]]:
@@ -132,7 +162,11 @@ def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str,
         "minutes": None if found["seconds"] is None else found["seconds"] / 60,
         "processor": processor(),
         "threads": number_of_threads(options.threads),
-        **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier", "completed")},
+        "budget_minutes": read_steps(options.steps)[f"{tokenizer}: {prior}"]["minutes"],
+        "changes": options.overrides,
+        "eager": options.eager,
+        **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier")},
+        **{name: found[name] for name in ("completed", "completed_images")},
     }
 
 
@@ -155,20 +189,53 @@ def table(rows: list[dict[str, Any]], column: str) -> str:
     return "\n".join(lines)
 
 
+def tables(rows: list[dict[str, Any]], column: str) -> str:
+    """A table for each budget, below a line that names it: rows of two budgets are no comparison."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        changes, eager, *_ = priors.budget_of(row)
+        words = [f"{row['budget_minutes']:g} minutes a prior", *(f"-S {change}" for change in changes)]
+        of.setdefault(", ".join([*words, "--eager"] if eager else words), []).append(row)
+    return "\n\n".join(f"{budget}:\n\n{table(of[budget], column)}" for budget in sorted(of))
+
+
+def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows that were measured with the same options."""
+    return [row for row in read_rows(options.rows) if priors.budget_of(row) == priors.asked(options)]
+
+
+def import_code(options: argparse.Namespace) -> None:
+    """Imports what all pairs use, whichever of them run now."""
+    params = []
+    for options.changes in TOKENIZERS.values():
+        params += [priors.params_of(options, priors.changes_of(prior, priors.VALIDATIONS)) for prior in PRIORS]
+    stages.import_code(params)
+
+
 def run(options: argparse.Namespace) -> None:
     """Makes the rows that are missing."""
-    for tokenizer in options.tokenizers:
-        done = {(row["tokenizer"], row["prior"]) for row in read_rows(options.rows)}
-        if not (missing := [prior for prior in options.priors if (tokenizer, prior) not in done]):
-            continue
+    steps = read_steps(options.steps)
+    for pair in (f"{name}: {prior}" for name in options.tokenizers for prior in options.priors):
+        require_minutes(pair, steps, options)
+    done = set()
+    for row in rows_of(options):
+        of = row["tokenizer"], row["prior"]
+        if row["steps"] == steps.get(": ".join(of), {}).get("steps"):
+            done.add(of)
+    import_code(options)
+    missing = [(name, prior) for name in options.tokenizers for prior in options.priors if (name, prior) not in done]
+    for tokenizer in dict.fromkeys(name for name, _ in missing):
         folder = options.folder / tokenizer
         folder.mkdir(parents=True, exist_ok=True)
-        share_with(folder, options.folder)
         options.changes = TOKENIZERS[tokenizer]
         with contextlib.chdir(folder):  # where the product reads and writes
+            stages.hold(priors.params_of(options))
+            share_with(folder, options.folder)
             priors.run_once(options)
-            for prior in missing:
-                add_row(options.rows, row_of(tokenizer, prior, options))
+    for tokenizer, prior in missing:
+        options.changes = TOKENIZERS[tokenizer]
+        with contextlib.chdir(options.folder / tokenizer):
+            add_row(options.rows, row_of(tokenizer, prior, options))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -177,11 +244,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--folder", type=absolute, help="where the stages run; kept")
     found.add_argument("--tokenizers", nargs="+", choices=tuple(TOKENIZERS), default=list(TOKENIZERS), metavar="NAME")
     found.add_argument("--priors", nargs="+", choices=PRIORS, default=list(PRIORS), metavar="NAME")
-    found.add_argument("--minutes", type=float, default=8, help="of training, where a pair is timed")
+    found.add_argument("--minutes", type=float, help=f"of training, where a pair is timed (default: {MINUTES})")
     found.add_argument("--rows", type=absolute, default=RESULTS / "leaderboard.jsonl")
     found.add_argument("--steps", type=absolute, default=RESULTS / "leaderboard_steps.json")
     found.add_argument("--sort", choices=tuple(COLUMNS), default="total", help="by which the table is sorted")
-    found.add_argument("--threads", type=int, help="default: every core")
+    priors.add_options(found)
     found.set_defaults(preset="cifar10", grids=None, changes={})
     return found
 
@@ -192,7 +259,7 @@ def main() -> None:
         if options.folder is None:
             raise SystemExit("--folder: name a folder where the stages run; it is kept")
         run(options)
-    print(table(read_rows(options.rows), options.sort))
+    print(tables(rows_of(options) if options.dataset else read_rows(options.rows), options.sort))
 
 
 if __name__ == "__main__":

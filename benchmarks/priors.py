@@ -1,13 +1,19 @@
 """Compares every prior on the codes of one VQ-VAE: one dataset, the same minutes of training for each.
 
-    python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8] [--only NAME ...] [--grids FOLDER]
+    python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8 | --steps N] [--only NAME ...]
+        [--grids FOLDER] [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
 
-It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. Then
-each prior is trained for as many steps as fit into --minutes: a step is timed first; compilation and validation come on
-top. The learning rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`,
-`evaluate` and completions of each part (benchmarks/completion.py) run. Each prior is a row, measured on the test split.
-A row that the file --rows holds is not run again; give another file to measure again. The presets have one level of
-codes, where a chain is its only link, so a chain has no row.
+It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. A
+folder serves one set of their parameters, which stands in its before.json; it refuses others. Then each prior is
+trained for as many steps as fit into --minutes: a step is timed first; compilation and validation come on top. Where
+other programs take a part of the machine, --steps gives every prior the same number of steps instead. The learning
+rate's schedule spans these steps, and the weights that validate best are kept. Then `sample`, `evaluate` and
+completions of each part (benchmarks/completion.py) run. Each prior is a row, measured on the test split. A row that the
+file --rows holds for the same options is not run again; give another file to measure again. The presets have one level
+of codes, where a chain is its only link, so a chain has no row.
+
+The last options are for less time than the whole comparison takes: -S changes the preset, --eager compiles nothing, and
+only the parts named by --given are completed, of so many images. A row says what was changed.
 
 The script prints the table in markdown. --grids keeps each prior's grids of images, and makes two pictures with a row
 for each prior, in the table's order: PRESET.png has two samples of each class; PRESET_completed.png has test images,
@@ -20,38 +26,32 @@ import argparse
 import json
 import os
 import time
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import completion
-import numpy as np
+import stages
 import torch
-from PIL import Image
+from prior_options import add_options, asked, budget_of, params_of
+from prior_pictures import file_name, keep, overviews
 from repository import REPOSITORY
-from runs import RESULTS, Steps, Watched, absolute, add_row, code_of, parameters, read_rows
+from runs import RESULTS, Steps, Watched, absolute, add_row, code_of, read_rows
 from timing import quartiles
 
 from evaluation import evaluate
-from evaluation import train_classifier as classifier
 from sampling import sample
 from sampling.pipeline import TwoStagePipeline
-from stage0_images import prepare
-from stage1_vqvae import extract
-from stage1_vqvae import train as train_vqvae
 from stage2_prior import train as train_prior
 from stage2_prior.priors.build import build_prior
 from stage2_prior.task import PriorTask
 from tessera import paths
 from tessera.codes.store import open_codes
 from tessera.features.classifiers.build import load_classifier
-from tessera.images.grids import COLUMNS, PADDING, enlargement, image_grid, save_grid
-from tessera.parameters import Params
 from tessera.randomness import seed_of
 
 PRIOR = "stage2_prior."
 MEASURED_SECONDS = 20
 VALIDATIONS = 8
-NOTHING = argparse.Namespace(complete=None, mask=None, label=None, count=None, output=None)
 WIDTHS = {"layers": 4, "width": 192, "heads": 6, "dropout": 0.1}
 SNAIL = {"width": 96, "channels": 1.0, "hidden": 1.0, "kernel_size": 5, "layers": 2, "residuals": 3, "heads": 6}
 SNAIL |= {"conditioning_blocks": 0, "dropout": 0.1}
@@ -112,22 +112,13 @@ def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
     return max(1, fitting // VALIDATIONS) * VALIDATIONS  # or the last one would come twice
 
 
-def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> Params:
-    own = getattr(options, "changes", {})  # of the preset
-    return parameters(own | (changes or {}) | {"runtime.threads": options.threads}, options.preset, options.dataset)
-
-
 def run_once(options: argparse.Namespace) -> None:
-    """Runs the stages before the prior, unless their results are there."""
+    """Runs the stages before the prior, unless their results are there. Refuses a folder of other parameters."""
     params = params_of(options)
-    for path, stage in (
-        (paths.PREPARED, prepare),
-        (paths.VQVAE, train_vqvae),
-        (paths.CODES, extract),
-        (paths.CLASSIFIER, classifier),
-    ):
+    stages.hold(params)
+    for path, stage in stages.BEFORE_PRIORS.items():
         if not path.exists():
-            stage.run(params, NOTHING)
+            stages.run(stage, params)
 
 
 def images_per_second(pipeline: TwoStagePipeline, guidance_scale: float, count: int = 256) -> float:
@@ -138,35 +129,39 @@ def images_per_second(pipeline: TwoStagePipeline, guidance_scale: float, count: 
     return count / (time.perf_counter() - began)
 
 
+def main_part_of(given: Iterable[str]) -> str:
+    """Of the parts that are given, the one whose completion is in the table and in the pictures: left, if it is one."""
+    return next(part for part in completion.GIVEN if part in set(given))
+
+
 def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
     """A row: a prior that is trained for so many steps. `seconds`: None if the training went on from a saved state."""
     params = params_of(options, changes_of(label, steps))
     torch.compiler.reset()
     watched, began = Watched("train_prior"), time.monotonic()
-    train_prior.run(params, NOTHING)
+    stages.run(train_prior, params)
     trained = time.monotonic() - began
     went_on = watched.went_on()
-    sample.run(params, NOTHING)
-    evaluate.run(params, NOTHING)
+    stages.run(sample, params)
+    stages.run(evaluate, params)
     figures = json.loads((evaluate.RESULTS / "metrics.json").read_text(encoding="utf-8"))
     training = json.loads((train_prior.RESULTS / "metrics.json").read_text(encoding="utf-8"))["validation"]
     classifier, _ = load_classifier(paths.CLASSIFIER)
     pipeline = TwoStagePipeline.load(paths.MODELS)
-    completions = {g: completion.measure(pipeline, classifier, 1000, g, temperature=1.0) for g in completion.GIVEN}
-    completed, picture = completions["left"]
+    count, given = options.completed, options.given
+    completions = {part: completion.measure(pipeline, classifier, count, part, temperature=1.0) for part in given}
+    completed, picture = completions[main_part_of(given)]
     rates = {name: images_per_second(pipeline, scale) for name, scale in (("unguided", 1.0), ("guided", 2.0))}
     if options.grids:
-        options.grids.mkdir(parents=True, exist_ok=True)
-        name = file_name(options.preset, label)
         shape, columns = pipeline.layout.image_shape, params.sampling.grid_columns
-        wide = PADDING + columns * (shape[2] * enlargement(shape) + PADDING)
-        with Image.open(paths.SAMPLES / "grid.png") as grid:  # without the margin of names
-            grid.crop((grid.width - wide, 0, *grid.size)).save(options.grids / f"{name}.png")
-        save_grid(picture, options.grids / f"{name}_completed.png")
+        keep(options.grids, file_name(options.preset, label), shape, columns, picture)
     return {
         "preset": options.preset,
         "label": label,
         "minutes": options.minutes,
+        "changes": options.overrides,
+        "eager": options.eager,
+        "completed_images": options.completed,
         "code": code_of(
             *(path for package in ("stage2_prior", "sampling") for path in (REPOSITORY / package).rglob("*.py"))
         ),
@@ -186,35 +181,19 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
     }
 
 
-def file_name(preset: str, label: str) -> str:
-    return f"{preset}_{label.replace(', ', '_')}"
-
-
-def cells(path: Path, columns: int) -> torch.Tensor:
-    """The square images of a grid picture with so many columns: uint8 (rows, columns, 3, size, size)."""
-    picture = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).movedim(-1, 0)[:, PADDING:, PADDING:]
-    step = picture.shape[-1] // columns
-    return picture.unfold(1, step - PADDING, step).unfold(2, step - PADDING, step).movedim(0, 2)
-
-
-def overviews(folder: Path, preset: str, labels: list[str], columns: int) -> None:
-    """Makes the two pictures of all priors from their grids."""
-    names = [file_name(preset, label) for label in labels]
-    samples = [cells(folder / f"{name}.png", columns)[:, :2].flatten(0, 1) for name in names]
-    save_grid(image_grid(torch.cat(samples), len(samples[0])), folder / f"{preset}.png")
-    stacks = []
-    for name, label in zip(names, labels, strict=True):
-        shown, given, completed = cells(folder / f"{name}_completed.png", COLUMNS).unflatten(0, (-1, 3)).unbind(1)
-        stacks = stacks or [shown.flatten(0, 1), given.flatten(0, 1)]
-        stacks += [completed.flatten(0, 1)] if label in TRAINED else []
-    save_grid(image_grid(torch.cat(stacks), len(stacks[0])), folder / f"{preset}_completed.png")
+def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of the preset and of the budget that there are."""
+    budget = options.preset, options.minutes, asked(options)
+    rows = [row for row in read_rows(options.rows) if (row["preset"], row["minutes"], budget_of(row)) == budget]
+    return [row for row in rows if options.steps in (None, row["steps"]) or row["label"] not in TRAINED]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The table of the rows in markdown, in their order."""
+    """The table of the rows in markdown, in their order. All are completed from the same part."""
+    part = main_part_of(rows[0].get("completed", completion.GIVEN) if rows else completion.GIVEN)
     lines = [
         "| prior | parameters | steps | nats/token | rate | total, bits/dim | agreement, default | unguided "
-        "| completed | images/s, unguided, guided |",
+        f"| completed, given {part} | images/s, unguided, guided |",
         "|" + " --- |" * 10,
     ]
     for row in rows:
@@ -236,14 +215,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     if rows:
         given = rows[0]["completion"]
         lines.append(
-            f"\nThe classifier on the images before completion: {given['whole']:.1%}; half grey: {given['blank']:.1%}."
+            f"\nThe classifier on the images before completion: {given['whole']:.1%}; with all but the {part} "
+            f"part grey: {given['blank']:.1%}."
         )
     if parts := [row for row in rows if "completed" in row]:
         lines += ["", "| completed, given its | " + " | ".join(completion.GIVEN) + " |"]
         lines.append("|" + " --- |" * (1 + len(completion.GIVEN)))
         for row in parts:
             lines.append(
-                f"| {row['label']} | " + " | ".join(f"{row['completed'][g]:.1%}" for g in completion.GIVEN) + " |"
+                f"| {row['label']} | "
+                + " | ".join(f"{row['completed'][g]:.1%}" if g in row["completed"] else "–" for g in completion.GIVEN)
+                + " |"
             )
     return "\n".join(lines)
 
@@ -252,29 +234,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
     parser.add_argument("dataset", type=absolute, help="a local folder in the Hub's layout")
-    parser.add_argument("--minutes", type=float, default=8, help="of training, a prior (default: %(default)s)")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, default=8, help="of training, a prior (default: %(default)s)")
+    budget.add_argument("--steps", type=int, help=f"of each prior, a multiple of {VALIDATIONS}, in place of --minutes")
     parser.add_argument("--only", nargs="+", choices=tuple(PRIORS), metavar="NAME", help=f"of: {'; '.join(PRIORS)}")
     parser.add_argument("--folder", type=absolute, required=True, help="where the stages run; kept")
     parser.add_argument("--rows", type=absolute, default=RESULTS / "priors.jsonl")
     parser.add_argument("--grids", type=absolute, help="where grids are kept")
-    parser.add_argument("--threads", type=int, help="default: every core")
+    add_options(parser)
     options = parser.parse_args()
+    if options.steps is not None:
+        if options.steps < VALIDATIONS or options.steps % VALIDATIONS:
+            parser.error(f"--steps {options.steps}: expected a multiple of {VALIDATIONS}")
+        options.minutes = None
+    if options.grids and "left" not in options.given:
+        parser.error(
+            "--grids: the pictures show completions of the left half; add left to --given, or leave --grids out"
+        )
     options.folder.mkdir(parents=True, exist_ok=True)
     os.chdir(options.folder)
+    stages.import_code(params_of(options, changes_of(label, VALIDATIONS)) for label in PRIORS)
     run_once(options)
-    done = {(row["preset"], row["label"], row["minutes"]) for row in read_rows(options.rows)}
+    done = {row["label"] for row in rows_of(options)}
     for label in options.only or PRIORS:
-        if (options.preset, label, options.minutes) not in done:
-            steps = steps_in(options.minutes, label, options) if label in TRAINED else 0
+        if label not in done:
+            steps = options.steps if label in TRAINED else 0
+            steps = steps_in(options.minutes, label, options) if steps is None else steps
             add_row(options.rows, measure(label, steps, options))
-    rows = [
-        row for row in read_rows(options.rows) if (row["preset"], row["minutes"]) == (options.preset, options.minutes)
-    ]
+    rows = rows_of(options)
     rows.sort(key=lambda row: -row["nats_per_token"]["prior"])
     print(f"\n{table(rows)}\nMeasured with the code {', '.join(sorted({row.get('code', 'unknown') for row in rows}))}.")
     if options.grids:
         overviews(
-            options.grids, options.preset, [row["label"] for row in rows], params_of(options).sampling.grid_columns
+            options.grids,
+            options.preset,
+            {row["label"]: row["label"] in TRAINED for row in rows},
+            params_of(options).sampling.grid_columns,
         )
 
 

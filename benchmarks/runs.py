@@ -27,6 +27,7 @@ from tessera.launch.devices import accelerator
 from tessera.parameters import Params, read_yaml, validate
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import seed_of
+from tessera.training.checkpoint import StateFolder
 from tessera.training.loop import Trainer
 from tessera.training.progress import Progress
 from tessera.training.running import FINISHED, LOCK, STEP, states_of
@@ -100,18 +101,9 @@ def images(folder: Path, params: Params) -> PreparedImages:
     return open_prepared(paths.PREPARED)
 
 
-class Unsaved:
+def unsaved() -> StateFolder:
     """A trainer's state folder that keeps nothing: every run of a benchmark starts from the beginning."""
-
-    stage = "benchmark"
-    folder = Path("benchmark")  # nothing is written there
-    exclusive = False  # no process saves
-
-    def latest(self) -> None:
-        return None
-
-    def end_requested(self) -> bool:
-        return False
+    return StateFolder("benchmark", "unsaved", exclusive=False)
 
 
 class Timed:
@@ -172,7 +164,7 @@ def train(
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # or a second run would find the first one's kernels
         device, curve = accelerator(params.runtime), []
         task = Timed(task_of(params, prepared, validation), lambda row: (curve.append(row), on_validation(row)))
-        progress = Trainer(task, params.stage1_vqvae.training, params.runtime, device, Unsaved()).run()
+        progress = Trainer(task, params.stage1_vqvae.training, params.runtime, device, unsaved()).run()
     steps = [after - before for before, after in zip(task.marks, task.marks[1:], strict=False)]
     return Run(task.task, progress, curve, torch.tensor(steps).median().item() if steps else task.seconds)
 
@@ -182,7 +174,7 @@ class Steps:
 
     def __init__(self, task: Task, training: TrainingParams, runtime: RuntimeParams) -> None:
         self.task = task
-        self.trainer = Trainer(task, training, runtime, accelerator(runtime), Unsaved())
+        self.trainer = Trainer(task, training, runtime, accelerator(runtime), unsaved())
         task.model.train()
         if training.compile:
             task.compile()

@@ -6,23 +6,31 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 
-def in_turn(actions: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, dict[str, float]]:
-    """Seconds that each action takes, as {low, median, high} quartiles.
+
+def turns(actions: dict[T, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[T, list[float]]:
+    """Seconds that each action takes, in each turn.
 
     One of each, then the next of each: a machine that is busy for a while slows all of them.
     """
-    times: dict[str, list[float]] = {name: [] for name in actions}
+    times: dict[T, list[float]] = {name: [] for name in actions}
     for turn in range(warmup + repeats):
         for name, action in actions.items():
             began = time.perf_counter()
             action()
             if turn >= warmup:
                 times[name].append(time.perf_counter() - began)
-    return {name: quartiles(values) for name, values in times.items()}
+    return times
+
+
+def in_turn(actions: dict[T, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[T, dict[str, float]]:
+    """Seconds that each action takes, as {low, median, high} quartiles; see `turns`."""
+    return {name: quartiles(values) for name, values in turns(actions, repeats, warmup).items()}
 
 
 def quartiles(values: list[float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from tessera.randomness import generator
 
 RESAMPLES = 40  # of a bootstrap
 RESAMPLED = 1000  # vectors of a set that a bootstrap draws from, at most
-ROWS = 512  # of a matrix of distances or kernels, at a time
+ROWS, VALUES = 512, 2**19  # of a matrix of distances or kernels, at a time: rows, and values of all of them
 PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5  # as the papers have them
 NORMAL = 1.96  # standard errors to each side that hold 95%
 
@@ -87,6 +87,13 @@ def frechet_of_vectors(one: Tensor, other: Tensor) -> float:
     return max(0.0, (apart + first.square().sum() + second.square().sum() - 2 * cross).item())
 
 
+def _pieces(count: int, columns: int) -> Iterator[slice]:
+    """The rows of a matrix (count, columns) of float64, so many at a time that more images take no more memory."""
+    rows = max(1, min(ROWS, VALUES // max(1, columns)))
+    for start in range(0, count, rows):
+        yield slice(start, start + rows)
+
+
 def _kernel(one: Tensor, other: Tensor) -> Tensor:
     return (one @ other.T / one.shape[1] + 1) ** 3
 
@@ -99,8 +106,7 @@ def _kernel_means(one: Tensor, other: Tensor, own: Tensor, others: Tensor, paire
         paired: whether vectors of the same number, of which one tells the other, are no pair.
     """
     total, pairs = own.new_zeros(len(own)), own.sum(1) * others.sum(1)
-    for start in range(0, len(one), ROWS):
-        rows = slice(start, start + ROWS)
+    for rows in _pieces(len(one), len(other)):
         total += ((own[:, rows] @ _kernel(one[rows], other)) * others).sum(1)
     if paired:
         total -= (own * others) @ ((one * other).sum(1) / one.shape[1] + 1) ** 3
@@ -133,8 +139,7 @@ def kernel_distance(one: Tensor, other: Tensor, paired: bool = False) -> float:
 
 def _distances(one: Tensor, other: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Euclidean distances of some rows of one set at a time to all of another."""
-    for start in range(0, len(one), ROWS):
-        rows = slice(start, start + ROWS)
+    for rows in _pieces(len(one), len(other)):
         yield rows, torch.cdist(one[rows], other, compute_mode="use_mm_for_euclid_dist")
 
 
@@ -206,8 +211,12 @@ def bootstrap(real: Tensor, shown: Tensor, paired: bool) -> Spread:
     draws = [draws[0], draws[0]] if paired else draws
     times = [torch.stack([row.bincount(minlength=len(row)) for row in draw]) for draw in draws]
     kids = kernel_distances(*parts, *(weights.double().to(real.device) for weights in times), paired)
-    drawn = [[part[row] for row in draw.to(real.device)] for part, draw in zip(parts, draws, strict=True)]
-    distances = [frechet_of_vectors(one, other) for one, other in zip(*drawn, strict=True)]
+    # Of few images one alone may be drawn, again and again. It has no pair, and so no KID.
+    kids = kids[torch.stack([(weights > 0).sum(1) > 1 for weights in times]).all(0).to(kids.device)]
+    distances = [
+        frechet_of_vectors(*(part[row.to(real.device)] for part, row in zip(parts, rows, strict=True)))
+        for rows in zip(*draws, strict=True)
+    ]
     return Spread(torch.tensor(distances, dtype=torch.float64).std().item() * scale, kids.std().item() * scale)
 
 

@@ -158,10 +158,7 @@ class Distribution:
             return found
         paired = name == "reconstructions"
         distance, kid = real.frechet_distance(shown), kernel_distance(real.vectors, shown.vectors, paired)
-        error = bootstrap(real.vectors, shown.vectors, paired)
-        found |= {"kid": kid, "kid_interval": interval(kid, error.kid)}
-        found |= {"frechet_distance": distance}
-        found |= {"frechet_distance_interval": interval(distance, error.frechet_distance, least=0.0)}
+        found |= {"kid": kid, "frechet_distance": distance}
         if fewer <= self.width:
             found["note"] = (
                 f"{fewer} images are no more than the {self.width} dimensions of {self.network.name}, so the Fréchet "
@@ -169,10 +166,13 @@ class Distribution:
             )
         equal = min(len(real.rows), len(shown.rows))
         if equal > DENSITY_NEIGHBOURS:
+            error = bootstrap(real.vectors, shown.vectors, paired)
+            found["kid_interval"] = interval(kid, error.kid)
+            found["frechet_distance_interval"] = interval(distance, error.frechet_distance, least=0.0)
             # Of equally many images, since these figures depend on how many there are.
             found |= neighbour_figures(*(x.vectors[fixed_choice(len(x.rows), equal)] for x in (real, shown)))
         else:
-            few = f"precision, recall, density and coverage take more than {DENSITY_NEIGHBOURS} images"
+            few = f"intervals, precision, recall, density and coverage take more than {DENSITY_NEIGHBOURS} images"
             self.unavailable[f"distribution.{name}"] = few
         if score := shown.inception_score():
             found["inception_score"], found["inception_score_deviation"] = score

@@ -19,7 +19,7 @@ CODES = 1024  # of a codebook that is drawn as a map, at most
 def codes(run: Published) -> Section:
     """How evenly codes are used, and where."""
     section, layout = Section("codes", "Codes"), run.codes.layout
-    histogram = read_columns(paths.RESULTS / "extract_codes" / "histogram.csv")
+    histogram = read_columns(paths.RESULTS / "extract_codes" / "histogram.csv", "rank")
     tokens = run.training_tokens.numpy()
     training = len(run.codes["train"])
     seen = count(len(tokens), "training image") + (
@@ -108,7 +108,7 @@ def _codebook(title: str, counts: np.ndarray) -> Map:
 def prior(run: Published) -> Section:
     """The nats of each token."""
     section, layout = Section("prior", "The prior, place by place"), run.codes.layout
-    table = read_columns(paths.RESULTS / "train_prior" / "tokens.csv")
+    table = read_columns(paths.RESULTS / "train_prior" / "tokens.csv", "nats")
     nats, bounds = table.get("nats", []), "rate_prior_standard_error" in run.evaluated["bits_per_dim"]
     maps = []
     for number, (level, part) in enumerate(zip(layout.levels, layout.slices(), strict=True)):

@@ -93,7 +93,7 @@ def _pictures(compared: Comparison) -> Section:
             if data is None:
                 missing.append(_head(run))
             else:
-                strips.append((_head(run), picture_in(data, f"{title} of {_head(run)}")))
+                strips.append((_head(run), picture_in(data, f"{title} of {_head(run)}", f"{run.label}: {file}")))
         shown = [Strips(strips, above=True) if strips else None]
         section.add(title, shown, what, "No number says it: look.", "As many as are shown.")
         if missing:
@@ -143,8 +143,9 @@ def _curves(compared: Comparison) -> Section:
     for stage, column, what in CURVES:
         series = []
         for run in compared.runs:
-            data = read_file(run, paths.RESULTS / stage / "validation.csv")
-            found = columns(data.decode("utf-8", "replace")) if data else {}
+            file = paths.RESULTS / stage / "validation.csv"
+            data = read_file(run, file)
+            found = columns(data, f"{run.label}: {file}", "step") if data else {}
             if column in found:
                 series.append(Series(_head(run), *finite(found["step"], found[column])))
         way = better(f"{stage}:validation.{column}") if compared.same_data else None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from tessera.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -53,13 +55,24 @@ def picture(image: Image.Image, words: str) -> Picture:
 
 def picture_of(file: Path, words: str) -> Picture | None:
     """The picture in a file, or None if there is no such file."""
-    return picture_in(file.read_bytes(), words) if file.is_file() else None
+    return picture_in(file.read_bytes(), words, str(file)) if file.is_file() else None
 
 
-def picture_in(data: bytes, words: str) -> Picture:
-    """The picture in the bytes of a file."""
-    with Image.open(io.BytesIO(data)) as image:
-        return picture(image.convert("RGB"), words)
+def picture_in(data: bytes, words: str, name: str) -> Picture:
+    """The picture in the bytes of a PNG file.
+
+    Args:
+        name: of the file, for the message.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            image.load()
+            return picture(image.convert("RGB"), words)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises all of them
+        raise UserError(f"{name}: a damaged picture ({type(error).__name__}); `dvc repro -f` makes it anew") from error
 
 
 def grid(pixels: torch.Tensor, columns: int, words: str) -> Picture:

@@ -14,6 +14,7 @@ from tessera import paths
 from tessera.cli.compare.comparison import Comparison
 from tessera.cli.compare.revisions import WORKSPACE, Run, read_run, used
 from tessera.cli.preset import DEFAULT, PRESETS
+from tessera.documents import read_bytes
 from tessera.errors import UserError
 from tessera.parameters import Params, read_yaml
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tessera.codes.store import Codes
     from tessera.images.prepared import ImageSplit, PreparedImages
 
+ANEW = "`dvc repro` makes it anew where DVC tracks it, or restore it from Git"
+TABLE_BYTES = 2**30  # the largest CSV file that is read: train.csv may have a million rows
 COUNTED = 10_000  # training images whose codes are counted for maps, at most
 
 Curve = dict[str, list[float]]  # the columns of a CSV file by name; nan where a row has no value
@@ -33,10 +36,24 @@ def count(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
-def columns(text: str) -> Curve:
-    """The columns of a CSV file of numbers by name, each as long as the file has rows."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+def columns(data: bytes, name: str, required: str) -> Curve:
+    """The columns of a CSV file of numbers by name, each as long as the file has rows; {} if it has none.
+
+    Args:
+        name: of the file, for the message.
+        required: a column that it must have.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8")))
+        rows, names = list(reader), reader.fieldnames or ()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{name}: no table of numbers ({error}); {ANEW}") from error
+    if rows and required not in names:
+        raise UserError(f"{name}: has no column {required!r}; {ANEW}")
+    return {column: [_number(row[column]) for row in rows] for column in names} if rows else {}
 
 
 def _number(text: str | None) -> float:
@@ -46,9 +63,9 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-def read_columns(file: Path) -> Curve:
-    """The columns of a CSV file, or none if there is no such file."""
-    return columns(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def read_columns(file: Path, required: str) -> Curve:
+    """The columns of a CSV file, or none if there is no such file. See `columns`."""
+    return columns(read_bytes(file, TABLE_BYTES, ANEW), str(file), required) if file.is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,9 @@ class Published:
         self.params, self.run = params, read_run(WORKSPACE, file)
         if "evaluate" not in self.run.stages:
             raise UserError("results/evaluate/metrics.json: missing; run `python -m evaluation.evaluate`")
+        for name in ("images", "codebook", "bits_per_dim"):
+            if not isinstance(self.evaluated.get(name), dict):
+                raise UserError(f"results/evaluate/metrics.json: has no {name}; run `python -m evaluation.evaluate`")
         if self.evaluated.get("models") != read_manifest(paths.SAMPLES, "samples", contents=False).parents:
             raise UserError(
                 "results/evaluate/metrics.json: not of the models of the samples; run `python -m evaluation.evaluate`"
@@ -104,7 +124,10 @@ class Published:
         from tessera.documents import read_json
 
         file = paths.RESULTS / stage / "metrics.json"
-        return read_json(file) if file.is_file() else {}
+        found = read_json(file, finite=False) if file.is_file() else {}
+        if not isinstance(found, dict):
+            raise UserError(f"{file}: not as `{stage}` writes it; {ANEW}")
+        return found
 
     @cached_property
     def evaluated(self) -> dict[str, Any]:
@@ -119,7 +142,7 @@ class Published:
 
     def curve(self, stage: str, name: str) -> Curve:
         """A curve of a training: "train" or "validation"; also other files of numbers."""
-        return read_columns(paths.RESULTS / stage / f"{name}.csv")
+        return read_columns(paths.RESULTS / stage / f"{name}.csv", "step")
 
     @cached_property
     def differences(self) -> list[Difference] | None:

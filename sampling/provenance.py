@@ -117,7 +117,7 @@ def _images(run: Path, pipeline: Published, missing: list[str]) -> dict[str, int
 def _metrics(run: Path, identities: dict[str, str], missing: list[str]) -> dict[str, Any]:
     file = run / METRICS
     found = read_json(file) if file.is_file() else {}
-    if found.get("models") == identities:
+    if isinstance(found, dict) and found.get("models") == identities:
         return found
     reason = "is of other models" if found else "is not there"
     missing.append(f"the figures: {file} {reason}; `python -m evaluation.evaluate` measures these models")

@@ -20,14 +20,14 @@ from pathlib import Path
 from sampling import options
 from tessera import entry
 from tessera.artifacts.publishing import new_folder
-from tessera.errors import UserError
+from tessera.errors import UserError, printable
 from tessera.parameters import Params
 
 
 def listed(folder: Path) -> list[str]:
     """The files of a folder with their sizes, a line each, and their sum."""
     sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-    lines = [f"{size:>12,}  {name}" for name, size in sizes.items()]
+    lines = [f"{size:>12,}  {printable(name)}" for name, size in sizes.items()]  # names may come from the Hub
     return [*lines, f"{sum(sizes.values()):>12,}  bytes in {len(sizes)} files"]
 
 

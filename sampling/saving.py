@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,7 @@ def write_models(pipeline: Any, folder: Path) -> dict[str, str]:
 def _run_of(pipeline: Published) -> Path | None:
     """The folder of the run that a pipeline's models lie in; None if they lie in none."""
     here = pipeline.folder
-    if here is None or here.resolve().name != paths.MODELS.name:
+    if here is None or Path(os.path.realpath(here)).name != paths.MODELS.name:
         return None
     return here.parent if (here.parent / paths.PARAMS).is_file() else None
 

@@ -17,6 +17,11 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
+def absolute(source: str) -> Path:
+    """A source as an absolute path, whether there is such a folder or not. "~" of an unknown user stays as it is."""
+    return Path(os.path.abspath(os.path.expanduser(source)))
+
+
 def _rising(values: tuple[float, float]) -> tuple[float, float]:
     if values[0] >= values[1]:
         raise ValueError(f"expected the value of black and then a larger one of white, got {list(values)}")
@@ -76,7 +81,7 @@ class DataParams(Preparation):
         """
         if self.source == "digits":
             return
-        place = Path(os.path.abspath(Path(self.source).expanduser()))
+        place = absolute(self.source)
         if os.path.abspath(self.watch) != str(place):
             if self.revision is None and HUB_ID.fullmatch(self.source):
                 raise Misfit(
@@ -85,9 +90,9 @@ class DataParams(Preparation):
                     "revision",
                 )
             return
-        place = place.resolve()
+        place = Path(os.path.realpath(place))  # `Path.resolve` raises where links lead in a circle
         for folder in paths.WRITTEN:
-            written = folder.resolve()
+            written = Path(os.path.realpath(folder))
             if place == written or written in place.parents or place in written.parents:
                 raise Misfit(
                     f"{self.source!r} holds {folder}, or lies in it, which the pipeline itself writes; move the images "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stage0_images.parameters import HUB_ID, DataParams
+from stage0_images.parameters import HUB_ID, DataParams, absolute
 from tessera.errors import UserError
 
 STAND_IN = Path("data/embedded.txt")  # what DVC watches where the source is no local folder; it never changes
@@ -20,7 +20,7 @@ def local_folder(source: str) -> Path | None:
     """
     if source == "digits":
         return None
-    path = Path(os.path.abspath(Path(source).expanduser()))
+    path = absolute(source)
     if source and path.is_dir():
         return path
     if path.is_file():

@@ -10,7 +10,7 @@ from torch import nn
 from stage1_vqvae.model import VQVAE, vqvae_from_file
 from tessera.artifacts.files import json_text, write_text
 from tessera.artifacts.manifests import Manifest
-from tessera.artifacts.models import load_module, refuse_others
+from tessera.artifacts.models import load_module, refuse_others, stand_in
 from tessera.errors import UserError
 
 LIKELIHOOD, REFINED = "likelihood", "refined"  # the values of sampling.decoder, and the folders below paths.DECODERS
@@ -65,4 +65,4 @@ def publish_likelihood(folder: Path) -> None:
 def _from_file(config: dict[str, Any]) -> nn.Module:
     """The model of a configuration from a file, or a stand-in. Raises ValueError for keys that none has."""
     refuse_others(config, ("available", "vqvae", "reason"), "config.json")
-    return vqvae_from_file(config["vqvae"]) if config["available"] else nn.Identity()
+    return vqvae_from_file(config["vqvae"]) if config["available"] else stand_in(config)

@@ -12,7 +12,7 @@ from stage2_prior.priors.build import prior_config
 from stage2_prior.priors.labels import LabelEmbedding
 from tessera.artifacts.manifests import Manifest
 from tessera.console import say
-from tessera.training.initial import begin_with
+from tessera.training.initial import adapting, begin_with
 
 WHERE = "stage2_prior.training.initialise_from"
 FREE = "drop"  # in the names of arguments that may differ, since they change nothing in evaluation: dropout, attn_pdrop
@@ -39,9 +39,10 @@ def begin(prior: Prior, folder: Path, vqvae: str) -> Manifest:
     }
     tables = frozenset(f"{name}.weight" for name, part in prior.named_modules() if isinstance(part, LabelEmbedding))
     there, tensors, manifest = begin_with(prior, folder, "prior", WHERE, agrees, tables)
-    old = [_old_class(i, here, there) for i in range(here["num_classes"])]
-    rows = torch.tensor([there["num_classes"] if row is None else row for row in (*old, None)])
-    prior.load_state_dict({name: tensors[name][rows] for name in tables}, strict=False)
+    with adapting(folder, WHERE):
+        old = [_old_class(i, here, there) for i in range(here["num_classes"])]
+        rows = torch.tensor([there["num_classes"] if row is None else row for row in (*old, None)])
+        prior.load_state_dict({name: tensors[name][rows] for name in tables}, strict=False)
     new = sum(row is None for row in old)
     other = "" if manifest.parents.get("vqvae") == vqvae else "; it was trained on the codes of another VQ-VAE"
     say(f"begins with the weights of {folder}" + f"; {new} of {len(old)} classes are new to it" * bool(new) + other)

@@ -119,17 +119,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(value: Any, finite: bool) -> None:
-    """Refuse values that nest too deep, and (if `finite`) NaN and infinities.
+    """Refuse values that nest too deep or cannot be written, and (if `finite`) NaN and infinities.
 
     Raises:
         Unreadable: with the reason.
     """
     level, depth = [value], 0
     while level:
-        if odd := [
-            key for one in level if isinstance(one, dict) for key in one if not isinstance(key, str | int | float)
-        ]:
+        keys = [key for one in level if isinstance(one, dict) for key in one]
+        if odd := [key for key in keys if not isinstance(key, str | int | float)]:
             raise Unreadable(f"the key {odd[0]!r} is no text; put it between quotes")
+        if halves := [text for text in (*keys, *level) if isinstance(text, str) and not _is_text(text)]:
+            raise Unreadable(f"{halves[0][:40]!r} has half a surrogate pair, which no file can hold")
         if finite and any(_endless(one) for one in level):
             place = _place(value)
             raise Unreadable(f"{place}{': ' * bool(place)}NaN or an infinite number; only finite numbers are allowed")
@@ -147,6 +148,14 @@ def _check(value: Any, finite: bool) -> None:
 def _endless(value: Any) -> bool:
     """Whether a value is NaN or an infinite number."""
     return isinstance(value, float) and not math.isfinite(value)
+
+
+def _is_text(text: str) -> bool:
+    """Whether every character can be written. An escape in JSON and YAML may stand for half a surrogate pair."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _place(value: Any) -> str:

@@ -27,6 +27,7 @@ from tessera.launch.parents import LAUNCHER_PID, stop_with_parent
 from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import Params, load
 from tessera.project import ROOT
+from tessera.streams import lasting
 
 Run = Callable[[Params, argparse.Namespace], None]
 
@@ -63,7 +64,7 @@ def main(
     module, plain = sys.modules[run.__module__], given <= {"params"}
     is_stage, parallel = hasattr(module, "USES") and plain, parallel and plain
     stop_with_parent()
-    with _exit_on_signals():
+    with lasting(), _exit_on_signals():
         try:
             with locks.one_run(_name(module)) if is_stage else nullcontext() as kept, snapshot.running() as code:
                 return _run(run, arguments, argv, parallel, kept, code)
@@ -218,7 +219,7 @@ def _check_fingerprint(module: str, uses: tuple[str, ...], params: Params) -> No
     if not recorded.is_file():
         return
     before, now = read_json(recorded), fingerprint(module, uses, params)
-    if not isinstance(before, dict) or set(now).difference(before):
+    if not isinstance(before, dict) or any(type(before.get(name)) is not type(value) for name, value in now.items()):
         raise UserError(f"{recorded}: not as `fingerprint` writes it; run `dvc repro -f -s fingerprint`, then again")
     if before["module"] != now["module"]:
         raise UserError(

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tessera.errors import UserError
@@ -65,12 +66,23 @@ def _about_space(error: BaseException, reason: str) -> UserError:
             f"{file or Path.cwd()}: {reason}; a limit of this shell (`ulimit -f`) or of the file system ends files at "
             "a size; raise it, and run the same command again: what was published before is unchanged"
         )
-    places = {os.stat(place).st_dev: place for place in (tempfile.gettempdir(), os.environ.get("DVC_ROOT", "."), ".")}
+    places: dict[int, str] = {}
+    for place in (_temporary_folder(), os.environ.get("DVC_ROOT", "."), "."):
+        with suppress(OSError):  # it may be gone
+            places[os.stat(place).st_dev] = place
     free = ", ".join(f"{shutil.disk_usage(p).free / 1e6:.0f} MB at {os.path.abspath(p)}" for p in places.values())
     return UserError(
         f"{file or Path.cwd()}: {reason}; free: {free}; make room, and run the same command again: what was published "
         "before is unchanged"
     )
+
+
+def _temporary_folder() -> str:
+    """The folder of temporary files. Python names none where it can write to none, as on a full disk."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return os.environ.get("TMPDIR", "/tmp")
 
 
 def _about_memory(error: BaseException, lower: str) -> UserError | None:

@@ -90,7 +90,7 @@ def acquire(path: Path, work: str) -> Lock:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8", errors="replace")
         try:
             _lock_now(file)
         except BlockingIOError:
@@ -114,7 +114,7 @@ def holder(path: Path) -> Holder | None:
     Where the file system has no locks, it is the process that wrote its id into the file and did not empty it again. On
     its own machine it must also be alive.
     """
-    with suppress(FileNotFoundError), path.open("r", encoding="utf-8") as file:
+    with suppress(FileNotFoundError), path.open("r", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -26,6 +26,12 @@ from tessera.launch.threads import number_of_threads
 from tessera.parameters import Params
 
 TIMES = paths.STATE / ".times"
+KINDS = {  # of the values of a record; what has others is damaged, and no record
+    **dict.fromkeys(("seconds", "interrupted"), int | float),
+    **dict.fromkeys(("processes", "threads"), int),
+    **dict.fromkeys(("processor", "system", "python", "torch"), str),
+    "gpu": str | None,
+}
 CPU_NAMES = Path("/proc/cpuinfo")
 
 
@@ -40,8 +46,9 @@ def recorded(module: str, uses: tuple[str, ...], params: Params) -> dict[str, An
         found = read_json(TIMES / f"{module}.json")
     except UserError:
         return None
-    fits = isinstance(found, dict) and found.get("parameters") == of_parameters(uses, params)
-    return found if fits and isinstance(found.get("seconds"), int | float) else None
+    if not isinstance(found, dict) or found.get("parameters") != of_parameters(uses, params):
+        return None
+    return found if all(isinstance(found.get(name), kind) for name, kind in KINDS.items()) else None
 
 
 @contextmanager

@@ -59,6 +59,7 @@ QUANTIZERS: dict[str, tuple[str, str | None, dict]] = {  # name, name of the one
     "drawn": ("soft_em", None, VQ),
     "entropy": ("lfq", None, BITS),
     "shared by levels": ("vq", None, VQ),
+    "scales": ("vq", None, VQ),
 }
 
 
@@ -74,6 +75,8 @@ def test_several_processes_train_the_vqvae_that_one_does(
         section_changes = {section + key: value for key, value in changes.items()}
     if label == "shared by levels":
         section_changes["stage1_vqvae.quantizer.shared_by_levels"] = True
+    if label == "scales":  # which some images are decoded without, at random
+        section_changes |= {"stage1_vqvae.network.conv.strides": [4], "stage1_vqvae.scales.sides": [1, [2, 4]]}
     write_prepared((3, 8, 16), classes=0)
     write_params(
         {
@@ -206,7 +209,17 @@ def test_two_processes_look_at_the_random_parts_that_one_does(
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("prior", ["pixelcnn", "transformer", "masked"])
+PRIORS: dict[str, dict] = {
+    "pixelcnn": {},
+    "transformer": {},
+    "masked": {},
+    # Half of the training has random orders for all images, then for fewer and fewer, then for none.
+    "any_order": {"stage2_prior.any_order.annealing": [0.5, 0.9]},
+    "next_scale": {"stage1_vqvae.scales.sides": [1, 2, 4]},
+}
+
+
+@pytest.mark.parametrize("prior", list(PRIORS))
 def test_two_processes_train_the_prior_that_one_does(
     in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment, prior: str
 ) -> None:
@@ -217,6 +230,7 @@ def test_two_processes_train_the_prior_that_one_does(
             "stage2_prior.name": prior,
             "stage2_prior.dropout": 0.0,
             "stage2_prior.training.steps": 20,
+            **PRIORS[prior],
         }
     )
     for module in ("stage1_vqvae.train", "stage1_vqvae.extract"):
@@ -229,6 +243,27 @@ def test_two_processes_train_the_prior_that_one_does(
     weights = [load_file(folder / "models/prior/model.safetensors") for folder in (one, several)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-3)
+
+
+def test_two_processes_train_the_classifier_that_one_does(
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment
+) -> None:
+    write_prepared()
+    few = {"steps": 20, "batch_size": 16, "warmup_steps": 2, "validate_every": 10}
+    write_params(
+        {
+            "classifier.conv": {"channels": 8, "dropout": 0.0},
+            **{f"classifier.training.{name}": value for name, value in few.items()},
+        }
+    )
+    one, two = copies(in_tmp, "one", "two")
+    several_against_one([one, two], ["-m", "evaluation.train_classifier"], environment)
+    losses = [torch.tensor(column(folder, "train_classifier", "loss")) for folder in (one, two)]
+    assert len(losses[0]) == 20 and losses[0][-1] < 0.95 * losses[0][0]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
+    weights = [load_file(folder / "models/classifier/model.safetensors") for folder in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_an_entry_point_and_torchrun_start_the_same_training(

@@ -150,7 +150,7 @@ def at_most(count: Any, classes: int) -> int:
     Raises:
         UserError: it is no whole number from 1 to `MOST`.
     """
-    if not isinstance(count, int | float) or count != int(count) or not 1 <= count * classes <= MOST:
+    if not isinstance(count, int | float) or not 1 <= count * classes <= MOST or count != int(count):
         each = f" of each of {classes} classes" if classes > 1 else ""
         raise UserError(f"number of images: expected a whole number from 1 to {MOST // classes}{each}, got {count}")
     return int(count) * classes

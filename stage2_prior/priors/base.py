@@ -97,11 +97,13 @@ class Prior(nn.Module):
 
         Raises:
             ValueError: there are not as many names or numbers as classes; a name is no text, or has more than
-                `LONGEST_NAME` characters; or a number of images is not a whole number.
+                `LONGEST_NAME` characters; or a number of images is not a whole number, or all are 0.
         """
         _require_names(class_names or ())
-        if not all(isinstance(count, int) for count in class_images or ()):
-            raise UserError("class_images: expected whole numbers")
+        if not all(isinstance(count, int) and count >= 0 for count in class_images or ()):
+            raise UserError("class_images: expected whole numbers, 0 or more")
+        if class_images and not any(class_images):
+            raise UserError("class_images: no class has an image")
         self.name, self.params, self.null_label = name, {**params, **self.resolved_params}, null_label
         self.class_names = None if class_names is None else tuple(class_names)
         self.class_images = None if class_images is None else tuple(class_images)

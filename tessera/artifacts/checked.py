@@ -7,6 +7,7 @@ import io
 import math
 import mmap
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,14 @@ from tessera.artifacts.arrays import array_parts
 from tessera.artifacts.manifests import BLOCK, Manifest
 from tessera.errors import UserError
 
-OPEN_PARTS = 512  # parts of one array that are mapped at a time: a process may open 1,024 files on most systems
+OPEN_PARTS = 512  # parts of one array that are mapped at a time, at most
+
+
+def parts_together() -> int:
+    """How many parts of one array may be mapped at a time: a quarter of the files that a process may open."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return OPEN_PARTS if files == resource.RLIM_INFINITY else max(1, min(OPEN_PARTS, files // 4))
+
 
 Rows = slice | int | np.integer | np.ndarray | Sequence[int]
 
@@ -179,16 +187,17 @@ class PartedArray:
         self._starts = np.cumsum([0, *(len(part) for part in self.parts)])
         self.shape = (int(self._starts[-1]), *self.parts[0].shape[1:])
         self.dtype = self.parts[0].dtype
+        self._together = parts_together()
         self._open: OrderedDict[int, None] = OrderedDict()  # numbers of the parts that are mapped, oldest use first
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def _part(self, number: int) -> CheckedArray:
-        """A part, of which no more than `OPEN_PARTS` stay mapped."""
+        """A part. No more of them than `parts_together` says stay mapped."""
         self._open[number] = None
         self._open.move_to_end(number)
-        if len(self._open) > OPEN_PARTS:
+        if len(self._open) > self._together:
             self.parts[self._open.popitem(last=False)[0]].close()
         return self.parts[number]
 

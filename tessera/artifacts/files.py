@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tessera.errors import UserError
+
 
 def json_text(value: Any) -> str:
     """A value as JSON text. Keys are sorted, so that the same value always gives the same text."""
@@ -74,8 +76,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """A context with the path of a temporary file to write, which replaces `path` in one step at the end.
 
     The file is flushed to disk before it takes the place. After an exception it is deleted, and `path` is unchanged.
-    What killed processes left in the folder is deleted first.
+    What killed processes left in the folder is deleted first. A symbolic link is replaced, and not what it leads to:
+    DVC may have put one there that leads into its cache.
+
+    Raises:
+        UserError: there is a device, a pipe or a socket, which a file would take the place of.
     """
+    with suppress(FileNotFoundError):
+        kind = os.stat(path).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise UserError(f"{path}: a device, a pipe or a socket, and no file that could be replaced; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_abandoned(path.parent)
     with _temporary(path) as temporary:

@@ -16,9 +16,11 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from tessera.artifacts.files import file_hash, json_text
 from tessera.console import waiting
@@ -163,30 +165,39 @@ class Manifest:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); {self.remedy}") from error
 
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO]:
+        """A listed file, opened. An error of the disk while it is read names the file."""
+        with os.fdopen(self.open(name), "rb") as file:
+            try:
+                yield file
+            except OSError as error:
+                path = self.folder / name
+                raise UserError(f"{path}: cannot be read ({error.strerror}); {self.remedy}") from error
+
     def read(self, name: str) -> bytes:
         """The contents of a listed file, checked: the bytes that are returned are those that were hashed.
 
         Raises:
             UserError: see `path`; or the contents differ from the recorded hash.
         """
-        with os.fdopen(self.open(name), "rb") as file:
+        with self._opened(name) as file:
             data = file.read(self.files[name].bytes + 1)
         self._compare(name, hashlib.sha256(data).hexdigest())
         return data
 
-    def read_json(self, name: str, finite: bool = True) -> Any:
+    def read_json(self, name: str, finite: bool = True, limit: int = JSON_BYTES) -> Any:
         """The value of a listed JSON file, checked.
 
         Args:
             finite: whether NaN and infinite numbers are refused.
+            limit: the largest size accepted, in bytes.
 
         Raises:
-            UserError: see `read` and `tessera.documents.read_json`; or the file is larger than JSON is read.
+            UserError: see `read` and `tessera.documents.read_json`; or the file is too large.
         """
-        if (listed := self.files.get(name)) and listed.bytes > JSON_BYTES:
-            raise UserError(
-                f"{self.folder / name}: larger than {JSON_BYTES} bytes, the most that is read; {self.remedy}"
-            )
+        if (listed := self.files.get(name)) and listed.bytes > limit:
+            raise UserError(f"{self.folder / name}: larger than {limit} bytes, the most that is read; {self.remedy}")
         return parse_json(self.read(name), self.folder / name, self.remedy, finite)
 
     def check(self, name: str) -> None:
@@ -195,8 +206,9 @@ class Manifest:
         Raises:
             UserError: see `read`.
         """
-        with os.fdopen(self.open(name), "rb") as file:
-            self._compare(name, hashlib.file_digest(file, "sha256").hexdigest())
+        with self._opened(name) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        self._compare(name, found)
 
     def _compare(self, name: str, sha256: str) -> None:
         if sha256 != self.files[name].sha256:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +15,6 @@ from tessera.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-
-SLACK = 4  # a model may hold its parameters several times while it is built
 
 
 def save_model(
@@ -86,30 +82,17 @@ def refuse_others(values: Any, names: Collection[str], place: str) -> None:
         raise ValueError(f"{place}: unknown key {others[0]!r}")
 
 
-@contextmanager
-def _no_larger_than(tensors: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Stop this thread from building a model that is far larger than its weights, before it takes memory or time.
+def stand_in(config: dict[str, Any]) -> torch.nn.Module:
+    """What stands for a model where a folder says that there is none.
 
     Raises:
-        ValueError: the model has more parameters, in number or in values, than fit the weights.
+        ValueError: the configuration does not say why.
     """
-    from torch.nn.modules.module import register_module_parameter_registration_hook
+    from torch import nn
 
-    thread = threading.get_ident()
-    left = [SLACK * len(tensors) + 1000, SLACK * sum(tensor.numel() for tensor in tensors.values()) + 2**20]
-
-    def count(module: Any, name: str, parameter: torch.Tensor | None) -> None:
-        if parameter is None or threading.get_ident() != thread:
-            return
-        left[0], left[1] = left[0] - 1, left[1] - parameter.numel()
-        if min(left) < 0:
-            raise ValueError("its configuration is that of a larger model than its weights")
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
+    if not isinstance(config.get("reason"), str):
+        raise ValueError("config.json: there is no model, and no reason is given")
+    return nn.Identity()
 
 
 def load_module(
@@ -127,9 +110,11 @@ def load_module(
         UserError: see `load_model`; or this version cannot build a model from this configuration and these weights.
         ImportError: a library that the model needs is missing or broken.
     """
+    from tessera.artifacts.bounded import no_larger_than
+
     config, tensors, manifest = load_model(folder, kind)
     try:
-        with _no_larger_than(tensors):
+        with no_larger_than(tensors):
             module = build(config)
         module.load_state_dict(tensors)
     except ImportError:

@@ -9,6 +9,7 @@ the next process that publishes there.
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -59,12 +60,16 @@ def _held(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def clear_unfinished(parent: Path, name: str = "*") -> None:
+def clear_unfinished(parent: Path, name: str | None = None) -> None:
     """Undo what killed processes left when they published PARENT/NAME.
 
     An old folder that was moved aside goes back to its place if no new folder is there. Half-written folders are
     deleted. What a living process is writing stays.
+
+    Args:
+        name: of one folder; None: of all in `parent`.
     """
+    name = "*" if name is None else glob.escape(name)
     for retired in parent.glob(f".{name}.old-*"):
         original, _, token = retired.name[1:].rpartition(".old-")
         folder, staging = parent / original, parent / f".{original}.new-{token}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def _generation(folder: Path) -> tuple[int, ...] | None:
         with suppress(OSError):
             status = os.stat(folder / MANIFEST)
             return status.st_dev, status.st_ino, status.st_mtime_ns
-        if not any(folder.parent.glob(f".{folder.name}.old-*")):
+        if not any(folder.parent.glob(f".{glob.escape(folder.name)}.old-*")):
             break
         time.sleep(LOOK_APART)  # a publisher is between its two renames, or was killed there
     return None

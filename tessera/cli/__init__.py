@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
 
 from tessera.explained import exit_status
+from tessera.streams import lasting
 
 
 def commands() -> dict[str, str]:
@@ -17,7 +19,10 @@ def commands() -> dict[str, str]:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command that `argv` names, with the rest of `argv`; a `UserError` becomes one line and its status."""
+    """Run the command that `argv` names, with the rest of `argv`; a `UserError` becomes one line and its status.
+
+    Ctrl-C gives 130, as in a shell.
+    """
     names = commands()
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m tessera COMMAND [...]\n")
@@ -29,7 +34,10 @@ def main(argv: list[str]) -> int:
         hint = f"; did you mean `{close[0]}`?" if close else ""
         print(f"error: no command `{name}`; there are {', '.join(names)}{hint}", file=sys.stderr)
         return 2
-    try:
-        return import_module(f"{__name__}.{name}").main(rest)
-    except Exception as error:
-        return exit_status(error)
+    with lasting():
+        try:
+            return import_module(f"{__name__}.{name}").main(rest)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except Exception as error:
+            return exit_status(error)

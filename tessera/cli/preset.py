@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import os
 import re
 from pathlib import Path
 from types import UnionType
@@ -234,7 +235,7 @@ def _replace(file: Path, before: Any, text: str) -> list[str]:
     old, new = leaves(before), leaves(parse_yaml(text, file))
     paths = [path for path in dict.fromkeys([*new, *old]) if not _equal(old, new, path)]
     if paths:
-        write_text(file, text)
+        write_text(Path(os.path.realpath(file)), text)  # a link to the user's own file stays
     return [f"{path}: {_shown(old.get(path, 'nothing'))} -> {_shown(new.get(path, 'nothing'))}" for path in paths]
 
 

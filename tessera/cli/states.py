@@ -2,10 +2,12 @@
 
     python -m tessera states
     python -m tessera states --delete train_prior/3f9a train_vqvae/07c1
+    python -m tessera states --delete train_prior/3f9a/step-000000500
     python -m tessera states --delete-older-than 30
     python -m tessera states --publish train_vqvae/07c1 FOLDER
 
 A line stands for one training: its stage and its fingerprint, of which the first letters that only it has are enough.
+A third part names one of its states, and the others stay.
 An extraction or a sampling that was interrupted has a line too, with the number of its parts.
 Without its states a training that is not finished starts anew, and one that is finished trains again if it is asked
 for once more. The states of a running training are never deleted.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,7 +31,17 @@ from typing import Any
 from tessera import paths
 from tessera.errors import UserError
 from tessera.locks import Busy, Holder, acquire
-from tessera.training.running import FINISHED, LOCK, STEP, all_runs, all_states, holder_of, parts_of, share_holder
+from tessera.training.running import (
+    FINISHED,
+    LOCK,
+    STEP,
+    all_runs,
+    all_states,
+    holder_of,
+    parts_of,
+    share_holder,
+    used_by,
+)
 
 SIZES = ("B", "kB", "MB", "GB", "TB")
 AGES = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -48,7 +61,7 @@ class Run:
     def states(self) -> list[Path]:
         """Its states and results, the one of the latest step last."""
         found = [*self.folder.glob(f"{STEP}*"), *self.folder.glob(f"{FINISHED}*")]
-        return sorted(found, key=lambda path: (path.name.split("-")[1], path.stat().st_mtime))
+        return sorted(found, key=lambda path: (path.name.split("-")[1], _written(path)))
 
     @property
     def status(self) -> str:
@@ -65,12 +78,12 @@ class Run:
 
     @property
     def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        return used_by(self.folder).bytes
 
     @property
     def seconds(self) -> float:
-        """How long ago the newest file was written."""
-        return time.time() - max(path.stat().st_mtime for path in (self.folder, *self.folder.rglob("*")))
+        """How long ago the newest file was written; 0 if the clock was set back since."""
+        return max(0.0, time.time() - _written(self.folder))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,18 +91,18 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tessera states", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--delete", nargs="+", metavar="STAGE/FINGERPRINT", help="delete the states of these trainings")
+    what.add_argument("--delete", nargs="+", metavar="STAGE/FINGERPRINT[/STATE]", help="delete these states")
     what.add_argument("--delete-older-than", type=float, metavar="DAYS", help="delete states that are older")
     what.add_argument("--publish", nargs=2, metavar=("STAGE/FINGERPRINT", "FOLDER"), help="write a result to a folder")
     arguments = parser.parse_args(argv)
     runs = [Run(folder) for folder in all_runs()]
     if arguments.delete:
-        delete([_named(name, runs) for name in dict.fromkeys(arguments.delete)])
+        delete({place: run for run, place in (_chosen(name, runs) for name in arguments.delete)})
     elif arguments.delete_older_than is not None:
         days = arguments.delete_older_than
         if not (math.isfinite(days) and days >= 0):
             raise UserError(f"--delete-older-than: {days}, expected a number of days, 0 or more")
-        delete([run for run in runs if run.seconds > days * 86400 and run.status != "running"])
+        delete({run.folder: run for run in runs if run.seconds > days * 86400 and run.status != "running"})
     elif arguments.publish:
         name, folder = arguments.publish
         publish(name, runs, Path(folder))
@@ -110,23 +123,28 @@ def show(runs: list[Run]) -> None:
     print(f"{len(runs)} trainings, {_size(sum(run.bytes for run in runs))} in {all_states()}")
 
 
-def delete(runs: list[Run]) -> None:
-    """Delete the states of runs.
+def delete(places: dict[Path, Run]) -> None:
+    """Delete folders.
+
+    Args:
+        places: the run of each folder: the run's own, with all its states, or that of one state.
 
     Raises:
-        Busy: one of them is running. Those before it are deleted then.
+        Busy: one of the runs is running. The folders before it are deleted then.
     """
     freed = 0
-    for run in runs:
+    # A state goes with its run.
+    places = {place: run for place, run in places.items() if place == run.folder or run.folder not in places}
+    for place, run in places.items():
         _refuse_running(run, holder_of(run.folder))
-        size = run.bytes
+        size = used_by(place).bytes
         # Whoever starts this run now is refused, or finds nothing. A job of an array may have started a moment before.
         with acquire(run.folder / LOCK, f"is running {run.name}"):
             _refuse_running(run, share_holder(run.folder))
-            shutil.rmtree(run.folder)
+            shutil.rmtree(place)
         freed += size
-        print(f"{run.name}: deleted")
-    print(f"{len(runs)} trainings deleted, {_size(freed)} freed")
+        print(f"{run.name}{'' if place == run.folder else f'/{place.name}'}: deleted")
+    print(f"{len(places)} deleted, {_size(freed)} freed")
 
 
 def _refuse_running(run: Run, holder: Holder | None) -> None:
@@ -153,7 +171,7 @@ def publish(name: str, runs: list[Run], folder: Path) -> None:
     from tessera.training.tracking import write_results
 
     run, state = _result(name, runs)
-    if any(folder.resolve().is_relative_to(path.resolve()) for path in paths.WRITTEN):
+    if any(Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path)) for path in paths.WRITTEN):
         raise UserError(f"{folder}: a stage writes there, so DVC could take this result for that of other code")
     if folder.exists():
         raise UserError(f"{folder}: exists; name a new folder")
@@ -187,15 +205,38 @@ def _named(name: str, runs: list[Run]) -> Run:
     return found[0]
 
 
+def _split(name: str, runs: list[Run]) -> tuple[Run, str]:
+    """The run of a name, and the name's third part: a state of the run, or an empty text. Raises: see `_named`."""
+    stage, fingerprint, wanted = [*name.split("/", 2), "", ""][:3]
+    return _named(f"{stage}/{fingerprint}" if fingerprint else name, runs), wanted.rstrip("/")
+
+
+def _chosen(name: str, runs: list[Run]) -> tuple[Run, Path]:
+    """The run of a name, and the folder that the name stands for: the run's, or that of one of its states.
+
+    Raises:
+        UserError: no run or several runs have this name, or the run has no such state.
+    """
+    run, wanted = _split(name, runs)
+    states = {path.name: path for path in run.states} | {"": run.folder}
+    if wanted not in states:
+        raise UserError(f"{name}: no such state; there are {', '.join(filter(None, states)) or 'none'}")
+    return run, states[wanted]
+
+
 def _result(name: str, runs: list[Run]) -> tuple[Run, Path]:
     """The run of a name, and its result: the one that the name's third part names, or else the newest."""
-    stage, _, rest = name.partition("/")
-    fingerprint, _, wanted = rest.partition("/")
-    run = _named(f"{stage}/{fingerprint}", runs)
+    run, wanted = _split(name, runs)
     found = [path for path in run.states if path.name.startswith(FINISHED) and wanted in ("", path.name)]
     if not found:
         raise UserError(f"{name}: has no {wanted or 'result'}, the training is {run.status}")
-    return run, max(found, key=lambda path: path.stat().st_mtime)
+    return run, max(found, key=_written)
+
+
+def _written(folder: Path) -> float:
+    """When the newest file of a folder was written, in seconds since 1970. One that is being deleted counts as new."""
+    written = used_by(folder).written
+    return time.time() if written is None else written
 
 
 def _size(count: float) -> str:

@@ -11,7 +11,14 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from tessera.artifacts.bounded import ONE_TENSOR
+from tessera.errors import UserError
+
 T = TypeVar("T", float, torch.Tensor)
+
+# The most tokens that an image may have, and the most codes of a codebook. A configuration may come from anywhere, and
+# these bound the time and memory that a layout alone takes.
+MOST_TOKENS, MOST_CODES = 2**22, 2**24
 
 
 @dataclass(frozen=True)
@@ -54,17 +61,32 @@ class CodeLayout:
 
     Raises:
         ValueError: a size is not positive, or there is no level.
+        UserError: an image would have more than `MOST_TOKENS` tokens, or a codebook more than `MOST_CODES` codes.
     """
 
     image_shape: tuple[int, int, int]
     levels: tuple[Level, ...]
 
     def __post_init__(self) -> None:
-        sizes = list(self.image_shape)
+        if self.levels and self.num_tokens > MOST_TOKENS:
+            raise UserError(
+                f"{self._images} of {self.num_tokens:,} tokens are too large: at most {MOST_TOKENS:,} tokens can be; "
+                "make the images smaller, or the network's downsampling larger"
+            )
+        sizes, codes = list(self.image_shape), [1]
         for level in self.levels:
-            sizes += [level.height, level.width, level.depth, *level.depth_sizes]
-        if not self.levels or len(self.image_shape) != 3 or min(sizes) < 1:
+            sizes += [level.height, level.width, level.depth]
+            codes += [level.codebook_size, *level.depth_sizes]
+        if not self.levels or len(self.image_shape) != 3 or min(*sizes, *codes) < 1:
             raise ValueError(f"a layout needs (C, H, W) and levels of positive sizes, got {self}")
+        if max(codes) > MOST_CODES:
+            raise UserError(
+                f"a codebook of {max(codes):,} codes is too large: at most {MOST_CODES:,} codes can be; lower its size"
+            )
+
+    @property
+    def _images(self) -> str:
+        return f"images of {' x '.join(map(str, self.image_shape))} values"
 
     @property
     def num_tokens(self) -> int:
@@ -158,7 +180,17 @@ class CodeLayout:
 
     @cached_property
     def allowed(self) -> torch.Tensor:
-        """Which values each token may take, bool (N, V). All other logits are -inf."""
+        """Which values each token may take, bool (N, V). All other logits are -inf.
+
+        Raises:
+            UserError: a published model may not have a table of this shape, see `tessera.artifacts.bounded`.
+        """
+        if self.num_tokens * self.vocabulary > ONE_TENSOR:
+            raise UserError(
+                f"{self._images} have {self.num_tokens:,} tokens, and with {self.vocabulary:,} codes each a table of "
+                f"them is too large: at most {ONE_TENSOR:,} entries can be; lower stage2_prior's largest_softmax, the "
+                "codebook size or the image size, or choose another prior"
+            )
         return torch.arange(self.vocabulary) < self.codebook_sizes[:, None]
 
     @property

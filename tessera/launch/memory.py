@@ -29,7 +29,8 @@ def free_bytes(device: torch.device) -> int:
 
 def control_groups() -> list[Path]:
     """The control groups (version 2) of this process, the innermost first. Each may limit its memory."""
-    lines = OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.is_file() else []
+    # A group's name may be any bytes.
+    lines = OWN_CGROUP.read_bytes().decode(errors="surrogateescape").splitlines() if OWN_CGROUP.is_file() else []
     own = [line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")]
     folder = CGROUP / own[0] if own else CGROUP
     return [group for group in (folder, *folder.parents) if group.is_relative_to(CGROUP)]

@@ -15,6 +15,7 @@ from tessera.launch.parents import check_variables
 # `SPINS` costs nothing, and `BUSY_SPINS` up to a sixth (docs/benchmarks.md).
 SPINS, BUSY_SPINS = 100_000, 1_000
 LOOKS, LOOK_APART = 3, 0.003  # how often the number of running programs is read, and the seconds in between
+FILES = ("cgroup", "mountinfo")  # of a process in /proc: its groups, and what is mounted where
 
 
 def number_of_threads(wanted: int | None, processes: int | None = None) -> int:
@@ -57,10 +58,11 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
         root: the folder that holds `proc` and `sys`. Tests pass another one.
     """
     try:
-        memberships = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        # Names of groups and of mounted folders may be any bytes.
+        lines = [(root / f"proc/self/{name}").read_bytes().decode(errors="surrogateescape") for name in FILES]
     except OSError:  # not Linux
         return None
+    memberships, mounts = ([line for line in text.split("\n") if line] for text in lines)
     quotas = []
     for line in memberships:
         _, controllers, group = line.split(":", 2)

@@ -51,8 +51,10 @@ def _relevant(error: dict[str, Any]) -> bool:
 
 def _misses_shared(location: tuple) -> bool:
     """Whether a missing value of an option is one that the choice around it must give."""
-    model: type[Section] = schema()
+    model: type[Section] | None = schema()
     for depth, key in enumerate(location[:-1]):
+        if model is None:  # within a list of numbers
+            return False
         if issubclass(model, Choice) and model.shared_names() & set(location[depth + 1 :]):
             return True
         if not isinstance(key, int):

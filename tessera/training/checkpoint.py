@@ -28,6 +28,7 @@ from tessera.snapshot import require_unedited
 from tessera.training.running import END, FINISHED, LOCK, STEP, states_of
 
 TENSORS, VALUES = "state.safetensors", "state.json"  # the files of a state
+VALUES_BYTES = 2**31  # the largest state.json that is read: it has every row of train.csv, of which there may be many
 
 
 def fingerprint(stage: str, params: dict[str, Any], parents: dict[str, str]) -> str:
@@ -48,7 +49,8 @@ def code_hash() -> str:
     """
     digest = hashlib.sha256()
     for path in loaded():
-        text = path.read_text(encoding="utf-8")
+        # A file that is gone meanwhile is an edit, of which `require_unedited` tells.
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         try:
             content = syntax(text)
         except SyntaxError:  # the file is being edited; what this process has imported was right
@@ -146,8 +148,9 @@ class StateFolder:
     def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Tensors and values of this code's result, or else of the newest intact state; None if there is neither.
 
-        A damaged state is reported and passed over. A note says if another code saved the state, or if there is a
-        result of another code. Such a result is not used, since it would be published as if this code had made it.
+        A damaged state is reported and passed over. One that cannot be read now is not: it may be whole, and a training
+        that begins anew would delete it. A note says if another code saved the state, or if there is a result of
+        another code. Such a result is not used, since it would be published as if this code had made it.
         """
         results = _newest_first(self.folder, FINISHED)
         own = [path for path in results if path.name.endswith(f"-{self.code[:12]}")]
@@ -155,6 +158,7 @@ class StateFolder:
             try:
                 tensors, values = read_state(path)
             except (UserError, SafetensorError, ValueError) as error:
+                _refuse_unreadable(path, error)
                 say(f"warning: {path}: {error}; going back to an older state")
                 continue
             if values["code"] != self.code:
@@ -166,6 +170,21 @@ class StateFolder:
                 "(`python -m tessera states` says more)"
             )
         return None
+
+
+def _refuse_unreadable(path: Path, error: Exception) -> None:
+    """Stop where the disk, a network or missing rights keep a state from being read.
+
+    Raises:
+        UserError: so it is.
+    """
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError):
+        state = "/".join(path.parts[-3:])
+        raise UserError(
+            f"{path}: cannot be read now ({cause.strerror}), and stays; mend it and run again, or go on without this "
+            f"state by `python -m tessera states --delete {state}`"
+        ) from error
 
 
 def _newest_first(folder: Path, kind: str) -> list[Path]:
@@ -183,7 +202,7 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         UserError, SafetensorError, ValueError: it is damaged, or was changed while it was read.
     """
     manifest = read_manifest(path, "state", contents=False)
-    values = manifest.read_json(VALUES, finite=False)
+    values = manifest.read_json(VALUES, finite=False, limit=VALUES_BYTES)
     if missing := {"step", "code", "progress"} - values.keys():
         raise UserError(f"{VALUES} lacks {', '.join(sorted(missing))}")
     file = manifest.path(TENSORS)

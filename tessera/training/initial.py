@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,25 @@ def begin_with(
             raise UserError(f"{where}: {folder}: the shape of {name} is {there}, expected {here}; {advice}")
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in adapted}, strict=False)
     return config, tensors, manifest
+
+
+@contextmanager
+def adapting(folder: Path, where: str) -> Iterator[None]:
+    """A context in which a published configuration is used beyond what `begin_with` has compared.
+
+    Raises:
+        UserError: it has not what every published model has, or does not fit its own weights.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{where}: {folder}: its configuration does not fit its weights ({reason}); name another folder, or make "
+            "it anew"
+        ) from error
 
 
 def differences(found: Any, wanted: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -32,6 +32,8 @@ from tessera.training.tracked import Trackers, require_trackers
 from tessera.training.tracking import GrowingCurve, line, write_results
 from tessera.training.validation import best_steps, copied, improved, weights_in, weights_to_publish
 
+MOST_ROWS = 10**6  # of train.csv
+
 
 class Trainer:
     """One training of a task. Call `run`."""
@@ -54,14 +56,19 @@ class Trainer:
             values: the parameters that trackers show, as JSON values.
 
         Raises:
-            UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches, or
-                a tracker is not installed.
+            UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches,
+                train.csv would have too many rows, or a tracker is not installed.
         """
         size = accelerator.num_processes
         if params.batch_size % size:
             raise UserError(
                 f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
                 f"{size} processes; change one of them"
+            )
+        if (rows := params.steps // runtime.log_every) > MOST_ROWS:
+            raise UserError(
+                f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
+                f"state holds, and {MOST_ROWS:,} are the most; raise it"
             )
         if runtime.micro_batch and task.whole_batch:
             raise UserError(
@@ -123,10 +130,15 @@ class Trainer:
             faster = f"-S {self.task.section}.precision=fp32 -S {self.task.section}.channels_last=false"
             say(f"warning: {slow}; this training is faster with `dvc exp run {faster}`")
         self.stepper.prepare()
-        steps = range(self.progress.step, self.params.steps)
         self._show()
         bar = Bar(self.params.steps, self.state.stage, "step", self.progress.step)
-        with bar, StopRequest() as stop, ThreadPoolExecutor(1) as pool:
+        with bar, StopRequest() as stop:
+            self._take_steps(bar, stop)
+            self._finish(stop)
+
+    def _take_steps(self, bar: Bar, stop: StopRequest) -> None:
+        steps = range(self.progress.step, self.params.steps)
+        with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self.task.batch, self.progress.step, self.rows)
             for step in steps:
                 if not any(self.stepper.is_trained(group, self.progress) for group in self.groups):
@@ -152,12 +164,20 @@ class Trainer:
                     self._validate()
                     bar.set_postfix_str(self._figures(), refresh=False)
                     ends = self._end_requested()
+                    agreed = self._asked(stop, self.saver.minutes_passed())  # the validation may have taken minutes
                 number, minutes_passed = stop.agreed(agreed, self.saver.minutes_passed())
+                if ends:  # even after a signal, with which `_finish` deals: going on later would forget the request
+                    break
                 if number is not None:
                     self._stop(signal.Signals(number))
-                if ends:
-                    break
                 self.saver.after_step(self.progress, self._best, minutes_passed)
+
+    def _finish(self, stop: StopRequest) -> None:
+        """Measure the best weights where they are of different steps, and save the result.
+
+        Raises:
+            SystemExit: after a signal that asks to stop, once the result is saved.
+        """
         if len(self.progress.choices) > 1:
             # The best weights of different steps have never been measured together.
             with weights_in(self.task.model, self.best):
@@ -166,6 +186,13 @@ class Trainer:
         published = {"training": self.params.after(self.progress.step), "metrics": self.metrics()}
         published |= {"artifact": {**asdict(self.artifact), "part": self.task.part}} if self.artifact else {}
         self.saver.finish(self.progress, self.best, published)
+        if number := stop.agreed(self._asked(stop))[0]:
+            say(f"stopped by {signal.Signals(number).name}; the training is done, and the same command publishes it")
+            raise SystemExit(128 + number)
+
+    def _asked(self, stop: StopRequest, also: bool = False) -> int:
+        """The largest of what the processes ask for now, see `StopRequest.asked`. All must call it."""
+        return largest_over_processes(stop.asked(also), self.device)
 
     def metrics(self) -> dict[str, float]:
         """The figures that `train` returns."""

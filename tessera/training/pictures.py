@@ -55,7 +55,7 @@ class Pictures:
             step: how many steps it has taken.
         """
         mark = self.folder / "run"
-        same = mark.is_file() and mark.read_text(encoding="utf-8") == run
+        same = mark.is_file() and mark.read_bytes() == run.encode()
         for path in self.folder.glob("step-*.png"):
             number = path.stem.removeprefix("step-")
             if not same or not number.isdecimal() or int(number) > step:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tessera import paths
@@ -43,6 +46,31 @@ def holder_of(folder: Path) -> Holder | None:
 def share_holder(folder: Path) -> Holder | None:
     """A process that makes a share of the parts in a folder; None if none does."""
     return next(filter(None, map(holder, sorted(folder.glob(SHARE_LOCKS)))), None)
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a folder of states takes, and when something in it was last written.
+
+    Attributes:
+        bytes: the sizes of all files together.
+        written: when the newest file was written, in seconds since 1970; None if the folder is gone.
+    """
+
+    bytes: int
+    written: float | None
+
+
+def used_by(folder: Path) -> Used:
+    """What a folder takes. A running stage may delete files meanwhile, which are then left out."""
+    size, written = 0, None
+    for place, _, names in os.walk(folder):
+        for path in (place, *(os.path.join(place, name) for name in names)):
+            with suppress(FileNotFoundError):
+                status = os.stat(path)
+                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+                written = max(written or 0.0, status.st_mtime)
+    return Used(size, written)
 
 
 def parts_of(folder: Path) -> int | None:

@@ -57,9 +57,13 @@ class Saver:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What of the machine changes a training by rounding, and by what dropout draws."""
-        device = self.accelerator.device.type
-        return {"processes": self.accelerator.num_processes, "threads": torch.get_num_threads(), "device": device}
+        """What `runtime` and the machine change of a training, by rounding and by what dropout draws."""
+        return {
+            "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "device": self.accelerator.device.type,
+            "micro_batch": self.runtime.micro_batch,
+        }
 
     def minutes_passed(self) -> bool:
         """Whether `runtime.save_minutes` have passed since the last state. Only the process that saves says so."""
@@ -168,5 +172,6 @@ class Saver:
 
         say(
             f"warning: the saved state was made with {described(before)}, and goes on with {described(self.machine)}; "
-            "the end is that of neither, by rounding, and with other processes also by what dropout draws"
+            "the end is that of neither, by rounding, and with other processes or micro-batches also by what dropout "
+            "draws"
         )

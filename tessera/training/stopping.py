@@ -56,8 +56,9 @@ class StopRequest:
         """What the processes agree on at the end of a step.
 
         Args:
-            largest: the largest of what the processes asked for when they exchanged it, within the step. A signal that
-                came later counts in the next step. A process that is alone needs no exchange, and sees it at once.
+            largest: the largest of what the processes asked for when they exchanged it, within the step or after its
+                validation. A signal that came later counts in the next step. A process that is alone needs no exchange,
+                and sees it at once.
             also: see `asked`.
 
         Returns:

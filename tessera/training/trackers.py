@@ -23,6 +23,8 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
+from tessera.locks import acquire
+
 Scalar = bool | int | float | str
 PICTURE = "pictures"  # the name of a training's pictures in every tracker
 
@@ -89,12 +91,19 @@ class Trackio(Run):
         import trackio
 
         project = f"tessera-{stage}"
-        with hub_is_offline(), redirect_stdout(io.StringIO()):
-            delete_from_trackio(project, name)
-            machine = {"auto_log_cpu": False, "auto_log_gpu": False}
-            self.tracker = TrackioTracker(project, name=name, embed=False, **machine)
-            self.tracker.start()
-            self.tracker.tracker.config.update(parameters)  # Accelerate adds a parameter allow_val_change
+        # Experiments may share the database. Two trainings of one fingerprint would write the same run.
+        lock = Path(os.environ["TRACKIO_DIR"]) / f"{project}-{name}.lock"
+        self.lock = acquire(lock, f"sends this training to trackio ({lock.parent})")
+        try:
+            with hub_is_offline(), redirect_stdout(io.StringIO()):
+                delete_from_trackio(project, name)
+                machine = {"auto_log_cpu": False, "auto_log_gpu": False}
+                self.tracker = TrackioTracker(project, name=name, embed=False, **machine)
+                self.tracker.start()
+                self.tracker.tracker.config.update(parameters)  # Accelerate adds a parameter allow_val_change
+        except BaseException:
+            self.lock.close()
+            raise
         self.image = trackio.Image
 
     def show(self, picture: Path, step: int) -> None:
@@ -105,6 +114,7 @@ class Trackio(Run):
 
         with redirect_stdout(io.StringIO()):
             trackio.finish()  # Accelerate's way leaves the run to be finished once more when the process ends
+        self.lock.close()
 
 
 def delete_from_trackio(project: str, name: str) -> None:

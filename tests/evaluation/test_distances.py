@@ -155,6 +155,12 @@ def test_a_bootstrap_has_the_spread_of_new_images() -> None:
     assert bootstrap(*pair, paired=True).frechet_distance < 0.3 * bootstrap(*pair, paired=False).frechet_distance
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_bootstrap_of_few_images_may_draw_one_alone_and_is_finite(paired: bool) -> None:
+    error = bootstrap(normal(3, 3, 0), normal(3, 3, 1), paired)
+    assert 0 < error.kid < np.inf and 0 < error.frechet_distance < np.inf
+
+
 def test_the_inception_score_is_its_definition() -> None:
     p = normal(30, 5, 0).softmax(1)
     parts = p.split(15)

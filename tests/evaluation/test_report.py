@@ -282,6 +282,43 @@ def test_pictures_and_curves_that_are_missing_are_said_and_an_evaluation_is_need
     assert "run `python -m evaluation.evaluate`" in capsys.readouterr().err
 
 
+def last_line(capsys: pytest.CaptureFixture) -> str:
+    """The last line of standard error, in which there is one error and no traceback."""
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith(("error", "Traceback", " "))] == lines[-1:]
+    return lines[-1]
+
+
+def test_damaged_curves_figures_and_times_are_one_line_or_left_out(evaluated, capsys):
+    evaluated()
+    curve, metrics = paths.RESULTS / "train_classifier" / "train.csv", paths.RESULTS / "evaluate" / "metrics.json"
+    whole, figures = curve.read_bytes(), metrics.read_bytes()
+    for damage, reason in ((b"\xff\xfe" + whole, "no table of numbers"), (whole[2:], "no column 'step'")):
+        curve.write_bytes(damage)
+        assert report.main([]) == 2
+        said = last_line(capsys)
+        assert said.startswith(f"error: {curve}: ") and reason in said
+    first, *rows = whole.splitlines()
+    curve.write_bytes(b"\n".join([first, rows[0] + b",1,2,3", rows[1][: len(rows[1]) // 2], *rows[2:]]))
+    for record in times.TIMES.glob("*.json"):
+        change(record, {"interrupted": "none", "processes": None})
+    change(metrics, {"reconstruction.psnr": float("inf")})
+    assert "Times of stages are not recorded" in written().text
+    curve.write_bytes(whole)
+    picture = paths.RESULTS / "reconstruct" / "images" / "validation.png"
+    pixels = picture.read_bytes()
+    for damage in (pixels[: len(pixels) // 2], b"GIF89a", b""):
+        picture.write_bytes(damage)
+        assert report.main([]) == 2
+        assert last_line(capsys).startswith(f"error: {picture}: a damaged picture")
+    picture.write_bytes(pixels)
+    for damage in (b"[1]", b'{"images": 3}', figures[: len(figures) // 2]):
+        metrics.write_bytes(damage)
+        assert report.main([]) == 2
+        said = last_line(capsys)
+        assert said.startswith("error: ") and "results/evaluate/metrics.json: " in said
+
+
 def test_another_file_may_be_written_and_no_stage_is_recorded_then(evaluated):
     evaluated()
     assert report.main(["--output", "elsewhere.html"]) == 0

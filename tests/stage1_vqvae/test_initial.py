@@ -56,6 +56,34 @@ def test_images_may_have_another_size_which_is_said(
     assert load_vqvae(paths.VQVAE)[0].layout.image_shape == (1, 8, 12)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_scales_may_have_other_grids_at_another_size(
+    published: Path, write_params: Write, write_prepared: Write, capsys: pytest.CaptureFixture, shared: bool
+) -> None:
+    shutil.rmtree(OLD)
+    scales, sharing = "stage1_vqvae.scales", {"stage1_vqvae.quantizer.shared_by_levels": shared}
+    write_params({f"{scales}.sides": [1, 2, 4], f"{scales}.convolutions": 2} | sharing)
+    assert train.main([]) == 0
+    shutil.move(paths.VQVAE, OLD)
+    write_prepared((1, 12, 12))
+    changes = {f"{SECTION}.initialise_from": str(OLD), "data.height": 12, "data.width": 12}
+    write_params({f"{scales}.sides": [1, 3, 6]} | changes)
+    assert train.main([]) == 0
+    said = ", on images of 8x8 where these have 12x12, on scales of 1x1, 2x2, 4x4 where these have 1x1, 3x3, 6x6\n"
+    assert said in capsys.readouterr().err
+    assert [level.height for level in load_vqvae(paths.VQVAE)[0].layout.levels] == [1, 3, 6]
+    write_params({f"{scales}.sides": [1, 2, 3, 6]})
+    assert train.main([]) == (0 if shared else 2)
+    if not shared:
+        assert "the shape of quantizers.3.codebook is none" in capsys.readouterr().err
+    write_params({f"{scales}.convolutions": 4})  # the published model has 2
+    assert train.main([]) == 2
+    assert "the shape of network.convolutions.2.weight is none" in capsys.readouterr().err
+    write_params({f"{scales}.strength": 0.25})
+    assert train.main([]) == 2
+    assert "has scales.strength 0.5, and this training 0.25" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -76,6 +76,12 @@ def test_what_is_published_is_allowed_and_its_keys_are_known_to_the_check(archit
     assert unknown == ["model_type"], "which `architecture` sets"
 
 
+def layout(**changes: int | list[int]) -> dict:
+    """A layout of a hostile size, as JSON values."""
+    level = {"height": 3, "width": 4, "depth": 1, "codebook_size": 5}
+    return {"image_shape": [1, 8, 8], "levels": [level | changes]}
+
+
 def published(folder, make_fresh, **changes) -> None:
     prior = make_fresh("gpt2", LAYOUT, 2)
     config = json.loads(json_text(prior_config(prior)))
@@ -109,16 +115,17 @@ def test_a_key_that_the_architecture_does_not_know_is_refused_in_a_published_pri
         ({"name": ["gpt2"]}, "TypeError"),
         ({"params": []}, ""),
         ({"params": {"module": "os"}}, "TypeError"),
+        ({"class_images": [0, 0]}, "no class has an image"),
+        ({"class_images": [3, -1]}, "whole numbers, 0 or more"),
         ({"num_classes": 10**7}, "a larger model than its weights"),
-        (
-            {
-                "layout": {
-                    "image_shape": [1, 8, 8],
-                    "levels": [{"height": 10**6, "width": 10**6, "depth": 1, "codebook_size": 5}],
-                }
-            },
-            "",
-        ),
+        ({"num_classes": 10**11}, "a larger model than its weights"),
+        ({"name": "counts", "params": {}, "num_classes": 10**9}, ""),
+        ({"name": "uniform", "params": {}, "layout": layout(width=10**8)}, "too large"),
+        ({"layout": layout(depth=10**10)}, "too large"),
+        ({"layout": layout(codebook_size=10**9)}, "too large"),
+        ({"layout": layout(sizes=[10**18]), "params": {"largest_softmax": 10**9}}, "too large"),
+        ({"layout": layout(codebook_size=2**24)}, ""),
+        ({"layout": layout(height=10**6, width=10**6)}, "too large"),
     ],
 )
 def test_a_prior_is_built_from_known_keys_and_names_only(tmp_path, make_fresh, change, reason):

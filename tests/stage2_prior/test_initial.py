@@ -80,6 +80,25 @@ def test_a_prior_without_labels_begins_one_with_labels(published: Any, prior_arg
     assert torch.equal(new.nll(tokens, torch.tensor([0, 1])), old.nll(tokens, None))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_classes": 50},  # more than its table of labels has rows
+        {"num_classes": None},
+        {"num_classes": 2, "class_names": 7},
+        {"num_classes": "b", "class_names": None},
+    ],
+)
+def test_a_configuration_that_does_not_fit_its_weights_is_refused(
+    published: Any, prior_arguments: Any, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    _, old = published()
+    config = {**prior_config(old), **changes}
+    save_model(tmp_path / "bad", "prior", config, old.state_dict(), {})
+    with pytest.raises(UserError, match=r"initialise_from: .*bad: its configuration does not fit its weights"):
+        begin(prior(prior_arguments, classes=("z", "b", "a")), tmp_path / "bad", "v" * 64)
+
+
 def test_another_prior_is_refused_with_the_difference(published: Any, prior_arguments: Any) -> None:
     folder, _ = published()
     with pytest.raises(UserError, match=r"has params\.heads 2, and this training 4"):

@@ -52,6 +52,8 @@ def test_a_byte_order_mark_is_no_part_of_the_text():
         ("1e999", ": NaN or an infinite number; only finite numbers"),
         ('{"a": {"b": [0, NaN]}, "c": NaN}', "a.b.1: NaN"),
         ("9" * 5000, "digits"),
+        ('{"a": ["\\ud800"]}', "half a surrogate pair"),
+        ('{"\\udfff": 1}', "half a surrogate pair"),
         ("[" * 10**6, "nested too deeply"),
         ('{"a":' * 10**5, "nested too deeply"),
         ("[" * (DEPTH + 2) + "]" * (DEPTH + 2), f"nested more than {DEPTH} levels deep"),

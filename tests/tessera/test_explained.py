@@ -41,6 +41,15 @@ def test_a_full_disk_is_said_with_what_is_free(in_tmp, number):
     assert f"{in_tmp}: Not enough disk space" in said(OSError("Not enough disk space. Needed: 9 GB (download: 1 GB)"))
 
 
+def test_a_full_disk_is_said_where_no_temporary_file_can_be_written_either(in_tmp, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(in_tmp / "gone")])
+    monkeypatch.setenv("TMPDIR", str(in_tmp / "gone"))
+    monkeypatch.setenv("DVC_ROOT", str(in_tmp / "gone too"))
+    line = said(OSError(errno.ENOSPC, "No space left on device"))
+    assert line.startswith(f"{in_tmp}: No space left on device; free: ") and line.count(" MB at ") == 1
+
+
 def test_a_limit_of_the_shell_is_named(in_tmp):
     line = said(OSError(errno.EFBIG, "File too large"))
     assert line.startswith(f"{in_tmp}: File too large; a limit of this shell (`ulimit -f`)")
@@ -100,7 +109,8 @@ def test_commands_say_it_in_one_line_too(in_tmp, monkeypatch, capsys):
 def test_a_record_of_fingerprint_without_its_keys_is_one_line(in_tmp, monkeypatch, capsys, write_params):
     write_params()
     monkeypatch.setenv("DVC_STAGE", "sample")
-    for text in ("{}", "[]", '{"module": "x"}'):
+    keys = '"module": "x", "parameters"'
+    for text in ("{}", "[]", '{"module": "x"}', f'{{{keys}: [], "code": {{}}}}', f'{{{keys}: {{}}, "code": 5}}'):
         (in_tmp / "results" / "fingerprint").mkdir(parents=True, exist_ok=True)
         (in_tmp / "results" / "fingerprint" / "sample.json").write_text(text)
         assert entry.main(lambda *_: pytest.fail("ran"), "doc", []) == 2

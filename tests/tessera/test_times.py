@@ -75,9 +75,15 @@ def test_a_failure_is_passed_on_and_its_time_kept(clock, params):
 def test_a_damaged_record_or_a_folder_that_cannot_be_written_fails_nothing(clock, params):
     chosen = params()
     times.TIMES.mkdir(parents=True)
-    (times.TIMES / "stage.of.a.test.json").write_text("{", encoding="utf-8")
+    file = times.TIMES / "stage.of.a.test.json"
+    file.write_text("{", encoding="utf-8")
     assert recorded(chosen) is None
     take(clock, chosen, 2.0)
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    for name in whole:
+        file.write_text(json.dumps({**whole, name: [1]}), encoding="utf-8")
+        assert recorded(chosen) is None, name
+    file.write_text(json.dumps(whole), encoding="utf-8")
     assert recorded(chosen)["seconds"] == 2.0
     (times.TIMES / "stage.of.a.test.json").unlink()
     times.TIMES.rmdir()

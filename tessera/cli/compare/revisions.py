@@ -233,7 +233,10 @@ def _stale_stages(params: Params) -> list[str]:
     """The stages whose parameters were edited since the stage `fingerprint` ran."""
     found = []
     for file in sorted(paths.FINGERPRINTS.glob("*.json")):
-        recorded = read_json(file)["parameters"]
+        record = read_json(file)
+        recorded = record.get("parameters") if isinstance(record, dict) else None
+        if not isinstance(recorded, dict):
+            raise UserError(f"{file}: not as `fingerprint` writes it; run `dvc repro -f -s fingerprint`, then again")
         try:
             now = {path: params.used(path) for path in recorded}
         except AttributeError:  # a section of another version

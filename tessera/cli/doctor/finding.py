@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from tessera.errors import printable
+
 
 class Level(IntEnum):
     """How bad something is. An error is what the pipeline cannot run with."""
@@ -26,4 +28,4 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.level.name.lower():<8} {self.about:<12} {self.text}"
+        return f"{self.level.name.lower():<8} {self.about:<12} {printable(self.text)}"

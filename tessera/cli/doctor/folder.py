@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stage0_images.places import check_places
+from tessera import paths
 from tessera.cli.doctor.finding import Finding, Level
 from tessera.errors import UserError
 from tessera.parameters import Params
 from tessera.project import PACKAGES, ROOT
-from tessera.training.running import all_runs, all_states, running
+from tessera.training.running import all_runs, all_states, running, used_by
 
 OLD_DAYS = 14  # a saved state that is older is named
 
@@ -22,6 +23,7 @@ OLD_DAYS = 14  # a saved state that is older is named
 def look() -> Iterator[Finding]:
     """What does not depend on the parameters."""
     yield from _code()
+    yield from _writable()
     yield from _git()
     yield from _states()
 
@@ -47,6 +49,13 @@ def _code() -> Iterator[Finding]:
         yield Finding(Level.OK, "code", str(ROOT))
 
 
+def _writable() -> Iterator[Finding]:
+    """Each folder in which stages write that does not let them. They put what they publish in place from beside it."""
+    for place in sorted({*(path.parent for path in paths.WRITTEN), paths.MODELS, paths.RESULTS, all_states()}):
+        if place.exists() and not os.access(place, os.W_OK | os.X_OK):
+            yield Finding(Level.ERROR, "folder", f"{place.absolute()} cannot be written; stages write below it")
+
+
 def _git() -> Iterator[Finding]:
     if not Path(".dvc").is_dir():
         yield Finding(
@@ -55,7 +64,7 @@ def _git() -> Iterator[Finding]:
     if shutil.which("git") is None:
         yield Finding(Level.WARNING, "git", "not found; `dvc exp` and `compare` need it")
         return
-    done = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
+    done = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, errors="backslashreplace")
     if done.returncode:
         yield Finding(Level.WARNING, "git", "this folder is in no Git repository; `dvc exp` and `compare` need one")
         return
@@ -74,8 +83,8 @@ def _states() -> Iterator[Finding]:
     if not folders:
         return
     alive = [path for stage in {path.parent.name for path in folders} for path in running(stage)]
-    size = sum(file.stat().st_size for file in all_states().rglob("*") if file.is_file())
-    old = [path for path in folders if time.time() - path.stat().st_mtime > 86400 * OLD_DAYS]
+    size, written = used_by(all_states()).bytes, [used_by(path).written for path in folders]
+    old = [when for when in written if when is not None and time.time() - when > 86400 * OLD_DAYS]
     text = f"{len(folders)} runs, {size / 1e6:,.0f} MB in {os.fspath(all_states())}; {len(alive)} running now"
     if old:
         yield Finding(Level.WARNING, "states", f"{text}; {len(old)} older than {OLD_DAYS} days")

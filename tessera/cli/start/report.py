@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 from stage0_images.survey import Survey
@@ -38,7 +39,7 @@ def write(file: Path, choice: Choice) -> None:
     before = file.read_text(encoding="utf-8") if file.exists() else text
     if before not in (text, (PRESETS / f"{DEFAULT}.yaml").read_text(encoding="utf-8")):
         write_text(file.with_name(f"{file.name}.old"), before)
-    write_text(file, text)
+    write_text(Path(os.path.realpath(file)), text)  # a link to the user's own file stays
 
 
 def commented(text: str, reasons: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tessera.artifacts.manifests import Manifest
-from tessera.artifacts.models import load_module, refuse_others
+from tessera.artifacts.models import load_module, refuse_others, stand_in
 from tessera.features.classifiers.base import Classifier
 from tessera.features.classifiers.sections import PACKAGE
 from tessera.parameters.parts import class_of, parameters_of
@@ -40,7 +40,7 @@ def _from_file(config: dict[str, Any]) -> nn.Module:
     """The classifier of a configuration from a file, or a stand-in. Raises ValueError for keys that none has."""
     refuse_others(config, ("available", "classifier", "reason"), "config.json")
     if not config["available"]:
-        return nn.Identity()
+        return stand_in(config)
     values = config["classifier"]
     known = parameters_of(PACKAGE, values["name"]).model_fields
     refuse_others(values, ("name", "image_shape", "num_classes", *known), "classifier")

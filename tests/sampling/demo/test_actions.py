@@ -90,7 +90,7 @@ def test_rates_of_levels_and_their_error_are_told(tiny_run):
     assert len(rows) == 4 and "level 2, given coarser codes" in rows[2][0] and "an estimate" in rows[3][0]
 
 
-@pytest.mark.parametrize("count", [0, 2.5, None, "3", actions.MOST + 1])
+@pytest.mark.parametrize("count", [0, 2.5, None, "3", actions.MOST + 1, float("nan"), float("inf")])
 def test_a_number_of_images_that_is_none_is_refused(count):
     with pytest.raises(UserError, match="number of images: expected a whole number from 1 to"):
         actions.at_most(count, 1)

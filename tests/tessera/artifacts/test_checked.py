@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,19 @@ def test_an_array_of_many_parts_keeps_few_files_open(tmp_path, monkeypatch):
         np.testing.assert_array_equal(array[places], rows[places])
         assert sum(part._map is not None for part in array.parts) <= 5
     np.testing.assert_array_equal(np.asarray(array), rows)
+
+
+def test_an_array_of_more_parts_than_a_process_may_open_files_is_read(tmp_path):
+    rows, (soft, hard) = PIXELS[:200, :6], resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(name) for name in os.listdir("/dev/fd")}
+    free = [number for number in range(1000) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[25], hard))  # so 25 files more can be opened
+    try:
+        array = parted(tmp_path / "c", rows, 4)
+        assert len(array.parts) > 25
+        np.testing.assert_array_equal(np.asarray(array), rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_rows_beyond_the_parts_are_an_error(tmp_path):

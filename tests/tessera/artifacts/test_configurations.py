@@ -6,6 +6,7 @@ import copy
 
 import pytest
 
+from stage1_vqvae.decoder import load_refined
 from stage1_vqvae.model import VQVAE, load_vqvae
 from tessera.artifacts.models import save_model
 from tessera.errors import UserError
@@ -24,6 +25,9 @@ BAD = [
     ("network.conv", {"residual_blocks": 10**9}, "a larger model than its weights"),
     ("quantizer", {"vq2": {}}, "unknown key 'vq2'"),
     ("quantizer.vq", {"make": "os.system"}, "TypeError"),
+    ("quantizer.vq", {"codebook_size": 10**8}, "a larger model than its weights"),  # which no parameter shows
+    ("quantizer.vq", {"codebook_dim": 10**7}, "a larger model than its weights"),
+    ("", {"image_shape": [1, 10**5, 10**5]}, "too large"),
     ("quantizer.vq", {"quantizer": {"name": "vq", "vq": {}}}, "TypeError"),
     ("likelihood", {"name": "gaussian", "gaussian": []}, "TypeError"),
     ("likelihood.gaussian", {"fit": "x"}, "TypeError"),
@@ -68,6 +72,11 @@ def test_a_classifier_is_built_from_known_keys_and_names_only(tmp_path, change, 
     with pytest.raises(UserError, match="bad: not a classifier that this version can build") as caught:
         load_classifier(tmp_path / "bad")
     assert reason in str(caught.value) and "\n" not in str(caught.value)
-    save_model(tmp_path / "more", "classifier", {"available": False, "reason": "none", "more": 1}, {}, {})
-    with pytest.raises(UserError, match="unknown key 'more'"):
-        load_classifier(tmp_path / "more")
+    none = {"available": False, "reason": "none"}
+    for changed, reason in (({**none, "more": 1}, "unknown key 'more'"), ({"available": False}, "no reason is given")):
+        save_model(tmp_path / "none", "classifier", changed, {}, {})
+        with pytest.raises(UserError, match=reason):
+            load_classifier(tmp_path / "none")
+    save_model(tmp_path / "none", "decoder", {"available": False}, {}, {})
+    with pytest.raises(UserError, match="no reason is given"):
+        load_refined(tmp_path / "none")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tessera.artifacts.files import replacing, write_text
+from tessera.errors import UserError
 
 # Writes half a file, says so, and is killed.
 KILLED = """
@@ -34,6 +35,23 @@ def test_a_file_is_replaced_whole_and_nothing_else_is_left(in_tmp: Path) -> None
     assert Path("curve.csv").read_text() == "old" and names(in_tmp) == ["curve.csv"]
     write_text(Path("curve.csv"), "new")
     assert Path("curve.csv").read_text() == "new" and names(in_tmp) == ["curve.csv"]
+
+
+def test_a_pipe_is_not_replaced_nor_a_link_to_one(in_tmp: Path) -> None:
+    os.mkfifo("pipe")
+    Path("link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match="a device, a pipe or a socket"):
+            write_text(Path(name), "x")
+    assert Path("pipe").is_fifo()
+    assert names(in_tmp) == ["link", "pipe"] and Path("link").is_symlink()
+
+
+def test_a_link_is_replaced_and_not_what_it_leads_to(in_tmp: Path) -> None:
+    Path("cached").write_text("in DVC's cache")
+    Path("index.html").symlink_to("cached")
+    write_text(Path("index.html"), "new")
+    assert Path("cached").read_text() == "in DVC's cache" and not Path("index.html").is_symlink()
 
 
 def test_what_a_killed_process_left_is_deleted_by_the_next_one_that_writes_there(

@@ -134,6 +134,15 @@ def test_what_a_kill_leaves_is_undone_by_the_next_one(tmp_path, monkeypatch, no_
     assert [p.name for p in tmp_path.iterdir()] == ["vqvae"]
 
 
+def test_what_a_kill_leaves_of_a_folder_with_a_pattern_in_its_name_is_deleted_too(tmp_path):
+    name = "model[1]*"
+    left, of_another = tmp_path / f".{name}.new-0123abcd", tmp_path / ".model1x.new-0123abcd"
+    for folder in (left, of_another):
+        folder.mkdir()
+    publish(tmp_path / name)
+    assert not left.exists() and of_another.exists()
+
+
 def test_a_kill_right_after_the_exchange_leaves_the_new_folder_and_no_other(tmp_path, monkeypatch):
     folder = publish(tmp_path / "vqvae")
     with monkeypatch.context() as patch:

@@ -49,6 +49,10 @@ def test_a_good_file_is_called_valid(check):
         ({"data.watch": "gone.txt"}, ["data.watch: 'gone.txt' is not a file", "data/embedded.txt"]),
         ({"data.watch": "data"}, ["data.watch: 'data' is not a file"]),
         ({"data.source": "gone", "data.watch": "gone"}, ["data.source: 'gone': no such folder"]),
+        *(
+            ({"data.source": place, "data.watch": place}, [f"data.source: '{place}': no such folder"])
+            for place in ("~nobody-of-this-name/images", "loop")
+        ),
         ({"data.source": "here/gone", "data.revision": "main"}, ["data.source: 'here/gone': no such folder"]),
         ({"data.source": "here"}, ["data.watch", "is not the folder of data.source", "set it to 'here' too"]),
         ({"data.source": "a/b"}, ["data.revision: required for the Hub id 'a/b'"]),
@@ -61,6 +65,7 @@ def test_a_good_file_is_called_valid(check):
 )
 def test_a_source_that_is_not_there_or_in_the_way_is_refused(check, changes, words):
     Path("here").mkdir()
+    Path("loop").symlink_to("loop")
     said = check(changes)
     assert said.startswith("error: ") and all(word in said for word in words), said
 

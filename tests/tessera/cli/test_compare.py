@@ -252,6 +252,11 @@ def test_figures_that_are_older_than_the_parameters_are_said_to_be(project, caps
     edit(paths.PARAMS, {"sampling.temperature": 0.5})
     text = " ".join(compare(capsys).split())
     assert "was edited since `dvc repro`, so the figures of sample, and of the stages after" in text
+    for damage in ("{}", "[]", '{"parameters": 3}'):
+        write_text(paths.FINGERPRINTS / "sample.json", damage)
+        assert command(["compare"]) == 2
+        said = capsys.readouterr().err
+        assert "sample.json: not as `fingerprint` writes it" in said and said.count("\n") == 1
 
 
 def experiment(name: str, baseline: str) -> str:

@@ -160,12 +160,31 @@ def test_a_compiled_training_that_may_fit_is_a_warning(
     assert prior.level is Level.ERROR
 
 
+@pytest.mark.parametrize("place", [".", "data", "models", "results", ".state"])
+def test_a_folder_that_cannot_be_written_is_an_error(in_tmp: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Tests may run as root, whom no permission stops."""
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name in ("data/prepared", "models", "results", ".state"):
+        Path(name).mkdir(parents=True)
+    assert list(folder._writable()) == []
+    asked = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path(place) and asked(path, mode))
+    (finding,) = folder._writable()
+    assert finding.level is Level.ERROR and finding.text.startswith(f"{Path(place).absolute()} cannot be written")
+
+
+def test_what_is_found_is_one_line_whatever_a_name_holds() -> None:
+    line = str(Finding(Level.OK, "images", "a\x1b[2Jfolder\nof two lines"))
+    assert line == r"ok       images       a\x1b[2Jfolder\nof two lines"
+
+
 def test_old_states_are_a_warning(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     state = in_tmp / ".state/train_prior/abc"
     (state / "step-000000010").mkdir(parents=True)
     assert [finding.level for finding in folder._states()] == [Level.OK]
     long_ago = time.time() - 86400 * 30
-    os.utime(state, (long_ago, long_ago))
+    for path in (state / "step-000000010", state):
+        os.utime(path, (long_ago, long_ago))
     (finding,) = folder._states()
     assert finding.level is Level.WARNING and "1 older than 14 days" in finding.text

@@ -194,6 +194,15 @@ def test_a_failure_while_writing_leaves_the_file(file, monkeypatch):
     assert file.read_bytes() == before
 
 
+def test_a_link_to_the_users_own_file_stays(file):
+    own = file.with_name("own.yaml")
+    file.rename(own)
+    file.symlink_to(own)
+    before = own.read_bytes()
+    main(["cifar10", "-S", "stage1_vqvae.training.steps=7777"])
+    assert file.is_symlink() and own.read_bytes() != before and load(file).stage1_vqvae.training.steps == 7777
+
+
 def test_where_bf16_is_slow_a_preset_says_that_it_writes_fp32_in_its_place(file, capsys, monkeypatch):
     monkeypatch.setattr(preset, "_slow_bf16", lambda: "bf16 is slow here (7 times)")
     assert main(["fashion_mnist", "-S", "stage2_prior.training.precision=bf16"]) == 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +19,8 @@ from stage1_vqvae import train
 from tessera.artifacts.arrays import array_parts
 from tessera.artifacts.parts import PartFolder
 from tessera.cli import main, states
+from tessera.cli.doctor.folder import _states as look_at_states
+from tessera.errors import UserError
 from tessera.launch.shares import Share
 from tessera.training.checkpoint import StateFolder
 
@@ -73,6 +78,34 @@ def test_parts_of_an_interrupted_stage_are_counted_and_it_is_no_training_to_stop
     assert main(["states", "--delete", "sample/0123"]) == 0 and not folder.folder.exists()
 
 
+@pytest.mark.parametrize("command", ["states", "doctor"])
+def test_files_that_a_running_stage_deletes_meanwhile_are_left_out(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    state, walk = make("train_prior", "0123456789abcdef", 500, 1000), os.walk
+
+    def deleting(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, names in walk(folder):
+            if "step-000000500" in place:
+                shutil.rmtree(place, ignore_errors=True)
+            yield place, folders, names
+
+    monkeypatch.setattr("tessera.training.running.os.walk", deleting)
+    if command == "doctor":
+        (found,) = look_at_states()
+        assert found.text.startswith("1 runs, 0 MB in .state; 0 running now")
+        return
+    assert main(["states"]) == 0
+    assert capsys.readouterr().out.split()[:4] == ["train_prior/0123456789ab", "stopped", "step", "1,000"]
+    assert not (state.folder / "step-000000500").exists()
+
+
+def test_states_that_are_newer_than_the_clock_are_of_now(capsys: pytest.CaptureFixture) -> None:
+    make("train_prior", "0123456789abcdef", 500, days=-3)
+    assert main(["states"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("  now")
+
+
 def test_nothing_saved_is_no_error(capsys: pytest.CaptureFixture) -> None:
     assert main(["states"]) == 0
     assert capsys.readouterr().out == "0 trainings, 0 B in .state\n"
@@ -87,7 +120,36 @@ def test_what_is_named_is_deleted_and_nothing_else(capsys: pytest.CaptureFixture
     assert main(["states", "--delete", "train_prior"]) == 2
     assert main(["states", "--delete", "train_prior/01a"]) == 0
     assert not deleted.folder.exists() and kept.latest()
-    assert "train_prior/01ab: deleted\n1 trainings deleted, " in capsys.readouterr().out
+    assert "train_prior/01ab: deleted\n1 deleted, " in capsys.readouterr().out
+
+
+def test_one_state_is_deleted_and_the_others_of_its_training_stay(capsys: pytest.CaptureFixture) -> None:
+    state = make("train_prior", "01ab", 3, 6)
+    assert main(["states", "--delete", "train_prior/01/step-000000009"]) == 2
+    assert "no such state; there are step-000000003, step-000000006" in capsys.readouterr().err
+    with state:
+        assert main(["states", "--delete", "train_prior/01/step-000000006"]) == 75
+    assert main(["states", "--delete", "train_prior/01/step-000000006"]) == 0
+    assert capsys.readouterr().out.startswith("train_prior/01ab/step-000000006: deleted\n1 deleted, ")
+    assert state.latest()[1]["step"] == 3
+    assert main(["states", "--delete", "train_prior/01/step-000000003", "train_prior/01ab"]) == 0
+    assert not state.folder.exists()
+
+
+def test_the_advice_for_a_state_that_cannot_be_read_leaves_the_older_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, whole = make("train_prior", "01ab", 3, 6), os.open
+
+    def opened(path: object, *others: object, **named: object) -> int:
+        if "step-000000006" in str(path) and "state." in str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(path, *others, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(UserError) as refusal:
+        state.latest()
+    advised = re.search("`python -m tessera (.*)`", str(refusal.value))[1].split()
+    assert main(advised) == 0
+    assert state.latest()[1]["step"] == 3
 
 
 def test_a_running_training_is_never_deleted(capsys: pytest.CaptureFixture) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from tessera.artifacts.bounded import BUFFERS, ONE_TENSOR
 from tessera.codes.figures import codebook_figures
 from tessera.codes.layout import CodeLayout, Level
+from tessera.errors import UserError
 
 ONE = CodeLayout((1, 8, 8), (Level(4, 4, 1, 64),))
 TWO = CodeLayout((3, 16, 24), (Level(2, 3, 1, 10), Level(4, 6, 1, 300)))
@@ -117,3 +119,22 @@ def test_codebook_figures_are_the_mean_over_depths() -> None:
     assert codebook_figures(torch.tensor([[3, 0, 0, 1], [2, 2, 2, 2]])) == pytest.approx(
         {"codebook_usage": 0.75, "perplexity": (uneven + 4) / 2}
     )
+
+
+def test_images_of_many_tokens_of_a_large_codebook_have_a_layout_and_no_table():
+    """A prior over sub-tokens needs no table, and a table that is made can be loaded again."""
+    layout = CodeLayout((3, 768, 768), (Level(96, 96, 1, 2**18),))
+    assert CodeLayout.from_json(layout.to_json()) == layout
+    with pytest.raises(UserError, match=r"images of 3 x 768 x 768 values have 9,216 tokens, and with 262,144 codes"):
+        _ = layout.allowed
+    assert ONE_TENSOR < BUFFERS
+
+
+def test_more_tokens_or_codes_than_any_model_has_are_refused_in_one_line():
+    for levels, words in (
+        ((Level(2**12, 2**12, 1, 2),), "16,777,216 tokens are too large"),
+        ((Level(2, 2, 1, 2**24 + 1),), "a codebook of 16,777,217 codes is too large"),
+        ((Level(2, 2, 2, 8, (8, 2**40)),), "codes is too large"),
+    ):
+        with pytest.raises(UserError, match=words):
+            CodeLayout((1, 8, 8), levels)

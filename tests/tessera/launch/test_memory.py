@@ -25,6 +25,8 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path):
     (job / "memory.current").write_text("1500\n")
     (tmp_path / "own").write_text("0::/slurm/job/\n")
     assert memory.free_bytes(CPU) == 1000
+    (tmp_path / "own").write_bytes(b"1:name=x:/M\xfcller\n0::/slurm/job/\n")
+    assert memory.free_bytes(CPU) == 1000
     (tmp_path / "own").unlink()
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(CPU) == pytest.approx(whole, rel=0.2)

@@ -70,6 +70,14 @@ def test_the_smallest_quota_of_all_groups_around_counts(
     assert cgroup_quota(machine(tmp_path, membership, mounts, limits)) == quota
 
 
+def test_groups_and_mounted_folders_may_have_any_bytes_in_their_names(tmp_path: Path) -> None:
+    machine(tmp_path, "0::/job", VERSION_2, {"job/cpu.max": "150000 100000"})
+    for name in ("cgroup", "mountinfo"):
+        with (tmp_path / "proc" / "self" / name).open("ab") as file:
+            file.write(b"1:name=M\xfcller:/x\n" if name == "cgroup" else b"9 8 0:7 / /media/M\xfcller rw - ext4 x rw\n")
+    assert cgroup_quota(tmp_path) == 1.5
+
+
 def test_a_system_without_proc_has_no_quota(tmp_path: Path) -> None:
     assert cgroup_quota(tmp_path) is None
 

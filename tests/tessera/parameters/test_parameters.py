@@ -452,6 +452,13 @@ def test_a_nested_choice_refuses_what_it_has_no_use_for(params, link):
         params({"stage2_prior.chain.links": [{"name": "counts"} | link]})
 
 
+@pytest.mark.parametrize("sides", [[[1]], [[1, 2, 3]], [1, [2]], [{}], [[[1]]]])
+def test_a_fault_in_a_list_of_pairs_is_one_line_with_its_place(params, sides):
+    with pytest.raises(UserError, match=r"stage1_vqvae\.scales\.sides\.[01]") as caught:
+        params({"stage1_vqvae.scales.sides": sides})
+    assert "\n" not in str(caught.value)
+
+
 def test_a_fault_of_a_shared_value_is_told_once_where_it_stands(params):
     with pytest.raises(UserError) as caught:
         params({"stage2_prior.width": 0})

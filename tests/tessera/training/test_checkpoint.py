@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 from tessera.artifacts.files import file_hash, json_text
+from tessera.documents import JSON_BYTES
+from tessera.errors import UserError
 from tessera.locks import Busy
 from tessera.training import checkpoint
 from tessera.training.checkpoint import StateFolder, code_hash, fingerprint
@@ -50,6 +53,39 @@ def test_any_change_of_stage_parameters_or_inputs_is_another_run() -> None:
     ]
     assert fingerprint(*base) == fingerprint("train", {"b": [1, 2], "a": 1}, {"prepared": "x"})
     assert len({fingerprint(*base), *(fingerprint(*other) for other in others)}) == 5
+
+
+def test_a_state_with_the_rows_of_a_long_training_is_read(capsys: pytest.CaptureFixture) -> None:
+    """It may be larger than other JSON files: with a row every step it has 64 MiB after 150,000 steps."""
+    rows = [{"step": step, "loss": 1 / (step + 1)} for step in range(150)]
+    with folder() as state:
+        state.save(150, {"x": torch.zeros(3)}, {"progress": {"train": rows}, "other": "x" * JSON_BYTES}, keep=2)
+        assert state.latest()[1]["progress"]["train"] == rows
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("fails", ["open", "read"])
+def test_a_state_that_cannot_be_read_now_stops_the_run_and_stays(monkeypatch, fails: str) -> None:
+    """It may be whole: the network or the disk may come back. A new training in its place would delete it."""
+    with folder() as state:
+        save(state, 3, 6)
+
+        whole, error = os.open, OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def opened(path: object, *others: object) -> int:
+            if "state." in str(path):
+                raise error
+            return whole(path, *others)
+
+        with monkeypatch.context() as patched:
+            if fails == "open":
+                patched.setattr(os, "open", opened)
+            else:
+                digest = "tessera.artifacts.manifests.hashlib.file_digest"
+                patched.setattr(digest, lambda *_: (_ for _ in ()).throw(error))
+            with pytest.raises(UserError, match=r"step-000000006: cannot be read now \(Input/output error\)"):
+                state.latest()
+        assert latest_step(state) == 6
 
 
 def test_what_is_saved_is_what_is_found(capsys: pytest.CaptureFixture) -> None:

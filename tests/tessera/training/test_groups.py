@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -302,6 +303,27 @@ def test_each_half_has_a_best_step_and_patience_of_its_own(trained, halves) -> N
     best = [(row["best_step_left"], row["best_step_right"]) for row in trainer.progress.validation]
     assert best == [(2, 2), (2, 4), (2, 4), (2, 8), (2, 8), (2, 8)]
     assert trainer.progress.metrics == {"left": 7.0, "right": 8.0}  # measured again, with the best of both
+
+
+def test_a_signal_while_the_best_of_both_halves_are_measured_stops_the_run_with_its_result(
+    trained, halves, monkeypatch
+) -> None:
+    whole, stopped, validate = trained(halves(), "whole"), halves(), Halves.validate
+
+    def signalled(task: Halves) -> dict[str, float]:
+        found = validate(task)
+        if task.validations == 7:  # of the best weights of different steps, after the six of the training
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Halves, "validate", signalled)
+        trained(stopped)
+    (result,) = Path(".state/test/run").glob("*-*")
+    assert result.name.startswith("finished-000000012")
+    again = halves()
+    assert_same(whole, trained(again))
+    assert again.validations == 0
 
 
 @pytest.mark.parametrize("at", [3, 6, 8, 11])

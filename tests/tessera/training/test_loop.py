@@ -23,7 +23,7 @@ from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.randomness import SampleOrder, generator
 from tessera.training import loop, saving
-from tessera.training.checkpoint import read_state
+from tessera.training.checkpoint import StateFolder, read_state
 from tessera.training.loop import Trainer
 from tessera.training.optimizer import learning_rate
 from tessera.training.progress import Choice, Progress
@@ -333,6 +333,81 @@ def test_a_signal_at_the_last_of_patience_stops_the_run_and_the_same_command_fin
     assert_same(whole, again)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_during_the_last_validation_stops_the_run_and_the_same_command_finishes_it(
+    training: Callable, trained: Callable, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """With several processes, what they ask for in the last step's exchange is too early."""
+    monkeypatch.setattr("tessera.training.stopping.world", lambda: (0, processes))
+    whole = trained(Regression(training()), "whole")
+    interrupted, validate = Regression(training()), Regression.validate
+    monkeypatch.setattr(interrupted, "validate", lambda: _signalled_in_the_third(validate(interrupted), interrupted))
+    with pytest.raises(SystemExit) as stop:
+        trained(interrupted)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in Path(".state/test/run").glob("*-*")] == ["step-000000010"]
+    resumed = trained(Regression(training()))
+    assert resumed.task.calls == [] and resumed.progress.finished
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_in_the_validation_at_which_a_training_was_asked_to_end_does_not_make_it_go_on(
+    training: Callable,
+    trained: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    processes: int,
+) -> None:
+    monkeypatch.setattr("tessera.training.stopping.world", lambda: (0, processes))
+
+    def asked(metrics: dict[str, float]) -> dict[str, float]:
+        (folder,) = running("test")
+        request_end(folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return metrics
+
+    params = training(steps=20, validate_every=4)
+    interrupted, validate = Regression(params), Regression.validate
+    monkeypatch.setattr(interrupted, "validate", lambda: asked(validate(interrupted)))
+    with pytest.raises(SystemExit) as stop:
+        trained(interrupted)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "the training is done, and the same command publishes it" in capsys.readouterr().err
+    resumed = trained(Regression(params))
+    assert resumed.task.calls == [] and resumed.progress.finished and resumed.progress.step == 4
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_while_the_result_is_saved_stops_the_run_and_the_same_command_publishes_it(
+    training: Callable,
+    trained: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    processes: int,
+) -> None:
+    monkeypatch.setattr("tessera.training.stopping.world", lambda: (0, processes))
+    finish = StateFolder.finish
+
+    def signalled(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        finish(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stop:
+        patched.setattr(StateFolder, "finish", signalled)
+        trained(Regression(training()))
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; the training is done, and the same command publishes it" in capsys.readouterr().err
+    resumed = trained(Regression(training()))
+    assert resumed.task.calls == resumed.task.validated == [] and resumed.progress.finished
+
+
+def _signalled_in_the_third(metrics: dict[str, float], task: Regression) -> dict[str, float]:
+    if len(task.validated) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return metrics
+
+
 def test_a_step_without_a_finite_gradient_changes_nothing(
     training: Callable, trained: Callable, capsys: pytest.CaptureFixture
 ) -> None:
@@ -407,6 +482,13 @@ def test_a_batch_that_the_processes_cannot_share_equally_is_refused(training: Ca
         UserError, match=r"toy\.training\.batch_size: 8 is the global batch and must be a multiple of the 3"
     ):
         Trainer(Regression(training()), training(), RUNTIME, three, None)
+
+
+def test_more_rows_than_a_state_can_hold_are_refused_before_the_first_step(
+    training: Callable, trained: Callable
+) -> None:
+    with pytest.raises(UserError, match=r"runtime\.log_every: 1: train\.csv would have 2,000,000 rows"):
+        trained(Regression(training(steps=2_000_000)), log_every=1)
 
 
 def test_processes_that_would_each_train_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,16 +622,20 @@ def test_a_signal_while_nothing_can_be_saved_says_so(
     assert states() == ["step-000000002", "step-000000004"]
 
 
-def test_going_on_with_other_threads_is_warned_of_in_one_line(
-    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch
+@pytest.mark.parametrize("changed", ["threads 7", "micro_batch 4"])
+def test_going_on_with_other_threads_or_micro_batches_is_warned_of_in_one_line(
+    training: Callable, trained: Callable, capsys: pytest.CaptureFixture, monkeypatch, changed: str
 ) -> None:
     stopped = Regression(training())
     stopped.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
     with pytest.raises(SystemExit):
         trained(stopped)
     capsys.readouterr()
-    monkeypatch.setattr(saving.torch, "get_num_threads", lambda: 7)
-    trained(Regression(training()))
+    name, number = changed.split()
+    if name == "threads":
+        monkeypatch.setattr(saving.torch, "get_num_threads", lambda: 7)
+    trained(Regression(training()), **({"micro_batch": 4} if name == "micro_batch" else {}))
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    before, now = "processes 1, threads 1, device cpu", "processes 1, threads 7, device cpu"
+    before = "processes 1, threads 1, device cpu, micro_batch None"
+    now = before.replace(f"{name} {1 if name == 'threads' else None}", f"{name} {number}")
     assert len(told) == 1 and f"made with {before}, and goes on with {now}; " in told[0]

@@ -14,9 +14,12 @@ import pytest
 from extras import require
 from whole_runs import by_hand, change_params, run
 
+from tessera.locks import Busy
+
 pytestmark = pytest.mark.slow
 
-# Runs an entry point. It dies when it has taken some steps, and notes every address outside this machine.
+# Runs an entry point. It dies when it has taken some steps, and notes every address outside this machine
+# that Python asks for. W&B writes from a process of its own, whose addresses nobody notes here.
 DRIVER = """
 import os, signal, sys
 from importlib import import_module
@@ -197,3 +200,20 @@ def test_only_the_main_process_writes_to_trackers(both: Callable[..., Any]) -> N
     done = both("-m", "stage1_vqvae.train")
     assert done.returncode == 0, done.stderr
     check(both, "train_vqvae")
+
+
+def test_a_second_training_of_the_same_fingerprint_is_kept_out_of_trackio(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("trackio")
+    from accelerate import PartialState
+
+    from tessera.training.trackers import Trackio
+
+    PartialState(cpu=True)  # without which Accelerate's trackers log nothing of their own
+    monkeypatch.setenv("TRACKIO_DIR", str(in_tmp / "shared"))
+    first = Trackio(Path("unused"), "train_prior", "0123456789ab", {})
+    with pytest.raises(Busy, match="sends this training to trackio"):
+        Trackio(Path("unused"), "train_prior", "0123456789ab", {})
+    first.finish()
+    Trackio(Path("unused"), "train_prior", "0123456789ab", {}).finish()
