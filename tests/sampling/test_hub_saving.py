@@ -270,9 +270,9 @@ def test_hostile_names_of_classes_are_shown_as_text(tiny_run):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (5, "class_names: class 1: expected text of at most 1,000 characters, got int"),
-        ("x" * 1001, "got 1,001 characters"),
-        ("\ud800", "got half of a surrogate pair"),
+        (5, "not a prior .*class_names: class 1: expected text of at most 1,000 characters, got int"),
+        ("x" * 1001, "not a prior .*got 1,001 characters"),
+        ("\ud800", "config.json: not valid JSON: .* has half a surrogate pair"),
     ],
 )
 def test_names_of_classes_that_are_no_text_are_refused(pipeline, name, message):
@@ -281,6 +281,6 @@ def test_names_of_classes_that_are_no_text_are_refused(pipeline, name, message):
     Path("models/prior/config.json").write_text(json.dumps(config))
     files = {file: file_entry(Path("models/prior") / file) for file in ("config.json", "model.safetensors")}
     Path("models/prior/manifest.json").write_text(manifest_text("prior", pipeline.manifests["prior"].parents, files))
-    with pytest.raises(UserError, match=f"models/prior: not a prior .*{message}") as caught:
+    with pytest.raises(UserError, match=f"models/prior.*{message}") as caught:
         load("models")
     assert "\n" not in str(caught.value)
