@@ -263,7 +263,9 @@ def test_two_processes_train_the_classifier_that_one_does(
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
     weights = [load_file(folder / "models/classifier/model.safetensors") for folder in (one, two)]
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
+        if name in ("blocks.0.0.bias", "blocks.0.3.bias"):
+            continue  # the norm, of one channel a group, takes it off: its gradient is rounding, which Adam enlarges
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_an_entry_point_and_torchrun_start_the_same_training(
