@@ -33,14 +33,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from judged import TOGETHER, Judged
 from repository import REPOSITORY
 from runs import RESULTS, Watched, absolute, add_row, read_rows
 
 from evaluation.choices import fixed_choice
-from evaluation.distances import kernel_distance
-from evaluation.gathered import Gathered
 from evaluation.metrics import psnr, ssim
 from sampling import options as sampling_options
 from sampling.generate import Streams, generate
@@ -53,7 +51,6 @@ from tessera.codes.store import open_codes
 from tessera.errors import UserError
 from tessera.features.classifiers.base import predict
 from tessera.features.classifiers.build import load_classifier
-from tessera.features.networks.base import FeatureNetwork
 from tessera.features.networks.build import build_features
 from tessera.images.examples import spread_over_classes
 from tessera.images.grids import save_grid, stacked_grid
@@ -63,7 +60,6 @@ from tessera.parameters import Params, load
 from tessera.parameters.root import feature_networks
 
 DECODERS = (LIKELIHOOD, REFINED)
-TOGETHER = 64  # images that are decoded and judged at once
 SHOWN = 16  # images of each kind in the picture
 FIGURES = ("rfd", "rkid", "gfd", "gkid", "psnr", "ssim", "agreement")
 
@@ -123,28 +119,6 @@ def drawn_tokens(pipeline: TwoStagePipeline, params: Params) -> Iterator[tuple[s
         streams = Streams(section.seed, tuple(range(rows.start, rows.stop)), pipeline.device)
         classes = None if labels is None else labels[rows].to(pipeline.device)
         yield rows, generate(pipeline.drawing, classes, streams, settings)
-
-
-class Judged:
-    """Sets of images by name, in the features of the judge."""
-
-    def __init__(self, network: FeatureNetwork, image_shape: tuple[int, int, int]) -> None:
-        self.network, self.sets = network, {}
-        self.width = network.vectors(torch.zeros(1, *image_shape)).shape[1]
-
-    @torch.no_grad()
-    def see(self, name: str, count: int, first: int, pixels: torch.Tensor) -> None:
-        """Add uint8 images from place `first` on to a set of `count` images."""
-        gathered = self.sets.setdefault(name, Gathered(count, self.width, "cpu"))
-        for start in range(0, len(pixels), TOGETHER):
-            part = to_float(pixels[start : start + TOGETHER])
-            numbers = np.arange(first + start, first + start + len(part))
-            gathered.add(numbers, self.network.vectors(part))
-
-    def distances(self, name: str, paired: bool = False) -> tuple[float, float]:
-        """The Fréchet distance and KID of a set and the real images; `paired`: see `kernel_distance`."""
-        real, shown = self.sets["real"], self.sets[name]
-        return real.frechet_distance(shown), kernel_distance(real.vectors, shown.vectors, paired)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_features import TinyFeatures
 from torch import nn
 
 from stage1_vqvae.objective import DELTA, GENERATOR, Objective, adaptive_factors
@@ -18,7 +19,6 @@ from stage1_vqvae.objectives import frozen
 from stage1_vqvae.quantizers.output import QuantizerOutput
 from stage1_vqvae.sharpening import DecoderTask, SharpTask, decoder_parameters, task_of
 from stage1_vqvae.task import VQVAETask
-from tessera.features.networks.base import FeatureNetwork
 from tessera.images.pixels import to_float
 from tessera.images.prepared import ImageSplit
 from tessera.launch.devices import accelerator
@@ -69,21 +69,6 @@ class Plain(nn.Module):
 
     def discard(self) -> None:
         pass
-
-
-class TinyFeatures(FeatureNetwork):
-    """Two maps of fixed random features."""
-
-    widths = (4, 6)
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 4, stride=2, padding=1)
-
-    def feature_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        shallow = F.relu(self.first(images))
-        return [shallow, F.relu(self.second(shallow))]
 
 
 def pictures(count: int = 24) -> ImageSplit:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-import torch.nn.functional as F
+from tiny_features import TinyFeatures
 from torch import nn
 
 from stage1_vqvae.discriminators.patch import Patch
@@ -19,31 +19,15 @@ from stage1_vqvae.objectives.distance import distance
 from stage1_vqvae.objectives.perceptual import Perceptual
 from stage1_vqvae.objectives.regularisers import Anchors, gradient_penalty
 from tessera.errors import UserError
-from tessera.features.networks.base import FeatureNetwork
 from tessera.parameters import Params
 from tessera.randomness import generator
 
 FEATURES = {"name": "tiny", "tiny": {}}
 
 
-class Tiny(FeatureNetwork):
-    """Two maps of random features; the second has half the size."""
-
-    widths = (4, 6)
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 4, stride=2, padding=1)
-
-    def feature_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        shallow = F.relu(self.first(images))
-        return [shallow, F.relu(self.second(shallow))]
-
-
 @pytest.fixture(autouse=True)
 def tiny_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "build_features", lambda params: Tiny().freeze())
+    monkeypatch.setattr(frozen, "build_features", lambda params: TinyFeatures().freeze())
 
 
 def images(seed: int, count: int = 3, channels: int = 1) -> torch.Tensor:
@@ -52,7 +36,7 @@ def images(seed: int, count: int = 3, channels: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize("channel_weights", [None, (torch.rand(4), torch.rand(6))], ids=["means", "lpips"])
 def test_the_perceptual_distance_is_that_of_unit_vectors_at_every_depth(channel_weights) -> None:
-    network, one, other = Tiny(), images(0), images(1)
+    network, one, other = TinyFeatures(), images(0), images(1)
     with torch.no_grad():
         made, wanted = network.maps(one), network.maps(other)
     depths = []
