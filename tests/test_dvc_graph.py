@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import reduce
 from importlib import import_module
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -588,10 +590,9 @@ def test_a_typo_anywhere_stops_before_anything_is_deleted(stubbed):
     before = {path: path.read_bytes() for path in stubbed.rglob("*") if path.is_file() and ".git" not in path.parts}
     for section in ("stage2_prior.chain", "stage1_vqvae.quantizer.residual", "runtime", "sampling"):
         text = (stubbed / "params.yaml").read_text(encoding="utf-8")
-        key = section.split(".")[-1]
-        (stubbed / "params.yaml").write_text(
-            re.sub(rf"(?m)^( *){key}:(.*)$", rf"\1{key}:\2\n\1  typo: 1", text, count=1)
-        )
+        tree = YAML().load(text)  # and no `edit`, which refuses an unknown parameter
+        reduce(getitem, section.split("."), tree)["typo"] = 1
+        YAML().dump(tree, stubbed / "params.yaml")
         failed = dvc(stubbed, "repro", fails=True)
         assert f"{section}.typo: unknown parameter" in failed and "Running stage 'fingerprint'" in failed
         (stubbed / "params.yaml").write_text(text, encoding="utf-8")
