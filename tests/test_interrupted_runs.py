@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,6 @@ from whole_runs import (
     by_hand,
     change_params,
     column,
-    copies,
     is_free,
     run,
     set_processes,
@@ -32,16 +33,18 @@ from whole_runs import (
 
 pytestmark = pytest.mark.slow
 Write = Callable[..., None]
+ON_CPU = {"ACCELERATE_USE_CPU": "1"}
+Uninterrupted = Callable[[Path, int], Path]
 
 
 @pytest.fixture
 def environment(repository: Path) -> Environment:
-    return by_hand(repository)
+    return by_hand(repository) | ON_CPU
 
 
 @pytest.fixture
-def long_run(in_tmp: Path, write_params: Write, write_prepared: Write) -> list[Path]:
-    """Two folders with the same run, which takes a few seconds and saves a state every 50 of its 600 steps."""
+def long_run(in_tmp: Path, write_params: Write, write_prepared: Write) -> Path:
+    """A folder with a run that takes a few seconds and saves a state every 50 of its 600 steps."""
     write_prepared()
     write_params(
         {
@@ -53,7 +56,30 @@ def long_run(in_tmp: Path, write_params: Write, write_prepared: Write) -> list[P
             "runtime.log_every": 20,
         }
     )
-    return copies(in_tmp, "whole", "stopped")
+    return in_tmp
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Uninterrupted:
+    """`uninterrupted(folder, 2)`: a copy of the folder, trained to its end by two processes.
+
+    Tests with the same parameters share it.
+    """
+    trained: dict[str, Path] = {}
+
+    def train(folder: Path, processes: int) -> Path:
+        params = json.loads((folder / "params.yaml").read_text(encoding="utf-8"))
+        params["runtime"]["processes"] = processes
+        text = json.dumps(params)
+        if text not in trained:
+            whole = tmp_path_factory.mktemp("whole") / "run"
+            shutil.copytree(folder, whole)
+            (whole / "params.yaml").write_text(text, encoding="utf-8")
+            succeed(whole, LAUNCHERS["python"], by_hand(repository) | ON_CPU)
+            trained[text] = whole
+        return trained[text]
+
+    return train
 
 
 def saved(folder: Path) -> list[str]:
@@ -118,14 +144,12 @@ LAUNCHERS = {
     ],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(
-    long_run: list[Path], environment: Environment, launcher: str, number: signal.Signals
+    long_run: Path, uninterrupted: Uninterrupted, environment: Environment, launcher: str, number: signal.Signals
 ) -> None:
-    whole, stopped = long_run
-    environment = environment | {"ACCELERATE_USE_CPU": "1"}
+    stopped, alone = long_run, launcher in ("python", "accelerate")
+    whole = uninterrupted(stopped, 1 if alone else 2)
     command = LAUNCHERS[launcher]
-    for folder in (whole, stopped):
-        set_processes(folder, 2 if launcher == "two processes" else None)
-    succeed(whole, command, environment)
+    set_processes(stopped, 2 if launcher == "two processes" else None)
     code, error = interrupt(stopped, command, environment, number)
     assert code != 0, error
     if launcher in ("python", "two processes") and number != signal.SIGKILL:
@@ -137,7 +161,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     assert "step-000000600" not in saved(stopped) and not (stopped / "models").exists()
     done = run(stopped, command, environment)
     assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
-    (same_bytes if launcher in ("python", "accelerate") else same_ends)(whole, stopped)
+    (same_bytes if alone else same_ends)(whole, stopped)
 
 
 def newest_state(folder: Path) -> int:
@@ -179,11 +203,10 @@ def signalled(folder: Path, command: list[str], environment: Environment, second
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a process that its parent is gone")
 @pytest.mark.parametrize("target", ["worker", "dvc", "accelerate", "launcher", "torchrun", "second worker"])
 def test_whichever_process_gets_whichever_signal_nobody_lives_on_and_the_state_is_saved(
-    long_run: list[Path], environment: Environment, target: str
+    long_run: Path, uninterrupted: Uninterrupted, environment: Environment, target: str
 ) -> None:
     """One training is signalled four times. Nothing but a signal saves a state here, and each run goes on from it."""
-    whole, folder = long_run
-    environment = environment | {"ACCELERATE_USE_CPU": "1"}
+    folder = long_run
     commands = {
         "worker": LAUNCHERS["python"],
         "dvc": [sys.executable, "-c", LIKE_DVC, "sh", "python -m stage1_vqvae.train"],
@@ -191,9 +214,9 @@ def test_whichever_process_gets_whichever_signal_nobody_lives_on_and_the_state_i
         "second worker": LAUNCHERS["two processes"],
     }
     command, alone = commands.get(target) or LAUNCHERS[target], target in ("worker", "dvc", "accelerate")
-    for each in (whole, folder):
-        never = {"save_every": 10**6, "save_minutes": None, "processes": 1 if alone else 2}
-        change_params(each, {"runtime": never, "stage1_vqvae.training": {"steps": 2000, "validate_every": 1000}})
+    never = {"save_every": 10**6, "save_minutes": None, "processes": 1 if alone else 2}
+    change_params(folder, {"runtime": never, "stage1_vqvae.training": {"steps": 2000, "validate_every": 1000}})
+    whole = uninterrupted(folder, 1) if alone else None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL):
         before = newest_state(folder)
         said = signalled(folder, command, environment, target == "second worker", number)
@@ -207,8 +230,7 @@ def test_whichever_process_gets_whichever_signal_nobody_lives_on_and_the_state_i
                 number == signal.SIGKILL and "stopped by SIGTERM; " in said
             ), said
         assert not (folder / "models").exists()
-    if alone:
-        succeed(whole, LAUNCHERS["python"], environment)
+    if whole:
         before = newest_state(folder)
         done = run(folder, command, environment)
         assert done.returncode == 0 and f"going on from step {before} (" in done.stderr, done.stderr
@@ -232,9 +254,9 @@ finally:
 
 @pytest.mark.parametrize("launcher", ["python", "two processes", "torchrun"])
 def test_a_second_run_beside_the_first_is_refused_before_torch_is_loaded(
-    long_run: list[Path], environment: Environment, launcher: str
+    long_run: Path, environment: Environment, launcher: str
 ) -> None:
-    folder, environment = long_run[0], environment | {"ACCELERATE_USE_CPU": "1"}
+    folder = long_run
     set_processes(folder, 2 if launcher == "two processes" else None)
     with subprocess.Popen(LAUNCHERS[launcher], cwd=folder, env=environment, stderr=subprocess.DEVNULL) as first:
         wait_for(lambda: bool(saved(folder)), "no state was saved")
@@ -255,14 +277,11 @@ def test_a_second_run_beside_the_first_is_refused_before_torch_is_loaded(
 
 
 def test_a_run_whose_second_process_is_killed_goes_on_to_the_same_end(
-    long_run: list[Path], environment: Environment
+    long_run: Path, uninterrupted: Uninterrupted, environment: Environment
 ) -> None:
-    whole, killed = long_run
-    environment = environment | {"ACCELERATE_USE_CPU": "1"}
-    for folder in (whole, killed):
-        set_processes(folder, 2)
-    command = LAUNCHERS["two processes"]
-    succeed(whole, command, environment)
+    killed, command = long_run, LAUNCHERS["two processes"]
+    whole = uninterrupted(killed, 2)
+    set_processes(killed, 2)
     with subprocess.Popen(command, cwd=killed, env=environment, stderr=subprocess.PIPE, text=True) as first:
         wait_for(lambda: bool(saved(killed)), "no state was saved")
         (second,) = [p for p in psutil.Process(first.pid).children() if p.environ().get("RANK") == "1"]
