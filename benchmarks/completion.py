@@ -6,7 +6,7 @@
 For a finished run (models/ and data/ in the current folder): the first test images, whole; with all but the given part
 grey; and with the rest completed by the prior, without a label. How many of each the classifier gives their class, and
 how many images are completed in a second. `--order` is of the prior any_order, and is refused with any other.
-`--decoding-steps` is of the priors that draw by it.
+`--decoding-steps` is of masked priors, and of any_order in the order parallel; it changes nothing elsewhere.
 """
 
 from __future__ import annotations

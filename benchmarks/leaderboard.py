@@ -10,9 +10,10 @@ trained, each prior is trained for the number of steps that the file --steps hol
 hold is timed once: as many steps as take --minutes on this machine, without compilation and validation. The file names
 the machine. The other options are those of benchmarks/priors.py, for a table in less time.
 
-A pair that the file --rows holds for the same steps and options is not run again, and a training that was interrupted
-goes on, so that the same command resumes. The row of a training that went on has no minutes. Figures are of the test
-split and of the preset's number of samples; Fréchet distances are in the features that `evaluation.features` names.
+A pair that the file --rows holds for the same steps, options, threads and parameters is not run again, and a training
+that was interrupted goes on, so that the same command resumes. The row of a training that went on has no minutes.
+Figures are of the test split and of the preset's number of samples. Fréchet distances are in the features that
+`evaluation.features` names. The images per second are of 256 images, drawn once with guidance 2 and plain sampling.
 Without DATASET the tables are printed alone, one for each budget that the file holds. --sort takes any of their
 columns.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -31,6 +33,7 @@ import stages
 from runs import RESULTS, absolute, add_row, processor, read_rows
 
 from tessera import paths
+from tessera.cli.preset import leaves
 from tessera.codes.store import open_codes
 from tessera.launch.threads import number_of_threads
 from tessera.locks import acquire
@@ -49,6 +52,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
 }
 PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order")
 MINUTES = 8  # of training, of each pair
+NO_SETTINGS = ("runtime.", "data.source", "data.watch")  # beginnings of what changes no figure
 COLUMNS = {  # of the table: a row's value, and how it is written
     "tokenizer": "{}",
     "prior": "{}",
@@ -117,6 +121,21 @@ def require_minutes(pair: str, steps: dict[str, dict[str, Any]], options: argpar
         )
 
 
+def settings_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> str:
+    """A hash of all parameters that change figures, with those of a tokenizer (options.changes) and of a prior."""
+    params = priors.params_of(options, changes)
+    values = {path: value for path, value in leaves(params.values()).items() if not path.startswith(NO_SETTINGS)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def settings_of_pair(tokenizer: str, prior: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What a pair's row must agree in, besides the options, to be taken for this measurement."""
+    options = argparse.Namespace(**vars(options) | {"changes": TOKENIZERS[tokenizer]})
+    pair = settings_of(options, priors.changes_of(prior, steps))
+    options.changes = {}
+    return {"pair": pair, "shared": settings_of(options), "threads": number_of_threads(options.threads)}
+
+
 def read_steps(file: Path) -> dict[str, dict[str, Any]]:
     """The steps of all pairs; none where there is no file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -161,7 +180,7 @@ def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str,
         "images_per_second": found["images_per_second"]["guided"],
         "minutes": None if found["seconds"] is None else found["seconds"] / 60,
         "processor": processor(),
-        "threads": number_of_threads(options.threads),
+        "settings": settings_of_pair(tokenizer, prior, steps, options),
         "budget_minutes": read_steps(options.steps)[f"{tokenizer}: {prior}"]["minutes"],
         "changes": options.overrides,
         "eager": options.eager,
@@ -190,18 +209,35 @@ def table(rows: list[dict[str, Any]], column: str) -> str:
 
 
 def tables(rows: list[dict[str, Any]], column: str) -> str:
-    """A table for each budget, below a line that names it: rows of two budgets are no comparison."""
-    of: dict[str, list[dict[str, Any]]] = {}
+    """A table for each budget, below a line that names it: rows of two budgets are no comparison.
+
+    Rows differ in budget too if the parameters that all pairs share differ. Of two rows of a pair the later one counts.
+    """
+    of: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for row in rows:
         changes, eager, *_ = priors.budget_of(row)
         words = [f"{row['budget_minutes']:g} minutes a prior", *(f"-S {change}" for change in changes)]
-        of.setdefault(", ".join([*words, "--eager"] if eager else words), []).append(row)
-    return "\n\n".join(f"{budget}:\n\n{table(of[budget], column)}" for budget in sorted(of))
+        words += [
+            *["--eager"] * eager,
+            f"{row['settings']['threads']} threads",
+            f"settings {row['settings']['shared']}",
+        ]
+        of.setdefault(", ".join(words), {})[row["tokenizer"], row["prior"]] = row
+    return "\n\n".join(f"{budget}:\n\n{table([*of[budget].values()], column)}" for budget in sorted(of))
 
 
 def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows that were measured with the same options."""
-    return [row for row in read_rows(options.rows) if priors.budget_of(row) == priors.asked(options)]
+    """The rows that were measured with the same options, steps, threads and parameters."""
+    steps = read_steps(options.steps)
+
+    def same(row: dict[str, Any]) -> bool:
+        pair = row["tokenizer"], row["prior"]
+        wanted = steps.get(": ".join(pair), {}).get("steps")
+        if priors.budget_of(row) != priors.asked(options) or row["steps"] != wanted:
+            return False
+        return row["settings"] == settings_of_pair(*pair, wanted, options)
+
+    return [row for row in read_rows(options.rows) if same(row)]
 
 
 def import_code(options: argparse.Namespace) -> None:
@@ -217,11 +253,7 @@ def run(options: argparse.Namespace) -> None:
     steps = read_steps(options.steps)
     for pair in (f"{name}: {prior}" for name in options.tokenizers for prior in options.priors):
         require_minutes(pair, steps, options)
-    done = set()
-    for row in rows_of(options):
-        of = row["tokenizer"], row["prior"]
-        if row["steps"] == steps.get(": ".join(of), {}).get("steps"):
-            done.add(of)
+    done = {(row["tokenizer"], row["prior"]) for row in rows_of(options)}
     import_code(options)
     missing = [(name, prior) for name in options.tokenizers for prior in options.priors if (name, prior) not in done]
     for tokenizer in dict.fromkeys(name for name, _ in missing):

@@ -43,9 +43,9 @@ def code_of(*files: Path) -> str:
     return sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:12]
 
 
-def processor() -> str:
-    """The name of this machine's GPU, or else of its processor."""
-    if torch.cuda.is_available():
+def processor(device: str | None = None) -> str:
+    """The name of what computes on a device, "cpu" or "cuda"; None: of this machine's GPU, or else of its processor."""
+    if device != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []

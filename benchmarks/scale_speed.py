@@ -7,6 +7,7 @@ Weights are random, there are no classes, and each scale has 512 codes of its ow
 scales, or the last scale as a plain grid, which next_scale is not made for. All are drawn in turn in one process by
 `sampling.generate`, from the first random number to the last code. A row has the median and the quartiles of its
 seconds, and of the ratio to next_scale's seconds in the same turn, so that what else runs on the machine counts little.
+`masked` draws in its default number of passes, which the row holds, and `any_order` one token after another.
 """
 
 from __future__ import annotations
@@ -64,7 +65,6 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         for case, prior in priors.items()
     }
     seconds = turns(actions, options.repeats)
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else processor()
     return [
         {
             "prior": case[0],
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             "repeats": options.repeats,
             "seconds": quartiles(seconds[case]),
             "ratio": quartiles([own / first for own, first in zip(seconds[case], seconds[FIRST], strict=True)]),
-            "machine": machine,
+            "machine": processor(options.device),
             "threads": number_of_threads(options.threads),
         }
         for case, prior in priors.items()

@@ -92,7 +92,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     whole = asdict(settings) | {"seed": section.seed, "batch_size": section.batch_size}
     pictures = completions(pipeline, image, known, arguments.count, label, whole)
     save_grid(image_grid(pictures, min(section.grid_columns, len(pictures))), arguments.output)
-    guided = " without guidance, as there is no --class" if pipeline.num_classes and label is None else ""
+    unlabelled = pipeline.num_classes and label in (None, pipeline.num_classes)
+    guided = " without guidance, as there is no class" if unlabelled and section.guidance_scale != 1 else ""
     print(f"{arguments.output}: {known.float().mean():.0%} of the pixels given, {arguments.count} completions{guided}")
 
 

@@ -129,8 +129,12 @@ def generate(
 
 
 def known_tokens(layout: CodeLayout, known: Tensor) -> Tensor:
-    """Which tokens stand for known pixels only, bool (B, N), from which pixels are known, bool (B, 1, H, W)."""
-    unknown = (~known).float()
+    """Which tokens stand for known pixels only, bool (B, N), from which pixels are known, bool (B, 1, H, W).
+
+    A position of a coarser grid stands for all pixels of the positions of the finest grid that it averages.
+    """
+    finest = layout.levels[-1]
+    unknown = F.adaptive_max_pool2d((~known).float(), (finest.height, finest.width))
     grids = []
     for level in layout.levels:
         cells = F.adaptive_max_pool2d(unknown, (level.height, level.width))[:, 0] == 0

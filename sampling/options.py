@@ -115,8 +115,13 @@ def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipe
     pipeline = TwoStagePipeline.from_pretrained(source, revision=arguments.revision, **choices)
     without = () if pipeline.prior.num_classes else ("guidance_scale", "guidance_schedule")
     reasons = dict.fromkeys(without, "the prior was trained without labels")
-    for name in {"decoding_steps", "choice_temperature", "order"}.difference(drawn_by(pipeline)):
+    used = _sampled_by(pipeline)
+    for name in {"decoding_steps", "choice_temperature", "order"} - used:
         reasons[name] = f"the prior {pipeline.prior.name} does not draw by it"
+    if "order" in used and section.order == "parallel":
+        reasons.pop("decoding_steps", None)
+    elif "order" in used and "decoding_steps" in reasons:
+        reasons["decoding_steps"] = f"the order is {section.order}, and only the order parallel draws by it"
     for name, reason in reasons.items():
         if getattr(arguments, name, None) is not None:  # `sampling.save` has no such options
             print(f"note: --{name.replace('_', '-')} changes nothing, because {reason}", file=sys.stderr)
@@ -128,9 +133,14 @@ def drawn_by(pipeline: TwoStagePipeline) -> list[str]:
 
     For a chain, they are those of all its priors.
     """
-    priors = [pipeline.prior, *pipeline.prior.chained()]
-    found = {name for prior in priors for name in parameters_of(PRIORS, prior.name).sampled_by}
+    found = _sampled_by(pipeline)
     return sorted(found | {"decoding_steps"} if "order" in found else found)  # of the order `parallel`
+
+
+def _sampled_by(pipeline: TwoStagePipeline) -> set[str]:
+    """`sampled_by` of all priors of a pipeline together."""
+    priors = [pipeline.prior, *pipeline.prior.chained()]
+    return {name for prior in priors for name in parameters_of(PRIORS, prior.name).sampled_by}
 
 
 def settings_of(section: SamplingParams, pipeline: TwoStagePipeline) -> Settings:

@@ -49,10 +49,13 @@ def begin(prior: Prior, folder: Path, vqvae: str) -> Manifest:
     return manifest
 
 
-def _structure(params: dict[str, Any]) -> dict[str, Any]:
-    """A prior's arguments without those that may differ."""
-    found = {name: value for name, value in params.items() if FREE not in name}
-    return {name: _structure(value) if isinstance(value, dict) else value for name, value in found.items()}
+def _structure(params: Any) -> Any:
+    """A prior's arguments without those that may differ, at any depth."""
+    if isinstance(params, list):
+        return [_structure(value) for value in params]
+    if not isinstance(params, dict):
+        return params
+    return {name: _structure(value) for name, value in params.items() if FREE not in name}
 
 
 def _old_class(number: int, here: dict[str, Any], there: dict[str, Any]) -> int | None:

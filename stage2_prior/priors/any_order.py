@@ -26,7 +26,7 @@ from tessera.parameters.sections import Fraction, Misfit
 class Parameters(AttentionParams):
     """Parameters of `any_order`.
 
-    `annealing`: two shares of the training. Before the first one every order is random. From the first to the second
+    `annealing`: two shares of the schedule. Before the first one every order is random. From the first to the second
     the chance of a random order falls linearly from 1 to 0, and the layout's order takes its place. None: orders stay
     random, which completion needs.
     """
@@ -129,7 +129,7 @@ class AnyOrder(Autoregressive):
         Args:
             noise: random numbers (B, 2 + n) in [0, 1). They decide whether the order is random, which share of the
                 positions comes first, and how positions are shuffled.
-            progress: (B,), the share of the training that is done; None: 0.
+            progress: (B,), the share of the learning rate's schedule that is done; None: 0.
         """
         chance, share = noise[:, :1], (2 * noise[:, 1:2] - 1).clamp_min(0)
         # The tokens of a position have equal keys, so that they stay together in their order.

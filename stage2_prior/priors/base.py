@@ -160,7 +160,7 @@ class Prior(nn.Module):
 
         Args:
             noise: random numbers (B, self.noise) in [0, 1), for a prior that takes any.
-            progress: (B,), the share of the training that is done, for a prior that is `paced`.
+            progress: (B,), the share of the learning rate's schedule that is done, for a prior that is `paced`.
         """
         return self.nll(tokens, labels).mean()
 

@@ -71,5 +71,8 @@ def differences(found: Any, wanted: Any, path: str = "") -> Iterator[tuple[str, 
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key, value in wanted.items():
             yield from differences(found.get(key), value, f"{path}.{key}".lstrip("."))
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for number, value in enumerate(wanted):
+            yield from differences(found[number], value, f"{path}.{number}")
     elif found != wanted:
         yield path, found, wanted

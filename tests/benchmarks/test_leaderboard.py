@@ -175,14 +175,40 @@ def test_rows_of_another_budget_are_not_taken_for_those_that_are_asked_for(
     eager = rows[0] | {"eager": True}
     shown = leaderboard.tables([rows[0], rows[1], eager, rows[-1]], "total")
     heads = [line for line in shown.splitlines() if line.endswith(":")]
+    heads = [head.partition(", 1 threads, settings ")[0] + ":" for head in heads]
     small = "8 minutes a prior, -S evaluation.images=9, -S sampling.images=20:"
-    assert heads == ["2 minutes a prior:", "8 minutes a prior:", "8 minutes a prior, --eager:", small]
+    assert sorted(heads) == ["2 minutes a prior:", "8 minutes a prior, --eager:", small, "8 minutes a prior:"]
     # The comparison of priors takes the same rows, and those that are older than the options.
     options = options_of(leaderboard)
     options.rows, options.steps, options.minutes = leaderboard.RESULTS / "priors.jsonl", None, 8
     assert len(leaderboard.priors.rows_of(options)) == 8
     options.overrides = ["evaluation.images=9"]
     assert leaderboard.priors.rows_of(options) == []
+
+
+def test_rows_of_other_parameters_or_threads_are_measured_again(
+    leaderboard: ModuleType, finished: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--tokenizers", "vq", "--priors", "any_order"]
+    file = Path("rows.jsonl").absolute()
+
+    def rows_after(*more: str) -> int:
+        options = options_of(leaderboard, *words, "--folder", f"scratch {len(finished)}", *more)
+        for _ in range(2):
+            leaderboard.run(options)
+        shown = leaderboard.tables(leaderboard.rows_of(options), "total")
+        assert shown.count("| vq | any_order |") == 1
+        return len(leaderboard.read_rows(file))
+
+    assert [rows_after(), rows_after("--threads", "2")] == [1, 2]
+    with monkeypatch.context() as patch:
+        patch.setitem(leaderboard.TOKENIZERS, "vq", {"stage1_vqvae.training.learning_rate": 0.5})
+        assert rows_after() == 3
+    patched = leaderboard.priors.changes_of
+    monkeypatch.setattr(leaderboard.priors, "changes_of", lambda *of: patched(*of) | {"sampling.temperature": 0.8})
+    assert rows_after() == 4
+    Path("steps.json").unlink()
+    assert rows_after() == 5  # other steps are timed
 
 
 def test_steps_that_were_timed_for_other_minutes_are_refused(leaderboard: ModuleType, finished: list[tuple]) -> None:

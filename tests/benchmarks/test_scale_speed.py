@@ -20,6 +20,9 @@ def test_rows_are_of_the_scales_and_of_the_last_one_alone(
     monkeypatch.setattr(speed, "PRIORS", {label: (name, own | small) for label, (name, own) in speed.PRIORS.items()})
     others = [label for label in speed.PRIORS if label != "next_scale"]
     options = {"sides": [1, 2, 4], "priors": others, "batch": 2, "repeats": 2, "precision": precision}
+    # A GPU that is there, but does not draw, is not named.
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "a GPU")
     rows = speed.measure(argparse.Namespace(**options, device="cpu", threads=1))
     expected = [("next_scale", "scales", 21)]
     for label in others:
@@ -27,4 +30,5 @@ def test_rows_are_of_the_scales_and_of_the_last_one_alone(
     assert [(row["prior"], row["layout"], row["tokens"]) for row in rows] == expected
     assert rows[0]["ratio"] == {"low": 1, "median": 1, "high": 1}
     assert all(row["ratio"]["median"] > 0 < row["seconds"]["low"] for row in rows)
+    assert rows[0]["machine"] != "a GPU" == import_module("runs").processor()
     assert len(speed.table(rows).splitlines()) == len(rows) + 2

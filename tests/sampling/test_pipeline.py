@@ -10,12 +10,14 @@ import pytest
 import torch
 from choices import few
 from shipped import shipped
+from torch.nn.functional import adaptive_avg_pool2d
 
 from sampling.generate import generate, known_tokens
 from sampling.pipeline import TwoStagePipeline
 from sampling.settings import Settings
 from stage2_prior.priors.build import prior_class
 from tessera import paths
+from tessera.codes.layout import CodeLayout, Level
 from tessera.codes.store import open_codes
 from tessera.errors import UserError
 from tessera.images.pixels import to_float, to_uint8
@@ -141,6 +143,18 @@ def test_only_wholly_known_cells_are_given(tiny_run):
     coarse, fine = pipeline.layout.unflatten(known_tokens(pipeline.layout, known))
     assert coarse[0, ..., 0].tolist() == [[True, False, False], [False, False, False]]
     assert fine[0, ..., 0].tolist() == [[c < 3 and r < 2 for c in range(6)] for r in range(4)]
+
+
+def test_a_code_of_a_scale_is_given_only_if_every_feature_that_it_averages_is_known():
+    layout = CodeLayout((3, 32, 32), tuple(Level(side, side, 1, 8) for side in (1, 2, 3, 4, 6, 8)))
+    for edge in range(33):
+        known = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+        known[..., :edge] = True
+        # The network's features, one for 4x4 pixels: not a number where a pixel is unknown.
+        features = torch.where(known.unfold(2, 4, 4).unfold(3, 4, 4).flatten(-2).all(-1), 1.0, torch.nan)
+        for level, given in zip(layout.levels, layout.unflatten(known_tokens(layout, known)), strict=True):
+            means = adaptive_avg_pool2d(features, (level.height, level.width))
+            assert torch.equal(given[..., 0], means[:, 0].isfinite()), (edge, level.width)
 
 
 def test_a_whole_mask_is_the_image_and_an_empty_one_is_a_sample(pipeline, pixels):

@@ -219,6 +219,15 @@ def test_a_class_without_training_images_is_neither_sampled_nor_offered(tiny_run
     assert "no training image shows class 1 ('b')" in capsys.readouterr().err
 
 
+def test_decoding_steps_of_an_order_that_does_not_draw_by_them_are_said_to_change_nothing(tiny_run, capsys):
+    tiny_run(prior="any_order")
+    assert sample.main(["--count", "2", "--decoding-steps", "4"]) == 0
+    said = "--decoding-steps changes nothing, because the order is layout, and only the order parallel draws by it"
+    assert said in capsys.readouterr().err
+    assert sample.main(["--count", "2", "--decoding-steps", "4", "--order", "parallel"]) == 0
+    assert "changes nothing" not in capsys.readouterr().err
+
+
 def test_guidance_of_a_prior_without_labels_is_said_to_change_nothing(tiny_run, capsys):
     tiny_run(classes=0, guidance_scale=1.0)
     assert sample.main(["--count", "2", "--guidance-scale", "3"]) == 0

@@ -99,6 +99,22 @@ def test_a_configuration_that_does_not_fit_its_weights_is_refused(
         begin(prior(prior_arguments, classes=("z", "b", "a")), tmp_path / "bad", "v" * 64)
 
 
+def chain(arguments: Any, classes: tuple[str, ...] = ("a", "b"), **changes: Any) -> Any:
+    """A chain with one link, which has these changes."""
+    links = [{"name": "any_order", "params": arguments("any_order") | changes}]
+    return prior(lambda name: {"links": links}, "chain", classes)
+
+
+def test_the_links_of_a_chain_may_have_another_dropout_and_no_other_size(prior_arguments: Any, tmp_path: Path) -> None:
+    old = chain(prior_arguments, dropout=0.1)
+    save_model(tmp_path / "old", "prior", prior_config(old), old.state_dict(), {"codes": "c" * 64, "vqvae": "v" * 64})
+    new = chain(prior_arguments, dropout=0.3)
+    begin(new, tmp_path / "old", "v" * 64)
+    assert all(torch.equal(tensor, new.state_dict()[key]) for key, tensor in old.state_dict().items())
+    with pytest.raises(UserError, match=r"has params\.links\.0\.params\.heads 2, and this training 4"):
+        begin(chain(prior_arguments, heads=4), tmp_path / "old", "v" * 64)
+
+
 def test_another_prior_is_refused_with_the_difference(published: Any, prior_arguments: Any) -> None:
     folder, _ = published()
     with pytest.raises(UserError, match=r"has params\.heads 2, and this training 4"):
