@@ -49,7 +49,7 @@ def nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tessera.console.PACE", 1e6)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The repository's root."""
     return REPOSITORY
