@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 
@@ -64,14 +65,24 @@ def main(
     module, plain = sys.modules[run.__module__], given <= {"params"}
     is_stage, parallel = hasattr(module, "USES") and plain, parallel and plain
     stop_with_parent()
+    working = False
+
+    @wraps(run)
+    def work(params: Params, arguments: argparse.Namespace) -> None:
+        nonlocal working
+        working = True
+        run(params, arguments)
+        working = False
+
     with lasting(), _exit_on_signals():
         try:
             with locks.one_run(_name(module)) if is_stage else nullcontext() as kept, snapshot.running() as code:
-                return _run(run, arguments, argv, parallel, kept, code)
+                return _run(work, arguments, argv, parallel, kept, code)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except Exception as error:
-            return _failed(error, getattr(module, "MEMORY", ""))
+            alike = not working or isinstance(error, locks.Busy)
+            return _failed(error, getattr(module, "MEMORY", ""), alike)
 
 
 def _run(
@@ -104,32 +115,40 @@ def _run(
         with thread_environment(number_of_threads(threads)):
             count = processes.number_of_processes(params.runtime.processes) if parallel else 1
             if count == 1:
+                used = _files_used(name, uses, params)
                 run(params, arguments)
                 processes.leave()
         status = processes.start(count, name, argv, threads) if count > 1 else 0
-        outcome |= {"processes": count, "finished": status == 0}
+        launched = int(os.environ.get("WORLD_SIZE", "1"))  # by torchrun, for example
+        outcome |= {"processes": max(count, launched), "finished": status == 0}
     if count > 1:
         return status
-    if edit := _edited(code, name, uses, params, arguments.params):
+    if edit := _edited(code, used, uses, params, arguments.params):
         raise UserError(f"{edit}, so {_old_result(kept)}")
     locks.delete_spent(kept)
     return 0
 
 
-def _edited(code: snapshot.Code, name: str, uses: tuple[str, ...], params: Params, file: Path) -> str | None:
+def _files_used(name: str, uses: tuple[str, ...], params: Params) -> set[Path] | None:
+    """The files of the code that a stage uses. None: `name` is no stage, and uses all that it imports.
+
+    It is called at the start, because imports cannot be followed through a file that is deleted or half typed at the
+    end.
+    """
+    return {ROOT / each for each in fingerprint(name, uses, params)["code"]} if uses else None
+
+
+def _edited(
+    code: snapshot.Code, used: set[Path] | None, uses: tuple[str, ...], params: Params, file: Path
+) -> str | None:
     """What was edited while the stage ran, of all that it uses, as the beginning of a sentence; None: nothing was.
 
     Args:
         code: the code as it was at the start.
+        used: the files of it that count, see `_files_used`.
         params: the parameters as they were at the start, from `file`.
     """
-    changed = code.changed()
-    if changed and uses:
-        try:
-            used = {ROOT / each for each in fingerprint(name, uses, params)["code"]}
-        except (SyntaxError, ValueError):  # somebody is typing in one of these files
-            used = set(changed)
-        changed = [each for each in changed if each in used]
+    changed = [each for each in code.changed() if used is None or each in used]
     try:
         now = load(file)
     except UserError as error:
@@ -183,14 +202,15 @@ def _exit_on_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _failed(error: Exception, memory: str) -> int:
+def _failed(error: Exception, memory: str, alike: bool) -> int:
     """Tell the user about an error, and return the exit status.
 
     One of several processes reports it to the one that started them, which prints it. Where another launcher started
-    them, the first process of each machine prints it, since they mostly fail alike.
+    them, each process prints its own error, because it may be the only one that failed.
 
     Args:
         memory: the parameters by which this entry point takes less memory.
+        alike: whether all processes of a machine fail in the same way. Then only the first of them prints the error.
 
     Raises:
         Exception: the error itself, if it is a defect and nobody takes the report.
@@ -200,7 +220,8 @@ def _failed(error: Exception, memory: str) -> int:
         if not failures.report("".join(traceback.format_exception(error)).rstrip(), 1):
             raise error
         return 1
-    if not failures.report(f"error: {known}", known.status) and os.environ.get("LOCAL_RANK", "0") == "0":
+    silent = alike and os.environ.get("LOCAL_RANK", "0") != "0"
+    if not failures.report(f"error: {known}", known.status) and not silent:
         rank = os.environ.get("RANK", "0")
         print("error: " + (f"[process {rank}] " if rank != "0" else "") + str(known), file=sys.stderr)
     return known.status

@@ -90,7 +90,8 @@ def _machine(params: Params, processes: int) -> dict[str, Any]:
         "processor": (cores or [platform.processor() or platform.machine()])[0],
         "gpu": torch.cuda.get_device_name(0) if gpu else None,
         "processes": processes,
-        "threads": number_of_threads(params.runtime.threads, processes),
+        # A launcher sets WORLD_SIZE. Its processes may run on several machines, and only those of this one share cores.
+        "threads": number_of_threads(params.runtime.threads, None if "WORLD_SIZE" in os.environ else processes),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": metadata.version("torch"),

@@ -11,6 +11,7 @@ import pytest
 from tessera import times
 from tessera.entry import main
 from tessera.errors import UserError
+from tessera.launch import threads
 from tessera.parameters import Params
 
 USES = ("sampling",)  # this module is a stage of the tests
@@ -102,6 +103,22 @@ def test_every_stage_is_measured_and_a_run_with_other_options_is_not(
     file.unlink()
     assert main(_nothing, "", ["--count", "2"], lambda parser: parser.add_argument("--count", type=int)) == 0
     assert not list((in_tmp / times.TIMES).iterdir())
+
+
+def test_the_record_of_a_run_under_torchrun_says_how_many_processes_shared_it(
+    write_params: Callable[..., None], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight processes on two machines: the four of one machine divide its cores among them."""
+    write_params({"runtime.threads": None})
+    names = {"WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0, "MASTER_ADDR": "here"}
+    for name, value in (names | {"MASTER_PORT": 1}).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "available_cores", lambda: 12)
+    assert main(_nothing, "", [], parallel=True) == 0
+    (file,) = (in_tmp / times.TIMES).iterdir()
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert (record["processes"], record["threads"]) == (8, 3)
 
 
 def _nothing(params: Params, arguments: object) -> None:

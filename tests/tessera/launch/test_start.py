@@ -93,6 +93,13 @@ def test_a_defect_in_one_of_several_processes_has_one_traceback(
 
 
 @pytest.mark.slow
+def test_under_torchrun_the_error_of_one_process_alone_is_printed(stage: Path, environment: Environment) -> None:
+    done = run(stage, [*torchrun(2), *STAGE[1:]], environment | {"STAGE_DOES": "user error of the second"})
+    assert done.returncode != 0
+    assert "error: [process 1] no images here; put some there\n" in done.stderr
+
+
+@pytest.mark.slow
 def test_several_processes_divide_the_cores(stage: Path, write_params: Write, environment: Environment) -> None:
     """torchrun alone would give each one thread."""
     write_params({"runtime.processes": 2})
