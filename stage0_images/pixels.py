@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from stage0_images.parameters import Preparation
-from stage0_images.reading import DECODING, BadImage, SourceFile, encoded
+from stage0_images.reading import DECODING, BadImage, Header, SourceFile, encoded
 
 # The formats that are read. Pillow decodes them itself. For EPS it would run Ghostscript on the file, so EPS is left
 # out.
@@ -57,14 +57,13 @@ def decoding() -> Iterator[None]:
 def is_image(file: SourceFile) -> bool:
     """Whether a file begins as an image in one of the formats does, whatever its name ends in.
 
-    PPM is left out, since texts may begin like it.
+    PPM is left out, since texts may begin like it. A file is no image if Pillow needs more than `HEADER_BYTES` of it to
+    tell.
     """
+    formats = [name for name in readable_formats() if name != "PPM"]
     with decoding():
         try:
-            with (
-                file.opened() as stream,
-                Image.open(stream, formats=[name for name in readable_formats() if name != "PPM"]),
-            ):
+            with file.opened() as stream, Image.open(Header(stream), formats=formats):
                 return True
         except Exception:  # Pillow raises many kinds of errors on damaged bytes
             return False

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+HEADER_BYTES = 2**25  # the most that is read of a file to see whether it is an image
 OUTSIDE = "names a file outside the source's folder; only files inside it are read"
 
 
@@ -92,6 +93,24 @@ class DiskFile:
 
     def size(self, file: BinaryIO) -> int:
         return os.fstat(file.fileno()).st_size
+
+
+class Header:
+    """A file of which at most `HEADER_BYTES` are read in all, for Pillow, which would hold a chunk of any length."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell = file.seek, file.tell
+        self._file, self._left = file, HEADER_BYTES
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes. Raises BadImage if they are too many."""
+        most = self._left + 1
+        data = self._file.read(most if size < 0 else min(size, most))
+        self._left -= len(data)
+        if self._left < 0:
+            self._left = 0
+            raise BadImage(f"its header has more than the {HEADER_BYTES} bytes that are read")
+        return data
 
 
 @contextmanager

@@ -7,7 +7,11 @@ import io
 import os
 import resource
 import socket
+import struct
 import threading
+import tracemalloc
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +27,7 @@ from PIL import Image
 from stage0_images import columns, pixels, reading, writing
 from stage0_images.dividing import Part
 from stage0_images.pixels import decoding, is_image, largest_grey, read_image
-from stage0_images.reading import BadImage, Budget, DiskFile, encoded
+from stage0_images.reading import HEADER_BYTES, BadImage, Budget, DiskFile, encoded
 from stage0_images.sources import hub_folder
 
 
@@ -140,6 +144,49 @@ def test_what_is_no_regular_file_is_never_waited_for(opened, in_tmp, refused):
     parquet = write_parquet(in_tmp / "tables", train=table([1]))
     os.mkfifo(parquet / ".huggingface.yaml")  # `datasets` would wait for it
     assert ".huggingface.yaml: a pipe, a socket or a device; remove it" in refused(parquet)
+
+
+HUGE = 600 * 2**20
+
+
+def huge_header(file):
+    """Write a PNG file whose header has a chunk of 600 MiB of zeros."""
+    size = b"IHDR" + struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    file.write(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(size) - 4) + size + struct.pack(">I", zlib.crc32(size)))
+    file.write(struct.pack(">I", HUGE) + b"eXIf")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_an_unnamed_file_with_a_huge_header_is_not_read_and_set_aside(opened, in_tmp, zipped):
+    folder = in_tmp / "pets"
+    folder.mkdir()
+    if zipped:
+        with zipfile.ZipFile(folder / "more.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("1.png", png(1))
+            with archive.open("x.dat", "w") as file:
+                huge_header(file)
+                for _ in range(HUGE // 2**20):
+                    file.write(bytes(2**20))
+    else:
+        (folder / "1.png").write_bytes(png(1))
+        with (folder / "x.dat").open("wb") as file:
+            huge_header(file)
+            file.truncate(file.tell() + HUGE)
+    tracemalloc.start()
+    try:
+        source = opened(folder)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * HEADER_BYTES
+    assert contents(source.splits["train"]) == [1]
+    assert {one.file for one in source.aside} == {"more/x.dat" if zipped else "x.dat"}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000"])
+def test_an_image_is_known_by_its_contents(in_tmp, kind):
+    Image.new("RGB", (40, 30), (200, 30, 60)).save(in_tmp / "x.dat", kind)
+    assert is_image(DiskFile(in_tmp / "x.dat"))
 
 
 def test_metadata_that_is_a_pipe_or_huge_is_not_used(opened, in_tmp):
