@@ -21,7 +21,7 @@ from tessera import paths
 from tessera.codes.figures import CodeCounts
 from tessera.codes.store import Codes, open_codes
 from tessera.console import Bar
-from tessera.distributed import share, sum_over_processes, sums_over_blocks
+from tessera.distributed import largest_over_processes, share, sum_over_processes, sums_over_blocks
 from tessera.errors import UserError
 from tessera.features.classifiers.base import predict
 from tessera.features.classifiers.build import load_classifier
@@ -112,12 +112,20 @@ class Evaluation:
         self.distribution = self._distribution_in(features) if features else None
 
     def _distribution_in(self, features: dict[str, Any]) -> Distribution | None:
-        """Where distances are measured; None if there is no such network here. The other figures do not need it."""
+        """Where distances are measured; None if there is no such network here. The other figures do not need it.
+
+        All processes measure distances, or none does: a process would wait for the vectors of the others.
+        """
+        found, failed = None, ""
         try:
-            return Distribution(features, self.prepared, self.samples, self.rows, self.pipeline.device)
+            found = Distribution(features, self.prepared, self.samples, self.rows, self.pipeline.device)
         except UserError as error:
-            self.unavailable["distribution"] = f"evaluation.features: {error}"
-            return None
+            failed = str(error)
+        if not largest_over_processes(int(found is None), self.pipeline.device):
+            return found
+        reason = failed or "the network could be loaded on some processes only; run again, or by a single process"
+        self.unavailable["distribution"] = f"evaluation.features: {reason}"
+        return None
 
     def metrics(self) -> dict[str, Any]:
         """Every figure by section and name. What is unavailable is left out; `unavailable` says why."""

@@ -145,6 +145,12 @@ class StateFolder:
         for path in set(_newest_first(self.folder, kind)) - set(kept):
             shutil.rmtree(path)
 
+    def usable(self) -> list[Path]:
+        """The states that this code may go on from, the best first: its own result, and the states, newest first."""
+        results = _newest_first(self.folder, FINISHED)
+        own = [path for path in results if path.name.endswith(f"-{self.code[:12]}")]
+        return [*own, *_newest_first(self.folder, STEP)]
+
     def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Tensors and values of this code's result, or else of the newest intact state; None if there is neither.
 
@@ -152,9 +158,8 @@ class StateFolder:
         that begins anew would delete it. A note says if another code saved the state, or if there is a result of
         another code. Such a result is not used, since it would be published as if this code had made it.
         """
-        results = _newest_first(self.folder, FINISHED)
-        own = [path for path in results if path.name.endswith(f"-{self.code[:12]}")]
-        for path in [*own, *_newest_first(self.folder, STEP)]:
+        usable, results = self.usable(), _newest_first(self.folder, FINISHED)
+        for path in usable:
             try:
                 tensors, values = read_state(path)
             except (UserError, SafetensorError, ValueError) as error:
@@ -164,7 +169,7 @@ class StateFolder:
             if values["code"] != self.code:
                 say(f"note: the code has changed since {path} was saved; going on from it")
             return tensors, values
-        if results and not own:
+        if results and not set(results) & set(usable):
             say(
                 f"note: the code has changed since {results[0]} was finished, which stays there; starting anew "
                 "(`python -m tessera states` says more)"

@@ -151,10 +151,11 @@ class Saver:
         tensors, values = saved
         found = progress.read(values["progress"])
         if misfit := "the progress" if found is None else self.tensors.misfit(tensors, found.finished):
-            run = "/".join(folder.parts[-2:])
+            # The whole folder may hold results of other code too, which stay.
+            names = " ".join("/".join(path.parts[-3:]) for path in self.state.usable())
             raise UserError(
                 f"{folder}: {misfit} of its state of step {step} does not fit the code as it is; undo the edit to "
-                f"go on with it, or delete it by `python -m tessera states --delete {run}`, and run again"
+                f"go on with it, or begin anew: `python -m tessera states --delete {names}`, and run again"
             )
         if not found.finished:
             self._warn_of_another_machine(values.get("machine"))

@@ -176,3 +176,32 @@ def test_two_processes_measure_what_one_does(tiny_run: Callable, mobilenet: dict
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert two[name] == (value if isinstance(value, str | list) else pytest.approx(value, abs=1e-9, rel=1e-9)), name
+
+
+# Runs `evaluate` with a network that cannot be loaded by the process whose rank is named on the command line.
+FAILS_ON_ONE = """
+import os, sys
+from evaluation import distribution, evaluate
+from tessera.errors import UserError
+
+def build(features, build=distribution.build_features):
+    if os.environ["RANK"] == sys.argv[1]:
+        raise UserError("weights.pth: no such file")
+    return build(features)
+
+distribution.build_features = build
+sys.exit(evaluate.main([]))
+"""
+
+
+def test_weights_that_one_of_two_processes_cannot_load_leave_the_distances_out(
+    tiny_run: Callable, mobilenet: dict, repository: Path
+) -> None:
+    folder = tiny_run()
+    assert "distribution" in measured(folder, mobilenet)
+    (folder / "fails.py").write_text(FAILS_ON_ONE)
+    environment = by_hand(repository) | {"ACCELERATE_USE_CPU": "1"}
+    for rank, reason in (("0", "weights.pth: no such file"), ("1", "could be loaded on some processes only")):
+        succeed(folder, [*torchrun(2), "fails.py", rank], environment)
+        metrics = json.loads((folder / "results" / "evaluate" / "metrics.json").read_text())
+        assert "distribution" not in metrics and reason in metrics["unavailable"]["distribution"]

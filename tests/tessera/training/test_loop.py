@@ -18,6 +18,7 @@ from small_trainings import RUNTIME as RUNTIME_VALUES
 from small_trainings import NotedTask, assert_same, weights
 from torch import nn
 
+from tessera.cli import main
 from tessera.errors import UserError
 from tessera.launch.devices import accelerator
 from tessera.parameters.training import RuntimeParams, TrainingParams
@@ -245,11 +246,38 @@ def test_a_state_that_no_longer_fits_the_model_is_refused_and_stays(training: Ca
     wider = Regression(training(weight_ema_decay=0.9))
     wider.model.layers = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Dropout(0.3), nn.Linear(20, 1))
     before = states()
-    with pytest.raises(UserError, match=r"does not fit the code as it is; .*tessera states --delete test/run`"):
+    with pytest.raises(UserError, match=r"does not fit the code as it is; .*tessera states --delete test/run/step-"):
         trained(wider)
     assert states() == before
     # With the edit undone it goes on.
     assert trained(Regression(training(weight_ema_decay=0.9))).progress.step == 10
+
+
+def test_the_command_that_deletes_states_that_do_not_fit_leaves_a_result_of_other_code(
+    training: Callable, trained: Callable
+) -> None:
+    trained(Regression(training()))
+    (result,) = Path(".state/test/run").glob("finished-*")
+    result = result.rename(result.with_name("finished-000000010-0123456789ab"))
+    interrupted = Regression(training())
+    interrupted.interrupt = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 7 else None
+    with pytest.raises(SystemExit):
+        trained(interrupted, save_every=3)
+    assert len(states()) == 1 + 2
+
+    def wider() -> Regression:
+        task = Regression(training())
+        task.model.layers = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Dropout(0.3), nn.Linear(20, 1))
+        return task
+
+    with pytest.raises(UserError) as refused:
+        trained(wider())
+    _, command, _ = str(refused.value).split("`")
+    assert command.startswith("python -m tessera states --delete ")
+    assert main(command.split()[3:]) == 0
+    assert states() == [result.name]
+    assert trained(wider()).progress.step == 10
+    assert result.name in states()
 
 
 def states() -> list[str]:
