@@ -1,4 +1,5 @@
-"""Check the whole of a parameter file, its source of images and its trackers: python -m tessera check [FILE]."""
+"""Check the whole of a parameter file, its source of images, its trackers and the models that
+trainings begin with: python -m tessera check [FILE]."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from stage0_images.places import check_places
 from tessera import paths
 from tessera.parameters import load
+from tessera.training.checks import require_initial_folders
 from tessera.training.tracked import require_trackers
 
 
@@ -18,5 +20,6 @@ def main(argv: list[str] | None = None) -> int:
     params = load(arguments.file)
     check_places(params.data)
     require_trackers(params.runtime.trackers)
+    require_initial_folders(params)
     print(f"{arguments.file}: every parameter is valid")
     return 0

@@ -15,11 +15,11 @@ from accelerate import Accelerator
 from tessera import paths
 from tessera.console import Bar, say, waiting
 from tessera.distributed import largest_over_processes, same_on_all_processes
-from tessera.errors import UserError
 from tessera.launch.precision import slow_bf16
 from tessera.locks import note_result
 from tessera.parameters.training import RuntimeParams, TrainingParams
 from tessera.training.checkpoint import StateFolder, fingerprint
+from tessera.training.checks import require_trainable
 from tessera.training.groups import build_groups
 from tessera.training.needs import require_room
 from tessera.training.pictures import Pictures
@@ -31,8 +31,6 @@ from tessera.training.task import Task
 from tessera.training.tracked import Trackers, require_trackers
 from tessera.training.tracking import GrowingCurve, line, write_results
 from tessera.training.validation import best_steps, copied, improved, weights_in, weights_to_publish
-
-MOST_ROWS = 10**6  # of train.csv
 
 
 class Trainer:
@@ -56,25 +54,10 @@ class Trainer:
             values: the parameters that trackers show, as JSON values.
 
         Raises:
-            UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches,
-                train.csv would have too many rows, or a tracker is not installed.
+            UserError: see `require_trainable`; or a tracker is not installed.
         """
         size = accelerator.num_processes
-        if params.batch_size % size:
-            raise UserError(
-                f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
-                f"{size} processes; change one of them"
-            )
-        if (rows := params.steps // runtime.log_every) > MOST_ROWS:
-            raise UserError(
-                f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
-                f"state holds, and {MOST_ROWS:,} are the most; raise it"
-            )
-        if runtime.micro_batch and task.whole_batch:
-            raise UserError(
-                f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
-                f"{task.section}.batch_size"
-            )
+        require_trainable(task, params, runtime, size)
         require_trackers(runtime.trackers)
         self.task, self.params, self.runtime, self.accelerator, self.state = task, params, runtime, accelerator, state
         self.artifact = artifact

@@ -81,6 +81,9 @@ class RunTensors:
         """Put tensors that fit back where they came from; returns the best weights.
 
         Of a finished training only what no group holds is put back: the caller puts the best weights into the model.
+
+        Nothing keeps a view of `tensors`, which may be a mapped file: the training deletes it later, and a process on
+        another machine that still read it would be killed.
         """
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
@@ -98,4 +101,4 @@ class RunTensors:
             like = parameter if tensor.shape == parameter.shape else tensor
             restored = torch.empty_like(like, device=parameter.device).copy_(tensor)
             owners[name].optimizer.state[parameter][moment] = restored
-        return part("best.")
+        return {name: tensor.clone() for name, tensor in part("best.").items()}

@@ -44,6 +44,8 @@ def findings(file: Path) -> Iterator[Finding]:
         yield Finding(Level.ERROR, "parameters", str(error))
         return
     yield from folder.look_at_source(params)
+    yield from folder.look_at_initial(params)
+    yield from libraries.look_at_trackers(params.runtime.trackers)
     if not broken:
         from tessera.cli.doctor import machine
 

@@ -15,6 +15,7 @@ from tessera.cli.doctor.finding import Finding, Level
 from tessera.errors import UserError
 from tessera.parameters import Params
 from tessera.project import PACKAGES, ROOT
+from tessera.training.checks import require_initial_folders
 from tessera.training.running import all_runs, all_states, running, used_by
 
 OLD_DAYS = 14  # a saved state that is older is named
@@ -36,6 +37,14 @@ def look_at_source(params: Params) -> Iterator[Finding]:
         yield Finding(Level.ERROR, "images", str(error))
     else:
         yield Finding(Level.OK, "images", params.data.source)
+
+
+def look_at_initial(params: Params) -> Iterator[Finding]:
+    """A published model that a training should begin with, and that is not there."""
+    try:
+        require_initial_folders(params)
+    except UserError as error:
+        yield Finding(Level.ERROR, "weights", str(error))
 
 
 def _code() -> Iterator[Finding]:
@@ -64,9 +73,18 @@ def _git() -> Iterator[Finding]:
     if shutil.which("git") is None:
         yield Finding(Level.WARNING, "git", "not found; `dvc exp` and `compare` need it")
         return
-    done = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, errors="backslashreplace")
+    done = subprocess.run(
+        ["git", "status", "--porcelain"],
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        env={**os.environ, "LC_ALL": "C"},
+    )
     if done.returncode:
-        yield Finding(Level.WARNING, "git", "this folder is in no Git repository; `dvc exp` and `compare` need one")
+        text = "this folder is in no Git repository; `dvc exp` and `compare` need one"
+        if "not a git repository" not in done.stderr:
+            text = f"`git status` fails, and so will `dvc exp` and `compare`: {' '.join(done.stderr.split())[:400]}"
+        yield Finding(Level.WARNING, "git", text)
         return
     changed = [line[3:] for line in done.stdout.splitlines()]
     new = [line[3:] for line in done.stdout.splitlines() if line.startswith("??") and line.endswith(".py")]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import platform
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 
 from tessera.cli.doctor.finding import Finding, Level
+from tessera.errors import UserError
 from tessera.project import ROOT
+from tessera.training.tracked import require_trackers
 
 NOT_NEEDED = {"dvc": "`dvc repro` cannot run; each stage runs by hand (`python -m stage0_images.prepare`, ...)"}
 # What is imported to see whether a library works: one that does not fit torch fails at these.
@@ -48,6 +50,14 @@ def look() -> Iterator[Finding]:
         else:
             good.append(f"{name} {version}")
     yield Finding(Level.OK, "libraries", ", ".join(good))
+
+
+def look_at_trackers(names: Iterable[str]) -> Iterator[Finding]:
+    """A tracker of `runtime.trackers` that is not installed, which every training refuses."""
+    try:
+        require_trackers(names)
+    except UserError as error:
+        yield Finding(Level.ERROR, "trackers", str(error))
 
 
 def broken(module: str) -> str | None:

@@ -21,6 +21,7 @@ from tessera.launch.memory import free_bytes
 from tessera.launch.processes import number_of_processes
 from tessera.parameters import Params
 from tessera.parameters.training import TrainingParams
+from tessera.training.checks import require_trainable
 from tessera.training.needs import needs
 from tessera.training.task import Task
 
@@ -84,13 +85,17 @@ def tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingPar
 
 
 def _room(params: Params, stats: Stats, device: torch.device, processes: int) -> Iterator[Finding]:
-    """Memory of each training, and disk for the whole run, against what is free.
+    """What refuses a training; and memory of each, and disk for the whole run, against what is free.
 
     Raises:
         UserError: see `tasks`.
     """
     free, weights = free_bytes(device), 0
     for stage, task, training in tasks(params, stats):
+        try:
+            require_trainable(task, training, params.runtime, processes)
+        except UserError as error:
+            yield Finding(Level.ERROR, "training", str(error))
         task.model.to(device)
         share = -(-training.batch_size // processes)
         images = min(share, params.runtime.micro_batch or share)

@@ -70,6 +70,14 @@ def test_a_source_that_is_not_there_or_in_the_way_is_refused(check, changes, wor
     assert said.startswith("error: ") and all(word in said for word in words), said
 
 
+@pytest.mark.parametrize("section", ["stage1_vqvae", "stage2_prior"])
+def test_a_model_to_begin_with_that_is_not_there_is_refused(check, section):
+    said = check({f"{section}.training.initialise_from": "gone"})
+    assert said.startswith(f"error: {section}.training.initialise_from: 'gone': no such folder")
+    Path("gone").mkdir()
+    assert "valid" in check({})
+
+
 def test_a_stand_in_that_is_gone_is_to_be_restored(check):
     Path("data/embedded.txt").unlink()
     assert "'data/embedded.txt' is not a file" in (said := check({})) and "git restore data/embedded.txt" in said

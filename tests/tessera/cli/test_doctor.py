@@ -16,6 +16,7 @@ from tessera.cli.doctor import folder, libraries, machine
 from tessera.cli.doctor.finding import Finding, Level
 from tessera.cli.start.machine import Machine
 from tessera.parameters import load
+from tessera.training import tracked
 
 Write = Callable[..., None]
 
@@ -150,6 +151,58 @@ def test_weights_that_are_missing_are_an_error(
     write_params({"refine_decoder.name": "objective", "refine_decoder.objective": terms})
     assert main(["doctor"]) == 1
     assert "error    weights      nowhere.pth: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runtime.processes": 3}, "training     stage1_vqvae.training.batch_size: 8 is the global batch"),
+        (
+            {"runtime.log_every": 1, "stage2_prior.training.steps": 2_000_000},
+            "training     runtime.log_every: 1: train",
+        ),
+        (
+            {"runtime.micro_batch": 4, "stage1_vqvae.quantizer.vq.entropy_bonus": 0.1},
+            "training     runtime.micro_batch: 4: ",
+        ),
+        ({"runtime.trackers": ["wandb"]}, "trackers     runtime.trackers: wandb is not installed"),
+        (
+            {"stage1_vqvae.training.initialise_from": "gone"},
+            "weights      stage1_vqvae.training.initialise_from: 'gone': no such folder",
+        ),
+        (
+            {"stage2_prior.training.initialise_from": "params.yaml"},
+            "weights      stage2_prior.training.initialise_from: 'params.yaml': no such folder",
+        ),
+    ],
+)
+def test_what_will_refuse_a_training_is_an_error(
+    project: Path,
+    write_params: Write,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict,
+    said: str,
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.setattr(tracked, "find_spec", lambda name: None)
+    write_params(changes)
+    assert main(["doctor"]) == 1
+    assert f"error    {said}" in capsys.readouterr().out
+
+
+def test_a_failure_of_git_is_told_in_its_own_words(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = in_tmp / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "fatal: $GIT_SAYS" >&2\nexit 128\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setenv("GIT_SAYS", "not a git repository (or any of the parent directories): .git")
+    assert "is in no Git repository" in list(folder._git())[-1].text
+    monkeypatch.setenv("GIT_SAYS", "detected dubious ownership in repository at '/here'")
+    finding = list(folder._git())[-1]
+    assert finding.level is Level.WARNING and "detected dubious ownership in repository" in finding.text
+    assert "is in no Git repository" not in finding.text
 
 
 def test_a_compiled_training_that_may_fit_is_a_warning(

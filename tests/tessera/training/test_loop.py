@@ -253,6 +253,21 @@ def test_a_state_that_no_longer_fits_the_model_is_refused_and_stays(training: Ca
     assert trained(Regression(training(weight_ema_decay=0.9))).progress.step == 10
 
 
+def test_weights_that_a_training_goes_on_with_are_copies_of_the_saved_file(
+    training: Callable, trained: Callable
+) -> None:
+    """The file is mapped, and it is deleted while the training goes on."""
+    trainer = trained(Regression(training(weight_ema_decay=0.9)))
+    tensors = trainer.saver.tensors.tensors(trainer.best)
+    mapped = {name: tensor.clone() for name, tensor in tensors.items()}
+    best = trainer.saver.tensors.restore(mapped)
+    assert best and all(torch.equal(best[name], mapped[f"best.{name}"]) for name in best)
+    held = trainer.saver.tensors.tensors(best)
+    assert held.keys() == mapped.keys()
+    places = {tensor.untyped_storage().data_ptr() for tensor in mapped.values()}
+    assert not places & {tensor.untyped_storage().data_ptr() for tensor in held.values()}
+
+
 def test_the_command_that_deletes_states_that_do_not_fit_leaves_a_result_of_other_code(
     training: Callable, trained: Callable
 ) -> None:

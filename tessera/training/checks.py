@@ -1,0 +1,57 @@
+"""What refuses a training before it begins, for the training itself and for the commands that look ahead.
+
+It imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tessera.errors import UserError
+
+if TYPE_CHECKING:
+    from tessera.parameters import Params
+    from tessera.parameters.training import RuntimeParams, TrainingParams
+    from tessera.training.task import Task
+
+MOST_ROWS = 10**6  # of train.csv
+
+
+def require_trainable(task: Task, params: TrainingParams, runtime: RuntimeParams, processes: int) -> None:
+    """Check that a task can be trained with these parameters by so many processes.
+
+    Raises:
+        UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches, or
+            train.csv would have too many rows.
+    """
+    if params.batch_size % processes:
+        raise UserError(
+            f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
+            f"{processes} processes; change one of them"
+        )
+    if (rows := params.steps // runtime.log_every) > MOST_ROWS:
+        raise UserError(
+            f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
+            f"state holds, and {MOST_ROWS:,} are the most; raise it"
+        )
+    if runtime.micro_batch and task.whole_batch:
+        raise UserError(
+            f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
+            f"{task.section}.batch_size"
+        )
+
+
+def require_initial_folders(params: Params) -> None:
+    """Check that there is a folder wherever a training begins with the weights of a published model.
+
+    Raises:
+        UserError: there is none.
+    """
+    for section, training in params.trainings().items():
+        folder = getattr(training, "initialise_from", None)
+        if folder and not Path(folder).is_dir():
+            raise UserError(
+                f"{section}.initialise_from: {folder!r}: no such folder; name one with a published model, or set it to "
+                "null"
+            )
