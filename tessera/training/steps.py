@@ -51,8 +51,9 @@ class Stepper:
     def take(self, step: int, batch: Batch, progress: Progress, asked: Callable[[], int] = int) -> int:
         """Compute every loss in turn, and update the parameter groups of each by its gradient.
 
-        An update is skipped if the group's gradient is not finite. A step waits for the device only to learn this. One
-        exchange tells all processes whether gradients are finite, and what each process asks for (`asked`).
+        An update is skipped if the group's gradient is not finite. A step waits for the device to learn this, and
+        for a row of train.csv if it writes one. One exchange tells all processes whether gradients are finite, and what
+        each process asks for (`asked`).
 
         Args:
             step: counted from 0.
