@@ -104,3 +104,15 @@ def test_a_real_edit_during_a_training_loses_nothing(project: Path, environment:
     done = run(project, COMMAND, environment)
     assert done.returncode == 0 and "going on from step 400" in done.stderr and "validated" not in done.stderr
     assert published(project) == old
+
+
+def test_a_file_that_is_renamed_during_a_training_is_an_edit_that_can_be_undone(
+    project: Path, environment: Environment
+) -> None:
+    file, elsewhere = project / TASK, project / "task.moved"
+    status, error = run_with_edit(project, environment, lambda: shutil.move(file, elsewhere))
+    said = error.splitlines()[-1]
+    assert status == 2 and f"{TASK}: edited while this ran" in said and "It is kept in .state/train_vqvae/" in said
+    elsewhere.rename(file)
+    done = run(project, COMMAND, environment)
+    assert done.returncode == 0 and "going on from step 400" in done.stderr and "validated" not in done.stderr
