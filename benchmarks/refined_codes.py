@@ -6,8 +6,9 @@
 A command is a row. The product's own stages run in --folder, which is kept. `prepare` and `train_vqvae` run once for
 all rows of a folder. Then `extract_codes` with --refine steps, `train_prior` as the preset has it, a few samples, and
 `evaluate` on the test split. DATASET is a local folder, or `digits` for scikit-learn's. --set changes further values of
-params.yaml, for all rows of a folder alike. A row that the file --rows holds is not measured again. A command that was
-interrupted goes on where its stage was.
+params.yaml, for all rows of a folder alike. A command that was interrupted goes on where its stage was. The file --rows
+keeps the rows, each with the identity of its VQ-VAE. A row of the folder's own VQ-VAE is not measured again. A row of
+another VQ-VAE does not count, since the two differ in more than refinement.
 
 A row has the bits per dimension of the test split: the distortion; the rate under the uniform prior, under counts and
 under the learned prior; and the totals. It also has the distortion of training and validation images before and after
@@ -31,6 +32,7 @@ from repository import REPOSITORY
 from runs import RESULTS, absolute, add_row, code_of, read_rows
 
 from tessera import paths
+from tessera.artifacts.manifests import read_manifest
 from tessera.cli.preset import PRESETS, apply, read_changes
 from tessera.errors import UserError
 from tessera.training.running import states_of
@@ -79,8 +81,9 @@ def settled(settings: dict[str, Any]) -> None:
     SETTINGS.write_text(json.dumps(settings), encoding="utf-8")
 
 
-def measure(settings: dict[str, Any], dataset: str, refine: int) -> dict[str, Any]:
-    """Run the stages on the images of `dataset`, a folder or `digits`, and return the row."""
+def trained_vqvae(settings: dict[str, Any], dataset: str, refine: int) -> str:
+    """Write params.yaml for `refine` steps on the images of `dataset`, a folder or `digits`. Run the stages that all
+    rows share, unless the folder has their results. Returns the identity of the folder's VQ-VAE."""
     shutil.copy(PRESETS / "digits.yaml", paths.PARAMS)
     source = read_changes([f"data.source={dataset}"])
     if dataset == "digits":
@@ -90,12 +93,17 @@ def measure(settings: dict[str, Any], dataset: str, refine: int) -> dict[str, An
     for folder, module in ONCE.items():
         if not folder.exists():
             stage(module)
+    return read_manifest(paths.VQVAE, "vqvae").identity[:16]
+
+
+def measure(named: dict[str, Any], refine: int) -> dict[str, Any]:
+    """Run the stages that a row has for itself, and return the row. `named` is the part that all rows share."""
     seconds = extract()
     for module in ("stage2_prior.train", "sampling.sample", "evaluation.evaluate"):
         stage(module)
     extracted, trained, evaluated = figures("extract_codes"), figures("train_prior"), figures("evaluate")
     files = [path for room in ("stage1_vqvae", "stage2_prior") for path in (REPOSITORY / room).rglob("*.py")]
-    return settings | {
+    return named | {
         "refine": refine,
         "code": code_of(*files),
         "seconds": seconds,
@@ -132,14 +140,14 @@ def main() -> None:
     options = parser.parse_args()
     dataset = options.dataset if options.dataset == "digits" else str(absolute(options.dataset))
     try:
-        named = {"preset": options.preset, "dataset": Path(dataset).name}
-        settings = named | {"changes": read_changes(options.set)}
+        settings = {"preset": options.preset, "dataset": Path(dataset).name, "changes": read_changes(options.set)}
         options.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(options.folder)
         settled(settings)
-        mine = [row for row in read_rows(options.rows) if {key: row[key] for key in settings} == settings]
+        named = settings | {"vqvae": trained_vqvae(settings, dataset, options.refine)}
+        mine = [row for row in read_rows(options.rows) if {key: row.get(key) for key in named} == named]
         if options.refine not in [row["refine"] for row in mine]:
-            mine.append(measure(settings, dataset, options.refine))
+            mine.append(measure(named, options.refine))
             add_row(options.rows, mine[-1])
     except UserError as error:
         raise SystemExit(f"error: {error}") from None

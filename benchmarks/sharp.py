@@ -12,9 +12,10 @@ asked for. Both decoders are given the same codes. `floor_fd` and `floor_kid` ar
 are samples. The real images are those of --splits, joined: `--splits test validation` where the test split is small.
 `evaluation.images` limits how many of each split are taken. `seconds` are those of the whole stage by the clock, and
 `cpu_seconds` those that it computed; both are null where the training went on from a saved state. Rows have hashes of
-codes and prior before and after. `refine_decoder` are the values of that section that the decoder was
-trained with. Rows that are there, of the same values, are not measured again. --picture shows real images with both
-reconstructions below each, and then the same samples by both decoders; it is drawn when a row is measured.
+codes and prior before and after, and of the classifier. They have the values of `refine_decoder`, with which the
+decoder was trained, of `sampling` and of `evaluation`. Rows that are there, of the same hashes before and the same
+values, are not measured again. --picture shows real images with both reconstructions below each, and then the same
+samples by both decoders; it is drawn when a row is measured.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from tessera.parameters.root import feature_networks
 
 DECODERS = (LIKELIHOOD, REFINED)
 SHOWN = 16  # images of each kind in the picture
+SECTIONS = ("refine_decoder", "sampling", "evaluation")  # whose values a row has
 FIGURES = ("rfd", "rkid", "gfd", "gkid", "psnr", "ssim", "agreement")
 
 
@@ -78,7 +80,7 @@ def copied(run: Path, folder: Path) -> None:
         for place in (paths.PREPARED, paths.CODES, paths.MODELS):
             shutil.copytree(run / place, unfinished / place)
         unfinished.rename(folder)
-    for place in (paths.CODES, paths.PRIOR):
+    for place in (paths.CODES, paths.PRIOR, paths.CLASSIFIER):
         if contents(run / place) != contents(folder / place):
             raise SystemExit(f"{folder / place} is not that of {run}; give another --folder")
     shutil.copy(run / paths.PARAMS, folder / paths.PARAMS)  # without the changes of an earlier command
@@ -90,6 +92,11 @@ def contents(folder: Path) -> str:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder)} {sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def hashes(when: str) -> dict[str, str]:
+    """Hashes of codes and prior, by columns of a row; `when` is before the decoder is trained, or after."""
+    return {f"{place.name}_{when}": contents(place) for place in (paths.CODES, paths.PRIOR)}
 
 
 def refine() -> dict[str, float | None]:
@@ -187,9 +194,8 @@ def _samples(
 
 def rows_of(params: Params, named: dict[str, Any], splits: list[str], picture: Path | None) -> list[dict[str, Any]]:
     """Train the decoder and measure both; returns their rows."""
-    before = {f"{place.name}_before": contents(place) for place in (paths.CODES, paths.PRIOR)}
-    taken = refine()
-    after = {f"{place.name}_after": contents(place) for place in (paths.CODES, paths.PRIOR)}
+    taken, before = refine(), {name: named[name] for name in hashes("before")}
+    after = hashes("after")
     if list(before.values()) != list(after.values()):
         raise SystemExit(f"refine_decoder changed codes or prior: {before}, {after}")
     shape = open_prepared(paths.PREPARED).stats.image_shape
@@ -204,8 +210,8 @@ def rows_of(params: Params, named: dict[str, Any], splits: list[str], picture: P
             "seconds_a_step": taken["seconds"] and round(taken["seconds"] / steps, 4),
         }
     }
-    hashes = {"judge_weights": judged.network.weights[:16], **before, **after}
-    return [named | {"decoder": name} | found[name] | trained.get(name, {}) | hashes for name in DECODERS]
+    others = {"judge_weights": judged.network.weights[:16], **after}
+    return [named | {"decoder": name} | found[name] | trained.get(name, {}) | others for name in DECODERS]
 
 
 def without_files(values: dict[str, Any]) -> dict[str, Any]:
@@ -261,10 +267,12 @@ def main() -> None:
             "vqvae": read_manifest(paths.VQVAE, "vqvae").identity[:16],
             # A row says which weights judged by their hash. Where a file lies tells nobody else anything.
             "changes": {path: value for path, value in changes.items() if not path.endswith(".file")},
-            "refine_decoder": without_files(params.refine_decoder.values()),
+            **{name: without_files(getattr(params, name).values()) for name in SECTIONS},
+            **hashes("before"),
+            "classifier": contents(paths.CLASSIFIER),
         }
         named = json.loads(json.dumps(named))  # as a row that was read has it
-        mine = [row for row in read_rows(options.rows) if {key: row[key] for key in named} == named]
+        mine = [row for row in read_rows(options.rows) if {key: row.get(key) for key in named} == named]
         there = {row["decoder"] for row in mine}
         if there != set(DECODERS):
             for row in rows_of(params, named, options.splits, options.picture):

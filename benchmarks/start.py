@@ -4,8 +4,9 @@
 
 DATASET: a local folder, `digits`, or `drawings`, which the script makes: transparent shapes in six classes. `--images`
 takes so many training images of it, of each class its share. Everything is trained in a folder of its own, stage by
-stage without DVC. A row of figures and minutes is added to FILE; a row that is there is not measured again. `--show`
-prints the rows as a table. Other programs should rest meanwhile; `taskset` gives it a core of its own.
+stage without DVC. A row of figures and minutes is added to FILE; a row that is there, of as many cores, is not
+measured again. `--show` prints the rows as a table. Other programs should rest meanwhile; `taskset` gives it a core of
+its own.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def draw_shapes(folder: Path, count: int, side: int = 64) -> None:
 
 def write_some(source: str, folder: Path, count: int) -> None:
     """`count` training images of a source as files, in folders by class; of each class its share, evenly spread."""
+    from stage0_images.reading import encoded
     from stage0_images.sources import open_source
     from tessera.parameters import read_yaml, validate
 
@@ -83,6 +85,8 @@ def write_some(source: str, folder: Path, count: int) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     opened = open_source(validate(tree).data, cache)
     train = opened.splits["train"]
+    if count > train.count:
+        raise SystemExit(f"--images {count}: {source} has {train.count} training images; give no more, or leave it out")
     labels = np.zeros(train.count, np.int64) if train.labels is None else train.labels
     order = np.argsort(labels, kind="stable")
     rows = order[np.linspace(0, train.count - 1, count).astype(int)]
@@ -92,8 +96,8 @@ def write_some(source: str, folder: Path, count: int) -> None:
         if isinstance(image.content, np.ndarray):
             Image.fromarray(image.content).save(path.with_suffix(".png"))
         else:
-            content = image.content.read_bytes() if isinstance(image.content, Path) else image.content
-            path.with_suffix(".png").write_bytes(content)  # read by its content, whatever its name ends in
+            with encoded(image.content, sys.maxsize) as content:
+                path.with_suffix(".png").write_bytes(content)  # read by its content, whatever its name ends in
     shutil.rmtree(cache)
 
 
@@ -181,8 +185,9 @@ def main() -> None:
     if options.dataset:
         dataset = options.dataset
         dataset = dataset if dataset in ("digits", "drawings") else str(absolute(dataset))
-        wanted = (Path(dataset).name, options.images, options.minutes)
-        if wanted in [(row["dataset"], row["images"], row["minutes"]) for row in rows]:
+        wanted = {"dataset": Path(dataset).name, "images": options.images, "minutes": options.minutes}
+        wanted |= {"cores": available_cores()}
+        if wanted in [{key: row[key] for key in wanted} for row in rows]:
             print(f"{wanted} is in {options.rows} already")
         else:
             row = measure(dataset, options.images, options.minutes, options.folder)

@@ -191,7 +191,7 @@ class Spread:
     kid: float
 
 
-def bootstrap(real: Tensor, shown: Tensor, paired: bool) -> Spread:
+def bootstrap(real: Tensor, shown: Tensor, paired: bool, images: int | None = None) -> Spread:
     """The standard errors of both distances, by drawing images again with replacement.
 
     A bootstrap's own distances are too large, for repeated images make a set smaller. Their spread is what counts.
@@ -200,8 +200,11 @@ def bootstrap(real: Tensor, shown: Tensor, paired: bool) -> Spread:
         real, shown: at least two vectors each, in no order of importance. At most `RESAMPLED` of each are drawn from;
             the error of larger sets is smaller by the root of their size.
         paired: see `kernel_distance`. Two vectors that belong together are drawn together.
+        images: of how many images the smaller set is whose Fréchet distance has the standard error. The vectors are a
+            random choice of them. None: the vectors are all there are.
     """
-    scale = math.sqrt(min(len(real), len(shown), RESAMPLED) / min(len(real), len(shown)))
+    fewer = min(len(real), len(shown))
+    of_kid, of_frechet = (math.sqrt(min(fewer, RESAMPLED) / count) for count in (fewer, images or fewer))
     random = generator("bootstrap", len(real), len(shown))
     parts = [x[torch.randperm(len(x), generator=random)[:RESAMPLED].to(x.device)] for x in (real, shown)]
     if paired:
@@ -217,7 +220,7 @@ def bootstrap(real: Tensor, shown: Tensor, paired: bool) -> Spread:
         frechet_of_vectors(*(part[row.to(real.device)] for part, row in zip(parts, rows, strict=True)))
         for rows in zip(*draws, strict=True)
     ]
-    return Spread(torch.tensor(distances, dtype=torch.float64).std().item() * scale, kids.std().item() * scale)
+    return Spread(torch.tensor(distances, dtype=torch.float64).std().item() * of_frechet, kids.std().item() * of_kid)
 
 
 def interval(value: float, error: float, least: float = -math.inf) -> list[float]:

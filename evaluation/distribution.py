@@ -166,7 +166,8 @@ class Distribution:
             )
         equal = min(len(real.rows), len(shown.rows))
         if equal > DENSITY_NEIGHBOURS:
-            error = bootstrap(real.vectors, shown.vectors, paired)
+            # The KID is of the kept images, and the Fréchet distance of all.
+            error = bootstrap(real.vectors, shown.vectors, paired, fewer)
             found["kid_interval"] = interval(kid, error.kid)
             found["frechet_distance_interval"] = interval(distance, error.frechet_distance, least=0.0)
             # Of equally many images, since these figures depend on how many there are.

@@ -12,6 +12,7 @@ from torch import Tensor
 from evaluation.choices import fixed_choice
 from evaluation.distances import Moments, frechet_distance, frechet_of_vectors, inception_score
 from tessera.distributed import sum_over_processes, world
+from tessera.randomness import generator
 
 KEPT = 5000  # vectors of a set that are kept, a fixed random choice, for every figure that compares pairs of images
 PARTS = 10  # of a set, over which the Inception Score is a mean
@@ -32,6 +33,7 @@ class Gathered:
         self.vectors = torch.zeros(len(self.rows), width, device=device)
         self.moments = Moments(width, device)
         self.scores: tuple[Tensor, ...] | None = None  # sums for the Inception Score
+        self._parts: Tensor | None = None  # the part of each image, int64 (count,), once logits are given
 
     def add(self, numbers: np.ndarray, vectors: Tensor, logits: Tensor | None = None) -> None:
         """Add images.
@@ -51,7 +53,11 @@ class Gathered:
     def _score(self, numbers: np.ndarray, logits: Tensor) -> None:
         if self.scores is None:
             self.scores = (logits.new_zeros(PARTS, logits.shape[1]), logits.new_zeros(PARTS), logits.new_zeros(PARTS))
-        parts = torch.from_numpy(numbers * PARTS // self.count).to(logits.device)
+            # Files in folders are sorted by class. Parts of neighbours would hold one class each, and the score of a
+            # part is high only if it holds many. The random order is the same on every process.
+            order = torch.randperm(self.count, generator=generator("inception_score", self.count))
+            self._parts = order * PARTS // self.count
+        parts = self._parts[torch.from_numpy(numbers)].to(logits.device)
         log_probabilities = logits.log_softmax(1)
         probabilities = log_probabilities.exp()
         sums = (probabilities, (probabilities * log_probabilities).sum(1), torch.ones_like(logits[:, 0]))

@@ -89,10 +89,15 @@ class VQVAE(nn.Module):
         """Whether a training step draws random numbers, for which `forward` takes seeds."""
         return self.network.stochastic or any(quantizer.stochastic for quantizer in self.quantizers)
 
-    def compile(self) -> None:
-        """Compiles encoder, decoder and loss for training steps. Quantizers and evaluation are not compiled."""
+    def compile(self, loss: bool = True) -> None:
+        """Compiles encoder, decoder and loss for training steps. Quantizers and evaluation are not compiled.
+
+        Args:
+            loss: whether the likelihood's loss is compiled. The backward pass of what is compiled can run only once.
+        """
         self._encode, self._decode = torch.compile(self.network.encode), torch.compile(self.network.decode)
-        self._loss = torch.compile(self.likelihood.loss)
+        if loss:
+            self._loss = torch.compile(self.likelihood.loss)
 
     def _z_of_levels(self, features: list[torch.Tensor], quantized: list[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yields z (B, h, w, D) of each level, coarsest first.

@@ -47,11 +47,16 @@ class Objective(nn.Module):
         return {term.opponent: term for term in self.terms.values() if term.opponent}
 
     def compile(self) -> None:
-        """Compiles the VQ-VAE for training steps. An adaptive weight needs the last layer apart from the others."""
-        if any(term.adaptive for term in self.terms.values()):
+        """Compiles the VQ-VAE for training steps.
+
+        With an adaptive weight a step takes the gradient of the distortion twice: for the weight, down to the last
+        layer, and for the training. So last layer and distortion are not compiled then.
+        """
+        adaptive = any(term.adaptive for term in self.terms.values())
+        if adaptive:
             last = self.vqvae.network.last_layer
             last.forward = torch.compiler.disable(last.forward)
-        self.vqvae.compile()
+        self.vqvae.compile(loss=not adaptive)
 
     def forward(self, loss: str, **batch: Any) -> Any:
         """Computes a loss by its name: see `generator` and `Term.own_loss`. `images` may be uint8 pixels here."""

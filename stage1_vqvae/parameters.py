@@ -190,6 +190,7 @@ class Stage1Params(Section):
                 getattr(self, name).fits_together()
             except Misfit as error:
                 raise Misfit(error.reason, name, *error.path) from None
+        self.objective.fits_training(self.training.patience)
         if self.scales.sides and self.network.chosen.levels > 1:
             raise Misfit(
                 f"{self.network.name} has {self.network.chosen.levels} levels here, but scales are of one feature map; "
@@ -243,6 +244,7 @@ class RefineParams(Section):
             return
         if not self.objective.on:
             raise Misfit("every term has weight 0; raise one, or set refine_decoder.name to none", "objective")
+        self.objective.fits_training(self.training.patience)
         try:
             self.objective.fits_together()
         except Misfit as error:

@@ -154,7 +154,7 @@ class DecoderTask(SharpTask):
 
     @torch.no_grad()
     def inputs(self, batch: Batch) -> Batch:
-        """The images, and z_q of the codes that extraction gives them."""
+        """The images, and z_q of the encoder's codes, which `extract_codes.refine` does not change."""
         model, training = self.vqvae, self.vqvae.training
         model.eval()
         with torch.autocast(self.device.type, enabled=False):  # extraction encodes in float32

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from stage1_vqvae.likelihoods.laplace import Laplace
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.task import VQVAETask
 from stage2_prior.priors.build import build_prior
@@ -116,6 +117,19 @@ def test_vqgans_objective_is_the_published_one() -> None:
     term = objective.adversarial
     assert (term.weight, term.adaptive, term.start_step, term.regulariser.name) == (0.8, True, 250001, "none")
     assert term.discriminator.chosen.values() == {"channels": 64, "layers": 3, "norm": "batch"}
+
+
+@pytest.mark.parametrize(
+    ("name", "commitment", "codebook"), [("vqgan_imagenet256", 1.0, 0.25), ("var_imagenet256", 0.25, 1.0)]
+)
+def test_a_published_weight_is_one_of_the_absolute_error(name: str, commitment: float, codebook: float) -> None:
+    """The pixel loss is divided by the data's standard deviation, 0.5: all weights are, but for the adaptive one."""
+    section, images = preset(name).stage1_vqvae, torch.zeros(1, 3, 2, 2)
+    assert section.likelihood.name == "laplace"
+    factor = Laplace.error(images + 1, images, 0.5**2).item()
+    chosen = section.quantizer.chosen
+    assert chosen.commitment_cost == commitment * factor and chosen.codebook_cost == codebook * factor
+    assert section.objective.perceptual.weight == 1.0 * factor
 
 
 def test_every_preset_is_expected() -> None:

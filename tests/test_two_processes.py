@@ -117,8 +117,9 @@ def test_several_processes_train_the_vqvae_that_one_does(
 TERM = "stage1_vqvae.objective.adversarial."
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
 def test_two_processes_train_against_a_discriminator_as_one_does(
-    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment
+    in_tmp: Path, write_params: Write, write_prepared: Write, environment: Environment, norm: str
 ) -> None:
     """A whole VQ-VAE with an adaptive weight and LeCam's averages, and then its decoder with R1's penalty."""
     write_prepared()
@@ -130,6 +131,7 @@ def test_two_processes_train_against_a_discriminator_as_one_does(
             TERM + "start_step": 4,
             TERM + "ramp_steps": 4,
             TERM + "regulariser.name": "lecam",
+            TERM + "discriminator.patch.norm": norm,
             **{f"stage1_vqvae.training.{name}": value for name, value in few.items()},
             "stage1_vqvae.quantizer.revival_threshold": 0.0,
             "refine_decoder.name": "objective",

@@ -7,12 +7,14 @@ al. 2021, "Taming Transformers for High-Resolution Image Synthesis", for its for
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from stage1_vqvae.discriminators.base import Discriminator
 from stage1_vqvae.discriminators.sections import DiscriminatorParams
+from tessera.distributed import sum_over_processes, world
 from tessera.parameters.sections import Misfit, Positive
 
 KERNEL = 4
@@ -26,7 +28,8 @@ class Parameters(DiscriminatorParams):
 
     `channels`: of the first layer; they double with each further layer up to eight times as many. `layers`: the number
     of convolutions that halve the resolution; with 3 of them an output sees 70x70 pixels. `norm`: batch is the
-    published one, by which the images of a batch are judged together; group judges each image by itself.
+    published one, by which the images of a batch are judged together, over all processes; group judges each image by
+    itself.
     """
 
     channels: Positive
@@ -73,8 +76,48 @@ class Patch(Discriminator):
         return [self.layers(images)]
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes, for losses that each process computes a share of.
+
+    Every process uses the sum, so the gradient that a process's own tensor receives is summed over all processes too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return sum_over_processes(tensor.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient)  # a gradient penalty derives the gradient once more
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """A batch norm by the means and variances of the whole batch, over all processes. Each has equally many images.
+
+    Nobody reads running statistics, so there are none. (torch's SyncBatchNorm keeps them, and needs GPUs.)
+
+    Args:
+        width: number of channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, track_running_stats=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if world()[1] == 1:
+            return super().forward(input)
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        values = values - _everywhere(values)
+        deviation = (_everywhere(values.square()) + self.eps).sqrt()
+        shape = (-1, 1, 1)
+        return (values / deviation * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+
+def _everywhere(values: Tensor) -> Tensor:
+    """The mean of each channel of (B, C, h, w) over the images and positions of all processes, (C, 1, 1)."""
+    return _Sum.apply(values.mean((0, 2, 3))).view(-1, 1, 1) / world()[1]
+
+
 def _norm(name: str, width: int) -> nn.Module:
-    """A norm over `width` channels. Nobody reads a batch norm's running statistics, so there are none."""
-    if name == "batch":
-        return nn.BatchNorm2d(width, track_running_stats=False)
-    return nn.GroupNorm(math.gcd(GROUPS, width), width)
+    """A norm over `width` channels."""
+    return BatchNorm(width) if name == "batch" else nn.GroupNorm(math.gcd(GROUPS, width), width)

@@ -6,7 +6,7 @@ Sources: Esser et al. 2021, "Taming Transformers for High-Resolution Image Synth
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,8 @@ class Parameters(TermParams):
     at the decoder's last layer (Esser et al., equation 7). A distance that the discriminator adds for the decoder
     (`projected.matching`) has this term's weight and ramp as well.
     """
+
+    opposed: ClassVar[bool] = True
 
     weight: NonNegative
     adaptive: bool

@@ -30,7 +30,10 @@ class TermParams(Section):
 
     Attributes:
         weight: by which the term is multiplied before it is added to the distortion; 0: there is no such term.
+        opposed: whether the term has parameters of its own that are trained against the decoder.
     """
+
+    opposed: ClassVar[bool] = False
 
     weight: NonNegative
 
@@ -47,6 +50,20 @@ class ObjectiveTerms(Terms):
 
     package: ClassVar[str] = PACKAGE
     published: ClassVar[bool] = False  # a published model has none of them
+
+    def fits_training(self, patience: int | None) -> None:
+        """Refuse patience beside a term that is trained against the decoder: the newest weights are published then.
+
+        Raises:
+            Misfit: with the reason, and its place in the training's section.
+        """
+        if patience is not None and any(part.opposed for part in self.on.values()):
+            raise Misfit(
+                f"{patience}, but no validation figure measures what is trained against a discriminator, so that "
+                "nothing could run out of patience; set it to null",
+                "training",
+                "patience",
+            )
 
     def fits_images(self, shape: tuple[int, int, int]) -> None:
         """Refuse images (C, H, W) for which a term that is on cannot be computed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,42 @@ def test_a_row_of_other_values_of_the_stage_does_not_count_as_measured(
         0.123
     ]
     assert "file" not in json.dumps(found[0]["refine_decoder"])
+
+
+@pytest.mark.parametrize("place", [paths.CODES, paths.PRIOR, paths.CLASSIFIER], ids=lambda place: place.name)
+def test_a_row_of_other_codes_or_another_prior_or_classifier_does_not_count_as_measured(
+    place: Path, sharp: ModuleType, measured: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called(sharp, monkeypatch)
+    shutil.rmtree("copy")
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "file").write_text("trained again")
+    assert len(called(sharp, monkeypatch)) == 4 and len(measured) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [("sampling.temperature", 0.5), ("evaluation.images", 7)], ids=lambda change: change[0]
+)
+def test_a_row_of_other_values_of_sampling_or_evaluation_does_not_count_as_measured(
+    change: tuple[str, float],
+    sharp: ModuleType,
+    measured: list[tuple[int, int]],
+    write_params: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called(sharp, monkeypatch)
+    write_params(dict([change]))
+    rows = called(sharp, monkeypatch)
+    assert len(rows) == 4 and called(sharp, monkeypatch) == rows and len(measured) == 2
+
+
+def test_rows_from_before_they_had_all_values_do_not_count_as_measured(
+    sharp: ModuleType, measured: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = called(sharp, monkeypatch)
+    older = [{name: row[name] for name in row.keys() - {"sampling", "evaluation", "classifier"}} for row in rows]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in older))
+    assert called(sharp, monkeypatch) == older + rows and len(measured) == 2
 
 
 def test_a_row_that_is_missing_is_added_and_a_picture_that_is_not_drawn_is_said(

@@ -155,6 +155,16 @@ def test_a_bootstrap_has_the_spread_of_new_images() -> None:
     assert bootstrap(*pair, paired=True).frechet_distance < 0.3 * bootstrap(*pair, paired=False).frechet_distance
 
 
+def test_the_error_of_a_frechet_distance_is_that_of_all_images_it_was_measured_on() -> None:
+    """Of 2,000 images of each set 100 are kept."""
+    sets = [(normal(2000, 3, seed), normal(2000, 3, 100 + seed, shift=1.0)) for seed in range(30)]
+    spread = torch.tensor([frechet_of_vectors(*pair) for pair in sets]).std().item()
+    kept = [(one[:100], other[:100]) for one, other in sets[:8]]
+    errors = [bootstrap(*pair, paired=False, images=2000) for pair in kept]
+    assert np.mean([error.frechet_distance for error in errors]) == pytest.approx(spread, rel=0.35)
+    assert errors[0].kid == bootstrap(*kept[0], paired=False).kid  # of the kept images, whatever their number
+
+
 @pytest.mark.parametrize("paired", [False, True])
 def test_a_bootstrap_of_few_images_may_draw_one_alone_and_is_finite(paired: bool) -> None:
     error = bootstrap(normal(3, 3, 0), normal(3, 3, 1), paired)

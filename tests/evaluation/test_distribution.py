@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from whole_runs import by_hand, copies, succeed, torchrun
 from evaluation import evaluate, train_classifier
 from evaluation.choices import fixed_choice
 from evaluation.distances import Moments, frechet_distance, kernel_distance, neighbour_figures
+from evaluation.distribution import Distribution
+from evaluation.gathered import Gathered
 from sampling import sample
 from sampling.pipeline import TwoStagePipeline
 from tessera import paths
@@ -110,6 +113,26 @@ def test_every_figure_is_its_definition_on_the_features_of_all_images(tiny_run: 
     assert "14 images are no more than the 16 dimensions of classifier" in found["default"]["note"]
     assert "note" not in found["reconstructions"]
     assert metrics["codebook"]["tokens"] == 4 and metrics["codebook"]["tokens_that_number_training"] == 2  # 8² > 48
+
+
+def test_the_interval_of_the_frechet_distance_is_that_of_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of as many kept images four times as many images have half the error."""
+    monkeypatch.setattr("evaluation.gathered.KEPT", 50)
+    widths = {}
+    for count in (50, 200):
+        compared = Distribution.__new__(Distribution)
+        compared.network, compared.width, compared.sets = SimpleNamespace(name="stub"), 3, {}
+        for seed, name in enumerate(("test", "default")):
+            gathered = Gathered(count, 3, torch.device("cpu"))
+            vectors = torch.empty(count, 3)
+            vectors[gathered.rows] = torch.randn(50, 3, generator=torch.Generator().manual_seed(seed)) + 3 * seed
+            others = np.setdiff1d(np.arange(count), gathered.rows)
+            vectors[others] = vectors[gathered.rows].repeat(3, 1)[: len(others)]
+            gathered.add(np.arange(count), vectors)
+            compared.sets[name] = gathered
+        found = compared._compare("default", compared.sets["default"], None)
+        widths[count] = [found[f"{figure}_interval"][1] - found[figure] for figure in ("frechet_distance", "kid")]
+    assert widths[200] == pytest.approx([widths[50][0] / 2, widths[50][1]])
 
 
 def test_samples_that_are_training_images_are_told(tiny_run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

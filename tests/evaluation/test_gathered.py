@@ -62,6 +62,18 @@ def test_processes_gather_what_one_does(monkeypatch: pytest.MonkeyPatch, size: i
     assert found.inception_score() == pytest.approx(one.inception_score(), rel=1e-12)
 
 
+def test_the_inception_score_does_not_depend_on_the_order_of_classes() -> None:
+    """A classifier that is sure of ten equally frequent classes scores ten, also where images are sorted by class."""
+    logits = 50 * torch.eye(10).repeat_interleave(100, 0)
+    found = Gathered(1000, 2, CPU)
+    for part in distributed.share(1000, 64):
+        found.add(np.arange(part.start, part.stop), torch.zeros(part.stop - part.start, 2), logits[part])
+    found.merge(10)
+    assert found.scores[2].tolist() == [100.0] * 10
+    score, deviation = found.inception_score()
+    assert score == pytest.approx(10, rel=0.1) and deviation < 0.5  # parts of 100 images: some classes a little rarer
+
+
 def nearest() -> Nearest:
     found = Nearest(VECTORS[:7])
     for part in distributed.share(90, 10):

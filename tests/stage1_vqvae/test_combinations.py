@@ -11,6 +11,7 @@ import torch
 
 from stage1_vqvae.model import VQVAE, load_vqvae
 from stage1_vqvae.quantizers.output import planes
+from stage1_vqvae.sharpening import task_of
 from stage1_vqvae.task import VQVAETask
 from tessera.artifacts.models import save_model
 from tessera.images.pixels import to_float
@@ -129,11 +130,23 @@ def test_re_estimation_after_the_weights_have_moved_lowers_the_quantization_erro
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # which dynamo itself causes
 @pytest.mark.parametrize(
     ("network", "likelihood"),
-    [("conv", "mixture_of_logistics"), ("resnet", "gaussian"), ("vit", "laplace"), ("scales", "gaussian")],
+    [
+        ("conv", "mixture_of_logistics"),
+        ("resnet", "gaussian"),
+        ("vit", "laplace"),
+        ("scales", "gaussian"),
+        ("adaptive conv", "gaussian"),  # with a discriminator whose weight is adaptive
+        ("adaptive resnet", "laplace"),
+        ("adaptive vit", "gaussian"),
+    ],
 )
 def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(build, raw_params, network, likelihood) -> None:
     raw_params["stage1_vqvae"]["likelihood"]["name"] = likelihood
-    task, _ = build("vq", None, network, (3, 12, 8))
+    adaptive = network.startswith("adaptive ")
+    raw_params["stage1_vqvae"]["objective"]["adversarial"] |= {"weight": 0.5 * adaptive, "adaptive": True}
+    task, found = build("vq", None, network.removeprefix("adaptive "), (3, 12, 8))
+    if adaptive:
+        task = task_of(found.stage1_vqvae, task.model, task.train, task.validation)
     task.model.train()
     task.initialise()
     found = []
@@ -141,8 +154,9 @@ def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(build, raw_p
         if compiled:
             task.compile()
         task.model.zero_grad()
-        loss, _ = task.model(**task.batch(0, slice(None)))
+        task.begin(0)
+        loss, _ = task.loss(next(iter(task.losses)), task.model, task.batch(0, slice(None)))
         loss.backward()
         task.discard()
-        found.append((loss.detach(), [p.grad.clone() for p in task.model.parameters()]))
+        found.append((loss.detach(), [p.grad.clone() for p in task.vqvae.parameters()]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)

@@ -228,6 +228,22 @@ TERMS = "stage1_vqvae.objective."
             r"extract_codes\.refine: 5, but stage1_vqvae\.objective has a term",
         ),
         ({"sampling.decoder": "refined"}, r"sampling\.decoder: refined, but refine_decoder\.name is none"),
+        (
+            {TERMS + "adversarial.weight": 1.0, "stage1_vqvae.training.patience": 4},
+            r"stage1_vqvae\.training\.patience: 4, but no validation figure measures .*; set it to null$",
+        ),
+        (
+            {"refine_decoder.name": "objective", "stage1_vqvae.training.patience": 4},
+            r"refine_decoder\.training\.patience: 4, but no validation figure measures .*; set it to null$",
+        ),
+        (
+            {
+                "refine_decoder.name": "objective",
+                "refine_decoder.training.patience": None,
+                "stage1_vqvae.training.patience": 4,
+            },
+            None,
+        ),
         ({"refine_decoder.training": {"step": 3}}, r"refine_decoder\.training\.step: unknown parameter"),
     ],
 )
