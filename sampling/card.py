@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from sampling.describe import rows
+from sampling.describe import grid, rows
 from sampling.provenance import Provenance
 from sampling.settings import Settings
 from tessera import paths
@@ -21,6 +21,11 @@ LISTED = 50  # classes
 NO_LICENSE = (
     "## Licence\n\nNone is given yet. Whoever publishes this model chooses one: `license:` in the first lines of this "
     "file. The licence of the data may limit the choice."
+)
+RECORDED = "Every value that the run used, as params.yaml has them:"
+UNRECORDED = (
+    "The values of params.yaml in the run's folder. The run kept no record of its values. The sizes of the models and "
+    "their numbers of training steps agree with params.yaml. No other value could be compared:"
 )
 
 # The figures that a card shows, by their dotted path in metrics.json: what each is, which way is better, and on which
@@ -105,11 +110,12 @@ def eval_results(told: Provenance, dataset: str | None) -> str | None:
 
 def _summary(pipeline: TwoStagePipeline) -> str:
     channels, height, width = pipeline.layout.image_shape
-    grids = " and ".join(f"{level.height}x{level.width}" for level in pipeline.layout.levels)
+    levels = pipeline.layout.levels
+    grids = f"{'grids' if len(levels) > 1 else 'a grid'} of {' and '.join(map(grid, levels))}"
     asked = " of a class that you name" if pipeline.num_classes else ""
     return (
-        f"Draws {height}x{width} {'grey' if channels == 1 else 'RGB'} images{asked}. A VQ-VAE turns an image into a "
-        f"grid of {grids} discrete codes and back; a prior draws such codes. Made with Tessera."
+        f"Draws {height}x{width} {'grey' if channels == 1 else 'RGB'} images{asked}. A VQ-VAE turns an image into "
+        f"{grids} discrete codes and back; a prior draws such codes. Made with Tessera."
     )
 
 
@@ -164,10 +170,8 @@ def _recipe(pipeline: TwoStagePipeline, told: Provenance) -> str:
     table = "\n".join(f"| {part} | {text} |" for part, text in rows(pipeline).items() if part != "classes")
     text = f"## Recipe\n\n| | |\n| --- | --- |\n{table}"
     if told.recipe:
-        text += (
-            "\n\nEvery value that the run used, as params.yaml has them:\n\n<details>\n\n```yaml\n"
-            f"{yaml_dump(told.recipe)}```\n\n</details>"
-        )
+        values = RECORDED if told.recorded else UNRECORDED
+        text += f"\n\n{values}\n\n<details>\n\n```yaml\n{yaml_dump(told.recipe)}```\n\n</details>"
     return text
 
 

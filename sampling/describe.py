@@ -8,6 +8,7 @@ from tessera.errors import printable
 
 if TYPE_CHECKING:
     from sampling.pipeline import TwoStagePipeline
+    from tessera.codes.layout import Level
 
 SHOWN = 30  # class names
 
@@ -48,6 +49,11 @@ def _classes(pipeline: TwoStagePipeline) -> str:
     text = f"{classes.count}: {numbered}{', ...' if classes.count > SHOWN else ''}"
     untrained = classes.count - len(classes.trained)
     return text + (f"; {untrained} without training images" if untrained else "")
+
+
+def grid(level: Level) -> str:
+    """The shape of a level's codes: 4x4, or 4x4x2 with 2 codes a position."""
+    return "x".join(map(str, (level.height, level.width, *([level.depth] if level.depth > 1 else []))))
 
 
 def _level(level: Any) -> str:

@@ -12,14 +12,24 @@ from tessera.artifacts.edited import first_difference
 from tessera.artifacts.manifests import read_manifest
 from tessera.documents import read_json
 from tessera.errors import UserError
-from tessera.parameters import load
+from tessera.parameters import Params, load
+from tessera.recorded import edited_stages
 
 if TYPE_CHECKING:
     from sampling.published import Published
 
 METRICS = paths.RESULTS / "evaluate" / "metrics.json"
-# The sections of params.yaml from which the models and their samples follow.
-RECIPE = ("data", "stage1_vqvae", "extract_codes", "stage2_prior", "sampling")
+# The stages that made the models and their samples, and the section of params.yaml that each follows.
+RECIPE = {
+    "prepare": "data",
+    "train_vqvae": "stage1_vqvae",
+    "refine_decoder": "refine_decoder",
+    "extract_codes": "extract_codes",
+    "train_prior": "stage2_prior",
+    "sample": "sampling",
+}
+OF_SAMPLES = ("classifier", "distribution")  # the sections of metrics.json that hold figures of samples
+SECTIONS = {"vqvae": "stage1_vqvae", "decoder": "refine_decoder", "prior": "stage2_prior"}  # that train each model
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,8 @@ class Provenance:
 
     Attributes:
         recipe: the values that the run used, by section of params.yaml. No value is a path of the machine.
+        recorded: whether the stage `fingerprint` recorded these values. Without its records, only networks and numbers
+            of steps were compared with the models, and the recipe has no section `data`.
         images: number of images of each split.
         metrics: what `evaluate` measured.
         picture: the bytes of the picture of samples, a PNG file.
@@ -35,6 +47,7 @@ class Provenance:
     """
 
     recipe: dict[str, Any] = field(default_factory=dict)
+    recorded: bool = False
     images: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     picture: bytes | None = None
@@ -65,24 +78,73 @@ def read(run: Path, pipeline: Published, identities: dict[str, str]) -> Provenan
                 f"{identities[kind][:16]}; name the run that made the models"
             )
     missing: list[str] = []
+    params, edited = load(run / paths.PARAMS), edited_stages(load(run / paths.PARAMS), run)
+    sections = {stage: RECIPE[stage] for stage in RECIPE if stage != "refine_decoder" or _refined(pipeline)}
+    images, records = _images(run, pipeline, missing), set(sections) <= set(edited)
+    recorded = records and images is not None  # records beside other images are of another run
+    if edit := _edit(pipeline, params, {stage: edited.get(stage) for stage in sections}):
+        missing.append(f"the recipe: {edit}")
+        sections = {}
+    elif not recorded:
+        missing.append(f"the data: {_no_data(run, records)}")
+        del sections["prepare"]
+    recipe = {name: without_paths(params.used(name)) for name in sections.values()}
+    drawn = edited.get("sample")
     return Provenance(
-        _recipe(run, pipeline, missing),
-        _images(run, pipeline, missing),
-        _metrics(run, identities, missing),
-        _picture(run, identities, missing),
+        recipe,
+        recorded,
+        images or {},
+        _metrics(run, identities, drawn, missing),
+        _picture(run, identities, drawn, missing),
         tuple(missing),
     )
 
 
-def _recipe(run: Path, pipeline: Published, missing: list[str]) -> dict[str, Any]:
-    params = load(run / paths.PARAMS)
+def _refined(pipeline: Published) -> bool:
+    return pipeline.decoder is not pipeline.vqvae
+
+
+def _edit(pipeline: Published, params: Params, edited: dict[str, str | None]) -> str | None:
+    """What in `params` is other than when the models and samples were made, as the end of a sentence; None: nothing.
+
+    Args:
+        edited: of each stage, what was edited since `fingerprint` recorded it.
+    """
     for folder, _, made, now in made_and_now(pipeline, params):
         if difference := first_difference(made, now):
             path, old, new = difference
-            missing.append(f"the recipe: {folder} was made with {path} {old!r}, and params.yaml says {new!r}")
-            return {}
-    sections = [*RECIPE, "refine_decoder"] if pipeline.decoder is not pipeline.vqvae else RECIPE
-    return {name: without_paths(params.used(name)) for name in sections}
+            return f"{folder} was made with {path} {old!r}, and params.yaml says {new!r}"
+    trainings = params.trainings()
+    for kind, section in SECTIONS.items():
+        took = pipeline.manifests[kind].training if kind in pipeline.manifests else {}
+        if took and (path := _other_steps(took, trainings.get(f"{section}.training"))):
+            return (
+                f"the {kind} was trained with steps: {took['steps']} and schedule_steps: {took['schedule_steps']}, and "
+                f"params.yaml has other {section}.training.{path}"
+            )
+    for stage, path in edited.items():
+        if path:
+            return f"{path} in params.yaml was edited since the run began (the stage {stage} uses it)"
+    return None
+
+
+def _other_steps(took: dict[str, int], training: Any) -> str | None:
+    """Which number of `training` a model was not trained with; None: it may have been, if it ended early or not.
+
+    Args:
+        took: the numbers of its manifest.
+        training: the section of params.yaml; None: there is none, and nothing is trained.
+    """
+    if training is None or took["schedule_steps"] != (training.schedule_steps or training.steps):
+        return "steps" if training is None or training.schedule_steps is None else "schedule_steps"
+    return "steps" if took["steps"] > training.steps else None
+
+
+def _no_data(run: Path, records: bool) -> str:
+    """Why nothing says which data the models were trained on, as the end of a sentence."""
+    if records:
+        return f"{run / paths.PREPARED} holds other images than the models were trained on"
+    return f"{run / paths.FINGERPRINTS} has no record of the run; `dvc repro` writes one"
 
 
 def without_paths(value: Any) -> Any:
@@ -101,7 +163,8 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def _images(run: Path, pipeline: Published, missing: list[str]) -> dict[str, int]:
+def _images(run: Path, pipeline: Published, missing: list[str]) -> dict[str, int] | None:
+    """The number of images of each split; {}: not known; None: the run's images are not those of the models."""
     folder = run / paths.PREPARED
     try:
         prepared = read_manifest(folder, "prepared", contents=False)
@@ -110,26 +173,39 @@ def _images(run: Path, pipeline: Published, missing: list[str]) -> dict[str, int
         return {}
     if prepared.identity != pipeline.manifests["vqvae"].parents.get("prepared"):
         missing.append(f"the numbers of images: {folder} holds other data than the models were trained on")
-        return {}
+        return None
     return dict(prepared.read_json("stats.json")["images"])
 
 
-def _metrics(run: Path, identities: dict[str, str], missing: list[str]) -> dict[str, Any]:
+def _metrics(run: Path, identities: dict[str, str], edit: str | None, missing: list[str]) -> dict[str, Any]:
+    """What `evaluate` measured of the models.
+
+    Args:
+        edit: what was edited since the samples were drawn. Then nothing that was measured of samples is taken.
+    """
     file = run / METRICS
     found = read_json(file) if file.is_file() else {}
     if isinstance(found, dict) and found.get("models") == identities:
-        return found
+        if edit:
+            missing.append(f"the figures of samples: {_other_samples(edit)}")
+        return {name: value for name, value in found.items() if not (edit and name in OF_SAMPLES)}
     reason = "is of other models" if found else "is not there"
     missing.append(f"the figures: {file} {reason}; `python -m evaluation.evaluate` measures these models")
     return {}
 
 
-def _picture(run: Path, identities: dict[str, str], missing: list[str]) -> bytes | None:
+def _other_samples(edit: str) -> str:
+    return f"{edit} was edited since they were drawn; `dvc repro` draws and measures others"
+
+
+def _picture(run: Path, identities: dict[str, str], edit: str | None, missing: list[str]) -> bytes | None:
+    """The picture of samples. `edit`: what was edited since they were drawn. Then there is none."""
     try:
         samples = read_manifest(run / paths.SAMPLES, "samples", contents=False)
-        if samples.parents == identities:
+        if samples.parents == identities and not edit:
             return samples.read(paths.SAMPLE_GRID.name)
-        reason = f"{run / paths.SAMPLES} is of other models; `python -m sampling.sample` draws those of these models"
+        other = f"{run / paths.SAMPLES} is of other models; `python -m sampling.sample` draws those of these models"
+        reason = _other_samples(edit) if samples.parents == identities and edit else other
     except UserError as error:
         reason = str(error)
     missing.append(f"the picture: {reason}")

@@ -14,6 +14,7 @@ from sampling.demo.models import Beginning
 from sampling.demo.shared import PICTURE, Shared
 from sampling.demo.tabs import CompleteTab, SampleTab
 from sampling.demo.uploads import read_upload
+from sampling.describe import grid
 from sampling.pipeline import TwoStagePipeline
 from tessera.errors import printable
 
@@ -114,6 +115,6 @@ class PictureTab:
 def _summary(pipeline: TwoStagePipeline) -> str:
     """The model in a line."""
     channels, height, width = pipeline.layout.image_shape
-    count, grids = pipeline.layout.num_tokens, [f"{level.height}x{level.width}" for level in pipeline.layout.levels]
+    count, grids = pipeline.layout.num_tokens, [grid(level) for level in pipeline.layout.levels]
     kind = "grey" if channels == 1 else "colour"
     return f"{kind.capitalize()} images of {height}x{width} pixels, each made of {count} codes ({' + '.join(grids)})."

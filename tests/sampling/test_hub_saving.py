@@ -5,22 +5,29 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from sampling import save
+from sampling.card import _summary
 from sampling.pipeline import TwoStagePipeline
 from sampling.provenance import METRICS, without_paths
 from tessera import paths
 from tessera.artifacts.files import json_text, write_text
 from tessera.artifacts.manifests import file_entry, manifest_text
 from tessera.artifacts.publishing import publishing
+from tessera.cli.fingerprint import stages
+from tessera.cli.preset import patch
+from tessera.codes.layout import CodeLayout, Level
 from tessera.documents import read_yaml
 from tessera.errors import UserError
 from tessera.images.prepared import open_prepared
+from tessera.parameters import load as load_params
 
 FIGURES = {
     "bits_per_dim": {"total_prior": 3.25, "distortion": 2.5, "rate_prior": 0.75},
@@ -47,14 +54,35 @@ def publish_results(pipeline: TwoStagePipeline, models: dict[str, str] | None = 
 
 
 @pytest.fixture
-def finished(pipeline: TwoStagePipeline) -> TwoStagePipeline:
+def finished(pipeline: TwoStagePipeline, repository: Path) -> TwoStagePipeline:
     """The pipeline of a run whose params.yaml made these models, and whose results are theirs."""
+    made_by_params(pipeline)
+    record(repository)
+    publish_results(pipeline)
+    return pipeline
+
+
+def made_by_params(pipeline: TwoStagePipeline) -> None:
+    """Write the sizes of the fixture's VQ-VAE into params.yaml."""
     params, config = json.loads(Path("params.yaml").read_text()), pipeline.vqvae.config
     for part, option in (("network", "conv"), ("quantizer", "vq"), ("likelihood", "gaussian")):
         params["stage1_vqvae"][part][option] |= config[part][option]
     Path("params.yaml").write_text(json.dumps(params))
-    publish_results(pipeline)
-    return pipeline
+
+
+def edited(path: str, value: object) -> None:
+    """Change a value of params.yaml."""
+    params = json.loads(Path("params.yaml").read_text())
+    patch(params, {path: value})
+    Path("params.yaml").write_text(json.dumps(params))
+
+
+def record(repository: Path) -> None:
+    """What the stage `fingerprint` writes, but for the hashes of the code."""
+    params = load_params(Path("params.yaml"))
+    for name, module in stages(repository / "dvc.yaml").items():
+        used = {path: params.used(path) for path in import_module(module).USES}
+        write_text(paths.FINGERPRINTS / f"{name}.json", json_text({"parameters": used}))
 
 
 @pytest.mark.parametrize(
@@ -142,9 +170,7 @@ def test_the_lines_of_a_card_that_load_it_run(finished, in_tmp, monkeypatch):
 
 def test_figures_of_other_models_and_an_edited_recipe_are_left_out_and_that_is_said(finished, capsys):
     publish_results(finished, {"vqvae": "0" * 64, "prior": "1" * 64})
-    params = json.loads(Path("params.yaml").read_text())
-    params["stage2_prior"]["counts"]["largest_softmax"] = 5
-    Path("params.yaml").write_text(json.dumps(params))
+    edited("stage2_prior.counts.largest_softmax", 5)
     text = finished.save_pretrained("saved").joinpath("README.md").read_text()
     assert "None is known" in text and "params.yaml" not in text and "samples.png" not in text
     said = capsys.readouterr().err
@@ -154,6 +180,84 @@ def test_figures_of_other_models_and_an_edited_recipe_are_left_out_and_that_is_s
         "leaves out the picture: results/sample is of other models",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("stage2_prior.training.steps", 5),
+        ("stage2_prior.training.learning_rate", 0.01),
+        ("stage1_vqvae.training.steps", 5000),
+        ("stage1_vqvae.augmentation.shift", 2),
+        ("data.source", "me/others"),
+        ("data.revision", "0" * 40),
+        ("extract_codes.shift", 1),
+        ("sampling.temperature", 0.3),
+    ],
+)
+def test_a_recipe_that_was_edited_since_the_run_is_left_out(tiny_run, repository, capsys, path, value):
+    tiny_run(prior="pixelcnn")
+    pipeline = load("models")
+    made_by_params(pipeline)
+    edited("data.source", "me/things")
+    edited("data.revision", "1" * 40)
+    record(repository)
+    publish_results(pipeline)
+    capsys.readouterr()
+    text = pipeline.save_pretrained("recorded").joinpath("README.md").read_text()
+    assert "Every value that the run used" in text and "revision: '1111" in text and capsys.readouterr().err == ""
+    edited(path, value)
+    text = pipeline.save_pretrained("saved").joinpath("README.md").read_text()
+    assert "params.yaml" not in text and "datasets:" not in text and "revision" not in text
+    drawn = path.startswith("sampling.")
+    assert (Path("saved") / "samples.png").exists() is not drawn and ("KID" in text or "Fréchet" in text) is not drawn
+    said = capsys.readouterr().err
+    assert "leaves out the recipe: " in said and path in said.replace("stage2_prior.pixelcnn.", "stage2_prior.")
+    assert ("leaves out the picture" in said) is ("leaves out the figures of samples" in said) is drawn
+    assert ".eval_results" in said and not Path("saved/.eval_results").exists()
+
+
+@pytest.mark.parametrize(("steps", "schedule", "path"), [(5, None, "steps"), (3, 4, "steps"), (4, 9, "schedule_steps")])
+def test_without_a_record_numbers_of_steps_are_compared_and_the_data_are_left_out(
+    tiny_run, capsys, steps, schedule, path
+):
+    tiny_run(prior="pixelcnn")
+    pipeline = load("models")
+    made_by_params(pipeline)
+    text = pipeline.save_pretrained("agrees").joinpath("README.md").read_text()
+    assert "The run kept no record" in text and "source:" not in text and "learning_rate: 0.03" in text
+    assert "leaves out the data: results/fingerprint has no record of the run" in capsys.readouterr().err
+    edited("stage2_prior.training.schedule_steps", 4)
+    edited("stage2_prior.training.steps", 6)  # the run was ended early
+    assert "learning_rate" in pipeline.save_pretrained("ended early").joinpath("README.md").read_text()
+    capsys.readouterr()
+    edited("stage2_prior.training.steps", steps)
+    edited("stage2_prior.training.schedule_steps", schedule)
+    assert "learning_rate" not in pipeline.save_pretrained("edited").joinpath("README.md").read_text()
+    said = f"schedule_steps: 4, and params.yaml has other stage2_prior.training.{path}\n"
+    assert f"leaves out the recipe: the prior was trained with steps: 4 and {said}" in capsys.readouterr().err
+
+
+def test_records_beside_other_images_are_of_another_run(finished, capsys):
+    assert "source: " in finished.save_pretrained("own").joinpath("README.md").read_text()
+    with publishing(paths.PREPARED, "prepared", {}) as staging:
+        (staging / "stats.json").write_text("{}")
+    text = finished.save_pretrained("saved").joinpath("README.md").read_text()
+    assert "source: " not in text and "The run kept no record" in text
+    assert "leaves out the data: data/prepared holds other images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("levels", "grids"),
+    [
+        ([(4, 4, 1)], "a grid of 4x4 discrete"),
+        ([(4, 6, 2)], "a grid of 4x6x2 discrete"),
+        ([(2, 2, 1), (4, 4, 3)], "grids of 2x2 and 4x4x3 discrete"),
+    ],
+)
+def test_a_card_counts_the_codes_of_every_position(levels, grids):
+    layout = CodeLayout((3, 16, 16), tuple(Level(*sizes, codebook_size=8) for sizes in levels))
+    assert f"turns an image into {grids} codes" in _summary(SimpleNamespace(layout=layout, num_classes=0))
 
 
 def test_another_run_is_refused(pipeline, in_tmp):
@@ -168,13 +272,14 @@ def test_another_run_is_refused(pipeline, in_tmp):
     assert folder.is_dir() and sorted(path.name for path in in_tmp.glob("*again*")) == [], "nothing half done stays"
 
 
-def test_no_path_of_this_machine_is_in_a_card(finished, in_tmp):
+def test_no_path_of_this_machine_is_in_a_card(finished, in_tmp, repository):
     pictures = in_tmp / "secret" / "pictures"
     pictures.mkdir(parents=True)
     params = json.loads(Path("params.yaml").read_text())
     params["data"] |= {"source": str(pictures), "watch": str(pictures)}
     params["stage2_prior"]["training"]["initialise_from"] = str(in_tmp / "secret" / "models")
     Path("params.yaml").write_text(json.dumps(params))
+    record(repository)
     for name, data in contents(finished.save_pretrained("saved")).items():
         assert b"secret" not in data and str(in_tmp).encode() not in data, name
     assert "source: pictures" in Path("saved/README.md").read_text()

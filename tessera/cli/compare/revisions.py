@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tessera import paths
-from tessera.documents import JSON_BYTES, YAML_BYTES, parse_json, parse_yaml, read_bytes, read_json
+from tessera.documents import JSON_BYTES, YAML_BYTES, parse_json, parse_yaml, read_bytes
 from tessera.errors import UserError
 from tessera.parameters import Params, validate
 from tessera.parameters.sections import Choice, Section
+from tessera.recorded import edited_stages
 
 WORKSPACE = "workspace"
 METRICS = "metrics.json"
@@ -202,7 +203,8 @@ def read_file(run: Run, file: Path) -> bytes | None:
 
 def _of(name: str, commit: str, text: bytes, files: dict[str, bytes]) -> Run:
     parameters, params, notes = used(parse_yaml(text, f"{name}: {paths.PARAMS}"), f"{name}: {paths.PARAMS}")
-    if not commit and params and (stale := _stale_stages(params)):
+    edited = edited_stages(params) if params and not commit else {}
+    if stale := [stage for stage, path in edited.items() if path]:
         notes.append(
             f"{name}: params.yaml was edited since `dvc repro`, so the figures of {', '.join(stale)}, and of the "
             "stages after, are of other parameters than those shown"
@@ -227,20 +229,3 @@ def _files_of(commit: str) -> Iterator[tuple[str, bytes]]:
     for file in map(Path, filter(None, listed.decode(errors="surrogateescape").split("\0"))):
         if file.name == METRICS and file.parent.parent == paths.RESULTS:
             yield file.parent.name, git("show", f"{commit}:./{file.as_posix()}") or b""
-
-
-def _stale_stages(params: Params) -> list[str]:
-    """The stages whose parameters were edited since the stage `fingerprint` ran."""
-    found = []
-    for file in sorted(paths.FINGERPRINTS.glob("*.json")):
-        record = read_json(file)
-        recorded = record.get("parameters") if isinstance(record, dict) else None
-        if not isinstance(recorded, dict):
-            raise UserError(f"{file}: not as `fingerprint` writes it; run `dvc repro -f -s fingerprint`, then again")
-        try:
-            now = {path: params.used(path) for path in recorded}
-        except AttributeError:  # a section of another version
-            continue
-        if now != recorded:
-            found.append(file.stem)
-    return found
