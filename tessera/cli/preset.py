@@ -227,7 +227,7 @@ def _slow_bf16() -> str | None:
 
     from tessera.launch.precision import slow_bf16
 
-    return None if torch.cuda.is_available() else slow_bf16(torch.device("cpu"))
+    return slow_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _replace(file: Path, before: Any, text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whether bf16 is slow on this machine. A CPU without instructions for it computes it by emulation."""
+"""Whether bf16 is slow on this machine. A CPU or a GPU without instructions for it computes it by emulation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,14 @@ def _slowness() -> dict[str, float]:
 
 
 def slow_bf16(device: torch.device) -> str | None:
-    """What bf16 costs on a device where it is slower than fp32, for a message; None where it is not."""
+    """What bf16 costs on a device where it is slower than fp32, for a message; None where it is not.
+
+    A CPU is measured. A GPU is asked whether it has instructions for bf16.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return None
+        return f"bf16 is slower than fp32 on {torch.cuda.get_device_name(device)}, which has no instructions for it"
     if device.type != "cpu":
         return None
     slow = bf16_slowness()

@@ -16,6 +16,8 @@ from tessera.cli.preset import leaves
 from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import read_yaml
 
+MOST_MINUTES = 10_000  # that may be given
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -43,8 +45,8 @@ def _runtime(file: Path) -> dict[str, Any]:
 
 def _minutes(text: str) -> float:
     value = float(text)
-    if not 1 <= value <= 10_000:
-        raise argparse.ArgumentTypeError(f"expected 1 to 10000 minutes, got {text}")
+    if not 1 <= value <= MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"expected 1 to {MOST_MINUTES} minutes, got {text}")
     return value
 
 

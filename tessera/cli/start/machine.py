@@ -53,15 +53,11 @@ def look(threads: int | None, processes: int = 1) -> Machine:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     pages = os.sysconf_names.get("SC_PHYS_PAGES") and os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     kind = "cuda" if gpu else "cpu"
-    slow = slow_bf16(torch.device("cpu"))
-    if gpu:
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        slow = None if fast else f"{gpu} has no instructions for bf16"
     return Machine(
         threads=number_of_threads(threads),
         memory=pages or None,
         gpu=gpu,
-        slow_bf16=slow,
+        slow_bf16=slow_bf16(torch.device(kind)),
         compiler=any(shutil.which(name) for name in COMPILERS[kind]),
         processes=processes,
         judge=next((name for name in options(PACKAGE) if parameters_of(PACKAGE, name).at_hand()), None),

@@ -92,13 +92,23 @@ class Plan:
 
     @property
     def refining_minutes(self) -> float | None:
-        """What `refine_decoder`, which is off, would take more; None if it cannot be trained here."""
+        """What `refine_decoder`, which is off, would take more; None if it cannot be trained here, or is refused."""
         training = self.params.refine_decoder.training
-        if self.times.refining is None:
+        if self.times.refining is None or not self._may_refine():
             return None
         validations = -(-training.steps // training.validate_every)
         seen = validations * self.survey.images["validation"] * self.times.reconstruction
         return (training.steps * self.times.refining + seen + START - OFF) / 60
+
+    def _may_refine(self) -> bool:
+        """Whether the parameters stay valid with a refined decoder: images may be too small, or the judge a loss."""
+        section = self.params.refine_decoder.model_copy(update={"name": "objective"})
+        drawn = self.params.sampling.model_copy(update={"decoder": "refined"})
+        try:
+            self.params.model_copy(update={"refine_decoder": section, "sampling": drawn}).sections_fit_together()
+        except ValueError:
+            return False
+        return True
 
     @property
     def disk(self) -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+from itertools import count
 from pathlib import Path
 
 from stage0_images.survey import Survey
 from tessera.artifacts.files import write_text
 from tessera.cli.preset import DEFAULT, PRESETS, editor, leaves, patch
+from tessera.cli.start import MOST_MINUTES
 from tessera.cli.start.machine import Machine
 from tessera.cli.start.plan import STAGES, Plan
-from tessera.cli.start.rules import Choice
+from tessera.cli.start.rules import SMALLEST, Choice
 from tessera.documents import parse_yaml
 from tessera.launch.threads import others_running
 from tessera.parameters import Params, validate
@@ -21,10 +23,14 @@ LONGER = 1.2  # times the minutes given: if a longer run than that would help, i
 SQUARE = 0.05  # the part by which the sides of a square may differ
 
 
-def write(file: Path, choice: Choice) -> None:
+def write(file: Path, choice: Choice) -> Path | None:
     """Write the whole parameter file: the default one with the chosen values, and a reason beside those that have one.
 
-    A file that was there and differs is kept beside it, with the ending .old.
+    A file that was there and differs is kept beside it, with the ending .old. If a copy with other contents has this
+    name, the next copies end in .old2, .old3 and so on, so that no copy is lost.
+
+    Returns:
+        The copy of the file that was there; None if there was no file, or nothing that a preset does not write again.
 
     Raises:
         UserError: the result is not valid; the file is then as it was.
@@ -37,9 +43,18 @@ def write(file: Path, choice: Choice) -> None:
     validate(parse_yaml(text, str(file)), str(file))
     assert leaves(parse_yaml(text, str(file))) == leaves(parse_yaml(stream.getvalue(), str(file)))
     before = file.read_text(encoding="utf-8") if file.exists() else text
+    kept = None
     if before not in (text, (PRESETS / f"{DEFAULT}.yaml").read_text(encoding="utf-8")):
-        write_text(file.with_name(f"{file.name}.old"), before)
+        kept = _place_of_copy(file, before)
+        write_text(kept, before)
     write_text(Path(os.path.realpath(file)), text)  # a link to the user's own file stays
+    return kept
+
+
+def _place_of_copy(file: Path, text: str) -> Path:
+    """The first name for a copy of the file that is free, or has this text already."""
+    names = (file.with_name(f"{file.name}.old{number if number > 1 else ''}") for number in count(1))
+    return next(name for name in names if not name.exists() or name.read_bytes() == text.encode("utf-8"))
 
 
 def commented(text: str, reasons: dict[str, str]) -> str:
@@ -65,11 +80,22 @@ def commented(text: str, reasons: dict[str, str]) -> str:
 
 
 def report(
-    source: str, survey: Survey, machine: Machine, params: Params, plan: Plan, minutes: float, file: Path
+    source: str,
+    survey: Survey,
+    machine: Machine,
+    params: Params,
+    plan: Plan,
+    minutes: float,
+    file: Path,
+    kept: Path | None = None,
 ) -> str:
-    """What was found and what will be made, as lines for a person."""
+    """What was found and what will be made, as lines for a person.
+
+    Args:
+        kept: the copy of the parameter file as it was before, see `write`.
+    """
     return "\n".join(
-        [*_found(source, survey, machine), "", *_made(params), "", *_stages(plan, minutes), "", *_end(file)]
+        [*_found(source, survey, machine), "", *_made(params), "", *_stages(plan, minutes), "", *_end(file, kept)]
     )
 
 
@@ -107,10 +133,10 @@ def _processes(machine: Machine) -> list[str]:
 
 def _others() -> list[str]:
     """A line if other programs keep the machine busy."""
-    count = others_running()
-    if not count:
+    number = others_running()
+    if not number:
         return []
-    return [f"          {count} threads of other programs run now: times are longer than on an idle machine"]
+    return [f"          {number} threads of other programs run now: times are longer than on an idle machine"]
 
 
 def _made(params: Params) -> list[str]:
@@ -128,22 +154,23 @@ def _stages(plan: Plan, minutes: float) -> list[str]:
     sections = {stage: section for section, stage in STAGES.items()}
     lines = [f"{'stage':<18} minutes"]
     for stage, seconds in plan.seconds.items():
-        count = plan.steps.get(sections.get(stage, ""))
-        lines.append(f"{stage:<18} {seconds / 60:7.1f}" + (f"   {count:,} steps at most" if count else ""))
+        steps = plan.steps.get(sections.get(stage, ""))
+        lines.append(f"{stage:<18} {seconds / 60:7.1f}" + (f"   {steps:,} steps at most" if steps else ""))
     whole = f"{'in all':<18} {plan.expected_minutes:7.1f}   about, if nothing else runs"
     if plan.expected_minutes > minutes:
         least = (
             f"{plan.expected_minutes:.0f} minutes are the least for these images here, more than the {minutes:g} given"
         )
-        whole += f"\n{'':<18} {least}; a smaller --side takes less"
-    if plan.useful_minutes > LONGER * minutes:
-        whole += f"\n{'':<18} more time makes better pictures, up to `--minutes {plan.useful_minutes:.0f}` or so"
+        smaller = "; a smaller --side takes less" if plan.params.data.height > SMALLEST else ""
+        whole += f"\n{'':<18} {least}{smaller}"
+    useful = min(plan.useful_minutes, MOST_MINUTES)
+    if useful > LONGER * minutes:
+        whole += f"\n{'':<18} more time makes better pictures, up to `--minutes {useful:.0f}` or so"
     if (more := plan.refining_minutes) is not None:
         whole += f"\n{'':<18} refine_decoder.name=objective and sampling.decoder=refined take {more:.1f} minutes more"
     return [*lines, whole, f"disk      about {max(1, plan.disk // 2**20):,} MB, caches and saved states included"]
 
 
-def _end(file: Path) -> list[str]:
-    kept = file.with_name(f"{file.name}.old")
-    old = f" The file as it was before the last change is {kept}." if kept.exists() else ""
+def _end(file: Path, kept: Path | None) -> list[str]:
+    old = f" The file as it was before is {kept}." if kept else ""
     return [f"{file} is written; `dvc repro` makes it. The picture will be results/sample/grid.png.{old}"]

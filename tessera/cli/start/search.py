@@ -58,8 +58,8 @@ def search(source: str, minutes: float, side: int | None, file: Path, runtime: d
         reading = _seconds_an_image(opened, params, min(available_cores(), machine.threads * machine.processes))
     with waiting("timing a few steps"):
         choice, plan = _fit(first, survey, machine, minutes, side, reading)
-    write(file, choice)
-    return report(source, survey, machine, parameters(choice), plan, minutes, file)
+    kept = write(file, choice)
+    return report(source, survey, machine, parameters(choice), plan, minutes, file, kept)
 
 
 def parameters(choice: Choice) -> Params:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tessera.cli import main as command
 from tessera.cli import preset
@@ -14,6 +15,7 @@ from tessera.cli.preset import PRESETS, apply, edit, leaves, main, read_preset
 from tessera.parameters import load, read_yaml
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+OWN = preset._slow_bf16  # which a fixture replaces
 
 
 @pytest.fixture
@@ -214,6 +216,15 @@ def test_where_bf16_is_slow_a_preset_says_that_it_writes_fp32_in_its_place(file,
     assert found.stage2_prior.training.precision == "bf16", "what the user asks for stays"
     main(["fashion_mnist", "-S", "stage1_vqvae.training.precision=bf16"])
     assert load(file).stage1_vqvae.training.channels_last, "it goes with the user's bf16"
+
+
+def test_a_gpu_without_bf16_is_slow_for_a_preset(file, capsys, monkeypatch):
+    monkeypatch.setattr(preset, "_slow_bf16", OWN)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert main(["fashion_mnist"]) == 0 and "note: bf16 is slower than fp32 on Tesla T4" in capsys.readouterr().out
+    assert load(file).stage1_vqvae.training.precision == "fp32"
 
 
 def test_a_preset_without_bf16_does_not_measure_the_machine(file, capsys, monkeypatch):

@@ -34,6 +34,7 @@ from tessera.cli.start.plan import (
 from tessera.cli.start.report import commented, report
 from tessera.cli.start.search import parameters
 from tessera.cli.start.timing import Times
+from tessera.errors import UserError
 from tessera.features.networks.sections import PACKAGE
 from tessera.parameters import load, read_yaml
 from tessera.parameters.parts import options, parameters_of
@@ -202,6 +203,38 @@ def test_a_plan_tells_what_a_refined_decoder_would_take_where_it_can_be_trained(
     assert "refine_decoder.name" not in report("folder", found, CPU, params, plan_of(found), 60, Path("params.yaml"))
 
 
+@pytest.mark.parametrize(("judge", "side", "told"), [("efficientnet_lite0", 64, False), ("vgg16", 64, True)])
+def test_a_refined_decoder_is_named_only_where_the_parameters_take_it(judge: str, side: int, told: bool) -> None:
+    found = survey(classes=None)
+    chosen = choice(found, side=side).joined(rules.judge(found, dataclasses.replace(CPU, judge=judge)))
+    plan = Plan(found, parameters(chosen), dataclasses.replace(QUICK, refining=0.5), 60, 1e-3, False)
+    text = report("folder", found, CPU, parameters(chosen), plan, 60, Path("params.yaml"))
+    refined = rules.Choice({"refine_decoder.name": "objective", "sampling.decoder": "refined"})
+    if told:
+        parameters(chosen.joined(plan.choice).joined(refined))
+    else:
+        with pytest.raises(UserError, match="trained against"):
+            parameters(chosen.joined(plan.choice).joined(refined))
+    assert ("refine_decoder.name=objective and sampling.decoder=refined take" in text) is told
+
+
+@pytest.mark.parametrize("side", [8, 12])
+def test_a_smaller_side_is_named_only_where_there_is_one(side: int) -> None:
+    found = survey(sides=(side,))
+    params = parameters(choice(found, side=side))
+    slow = dataclasses.replace(QUICK, vqvae_step=5.0)
+    text = report("f", found, CPU, params, Plan(found, params, slow, 1, 1e-3, False), 1, Path("params.yaml"))
+    assert "are the least for these images here" in text and ("smaller --side" in text) is (side > 8)
+
+
+def test_no_more_minutes_are_named_than_can_be_given() -> None:
+    found = survey()
+    params = parameters(choice(found))
+    plan = Plan(found, params, dataclasses.replace(QUICK, vqvae_step=10_000.0), 1000, 1e-3, False)
+    assert plan.useful_minutes > 10_000
+    assert "--minutes 10000`" in report("f", found, CPU, params, plan, 1000, Path("params.yaml"))
+
+
 def plan_of(found: Survey) -> Plan:
     return Plan(found, parameters(choice(found)), QUICK, 60, 1e-3, False)
 
@@ -320,6 +353,18 @@ def test_a_folder_gives_a_whole_valid_file_and_a_plan(folder, classes: int, caps
     assert f"{source}: " in told and ("3 classes" in told or not classes) and "in all" in told
     assert f"RGB images of 20x20, each 5x5 codes of {params.stage1_vqvae.quantizer.chosen.sizes[0]}" in told
     assert main(["check"]) == 0
+
+
+def test_starting_again_loses_no_file_that_the_user_edited(folder, capsys) -> None:
+    source, own = folder(2), Path("params.yaml").read_text(encoding="utf-8")
+    assert main(["start", source, "--minutes", "2"]) == 0
+    assert main(["start", source, "--minutes", "3"]) == 0
+    first = Path("params.yaml.old2").read_text(encoding="utf-8")
+    assert Path("params.yaml.old").read_text(encoding="utf-8") == own
+    assert "The file as it was before is params.yaml.old2." in capsys.readouterr().out
+    Path("params.yaml").write_text(first, encoding="utf-8")
+    assert main(["start", source, "--minutes", "4"]) == 0
+    assert "before is params.yaml.old2." in capsys.readouterr().out and not Path("params.yaml.old3").exists()
 
 
 def test_what_cannot_be_started_leaves_the_file_as_it_was(folder, capsys) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tessera.launch import precision
 from tessera.launch.precision import slow_bf16
 
 SCRIPT = "import torch; from tessera.launch.precision import slow_bf16; print(slow_bf16(torch.device('cpu')))"
@@ -34,5 +35,10 @@ def test_a_processor_with_instructions_for_bf16_is_not_warned_of() -> None:
     assert told() == "None"
 
 
-def test_a_gpu_is_not_measured() -> None:
-    assert slow_bf16(torch.device("cuda")) is None
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_gpu_is_asked_for_instructions_and_not_measured(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr(precision, "bf16_slowness", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast or including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    said = "bf16 is slower than fp32 on Tesla T4, which has no instructions for it"
+    assert slow_bf16(torch.device("cuda")) == (None if fast else said)
