@@ -72,6 +72,13 @@ OF_THE_SAME_CODES = (
 OF_THE_SAME_JUDGE = ("evaluate:distribution.*",)
 JUDGE = "evaluate:distribution.weights"
 
+# Means over the test images, and distances to them. They compare only for the same images.
+TEST = "evaluate:images.test"
+# Distances of samples. All but the KID depend on how many samples there are.
+SAMPLES = "evaluate:images.samples"
+OF_AS_MANY_SAMPLES = ("evaluate:distribution.default.*", "evaluate:distribution.unguided.*")
+OF_SAMPLES_ALONE = ("evaluate:classifier.sample_agreement", "evaluate:classifier.unguided_agreement")
+
 
 def better(figure: str) -> str | None:
     """ "lower" or "higher", whichever is better, or None for a figure without a direction."""
@@ -86,6 +93,16 @@ def needs_the_same_codes(figure: str) -> bool:
 def needs_the_same_judge(figure: str) -> bool:
     """Whether a figure compares only between runs that the same network judged."""
     return any(fnmatchcase(figure, pattern) for pattern in OF_THE_SAME_JUDGE)
+
+
+def needs_the_same_test_images(figure: str) -> bool:
+    """Whether a figure compares only between runs that were measured on the same test images."""
+    return figure.startswith("evaluate:") and figure not in OF_SAMPLES_ALONE
+
+
+def needs_as_many_samples(figure: str) -> bool:
+    """Whether a figure compares only between runs with equally many samples."""
+    return not figure.endswith(".kid") and any(fnmatchcase(figure, pattern) for pattern in OF_AS_MANY_SAMPLES)
 
 
 def headlines(metrics: dict[str, Any], stage: str = "evaluate") -> dict[str, Any]:

@@ -68,7 +68,8 @@ def _summary(compared: Comparison) -> Section:
         "Headline figures",
         [Table("", ["figure", "better", *heads], rows) if rows else None],
         "The figures that are shown first, each with its stage. ★ marks the best value of a row, where the runs can be "
-        "compared by it: rates only between priors of the same codes, distances only in the same network's features.",
+        "compared by it: rates only between priors of the same codes, distances only in the same network's features, "
+        "figures of test images only on the same ones.",
         "The second column says which way is better.",
         "The row `evaluate:images.test` says on how many test images.",
     )
@@ -130,12 +131,20 @@ def _bits(compared: Comparison) -> Section:
         [bars(rows, "bits per dimension")],
         "The pixels of an image given its codes (the distortion), and its codes and label under the run's prior (the "
         "rate).",
-        "Shorter is better." if compared.same_data else "The runs have different data, so their bits do not compare.",
+        _whether_bits_compare(compared),
         "Over the test images of each run.",
     )
     if not section.figures:
         section.notes.append("No run was evaluated.")
     return section
+
+
+def _whether_bits_compare(compared: Comparison) -> str:
+    if not compared.same_data:
+        return "The runs have different data, so their bits do not compare."
+    if not compared.same_test:
+        return "The runs were measured on different test images, so their bits do not compare."
+    return "Shorter is better."
 
 
 def _curves(compared: Comparison) -> Section:

@@ -9,10 +9,14 @@ from evaluation.figures import (
     HEADLINES,
     HIGHER,
     JUDGE,
+    SAMPLES,
+    TEST,
     better,
     in_order,
+    needs_as_many_samples,
     needs_the_same_codes,
     needs_the_same_judge,
+    needs_the_same_test_images,
 )
 from tessera.cli.compare.revisions import Run
 
@@ -46,6 +50,8 @@ class Comparison:
         self.figures = [name for name in in_order(known) if every_figure or name in HEADLINES]
         self.notes = [note for run in runs for note in (*run.notes, *ended_early(run))]
         self.same_data = not any(path.startswith("data.") for path in self.parameters)
+        tested, drawn = ({str(run.figures[name]) for run in runs if name in run.figures} for name in (TEST, SAMPLES))
+        self.same_test, self.as_many_samples = len(tested) <= 1, len(drawn) <= 1
         self.same_codes = self._same_codes()
         self.same_judge = len({run.figures[JUDGE] for run in runs if JUDGE in run.figures}) <= 1
         if self.figures and not self.same_data:
@@ -53,6 +59,16 @@ class Comparison:
         elif not self.same_codes and any(needs_the_same_codes(name) for name in self.figures):
             self.notes.append(
                 "rates and nats per token have no best here: they compare only between runs of the same VQ-VAE"
+            )
+        if self.same_data and not self.same_test:
+            self.notes.append(
+                "figures of the test images have no best here: the runs were measured on different numbers of them "
+                f"({', '.join(sorted(tested))}), by evaluation.images"
+            )
+        if any(map(needs_as_many_samples, self.figures)) and self.same_data and not self.as_many_samples:
+            self.notes.append(
+                "distances of samples but the KID have no best here: they depend on the number of samples, which "
+                f"differs ({', '.join(sorted(drawn))}), by sampling.images"
             )
         if self.same_data and not self.same_judge:
             self.notes.append(
@@ -72,6 +88,8 @@ class Comparison:
     def _same_codes(self) -> bool:
         """Whether all runs have the same VQ-VAE, as far as its parameters and the test split's distortion tell."""
         distortions = {run.figures[DISTORTION] for run in self.runs if DISTORTION in run.figures}
+        if not self.same_test:  # distortions of other images tell nothing
+            distortions = set()
         changed = [path for path in self.parameters if path.startswith("stage1_vqvae.")]
         return self.same_data and not changed and len(distortions) <= 1
 
@@ -81,6 +99,10 @@ class Comparison:
         if direction is None or not self.same_data or (needs_the_same_codes(figure) and not self.same_codes):
             return set()
         if needs_the_same_judge(figure) and not self.same_judge:
+            return set()
+        if needs_the_same_test_images(figure) and not self.same_test:
+            return set()
+        if needs_as_many_samples(figure) and not self.as_many_samples:
             return set()
         values = {place: run.figures[figure] for place, run in enumerate(self.runs) if number(run.figures.get(figure))}
         if len(set(values.values())) < 2:

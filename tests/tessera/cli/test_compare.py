@@ -347,3 +347,32 @@ def test_distances_have_a_best_only_where_the_same_network_judged(project, capsy
     text = compare(capsys, "HEAD", "workspace")
     assert row(text, "evaluate:distribution.default.kid")[:3] == ["lower", "0.2000", "0.1000"]
     assert "note: distances have no best here" in text
+
+
+def test_figures_of_other_test_images_or_numbers_of_samples_have_no_best(project, capsys):
+    def measured(rate: float, distortion: float, **images: int) -> None:
+        write_metrics(rate, distortion)
+        file = paths.RESULTS / "evaluate" / "metrics.json"
+        found = read_json(file)
+        found["images"] |= images
+        distances = {"kid": rate, "frechet_distance": rate}
+        found["distribution"] = {"features": "classifier", "weights": "aa", "default": distances}
+        write_text(file, json_text(found))
+
+    measured(0.7, 3.5)
+    commit("all")
+    measured(0.6, 3.4, test=100)
+    text = compare(capsys, "--all")
+    for name in ("bits_per_dim.total_prior", "bits_per_dim.rate_prior", "distribution.default.kid"):
+        assert "*" not in "".join(row(text, f"evaluate:{name}")), name
+    assert row(text, "evaluate:classifier.sample_agreement")[2] == "* 0.7000"
+    assert row(text, "train_prior:validation.nats_per_token")[2] == "* 1.500", "the VQ-VAE is the same"
+    flat = " ".join(text.split())
+    assert "no best here: the runs were measured on different numbers of them (100, 252)" in flat
+    assert "same VQ-VAE" not in flat
+    measured(0.6, 3.5, samples=50)
+    text = compare(capsys, "--all")
+    assert "*" not in "".join(row(text, "evaluate:distribution.default.frechet_distance"))
+    assert row(text, "evaluate:distribution.default.kid")[2] == "* 0.6000"
+    assert row(text, "evaluate:bits_per_dim.rate_prior")[2] == "* 0.6000"
+    assert "they depend on the number of samples, which differs (1000, 50)" in " ".join(text.split())
