@@ -52,8 +52,9 @@ def _shown(value: float | int | str) -> str:
 def run(params: Params, arguments: argparse.Namespace) -> None:
     """Check that everything belongs together, measure, write. Processes share the images; the main process writes."""
     from evaluation.figures import headlines
-    from evaluation.findings import expected_usage, findings
+    from evaluation.findings import findings
     from evaluation.measurements import Evaluation
+    from evaluation.usage import measured
     from sampling.edits import tell_of_edits
     from tessera.artifacts.files import json_text, write_text
     from tessera.images.grids import save_grid, stacked_grid
@@ -75,8 +76,8 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         total = len(evaluation.prepared["test"])
         if len(evaluation.rows) < total:
             print(f"measured on {len(evaluation.rows)} of the {total} test images, a fixed random choice")
-        usage = expected_usage(evaluation.layout, len(evaluation.rows))
-        print("", *findings(metrics, usage), sep="\n")
+        usage = measured(evaluation.codes["test"], evaluation.rows, evaluation.layout, evaluation.pipeline.vqvae.config)
+        print("", *findings(metrics, usage, params), sep="\n")
         print(f"samples: {paths.SAMPLE_GRID}; reconstructions: {RECONSTRUCTIONS}; every figure: docs/likelihood.md")
     processes.wait_for_everyone()
 

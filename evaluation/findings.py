@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tessera.codes.layout import CodeLayout
+    from evaluation.usage import Usage
+    from tessera.parameters import Params
 
 LITTLE_LEARNED = 0.02  # of the bits that counting needs: a prior that saves less has learned little
 RECOGNISED = 0.75  # of the share of test images that are recognised: below it reconstructions have lost too much
@@ -26,17 +27,13 @@ LONGER = (
     "Train the prior longer (stage2_prior.training.steps), take another one, or make it larger (stage2_prior.width, "
     "layers)."
 )
-REVIVE = (
-    "Let codes start from the data (`start: kmeans`), revive unused ones (a `revival_threshold` above 0), take a "
-    "smaller `codebook_size`, or the quantizer `fsq`, whose codes cannot die."
-)
+UNTRAINED = "Choose a prior that is trained (stage2_prior.name), such as transformer."
 MEND_STAGE_1 = (
     "Mend stage 1: a finer grid of codes (smaller strides), a larger codebook_size, or more steps. No sample is better "
     "than a reconstruction."
 )
 CHOOSE_SAMPLING = (
-    "Train the prior longer, and choose guidance_scale and temperature on validation images "
-    "(python benchmarks/sampling_parameters.py)."
+    "Then choose guidance_scale and temperature on validation images (python benchmarks/sampling_parameters.py)."
 )
 NO_COPIES = (
     "Compare the pairs of samples and nearest training images. If they are copies: more images, more passes "
@@ -44,8 +41,9 @@ NO_COPIES = (
 )
 NO_OVERFITTING = (
     "The published weights are those of the best step. More images, more augmentation (extract_codes and "
-    "stage1_vqvae.augmentation), more dropout, or a smaller model move that step back; a patience saves the time after."
+    "stage1_vqvae.augmentation), more dropout, or a smaller model move that step back."
 )
+PATIENCE = "A patience ends a training some validations after its best step, and so saves time."
 MORE_STEPS = "More steps are likely to help; a run that was planned by `start` takes more `--minutes`."
 
 
@@ -65,37 +63,58 @@ class Finding:
         return f"{self.text} {self.advice} ({BAD_SAMPLES})" if self.advice else self.text
 
 
-def expected_usage(layout: CodeLayout, images: int) -> float:
-    """The expected share of codes that occur at least once in `images` images if all codes are equally likely.
-
-    It is a number from 0 to 1, the mean over levels.
-    """
-    shown = [(level.codebook_size, images * level.height * level.width) for level in layout.levels]
-    return sum(1 - (1 - 1 / size) ** tokens for size, tokens in shown) / len(shown)
-
-
-def findings(metrics: dict[str, Any], expected_usage: float) -> list[Finding]:
+def findings(metrics: dict[str, Any], usage: Usage, params: Params) -> list[Finding]:
     """One finding for each thing that the figures say, the prior first.
 
     Args:
         metrics: the figures of metrics.json by section and name.
-        expected_usage: see the function of this name, of the measured test images.
+        usage: how many codes occur in the measured test images.
+        params: the parameters of the run, by which advice is given.
     """
-    said = [_prior(metrics["bits_per_dim"]), *_classifier(metrics.get("classifier", {}))]
+    better_prior = LONGER if params.stage2_prior.chosen.learns() else UNTRAINED
+    said = [_prior(metrics["bits_per_dim"], better_prior), *_classifier(metrics.get("classifier", {}), better_prior)]
     said += _distances(metrics.get("distribution", {}), metrics.get("memorisation", {}))
-    usage = metrics["codebook"]["usage"]
-    if usage < USED * expected_usage:
-        said.append(Finding(f"Only {usage:.0%} of the codes occur in the test images: many have died.", REVIVE))
+    if usage.share < USED * usage.expected:
+        text = f"Only {usage.share:.0%} of the codes{usage.where} occur in the test images: many are not used."
+        said.append(Finding(text, _revive(params)))
     return said
 
 
-def of_a_curve(who: str, what: str, steps: Sequence[float], values: Sequence[float]) -> list[Finding]:
+def _revive(params: Params) -> str:
+    """What makes more codes occur with the chosen quantizer. No value that params.yaml would refuse is named."""
+    section = params.stage1_vqvae
+    quantizer, averaged = section.quantizer.chosen.innermost, section.training.weight_ema_decay > 0
+    values, ways = dict(quantizer), []
+    if values.get("start", "kmeans") != "kmeans":
+        ways.append("let codes start from the data (`start: kmeans`)")
+    if (above := values.get("revival_threshold")) is not None:
+        revived = quantizer.model_copy(update={"revival_threshold": (above + 1) / 2})
+        if not (averaged and revived.revives_learned_codes):
+            ways.append(f"revive unused codes (a `revival_threshold` above {above:g})")
+    if "entropy_cost" in values:
+        ways.append("raise `entropy_cost`")
+    if "codebook_size" in values:
+        ways.append("take a smaller `codebook_size`")
+        if not params.extract_codes.draws:  # which fsq cannot do
+            ways.append("take the quantizer `fsq`, whose codes cannot die")
+    elif "bits" in values:
+        ways.append("take fewer `bits`")
+    elif "levels" in values:
+        ways.append("take fewer or smaller `levels`")
+    text = " or ".join(filter(None, [", ".join(ways[:-1]), *ways[-1:]]))
+    return f"{text[:1].upper()}{text[1:]}." if text else "Take a smaller codebook."
+
+
+def of_a_curve(
+    who: str, what: str, steps: Sequence[float], values: Sequence[float], patient: bool = False
+) -> list[Finding]:
     """What a validation curve says: whether the training overfitted, or was still learning at its end.
 
     Args:
         who: what was trained, such as "The prior".
         what: the figure, of which less is better.
         steps, values: the curve, in the order of the steps.
+        patient: whether the training has a patience.
     """
     if len(values) < 3:
         return []
@@ -106,7 +125,7 @@ def of_a_curve(who: str, what: str, steps: Sequence[float], values: Sequence[flo
             f"{who} overfitted: its validation {what} was best at step {steps[best]:,.0f} ({values[best]:.4g}) and "
             f"rose to {values[-1]:.4g} at step {steps[-1]:,.0f}."
         )
-        return [Finding(text, NO_OVERFITTING)]
+        return [Finding(text, NO_OVERFITTING if patient else f"{NO_OVERFITTING} {PATIENCE}")]
     fall = values[-2] - values[-1]
     if fall > STILL_FALLING * abs(values[-2]):
         share = fall / abs(values[-2])
@@ -117,19 +136,26 @@ def of_a_curve(who: str, what: str, steps: Sequence[float], values: Sequence[flo
     return []
 
 
-def _prior(bits: dict[str, float]) -> Finding:
-    saved = 1 - bits["rate_prior"] / bits["rate_counts"] if bits["rate_counts"] else 0.0
+def _prior(bits: dict[str, float], advice: str) -> Finding:
+    """What the prior saves against counting. `advice`: what makes it better."""
+    if not bits["rate_counts"]:
+        return Finding("Counting how often each code occurs needs no bits, so no prior can need fewer.")
+    saved = 1 - bits["rate_prior"] / bits["rate_counts"]
     if saved >= LITTLE_LEARNED:
         return Finding(f"The prior needs {saved:.0%} fewer bits for the codes than counting how often each occurs.")
     if saved <= -LITTLE_LEARNED:
         compared = f"{-saved:.0%} more bits for the codes than counting"
     else:
         compared = "about as many bits for the codes as counting"
-    return Finding(f"The prior needs {compared} how often each occurs: it has learned little.", LONGER)
+    return Finding(f"The prior needs {compared} how often each occurs: it has learned little.", advice)
 
 
-def _classifier(agreement: dict[str, float]) -> list[Finding]:
-    """How many images of each kind the classifier takes for what they are; nothing if there is no classifier."""
+def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]:
+    """How many images of each kind the classifier takes for what they are; nothing if there is no classifier.
+
+    Args:
+        better_prior: what makes the prior better, a sentence.
+    """
     real, samples = agreement.get("real_accuracy"), agreement.get("sample_agreement")
     if not real or samples is None:
         return []
@@ -143,7 +169,7 @@ def _classifier(agreement: dict[str, float]) -> list[Finding]:
     if rebuilt < RECOGNISED * real:
         said.append(Finding("The reconstructions have lost much of what tells classes apart.", MEND_STAGE_1))
     elif samples < ALIKE * real:
-        said.append(Finding("The samples look little like their classes.", CHOOSE_SAMPLING))
+        said.append(Finding("The samples look little like their classes.", f"{better_prior} {CHOOSE_SAMPLING}"))
     return said
 
 

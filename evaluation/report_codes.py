@@ -62,8 +62,9 @@ def codes(run: Published) -> Section:
         section.add(
             "Which codes are used",
             [Maps(books)],
-            "Each square is a code of the codebook, in the codebook's order; the darker, the more often it occurs. An "
-            "empty square with a frame is a code that never occurs.",
+            "Each square is a code of the codebook, in the codebook's order; the darker, the more often it occurs at "
+            "this level, as this one of a position's codes. An empty square with a frame is a code that never occurs "
+            "there. A codebook that several levels or codes of a position share has a map for each of them.",
             "The fewer empty squares and the more alike, the better.",
             f"{seen}.",
         )

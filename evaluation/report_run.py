@@ -6,16 +6,18 @@ import hashlib
 from importlib import import_module, metadata
 from pathlib import Path
 
+from evaluation.choices import fixed_choice
 from evaluation.figures import better, in_order
-from evaluation.findings import Finding, expected_usage, findings, of_a_curve
+from evaluation.findings import Finding, findings, of_a_curve
 from evaluation.lineage import FOLDERS
 from evaluation.report_charts import short
 from evaluation.report_curves import WHO
 from evaluation.report_page import DIRECTIONS, Card, Section, Table
-from evaluation.report_published import Published, count
+from evaluation.report_published import Curve, Published, count
+from evaluation.usage import measured
 from tessera import paths, times
 from tessera.artifacts.manifests import read_manifest
-from tessera.cli.compare.comparison import ended_early, number
+from tessera.cli.compare.comparison import TRAINED, ended_early, number
 from tessera.cli.compare.revisions import git
 from tessera.cli.fingerprint import PIPELINE, stages
 from tessera.errors import UserError
@@ -71,25 +73,38 @@ LIBRARIES = ("torch", "torchvision", "accelerate", "transformers", "datasets", "
 def summary(run: Published) -> Section:
     """What the figures say in words, and the headlines."""
     section = Section("summary", "In short")
-    usage = expected_usage(run.codes.layout, run.evaluated["images"]["test"])
-    said = findings(run.evaluated, usage)
+    images = run.evaluated["images"]
+    rows = fixed_choice(len(run.codes["test"]), images["test"])
+    config = read_manifest(paths.VQVAE, "vqvae", contents=False).read_json("config.json")
+    said = findings(run.evaluated, measured(run.codes["test"], rows, run.codes.layout, config), run.params)
     for stage in ("train_vqvae", "train_prior"):
         if stage == "train_vqvae" and run.params.stage1_vqvae.objective.adversarial.weight:
             continue  # the newest weights are published, and the distortion may rise
-        curve = run.curve(stage, "validation")
-        name = "objective" if stage == "train_vqvae" and "objective" in curve else CRITERIA[stage]
-        said += of_a_curve(WHO[stage], name.replace("_", " "), curve.get("step", []), curve.get(name, []))
+        curve, training = run.curve(stage, "validation"), run.params.trainings().get(f"{TRAINED[stage]}.training")
+        for who, name in _criteria(stage, curve):
+            what, patient = name.partition("_level_")[0].replace("_", " "), bool(training and training.patience)
+            said += of_a_curve(who, what, curve.get("step", []), curve.get(name, []), patient)
     said += [Finding(f"{note[0].upper()}{note[1:]}.") for note in map(_plain, ended_early(run.run))]
     section.findings = sorted(said, key=lambda finding: not finding.advice)
     section.notes = [note.removeprefix("workspace: ") + "." for note in run.run.notes]
     section.notes += [f"Not measured: {name.replace('_', ' ')}, since {reason}." for name, reason in _missing(run)]
-    images = run.evaluated["images"]
     over = {"test": f"{count(images['test'], 'test image')}.", "samples": f"{count(images['samples'], 'sample')}."}
     for name, (title, what, which) in CARDS.items():
         if number(value := run.figure(name)):
             shown = f"{value:.1%}" if name.endswith(SHARES) else short(value)
             section.cards.append(Card(title, shown, what, DIRECTIONS[better(name)], over[which]))
     return section
+
+
+def _criteria(stage: str, curve: Curve) -> list[tuple[str, str]]:
+    """Who was trained, for a person, and the figure by which its best weights were chosen.
+
+    The links of a chain have a criterion each: the published weights of each link are those of its own best step.
+    """
+    levels = [name.removeprefix("best_step_") for name in curve if name.startswith("best_step_level_")]
+    if stage == "train_prior" and levels:
+        return [(f"The prior of level {int(each[6:]) + 1}", f"{CRITERIA[stage]}_{each}") for each in levels]
+    return [(WHO[stage], "objective" if stage == "train_vqvae" and "objective" in curve else CRITERIA[stage])]
 
 
 def _plain(note: str) -> str:

@@ -152,7 +152,7 @@ class CodeLayout:
         """How often each code occurs in grids [(B, h, w, depth), ...].
 
         Returns:
-            int64 (depth, K) for each level. Depths are counted apart, since each depth has a codebook of its own.
+            int64 (depth, K) for each level. Levels and depths are counted apart, also where they share a codebook.
         """
         found = []
         for grid, level in zip(codes, self.levels, strict=True):

@@ -7,6 +7,7 @@ import copy
 import pytest
 
 from evaluation.findings import findings, of_a_curve
+from evaluation.usage import Usage
 
 GOOD = {
     "bits_per_dim": {"rate_counts": 1.0, "rate_prior": 0.75},
@@ -15,14 +16,24 @@ GOOD = {
 }
 
 
-def said(section: str = "codebook", **figures: float) -> str:
-    """The sentences about a good run with some figures replaced."""
-    metrics = copy.deepcopy(GOOD)
-    metrics[section] |= figures
-    return "\n".join(map(str, findings(metrics, expected_usage=1.0)))
+GOOD_USAGE = Usage(0.9, 1.0)
 
 
-def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else():
+@pytest.fixture
+def said(params):
+    """`said(section, usage, changes, **figures)`: the sentences about a good run with some figures replaced."""
+
+    def say(
+        section: str = "codebook", usage: Usage = GOOD_USAGE, changes: dict[str, object] | None = None, **figures: float
+    ) -> str:
+        metrics = copy.deepcopy(GOOD)
+        metrics[section] |= figures
+        return "\n".join(map(str, findings(metrics, usage, params(changes or {}))))
+
+    return say
+
+
+def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else(said):
     prior, classifier = said().splitlines()
     assert "25% fewer bits" in prior
     assert "98% of the test images, 96% of their reconstructions, and 92% of the samples" in classifier
@@ -33,33 +44,75 @@ def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else():
     [
         ("bits_per_dim", {"rate_prior": 0.99}, "about as many bits"),
         ("bits_per_dim", {"rate_prior": 1.5}, "50% more bits"),
-        ("codebook", {"usage": 0.3}, "Only 30% of the codes"),
+        ("codebook", {"usage": Usage(0.3, 1.0)}, "Only 30% of the codes occur"),
+        ("codebook", {"usage": Usage(0.3, 1.0, " of the finest scale")}, "Only 30% of the codes of the finest scale"),
         ("classifier", {"reconstruction_agreement": 0.6}, "Mend stage 1"),
         ("classifier", {"sample_agreement": 0.4}, "look little like their classes"),
     ],
 )
-def test_what_is_wrong_is_named(section, figures, expected):
+def test_what_is_wrong_is_named(said, section, figures, expected):
     assert expected in said(section, **figures)
     assert expected not in said()
 
 
-def test_few_test_images_do_not_make_codes_look_dead():
-    assert not any(finding.advice for finding in findings(GOOD | {"codebook": {"usage": 0.3}}, expected_usage=0.4))
+def test_few_test_images_do_not_make_codes_look_dead(params):
+    assert not any(finding.advice for finding in findings(GOOD, Usage(0.3, expected=0.4), params()))
 
 
-def test_without_a_classifier_only_the_prior_is_spoken_of():
-    assert len(findings({name: GOOD[name] for name in ("bits_per_dim", "codebook")}, 1.0)) == 1
+def test_without_a_classifier_only_the_prior_is_spoken_of(params):
+    assert len(findings({name: GOOD[name] for name in ("bits_per_dim", "codebook")}, GOOD_USAGE, params())) == 1
 
 
-def test_distances_are_told_with_their_judge_and_copies_are_named():
+@pytest.mark.parametrize("name", ["transformer", "counts", "uniform"])
+@pytest.mark.parametrize(
+    ("section", "figures"), [("bits_per_dim", {"rate_prior": 1.0}), ("classifier", {"sample_agreement": 0.1})]
+)
+def test_a_prior_that_is_not_trained_is_not_to_be_trained_longer(said, name, section, figures):
+    text = said(section, changes={"stage2_prior.name": name}, **figures)
+    assert ("Train the prior longer" in text) is (name == "transformer")
+    assert ("Choose a prior that is trained" in text) is (name != "transformer")
+
+
+def test_codes_that_need_no_bits_are_no_fault_of_the_prior(said):
+    assert "docs/" not in said("bits_per_dim", rate_counts=0.0, rate_prior=0.0)
+
+
+def test_advice_about_unused_codes_names_nothing_that_is_refused(said):
+    learned = {"codebook_update": "gradient", "codebook_cost": 0.0, "gradient_estimator": "diveq"}
+    changes = {f"stage1_vqvae.quantizer.vq.{name}": value for name, value in learned.items()}
+    changes |= {"stage1_vqvae.quantizer.revival_threshold": 0.0, "stage1_vqvae.training.weight_ema_decay": 0.9}
+    assert "revival_threshold" not in said(usage=Usage(0.1, 1.0), changes=changes)
+    changes |= {"stage1_vqvae.quantizer.name": "gumbel", "extract_codes.draws": 2}
+    assert "fsq" not in said(usage=Usage(0.1, 1.0), changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "there", "missing"),
+    [
+        ({}, ("revival_threshold` above 0.02", "codebook_size", "fsq"), ("start",)),
+        ({"start": "normal", "revival_threshold": 0.0}, ("start: kmeans", "revival_threshold` above 0)"), ()),
+        ({"name": "residual"}, ("revival_threshold", "fsq"), ("start",)),
+        ({"name": "gumbel"}, ("codebook_size", "fsq"), ("start", "revival_threshold")),
+        ({"name": "fsq"}, ("fewer or smaller `levels`",), ("start", "revival_threshold", "codebook_size", "fsq")),
+        ({"name": "lfq"}, ("entropy_cost", "fewer `bits`"), ("start", "revival_threshold", "codebook_size", "fsq")),
+        ({"name": "bsq"}, ("entropy_cost", "fewer `bits`"), ("start", "revival_threshold", "codebook_size", "fsq")),
+    ],
+)
+def test_advice_about_unused_codes_names_only_what_the_quantizer_has(said, changes, there, missing):
+    given = {f"stage1_vqvae.quantizer.{name}": value for name, value in changes.items()}
+    text = said(usage=Usage(0.1, 1.0), changes=given).splitlines()[-1]
+    assert all(word in text for word in there) and not any(word in text for word in missing), text
+
+
+def test_distances_are_told_with_their_judge_and_copies_are_named(params):
     kids = {name: {"kid": kid} for name, kid in (("reconstructions", 0.01), ("default", 0.2), ("floor", 0.001))}
     measured = GOOD | {"distribution": {"features": "vgg16"} | kids, "memorisation": {"nearer_than_test": 0.5}}
-    (sentence,) = findings(measured, 1.0)[2:]
+    (sentence,) = findings(measured, GOOD_USAGE, params())[2:]
     assert "features of vgg16" in sentence.text and all(
         text in sentence.text for text in ("0.0100", "0.2000", "0.0010")
     )
     copied = measured | {"memorisation": {"nearer_than_test": 0.9}}
-    assert "may be copies" in findings(copied, 1.0)[3].text
+    assert "may be copies" in findings(copied, GOOD_USAGE, params())[3].text
 
 
 @pytest.mark.parametrize(
@@ -74,3 +127,9 @@ def test_distances_are_told_with_their_judge_and_copies_are_named():
 def test_a_validation_curve_tells_of_overfitting_and_of_too_few_steps(values, expected):
     found = of_a_curve("The prior", "nats", [100 * i for i in range(len(values))], values)
     assert [expected in finding.text and bool(finding.advice) for finding in found] == ([True] if expected else [])
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_patience_is_advised_only_where_there_is_none(patient):
+    (found,) = of_a_curve("The prior", "nats", [0, 100, 200], [3.0, 2.0, 2.5], patient)
+    assert ("patience" in found.advice) is not patient

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from evaluation import evaluate, report
+from evaluation import evaluate, report, report_run
 from evaluation import train_classifier as classifier
+from evaluation.usage import Usage
 from sampling import sample
 from stage1_vqvae import extract, reconstruct, refine
 from stage1_vqvae import train as train_vqvae
@@ -193,6 +194,22 @@ def test_an_unlabelled_run_on_two_levels_says_what_is_missing(evaluated):
     assert "of which label" not in report.REPORT.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("patience", [None, 2])
+def test_each_link_of_a_chain_is_told_its_own_best_step(evaluated, patience):
+    evaluated(shape=(3, 8, 16), classes=0, strides=[2, 2], sizes=[4, 6], prior="chain")
+    change(paths.PARAMS, {"stage2_prior.training.patience": patience})
+    rows = [(0, 2.0, 2.0, 2.0, 0, 0), (2, 1.5, 1.0, 1.9, 2, 2), (4, 1.6, 1.5, 1.8, 2, 4)]
+    levels = [f"{name}_level_{level}" for name in ("nats_per_token", "best_step") for level in (0, 1)]
+    file = paths.RESULTS / "train_prior" / "validation.csv"
+    assert set(levels) <= set(file.read_text(encoding="utf-8").splitlines()[0].split(",")), "as a training writes it"
+    lines = [["step", "nats_per_token", *levels], *rows]
+    file.write_text("\n".join(",".join(map(str, line)) for line in lines), encoding="utf-8")
+    text = written().text
+    assert "The prior of level 1 overfitted: its validation nats per token was best at step 2 (1)" in text
+    assert "The prior of level 2 was still learning: its validation nats per token fell by 5.3%" in text
+    assert "The prior overfitted" not in text and ("A patience ends a training" in text) is (patience is None)
+
+
 def test_a_residual_run_with_a_refined_decoder_and_neither_classifier_nor_features(write_params, write_prepared):
     terms = {"perceptual.weight": 0.0, "adversarial.weight": 0.1, "adversarial.discriminator.name": "patch"}
     write_params(
@@ -225,7 +242,7 @@ def overfitted(file: Path, column: str) -> None:
         writer.writerows([[100, 3.0], [200, 2.0], [300, 2.5], [400, 3.5]])
 
 
-def test_what_looks_wrong_is_said_with_what_to_do(evaluated):
+def test_what_looks_wrong_is_said_with_what_to_do(evaluated, monkeypatch):
     evaluated()
     assert "The prior overfitted" not in written().text
     metrics = paths.RESULTS / "evaluate" / "metrics.json"
@@ -234,17 +251,17 @@ def test_what_looks_wrong_is_said_with_what_to_do(evaluated):
         metrics,
         {
             "bits_per_dim.rate_prior": rate,
-            "codebook.usage": 0.1,
             "memorisation.nearer_than_test": 0.97,
             "classifier.real_accuracy": 0.9,
             "classifier.reconstruction_agreement": 0.3,
         },
     )
     overfitted(paths.RESULTS / "train_prior" / "validation.csv", "nats_per_token")
+    monkeypatch.setattr(report_run, "measured", lambda *_: Usage(0.1, 1.0))
     page = written()
     wanted = {
-        "it has learned little": "Train the prior longer",
-        "many have died": "revive unused ones",
+        "it has learned little": "Choose a prior that is trained",
+        "many are not used": "evive unused codes",
         "they may be copies": "Compare the pairs",
         "The prior overfitted: its validation nats per token was best at step 200 (2)": "best step",
         "lost much of what tells classes apart": "Mend stage 1",
@@ -252,6 +269,13 @@ def test_what_looks_wrong_is_said_with_what_to_do(evaluated):
     for fault, advice in wanted.items():
         assert re.search(re.escape(fault) + r".{0,160}What to do:.{0,160}" + re.escape(advice), page.text), fault
     assert page.text.index("What to do") < page.text.index("Good to know"), "what is wrong comes first"
+
+
+def test_codes_are_judged_by_the_quantizer_that_made_them(evaluated):
+    evaluated()
+    change(paths.PARAMS, {"stage1_vqvae.quantizer.name": "residual"})
+    run(evaluate)
+    written()
 
 
 def test_a_training_that_ended_early_is_told(evaluated):
