@@ -24,8 +24,8 @@ NO_LICENSE = (
 )
 RECORDED = "Every value that the run used, as params.yaml has them:"
 UNRECORDED = (
-    "The values of params.yaml in the run's folder. The run kept no record of its values. The sizes of the models and "
-    "their numbers of training steps agree with params.yaml. No other value could be compared:"
+    "These are the values of params.yaml in the run's folder. The run kept no record of its own values. The sizes of "
+    "the models and their numbers of training steps agree with params.yaml. No other value could be compared:"
 )
 
 # The figures that a card shows, by their dotted path in metrics.json: what each is, which way is better, and on which

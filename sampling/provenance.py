@@ -78,22 +78,23 @@ def read(run: Path, pipeline: Published, identities: dict[str, str]) -> Provenan
                 f"{identities[kind][:16]}; name the run that made the models"
             )
     missing: list[str] = []
-    params, edited = load(run / paths.PARAMS), edited_stages(load(run / paths.PARAMS), run)
+    params = load(run / paths.PARAMS)
+    edited = edited_stages(params, run)
     sections = {stage: RECIPE[stage] for stage in RECIPE if stage != "refine_decoder" or _refined(pipeline)}
-    images, records = _images(run, pipeline, missing), set(sections) <= set(edited)
-    recorded = records and images is not None  # records beside other images are of another run
+    images = _images(run, pipeline, missing)
+    reason = _unrecorded(run, pipeline, set(sections) <= set(edited))
     if edit := _edit(pipeline, params, {stage: edited.get(stage) for stage in sections}):
         missing.append(f"the recipe: {edit}")
         sections = {}
-    elif not recorded:
-        missing.append(f"the data: {_no_data(run, records)}")
+    elif reason:
+        missing.append(f"the data: {reason}; `dvc repro` makes a run with a record")
         del sections["prepare"]
     recipe = {name: without_paths(params.used(name)) for name in sections.values()}
     drawn = edited.get("sample")
     return Provenance(
         recipe,
-        recorded,
-        images or {},
+        not reason,
+        images,
         _metrics(run, identities, drawn, missing),
         _picture(run, identities, drawn, missing),
         tuple(missing),
@@ -140,11 +141,26 @@ def _other_steps(took: dict[str, int], training: Any) -> str | None:
     return "steps" if took["steps"] > training.steps else None
 
 
-def _no_data(run: Path, records: bool) -> str:
-    """Why nothing says which data the models were trained on, as the end of a sentence."""
-    if records:
-        return f"{run / paths.PREPARED} holds other images than the models were trained on"
-    return f"{run / paths.FINGERPRINTS} has no record of the run; `dvc repro` writes one"
+def _unrecorded(run: Path, pipeline: Published, complete: bool) -> str | None:
+    """Why the record of the run need not be that of the models; None: it is.
+
+    A run that was begun and not finished has a record of parameters by which the models were not made. Its first stages
+    have replaced the images or the codes.
+
+    Args:
+        complete: whether every stage has a record.
+    """
+    if not complete:
+        return f"{run / paths.FINGERPRINTS} has no record of the run"
+    manifests = pipeline.manifests
+    for folder, kind, child in ((paths.PREPARED, "prepared", "vqvae"), (paths.CODES, "codes", "prior")):
+        try:
+            found = read_manifest(run / folder, kind, contents=False).identity
+        except UserError:
+            found = None
+        if found is None or found != manifests[child].parents.get(kind):
+            return f"{run / folder} is not what {paths.MODELS / child} was made from"
+    return None
 
 
 def without_paths(value: Any) -> Any:
@@ -163,8 +179,7 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def _images(run: Path, pipeline: Published, missing: list[str]) -> dict[str, int] | None:
-    """The number of images of each split; {}: not known; None: the run's images are not those of the models."""
+def _images(run: Path, pipeline: Published, missing: list[str]) -> dict[str, int]:
     folder = run / paths.PREPARED
     try:
         prepared = read_manifest(folder, "prepared", contents=False)
@@ -173,7 +188,7 @@ def _images(run: Path, pipeline: Published, missing: list[str]) -> dict[str, int
         return {}
     if prepared.identity != pipeline.manifests["vqvae"].parents.get("prepared"):
         missing.append(f"the numbers of images: {folder} holds other data than the models were trained on")
-        return None
+        return {}
     return dict(prepared.read_json("stats.json")["images"])
 
 

@@ -225,8 +225,10 @@ def test_without_a_record_numbers_of_steps_are_compared_and_the_data_are_left_ou
     pipeline = load("models")
     made_by_params(pipeline)
     text = pipeline.save_pretrained("agrees").joinpath("README.md").read_text()
-    assert "The run kept no record" in text and "source:" not in text and "learning_rate: 0.03" in text
-    assert "leaves out the data: results/fingerprint has no record of the run" in capsys.readouterr().err
+    assert (
+        "The run kept no record of its own values" in text and "source:" not in text and "learning_rate: 0.03" in text
+    )
+    assert "leaves out the data: results/fingerprint has no record of the run; `dvc repro`" in capsys.readouterr().err
     edited("stage2_prior.training.schedule_steps", 4)
     edited("stage2_prior.training.steps", 6)  # the run was ended early
     assert "learning_rate" in pipeline.save_pretrained("ended early").joinpath("README.md").read_text()
@@ -238,13 +240,14 @@ def test_without_a_record_numbers_of_steps_are_compared_and_the_data_are_left_ou
     assert f"leaves out the recipe: the prior was trained with steps: 4 and {said}" in capsys.readouterr().err
 
 
-def test_records_beside_other_images_are_of_another_run(finished, capsys):
+@pytest.mark.parametrize(("folder", "child"), [(paths.PREPARED, "vqvae"), (paths.CODES, "prior")])
+def test_the_record_of_a_run_that_was_only_begun_is_not_that_of_the_models(finished, capsys, folder, child):
     assert "source: " in finished.save_pretrained("own").joinpath("README.md").read_text()
-    with publishing(paths.PREPARED, "prepared", {}) as staging:
-        (staging / "stats.json").write_text("{}")
+    shutil.rmtree(folder)
     text = finished.save_pretrained("saved").joinpath("README.md").read_text()
-    assert "source: " not in text and "The run kept no record" in text
-    assert "leaves out the data: data/prepared holds other images" in capsys.readouterr().err
+    assert "source: " not in text and "The run kept no record of its own values" in text
+    said = capsys.readouterr().err
+    assert f"leaves out the data: {folder} is not what models/{child} was made from; `dvc repro`" in said
 
 
 @pytest.mark.parametrize(
