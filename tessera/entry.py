@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tessera import locks, paths, snapshot, times
+from tessera.artifacts.edited import first_difference
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.explained import explained
@@ -153,9 +154,14 @@ def _edited(
         now = load(file)
     except UserError as error:
         return f"{error}; the file was edited while this ran"
-    if [params.used(path) for path in uses] != [now.used(path) for path in uses]:
-        changed.append(file)
-    return f"{changed[0]}: edited while this ran" if changed else None
+    if changed:
+        return f"{changed[0]}: edited while this ran"
+    for path in uses:
+        before, after = params.used(path), now.used(path)
+        if before != after:
+            place, old, new = first_difference(before, after, path) or (path, before, after)
+            return f"{file}: edited while this ran ({place} was {old!r} and is now {new!r})"
+    return None
 
 
 def _old_result(kept: Path | None) -> str:

@@ -11,6 +11,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from tessera import paths
 from tessera.errors import UserError
 from tessera.project import PACKAGES
 
@@ -67,14 +68,23 @@ def _about_space(error: BaseException, reason: str) -> UserError:
             "a size; raise it, and run the same command again: what was published before is unchanged"
         )
     places: dict[int, str] = {}
-    for place in (_temporary_folder(), os.environ.get("DVC_ROOT", "."), "."):
+    own = [place for place in (*paths.WRITTEN, Path(".dvc")) if place.is_dir()]  # each may be on a disk of its own
+    named = [Path(file).parent] if isinstance(file, str) else []
+    for place in (_temporary_folder(), *own, *named, os.environ.get("DVC_ROOT", "."), "."):
         with suppress(OSError):  # it may be gone
-            places[os.stat(place).st_dev] = place
-    free = ", ".join(f"{shutil.disk_usage(p).free / 1e6:.0f} MB at {os.path.abspath(p)}" for p in places.values())
+            places[_device(place)] = os.path.abspath(place)
+    free = {place: shutil.disk_usage(place).free for place in places.values()}
+    full = file or min(reversed(free), key=free.__getitem__)
+    each = ", ".join(f"{count / 1e6:.0f} MB at {place}" for place, count in free.items())
     return UserError(
-        f"{file or Path.cwd()}: {reason}; free: {free}; make room, and run the same command again: what was published "
-        "before is unchanged"
+        f"{full}: {reason}; free: {each}; make room, and run the same command again: what was published before is "
+        "unchanged"
     )
+
+
+def _device(place: str | Path) -> int:
+    """The number of the disk that a folder is on."""
+    return os.stat(place).st_dev
 
 
 def _temporary_folder() -> str:

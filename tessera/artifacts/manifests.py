@@ -42,7 +42,7 @@ REMEDY = {
     "prior": "python -m stage2_prior.train",
     "classifier": "python -m evaluation.train_classifier",
     "samples": "python -m sampling.sample",
-    "state": "dvc repro",
+    "state": "",  # a training saves others
 }
 
 
@@ -219,7 +219,7 @@ class Manifest:
 
 
 def _remedy(kind: str) -> str:
-    return f"make it anew with `{REMEDY[kind]}`"
+    return f"make it anew with `{REMEDY[kind]}`" if REMEDY[kind] else f"a {kind} cannot be made anew"
 
 
 def _parsed_entry(name: str, raw: dict[str, Any]) -> FileEntry:

@@ -78,6 +78,7 @@ class StateFolder:
         self.exclusive = exclusive
         self.code = code_hash()  # computed now, because files that are edited later are not what this process runs
         require_unedited()
+        self._damaged: set[Path] = set()  # states that were found to be damaged, and do not count as kept
         self._lock: Any = None
 
     def __enter__(self) -> StateFolder:
@@ -110,9 +111,9 @@ class StateFolder:
         """
         target = self.folder / f"{STEP}{step:09d}"
         self._write(target, step, tensors, values)
-        # A state of a later step was damaged, or this run would have gone on from it. It does not count as kept.
-        kept = [path for path in _newest_first(self.folder, STEP) if path.name <= target.name][:keep]
-        self._delete(STEP, kept)
+        self._damaged.discard(target)
+        kept = [path for path in _newest_first(self.folder, STEP) if path not in self._damaged]
+        self._delete(STEP, kept[:keep])
 
     def finish(self, step: int, tensors: dict[str, torch.Tensor], values: dict[str, Any], keep: int) -> None:
         """Save the result. The states that led to it, and older results by other code, are then deleted.
@@ -154,9 +155,10 @@ class StateFolder:
     def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Tensors and values of this code's result, or else of the newest intact state; None if there is neither.
 
-        A damaged state is reported and passed over. One that cannot be read now is not: it may be whole, and a training
-        that begins anew would delete it. A note says if another code saved the state, or if there is a result of
-        another code. Such a result is not used, since it would be published as if this code had made it.
+        A damaged state is reported and passed over, and deleted when the next one is saved. One that cannot be read now
+        is not passed over: it may be whole, and a training that begins anew would delete it. A note says if another
+        code saved the state, or if there is a result of another code. Such a result is not used, since it would be
+        published as if this code had made it.
         """
         usable, results = self.usable(), _newest_first(self.folder, FINISHED)
         for path in usable:
@@ -164,11 +166,15 @@ class StateFolder:
                 tensors, values = read_state(path)
             except (UserError, SafetensorError, ValueError) as error:
                 _refuse_unreadable(path, error)
-                say(f"warning: {path}: {error}; going back to an older state")
+                self._damaged.add(path)
+                where = "" if str(error).startswith(str(path)) else f"{path}: "
+                say(f"warning: {where}{error}; this saved state is passed over")
                 continue
             if values["code"] != self.code:
                 say(f"note: the code has changed since {path} was saved; going on from it")
             return tensors, values
+        if usable:
+            say(f"warning: {self.folder}: no saved state is intact, so the training begins anew, at step 0")
         if results and not set(results) & set(usable):
             say(
                 f"note: the code has changed since {results[0]} was finished, which stays there; starting anew "

@@ -90,8 +90,8 @@ def require_room(task: Task, params: TrainingParams, runtime: RuntimeParams, ima
     if more > room:
         raise UserError(
             f"{folder}: {runtime.keep_states} saved states and a new one take {disk / MEGABYTE:,.0f} MB of disk, "
-            f"{more / MEGABYTE:,.0f} MB more than now, and {room / MEGABYTE:,.0f} MB are free; make room, or lower "
-            "runtime.keep_states"
+            f"{more / MEGABYTE:,.0f} MB more than now, and {room / MEGABYTE:,.0f} MB are free; make room"
+            + (", or lower runtime.keep_states" if runtime.keep_states > 2 else "")
         )
     return (
         f"expects about {memory / MEGABYTE:,.0f} MB of memory besides the libraries, and {disk / MEGABYTE:,.0f} MB of "

@@ -38,7 +38,9 @@ def test_an_edit_of_a_used_parameter_while_the_stage_runs_is_an_error(project, c
     assert entry.main(edit_params("# Every number", "# Each number"), "doc", []) == 0
     assert entry.main(edit_params("log_every: 20", "log_every: 21"), "doc", []) == 0
     assert entry.main(edit_params("split_seed: 0", "split_seed: 1"), "doc", []) == 2
-    assert capsys.readouterr().err.startswith("error: params.yaml: edited while this ran, so ")
+    assert capsys.readouterr().err.startswith(
+        "error: params.yaml: edited while this ran (data.split_seed was 0 and is now 1), so "
+    )
     assert entry.main(lambda *_: None, "doc", []) == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,17 @@ def test_a_full_disk_is_said_with_what_is_free(in_tmp, number):
         assert line.startswith(f"{in_tmp}: {text}; free: ") and f" MB at {in_tmp}" in line and "make room" in line
     assert said(OSError(number, text, "models/vqvae")).startswith(f"models/vqvae: {text}")
     assert f"{in_tmp}: Not enough disk space" in said(OSError("Not enough disk space. Needed: 9 GB (download: 1 GB)"))
+
+
+def test_of_several_disks_the_fullest_one_is_named(in_tmp, monkeypatch):
+    (in_tmp / ".state").mkdir()
+    monkeypatch.setattr("tessera.explained._device", lambda place: "state" in str(place))
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1e6 if "state" in place else 54e9))
+    state = in_tmp / ".state"
+    assert said(OSError(errno.ENOSPC, "No space left on device")) == (
+        f"{state}: No space left on device; free: 54000 MB at {in_tmp}, 1 MB at {state}; make room, and run the same "
+        "command again: what was published before is unchanged"
+    )
 
 
 def test_a_full_disk_is_said_where_no_temporary_file_can_be_written_either(in_tmp, monkeypatch):

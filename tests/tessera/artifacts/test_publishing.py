@@ -204,7 +204,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_one_error(tmp_path):
         damaged = bytearray(whole)
         damaged[position] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="make it anew with") as caught:
+        with pytest.raises(UserError, match="; a state cannot be made anew") as caught:
             read_manifest(tmp_path / "state", "state")
         assert "\n" not in str(caught.value)
 

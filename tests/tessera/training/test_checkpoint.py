@@ -126,7 +126,7 @@ def test_a_state_without_a_key_gives_way_to_the_older_one(capsys: pytest.Capture
         save(state, 5)
         state.save(10, {"x": torch.zeros(3)}, {}, keep=2)
         assert latest_step(state) == 5
-    assert "state.json lacks progress; going back to an older state" in capsys.readouterr().err
+    assert "state.json lacks progress; this saved state is passed over" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, Path.unlink])
@@ -137,7 +137,7 @@ def test_a_damaged_state_gives_way_to_the_older_one_and_says_so(damage, name, ca
         damage(state.folder / "step-000000010" / name)
         assert latest_step(state) == 5
         error = capsys.readouterr().err
-        assert error.startswith("warning: ") and "step-000000010" in error and "older state" in error
+        assert error.startswith("warning: ") and "step-000000010" in error and "is passed over" in error
         assert error.count("\n") == 1
 
 
@@ -159,7 +159,29 @@ def test_a_state_that_changes_between_its_check_and_its_use_gives_way_too(
         save(state, 5, 10)
         monkeypatch.setattr(checkpoint, "load_file", changed_before)
         assert latest_step(state) == 5
-    assert "state.safetensors: changed while it was being read; going back" in capsys.readouterr().err
+    assert (
+        "state.safetensors: changed while it was being read; this saved state is passed over" in capsys.readouterr().err
+    )
+
+
+def test_a_damaged_state_does_not_count_as_kept_after_the_training_went_on_from_an_older_one(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    with folder() as state:
+        save(state, 60, 62)
+        truncate(state.folder / "step-000000062" / "state.safetensors")
+        assert latest_step(state) == 60
+        save(state, 80)
+        assert kept(state) == [60, 80]
+        capsys.readouterr()
+        for step in (60, 80):
+            truncate(state.folder / f"step-{step:09d}" / "state.safetensors")
+        assert latest_step(state) is None
+        *each, last = capsys.readouterr().err.splitlines()
+        assert len(each) == 2 and all(
+            "a state cannot be made anew; this saved state is passed over" in it for it in each
+        )
+        assert last == f"warning: {state.folder}: no saved state is intact, so the training begins anew, at step 0"
 
 
 def test_damaged_states_never_push_out_good_ones() -> None:

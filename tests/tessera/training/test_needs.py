@@ -78,8 +78,10 @@ def test_a_training_that_does_not_fit_is_refused_with_the_parameter_that_helps(
     monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     state = needs(task, params).state
     assert 500 < state < 1000
-    with pytest.raises(UserError, match=r"lower runtime\.keep_states"):
+    with pytest.raises(UserError, match=r"; make room$"):  # two states are the least
         require_room(task, params, runtime, 8, tmp_path)
+    with pytest.raises(UserError, match=r"lower runtime\.keep_states"):
+        require_room(task, params, SimpleNamespace(keep_states=3), 8, tmp_path)
 
 
 def test_a_training_that_goes_on_needs_disk_only_for_what_it_does_not_hold_already(
@@ -97,7 +99,7 @@ def test_a_training_that_goes_on_needs_disk_only_for_what_it_does_not_hold_alrea
         if step:
             require_room(task, params, runtime, 8, tmp_path)
     monkeypatch.setattr(needs_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=state - 1))
-    with pytest.raises(UserError, match=r"lower runtime\.keep_states"):
+    with pytest.raises(UserError, match=r"; make room$"):
         require_room(task, params, runtime, 8, tmp_path)
 
 
