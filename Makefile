@@ -17,7 +17,7 @@ test: $(BIN)/.installed-dev ## install, run the tests
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(BIN)/.installed-dev ## the slow tests: kills, two processes, whole pipelines
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope --no-loadscope-reorder
 
 check: $(BIN)/.installed ## check params.yaml
 	$(BIN)/python -m tessera check

@@ -18,6 +18,16 @@ from tessera import project
 from tessera.parameters import Params, read_yaml, validate
 
 REPOSITORY = Path(__file__).parent.parent
+LONG = (  # test files that take minutes, the longest first
+    "test_dvc_graph",
+    "test_interrupted_runs",
+    "test_two_processes",
+    "test_kills",
+    "test_many_processes",
+    "test_presets",
+    "test_tutorial",
+    "test_killed_pipelines",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +57,11 @@ def nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine anything may take so long that a line says so, which is no matter of the tests' own."""
     monkeypatch.setattr("tessera.console.LONG", 1e6)
     monkeypatch.setattr("tessera.console.PACE", 1e6)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take minutes first, so that no process of `make test-slow` works alone at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,10 @@ def test_a_disk_that_is_full_when_a_training_saves_or_publishes_costs_no_more_th
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
-def test_a_disk_that_is_full_from_any_flush_on_ends_a_stage_in_one_line(done, in_tmp, capsys, monkeypatch, stage):
+def test_a_disk_that_is_full_from_any_flush_on_ends_a_stage_in_one_line(
+    done, in_tmp, write_params, capsys, monkeypatch, stage
+):
+    write_params(SMALL | {"runtime.pictures": 0.0})  # how many pictures are drawn depends on the time
     with flushing(monkeypatch) as flushed:
         assert stage.main([]) == 0
     assert flushed and published() == done
