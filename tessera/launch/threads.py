@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from tessera.launch.parents import check_variables
@@ -135,14 +135,26 @@ def others_running(root: Path = Path("/")) -> int:
     for _ in range(LOOKS):
         time.sleep(LOOK_APART)
         try:
-            # The fourth field is "running/all". This process is one of those that run.
-            running.append(int((root / "proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0]) - 1)
+            # The fourth field is "running/all".
+            all_running = int((root / "proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
         except (OSError, ValueError, IndexError):  # not Linux
             return 0
+        running.append(max(0, all_running - _own_running(root)))
     return sorted(running)[len(running) // 2]
 
 
-@contextmanager
+def _own_running(root: Path) -> int:
+    """How many threads of this process run at this moment, with the one that asks. Threads of a library that has just
+    been loaded may spin for a while, as numpy's do."""
+    states = []
+    for thread in (root / "proc/self/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            # "id (name) state ...". A name may hold any character.
+            states.append(thread.read_bytes().rpartition(b") ")[2][:1])
+    return max(1, states.count(b"R"))
+
+
+@contextlib.contextmanager
 def thread_environment(threads: int) -> Iterator[None]:
     """Within a `with` block, tell all libraries the number of threads by environment variables.
 

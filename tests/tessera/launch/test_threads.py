@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from tessera.launch import threads
-from tessera.launch.threads import BUSY_SPINS, SPINS, cgroup_quota, number_of_threads, spins, thread_environment
+from tessera.launch.threads import (
+    BUSY_SPINS,
+    SPINS,
+    cgroup_quota,
+    number_of_threads,
+    others_running,
+    spins,
+    thread_environment,
+)
 
 Write = Callable[..., None]
 VERSION_2 = "35 24 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw"
@@ -155,6 +163,16 @@ def test_waiting_threads_spin_less_where_other_programs_need_the_cores(
     (tmp_path / "proc/loadavg").write_text(f"0.50 1.77 2.15 {running} 12345\n")
     assert spins(threads, tmp_path) == expected
     assert spins(threads, tmp_path / "elsewhere") == SPINS
+
+
+def test_threads_of_this_process_that_run_are_no_other_programs(tmp_path) -> None:
+    states = {"10": "(python) R", "11": "(a) R b) S", "12": "(worker) R"}
+    for number, state in states.items():
+        (tmp_path / "proc/self/task" / number).mkdir(parents=True)
+        (tmp_path / "proc/self/task" / number / "stat").write_text(f"{number} {state} 1 2 3\n")
+    for running, others in ((5, 3), (2, 0), (1, 0)):
+        (tmp_path / "proc/loadavg").write_text(f"0.50 1.77 2.15 {running}/400 12345\n")
+        assert others_running(tmp_path) == others
 
 
 def test_the_affinity_of_this_process_counts() -> None:
