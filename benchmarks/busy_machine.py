@@ -4,8 +4,8 @@
 
 A thread that is done early spins for a while before it sleeps. On a busy machine it takes the core from the thread that
 it waits for. `default`: libgomp's own number of turns. `ours`: what `tessera.launch.threads` chooses. `passive`: no
-spinning at all. The other programs are loops that never wait. Every setting has a process of its own, in turn. The
-times are medians over processes of the median step (quartiles of the medians).
+spinning at all. The other programs are loops that never wait. Every setting has a process of its own, in turn, and
+every second turn goes backwards. The times are medians over processes of the median step (quartiles of the medians).
 """
 
 from __future__ import annotations
@@ -130,9 +130,9 @@ def main() -> None:
         for load in options.load:
             times: dict[str, list[float]] = {name: [] for name in options.settings}
             with busy(load):
-                for _ in range(options.repeats):
-                    for name, seconds in times.items():
-                        seconds.append(step_seconds(model, name, options.steps))
+                for turn in range(options.repeats):
+                    for name in options.settings[:: -1 if turn % 2 else 1]:
+                        times[name].append(step_seconds(model, name, options.steps))
             print(f"\n{model}, {load} other programs: seconds a step", flush=True)
             found[f"{model}, {load}"] = {name: quartiles(seconds) for name, seconds in times.items()}
             first = found[f"{model}, {load}"][options.settings[0]]["median"]
