@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -30,10 +29,9 @@ from typing import Any
 
 import priors
 import stages
-from runs import RESULTS, absolute, add_row, processor, read_rows
+from runs import RESULTS, absolute, add_row, hash_of, processor, read_rows
 
 from tessera import paths
-from tessera.cli.preset import leaves
 from tessera.codes.store import open_codes
 from tessera.launch.threads import number_of_threads
 from tessera.locks import acquire
@@ -52,7 +50,6 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
 }
 PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order")
 MINUTES = 8  # of training, of each pair
-NO_SETTINGS = ("runtime.", "data.source", "data.watch")  # beginnings of what changes no figure
 COLUMNS = {  # of the table: a row's value, and how it is written
     "tokenizer": "{}",
     "prior": "{}",
@@ -123,9 +120,7 @@ def require_minutes(pair: str, steps: dict[str, dict[str, Any]], options: argpar
 
 def settings_of(options: argparse.Namespace, changes: dict[str, Any] | None = None) -> str:
     """A hash of all parameters that change figures, with those of a tokenizer (options.changes) and of a prior."""
-    params = priors.params_of(options, changes)
-    values = {path: value for path, value in leaves(params.values()).items() if not path.startswith(NO_SETTINGS)}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return hash_of(priors.params_of(options, changes))
 
 
 def settings_of_pair(tokenizer: str, prior: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -7,8 +7,9 @@ A command is a row. The product's own stages run in --folder, which is kept. `pr
 all rows of a folder. Then `extract_codes` with --refine steps, `train_prior` as the preset has it, a few samples, and
 `evaluate` on the test split. DATASET is a local folder, or `digits` for scikit-learn's. --set changes further values of
 params.yaml, for all rows of a folder alike. A command that was interrupted goes on where its stage was. The file --rows
-keeps the rows, each with the identity of its VQ-VAE. A row of the folder's own VQ-VAE is not measured again. A row of
-another VQ-VAE does not count, since the two differ in more than refinement.
+keeps the rows, each with the identity of its VQ-VAE and a hash of all values but --refine. A row of the folder's own
+VQ-VAE and values is not measured again. A row of another VQ-VAE does not count, since the two differ in more than
+refinement.
 
 A row has the bits per dimension of the test split: the distortion; the rate under the uniform prior, under counts and
 under the learned prior; and the totals. It also has the distortion of training and validation images before and after
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from repository import REPOSITORY
-from runs import RESULTS, absolute, add_row, code_of, read_rows
+from runs import RESULTS, absolute, add_row, code_of, hash_of, parameters, read_rows
 
 from tessera import paths
 from tessera.artifacts.manifests import read_manifest
@@ -140,7 +141,9 @@ def main() -> None:
     options = parser.parse_args()
     dataset = options.dataset if options.dataset == "digits" else str(absolute(options.dataset))
     try:
-        settings = {"preset": options.preset, "dataset": Path(dataset).name, "changes": read_changes(options.set)}
+        changes = read_changes(options.set)
+        settings = {"preset": options.preset, "dataset": Path(dataset).name, "changes": changes}
+        settings["values"] = hash_of(parameters(ALIKE | changes, options.preset))
         options.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(options.folder)
         settled(settings)

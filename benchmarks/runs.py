@@ -21,7 +21,7 @@ from stage0_images import prepare
 from stage1_vqvae.model import VQVAE
 from stage1_vqvae.task import VQVAETask
 from tessera import paths
-from tessera.cli.preset import patch, read_changes, read_preset
+from tessera.cli.preset import leaves, patch, read_changes, read_preset
 from tessera.images.prepared import ImageSplit, PreparedImages, open_prepared
 from tessera.launch.devices import accelerator
 from tessera.parameters import Params, read_yaml, validate
@@ -36,11 +36,18 @@ from tessera.training.tracking import Row
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 STAGE1 = "stage1_vqvae."
+NO_SETTINGS = ("runtime.", "data.source", "data.watch")  # beginnings of what changes no figure
 
 
 def code_of(*files: Path) -> str:
     """What the code of these files hashes to, so that a row says what it is of."""
     return sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:12]
+
+
+def hash_of(params: Params) -> str:
+    """A hash of all parameters that change figures, so that a row says what it is of."""
+    values = {path: value for path, value in leaves(params.values()).items() if not path.startswith(NO_SETTINGS)}
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def processor(device: str | None = None) -> str:

@@ -12,10 +12,10 @@ asked for. Both decoders are given the same codes. `floor_fd` and `floor_kid` ar
 are samples. The real images are those of --splits, joined: `--splits test validation` where the test split is small.
 `evaluation.images` limits how many of each split are taken. `seconds` are those of the whole stage by the clock, and
 `cpu_seconds` those that it computed; both are null where the training went on from a saved state. Rows have hashes of
-codes and prior before and after, and of the classifier. They have the values of `refine_decoder`, with which the
-decoder was trained, of `sampling` and of `evaluation`. Rows that are there, of the same hashes before and the same
-values, are not measured again. --picture shows real images with both reconstructions below each, and then the same
-samples by both decoders; it is drawn when a row is measured.
+codes and prior before and after, of the classifier, and of the judge's weights. They have the values of
+`refine_decoder`, with which the decoder was trained, of `sampling` and of `evaluation`. Rows that are there, of the
+same hashes before and the same values, are not measured again. --picture shows real images with both reconstructions
+below each, and then the same samples by both decoders; it is drawn when a row is measured.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from tessera.codes.store import open_codes
 from tessera.errors import UserError
 from tessera.features.classifiers.base import predict
 from tessera.features.classifiers.build import load_classifier
+from tessera.features.networks.base import FeatureNetwork
 from tessera.features.networks.build import build_features
 from tessera.images.examples import spread_over_classes
 from tessera.images.grids import save_grid, stacked_grid
@@ -192,15 +193,16 @@ def _samples(
     return list(first.values())
 
 
-def rows_of(params: Params, named: dict[str, Any], splits: list[str], picture: Path | None) -> list[dict[str, Any]]:
+def rows_of(
+    params: Params, named: dict[str, Any], judge: FeatureNetwork, splits: list[str], picture: Path | None
+) -> list[dict[str, Any]]:
     """Train the decoder and measure both; returns their rows."""
     taken, before = refine(), {name: named[name] for name in hashes("before")}
     after = hashes("after")
     if list(before.values()) != list(after.values()):
         raise SystemExit(f"refine_decoder changed codes or prior: {before}, {after}")
     shape = open_prepared(paths.PREPARED).stats.image_shape
-    judged = Judged(build_features(params.evaluation.features.values()), shape)
-    found = measure(params, judged, splits, picture)
+    found = measure(params, Judged(judge, shape), splits, picture)
     steps = params.refine_decoder.training.steps
     trained = {
         REFINED: {
@@ -210,8 +212,7 @@ def rows_of(params: Params, named: dict[str, Any], splits: list[str], picture: P
             "seconds_a_step": taken["seconds"] and round(taken["seconds"] / steps, 4),
         }
     }
-    others = {"judge_weights": judged.network.weights[:16], **after}
-    return [named | {"decoder": name} | found[name] | trained.get(name, {}) | others for name in DECODERS]
+    return [named | {"decoder": name} | found[name] | trained.get(name, {}) | after for name in DECODERS]
 
 
 def without_files(values: dict[str, Any]) -> dict[str, Any]:
@@ -259,10 +260,12 @@ def main() -> None:
         edit(paths.PARAMS, {"refine_decoder.name": "objective"} | changes)
         params = load(paths.PARAMS)
         torch.set_num_threads(params.runtime.threads or torch.get_num_threads())
+        judge = build_features(params.evaluation.features.values())
         named = {
             "dataset": Path(params.data.source).name,
             "side": params.data.height,
             "judge": params.evaluation.features.name,
+            "judge_weights": judge.weights[:16],
             "splits": options.splits,
             "vqvae": read_manifest(paths.VQVAE, "vqvae").identity[:16],
             # A row says which weights judged by their hash. Where a file lies tells nobody else anything.
@@ -275,7 +278,7 @@ def main() -> None:
         mine = [row for row in read_rows(options.rows) if {key: row.get(key) for key in named} == named]
         there = {row["decoder"] for row in mine}
         if there != set(DECODERS):
-            for row in rows_of(params, named, options.splits, options.picture):
+            for row in rows_of(params, named, judge, options.splits, options.picture):
                 if row["decoder"] not in there:
                     add_row(options.rows, row)
                     mine.append(row)

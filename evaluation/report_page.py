@@ -27,13 +27,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """Something to look at.
+    """Something to look at: a chart, a table, a picture, or several of them under one title.
 
     Attributes:
-        parts: charts, maps, bars, pictures, strips or tables.
-        what: what it means.
-        better: which way is better.
-        images: on how many images.
+        parts: tables, charts or pictures, in the order in which they are shown. Each has a `kind`, which the template
+            page.html knows.
+        what: sentences that say what it means.
+        better: a sentence that says which direction is better, or that neither is.
+        images: words that say which images it is of, and how many.
     """
 
     title: str
@@ -67,7 +68,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
 
     def add(self, title: str, parts: list[Any], what: str, better: str, images: str) -> None:
-        """Add a figure, unless all of its parts are None."""
+        """Add a `Figure` of those parts that are not None, or nothing if all are. For the others see `Figure`."""
         if parts := [part for part in parts if part is not None]:
             self.figures.append(Figure(title, parts, what, better, images))
 

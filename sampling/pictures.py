@@ -95,11 +95,11 @@ def require_size(option: str, images: int, image_shape: tuple[int, int, int]) ->
     """Refuses a picture that is too large to look at.
 
     Args:
-        option: the option that asks for so many images, for the message.
+        option: the option that asks for the images, for the message.
         images: number of images in the picture, each of shape (C, H, W).
 
     Raises:
-        UserError: it would have more than `MOST_PIXELS` pixels.
+        UserError: the picture, enlarged and with gaps between the images, would have more than `MOST_PIXELS` pixels.
     """
     _, height, width = image_shape
     factor = enlargement(image_shape)

@@ -24,7 +24,7 @@ _spoke = time.monotonic()  # when a line was last printed, or this module was lo
 
 
 def speaks() -> bool:
-    """Whether this process is the one of a run that a person hears: the first process of all."""
+    """Whether this process prints for the whole run: the process of rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 

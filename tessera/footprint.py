@@ -45,8 +45,10 @@ def state_bytes(state: Any) -> int:
 class LargestOutput:
     """Records the size of the largest tensor that a module, or any module inside it, returns within a `with` block.
 
+    Tensors inside a returned tuple or dictionary do not count.
+
     Attributes:
-        bytes: the size so far; 0 before the first call.
+        bytes: the size so far, which stays after the block; 0 until a module has returned a tensor.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -24,10 +24,11 @@ class Place:
 
 
 def place_at(layout: CodeLayout, level: int, x: float, y: float) -> Place:
-    """The first code of the position that stands for a point of a picture.
+    """Where the code is that stands for a point of a picture: the position of a level, at depth 0.
 
     Args:
-        x, y: from the picture's left and its top, as parts of its width and height, in [0, 1).
+        x, y: distances from the picture's left and top edge, as fractions of its width and height. Points outside
+            [0, 1) get the nearest position.
     """
     grid = layout.levels[level]
     row, column = int(y * grid.height), int(x * grid.width)

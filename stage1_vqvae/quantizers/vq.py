@@ -156,7 +156,7 @@ class VectorQuantizer(Quantizer):
         return self._placed(self.codebook) if self.learned else self.codebook
 
     def find(self, vectors: torch.Tensor) -> torch.Tensor:
-        """The int64 indices (M,) of the nearest codes of targets (M, d)."""
+        """The int64 indices (M,) of the codes nearest to vectors (M, d), by the quantizer's distance."""
         return best(vectors, self.codes) if self.on_sphere else nearest(vectors, self.codes)
 
     def to_target(self, z: torch.Tensor) -> torch.Tensor:

@@ -121,7 +121,8 @@ class Prior(nn.Module):
 
         Args:
             batches: int64 tokens (B, N), each below its codebook's size, and int64 labels (B,) or None. A prior
-                iterates over them once; a chain does so once for each link.
+                that learns here iterates over them once. A chain of priors does so once for each of its priors, so it
+                needs an iterable that can begin again.
         """
 
     def fill_labels(self, labels: Tensor | None, tokens: Tensor) -> Tensor:
@@ -150,7 +151,8 @@ class Prior(nn.Module):
         return nats, nats.new_zeros(len(nats))
 
     def measured_at_once(self, batch_size: int) -> int:
-        """Number of sequences per call of `nll`: `batch_size`, or fewer if their logits would not fit in memory."""
+        """Number of sequences per call of `nll`: `batch_size`, or fewer, so that a call has at most `MEASURED_LOGITS`
+        logits; at least 1."""
         return max(1, min(int(batch_size), MEASURED_LOGITS // (self.layout.num_tokens * self.layout.vocabulary)))
 
     def forward(
@@ -165,17 +167,18 @@ class Prior(nn.Module):
         return self.nll(tokens, labels).mean()
 
     def decode(self, sampler: Sampler, labels: Tensor, coarser: Tensor, forced: Tensor, part: Part) -> Tensor:
-        """Draws codes.
+        """Draws the tokens of the prior's own levels.
 
         Args:
             sampler: settings and random numbers.
             labels: int64 (B,); the null label is num_classes.
-            coarser: int64 (B, given_tokens), the tokens of the coarser levels.
-            forced: int64 (B, N). A token of at least 0 is kept as it is; where it is -1, the prior draws one.
-            part: which part of the image's codes this prior draws.
+            coarser: int64 (B, given_tokens), the tokens of the levels before the own ones, which are known.
+            forced: int64 (B, N), N tokens of all levels up to the last own one. An own token of at least 0 is kept as
+                it is; where it is -1, the prior draws one. The first `given_tokens` are not read: `coarser` has them.
+            part: when this prior draws, and what share of the image's codes, for settings that change meanwhile.
 
         Returns:
-            int64 tokens (B, N), the coarser levels included.
+            int64 tokens (B, N): `coarser`, and then the own ones.
 
         Raises:
             UserError: logits were NaN or infinite.

@@ -85,15 +85,19 @@ class GatedLayer(Recomputable):
 
 @dataclass
 class GatedState:
-    """How far a grid has been decoded. Lists have an entry for each layer.
+    """What a gated PixelCNN keeps while a grid is decoded, token after token.
+
+    A position depends on p rows above it and on p columns to its left; p is `GatedLayer.reach`. The attributes `rows`,
+    `columns`, `from_vertical` and `products` are lists with an entry for each layer, whose shape is given.
 
     Attributes:
         place, label: see `Grid.features`.
-        rows: the last p rows that entered the vertical stack, (B, channels, p, w).
-        columns: the last p columns of the current row that entered the horizontal stack, (B, p, channels).
-        from_vertical: what the vertical stack adds to the horizontal gates in the current row, (w, B, 2 channels).
+        rows: the last p rows that entered the vertical stack, (B, channels, p, w); zeros above the grid.
+        columns: the last p columns of the current row that entered the horizontal stack, (B, p, channels); zeros left
+            of the grid.
+        from_vertical: what the vertical stack adds to the horizontal gates in the current row, (w, B, 2 * channels).
         products: see `GatedLayer.products`.
-        line: embeddings of the current row, or of the row above before any is known, (B, channels, 1, w).
+        line: embeddings of the last w tokens, (B, channels, 1, w), after zeros; after a row's last token, of the row.
     """
 
     place: Tensor

@@ -187,7 +187,7 @@ class Grid(nn.Module):
         return joined(logits, 3).flatten(1, 3)
 
     def start_decoding(self, place: Tensor, label: Tensor) -> GridState:
-        """The state before the grid's first token, which `next_logits` takes and changes.
+        """The state in which decoding begins, before the grid's first token. `next_logits` takes and changes it.
 
         Args:
             place: (1 or B, channels, h, w), from `Surroundings`.

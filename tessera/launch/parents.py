@@ -36,10 +36,12 @@ def inside_launcher() -> bool:
 
 
 def check_variables() -> None:
-    """Refuse variables of a launcher that no launcher set whole: stray ones would make a run wait for others.
+    """Refuse environment variables of a launcher, such as RANK and WORLD_SIZE, that are incomplete or contradict.
+
+    A launcher sets all of them. One that was left over would make the run wait for processes that never start.
 
     Raises:
-        UserError: one is no number, is missing beside others, or does not fit them.
+        UserError: a variable is no number or does not fit another one, or one that it needs is not set.
     """
     numbers = {name: os.environ[name] for name in NUMBERS if name in os.environ}
     fault = next((f"{name} is {value!r}, no number" for name, value in numbers.items() if not value.isdecimal()), None)

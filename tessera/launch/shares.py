@@ -19,10 +19,10 @@ class Share:
 
 
 def parsed(text: str) -> Share:
-    """The share that I/N names.
+    """The share that a text such as "0/16" names: part number, from 0, and number of parts.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: the text is not of this form, or the number is not below the number of parts.
     """
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     share = Share(*map(int, found.groups())) if found else None

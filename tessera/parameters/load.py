@@ -118,10 +118,14 @@ def read_yaml(path: Path) -> Any:
 
 
 def validate(raw: Any, origin: str = "params.yaml") -> Params:
-    """Check a whole parameter tree.
+    """Check a whole parameter tree. Sections and values that it lacks get their defaults.
+
+    Args:
+        origin: where the tree is from, for the message.
 
     Raises:
-        UserError: one line with every fault: dotted path, value, what is allowed, nearest valid name.
+        UserError: a single line that lists all faults. Each has its dotted path, the value, what is allowed and, for a
+            misspelt name, the nearest valid one.
     """
     if raw is None:
         raise UserError(f"{origin}: empty; write it anew with `python -m tessera preset digits`, or restore it by Git")

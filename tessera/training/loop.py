@@ -253,16 +253,18 @@ def train(
     values: dict[str, Any],
     artifact: Artifact,
 ) -> dict[str, float]:
-    """Train a stage's task; leave the best weights in its model, and the curves in results/STAGE.
+    """Train a stage's task; leave the best weights in the task's model, and the curves in results/STAGE.
+
+    A training that was interrupted goes on from its saved state: the one of the same `values` and the same parents.
 
     Args:
-        values: parameters as JSON values. A saved state is found again by these and the artifact's parents.
+        values: the parameters of the stage as JSON values.
         artifact: what the caller will publish.
 
     Returns:
-        Validation figures of the best weights; `step`, at which they were reached; `steps`, how many were taken;
-        `parameters`, their number. Where parameter groups have best steps of their own, `step` is the latest of them
-        and `best_step_GROUP` tells each.
+        Validation figures of the best weights. `step`: the step at which they were reached. `steps`: how many were
+        taken, those before an interruption included. `parameters`: the number of weights. Where parameter groups have
+        best steps of their own, `step` is the latest of them and `best_step_GROUP` tells each.
     """
     with StateFolder(stage, fingerprint(stage, values, artifact.parents), accelerator.is_main_process) as state:
         # The main process may just have cleared what a killed run left half done.

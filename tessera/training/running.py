@@ -34,7 +34,7 @@ def states_of(stage: str) -> Path:
 
 
 def running(stage: str) -> list[Path]:
-    """The folders of the stage's runs that are going on now. Each run of other parameters has its own."""
+    """The state folders of a stage in which a process works now, sorted. Each set of parameters has its own folder."""
     return [folder for folder in sorted(states_of(stage).glob("*")) if folder.is_dir() and holder_of(folder)]
 
 
@@ -50,11 +50,11 @@ def share_holder(folder: Path) -> Holder | None:
 
 @dataclass(frozen=True)
 class Used:
-    """What a folder of states takes, and when something in it was last written.
+    """How much disk a folder of states takes, and when something in it last changed.
 
     Attributes:
-        bytes: the sizes of all files together.
-        written: when the newest file was written, in seconds since 1970; None if the folder is gone.
+        bytes: the sizes of all files in it and in its subfolders together; 0 if the folder is gone.
+        written: when a file or folder in it last changed, in seconds since 1970; None if the folder is gone.
     """
 
     bytes: int
@@ -79,5 +79,5 @@ def parts_of(folder: Path) -> int | None:
 
 
 def request_end(folder: Path) -> None:
-    """Ask the training with this folder of states to end at its next validation."""
+    """Ask the training that saves its states in `folder` to end at its next validation. Does not wait for it."""
     (folder / END).touch()

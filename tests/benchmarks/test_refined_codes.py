@@ -78,5 +78,6 @@ def test_a_row_counts_only_if_the_folder_has_its_vqvae(
     called(0)
     assert measured == [0, 50, 50, 0]
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    assert len({row["values"] for row in rows}) == 1
     assert rows[0]["vqvae"] == rows[1]["vqvae"] != rows[2]["vqvae"] == rows[3]["vqvae"]
     assert len(capsys.readouterr().out.split("| steps")[-1].splitlines()) == 5  # two lines of title, two rows, the code

@@ -114,7 +114,7 @@ def measured(
     """The number of samples and the seed of each measurement, which computes nothing, of a run in this folder."""
     found: list[tuple[int, int]] = []
 
-    def rows_of(params: Any, named: dict[str, Any], splits: list[str], picture: Path | None) -> list[dict[str, Any]]:
+    def rows_of(params: Any, named: dict[str, Any], *others: Any) -> list[dict[str, Any]]:
         found.append((params.sampling.images, params.sampling.seed))
         return [named | dict.fromkeys(sharp.FIGURES) | {"decoder": decoder} for decoder in sharp.DECODERS]
 
@@ -122,6 +122,7 @@ def measured(
     write_models(in_tmp)
     monkeypatch.setattr(sharp, "rows_of", rows_of)
     monkeypatch.setattr(sharp, "read_manifest", lambda *_: SimpleNamespace(identity="vqvae"))
+    monkeypatch.setattr(sharp, "build_features", lambda _: SimpleNamespace(weights="weights"))
     return found
 
 
@@ -132,6 +133,15 @@ def test_a_command_does_not_inherit_the_values_of_an_earlier_one(
     called(sharp, monkeypatch, "--set", "sampling.images=5")
     called(sharp, monkeypatch, "--set", "sampling.seed=4")
     assert measured == [(5, 3), (12, 4)] and paths.PARAMS.read_text() == own
+
+
+def test_a_row_by_other_weights_of_the_judge_does_not_count_as_measured(
+    sharp: ModuleType, measured: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called(sharp, monkeypatch)
+    monkeypatch.setattr(sharp, "build_features", lambda _: SimpleNamespace(weights="others"))
+    rows = called(sharp, monkeypatch)
+    assert [row["judge_weights"] for row in rows] == ["weights", "weights", "others", "others"] and len(measured) == 2
 
 
 def test_a_row_of_other_values_of_the_stage_does_not_count_as_measured(

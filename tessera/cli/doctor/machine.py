@@ -111,10 +111,25 @@ def _room(params: Params, stats: Stats, device: torch.device, processes: int) ->
             yield Finding(level, "memory", f"{text}{compiled}; lower {task.section}.batch_size{lower}")
         else:
             yield Finding(Level.OK, "memory", text)
-    room = shutil.disk_usage(Path.cwd()).free
     if not stats.images:
+        room = shutil.disk_usage(Path.cwd()).free
         yield Finding(Level.OK, "disk", f"{room / GIGABYTE:.1f} GB free; what a run needs is known after `prepare`")
         return
-    wanted = run_bytes(params, stats.images, params.sampling.images, weights)
-    text = f"a run takes about {wanted / GIGABYTE:.2f} GB, {room / GIGABYTE:.1f} GB are free"
-    yield Finding(Level.ERROR if wanted > room else Level.OK, "disk", text)
+    yield from disks(run_bytes(params, stats.images, params.sampling.images, weights))
+
+
+def disks(wanted: dict[Path, int]) -> Iterator[Finding]:
+    """What a run leaves on each disk, against what is free there. Each folder may be on a disk of its own.
+
+    Args:
+        wanted: bytes by folder. A folder that does not exist yet will be on the disk of the one around it.
+    """
+    on: dict[int, dict[Path, Path]] = {}
+    for folder in wanted:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        on.setdefault(there.stat().st_dev, {})[folder] = there
+    for folders in on.values():
+        taken, free = sum(wanted[folder] for folder in folders), shutil.disk_usage(next(iter(folders.values()))).free
+        what = "a run takes" if len(on) == 1 else f"{', '.join(map(str, folders))}: a run takes"
+        text = f"{what} about {taken / GIGABYTE:.2f} GB, {free / GIGABYTE:.1f} GB are free"
+        yield Finding(Level.ERROR if taken > free else Level.OK, "disk", text)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from tessera import paths
 from tessera.parameters import Params
 
 KEPT_STATES, STATE_FLOATS = 2, 4  # saved states of a training; floats a weight: itself, the best, two moments
+CACHE = Path(".dvc")  # where DVC keeps its copy
 KINDS = 2  # of samples: with the parameters' settings, and without
 
 
@@ -14,8 +18,8 @@ def passes(params: Params) -> int:
     return (2 * extract.shift + 1) ** 2 * (2 if extract.horizontal_flip else 1) + extract.draws
 
 
-def run_bytes(params: Params, images: dict[str, int], samples: int, weights: int) -> int:
-    """About how many bytes a run leaves: images, codes, models, samples, DVC's copy of all, and saved states.
+def run_bytes(params: Params, images: dict[str, int], samples: int, weights: int) -> dict[Path, int]:
+    """About how many bytes a run leaves in each folder: images, codes, models, samples, DVC's copy of them, states.
 
     Args:
         images: number of images of each split.
@@ -27,5 +31,10 @@ def run_bytes(params: Params, images: dict[str, int], samples: int, weights: int
     code = 1 if stage1.quantizer.chosen.sizes[0] <= 256 else 2  # bytes
     pixels = data.channels * data.height * data.width
     encoded = sum(images.values()) + (passes(params) - 1) * images["train"]
-    kept = (sum(images.values()) + KINDS * samples) * pixels + encoded * positions * code + 4 * weights
-    return 2 * kept + KEPT_STATES * STATE_FLOATS * 4 * weights
+    kept = {
+        paths.PREPARED: sum(images.values()) * pixels,
+        paths.CODES: encoded * positions * code,
+        paths.MODELS: 4 * weights,
+        paths.RESULTS: KINDS * samples * pixels,
+    }
+    return kept | {CACHE: sum(kept.values()), paths.STATE: KEPT_STATES * STATE_FLOATS * 4 * weights}

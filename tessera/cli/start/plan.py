@@ -113,7 +113,8 @@ class Plan:
     @property
     def disk(self) -> int:
         """About how many bytes the run leaves: see `run_bytes`."""
-        return run_bytes(self.params, self.survey.images, self.choice.values["sampling.images"], self.times.weights)
+        images, samples = self.survey.images, self.choice.values["sampling.images"]
+        return sum(run_bytes(self.params, images, samples, self.times.weights).values())
 
     def _measure(self, room: float) -> None:
         """Choose how many images are drawn and measured: fewer than usual, if that would take longer than `room`."""

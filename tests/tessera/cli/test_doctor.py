@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -224,6 +225,18 @@ def test_a_folder_that_cannot_be_written_is_an_error(in_tmp: Path, monkeypatch: 
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path(place) and asked(path, mode))
     (finding,) = folder._writable()
     assert finding.level is Level.ERROR and finding.text.startswith(f"{Path(place).absolute()} cannot be written")
+
+
+def test_each_disk_is_judged_by_the_folders_on_it(in_tmp: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == in_tmp.stat().st_dev:
+        pytest.skip("no second disk on this system")
+    with tempfile.TemporaryDirectory(dir=other) as states:
+        Path(".state").symlink_to(states)
+        wanted = {Path("data/prepared"): 10**6, Path(".state"): 10**15, Path("models"): 10**6}
+        here, there = machine.disks(wanted)
+    assert here.level is Level.OK and here.text.startswith("data/prepared, models: a run takes about 0.00 GB")
+    assert there.level is Level.ERROR and there.text.startswith(".state: a run takes about 1000000.00 GB")
 
 
 def test_what_is_found_is_one_line_whatever_a_name_holds() -> None:
