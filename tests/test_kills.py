@@ -21,11 +21,18 @@ DRIVER = """
 import json, os, signal, sys, threading
 from importlib import import_module
 
+from tessera import paths
+from tessera.fingerprint import code
+from tessera.parameters import load
 from tessera.training import checkpoint, loop
 from tessera.training.checkpoint import StateFolder
 from tessera.training.steps import Stepper
 
 stage, points = import_module(sys.argv[1]), json.loads(sys.argv[2])
+for file in code(sys.argv[1], stage.USES, load(paths.PARAMS)):
+    import_module(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+for library in ("torch._dynamo", "transformers.models.llama.modeling_llama"):  # which optimizers and priors load
+    import_module(library)
 FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir")
 take, save, finish, write = Stepper.take, StateFolder.save, StateFolder.finish, checkpoint.save_file
 

@@ -49,7 +49,6 @@ class Quantizer(nn.Module):
         self.codebook_size, self.inside_residual = codebook_size, inside_residual
         self._noted: list[torch.Tensor] = []
 
-    @torch.compiler.disable
     def forward(self, z: torch.Tensor, seeds: torch.Tensor | None = None) -> QuantizerOutput:
         """Quantizes vectors. In training it also gathers what `update` needs; it moves no codebook.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -59,14 +61,12 @@ def streams(seed: int, indices: range) -> Streams:
     return Streams(seed, tuple(indices), torch.device("cpu"))
 
 
-@pytest.fixture
-def random_prior(prior_arguments):
-    """`random_prior("masked")`: random weights in float64, where cached and full decoding cannot part at a rounding.
+@pytest.fixture(scope="module")
+def built_prior(prior_arguments):
+    """See `random_prior`. Each is built once."""
 
-    Of a chain for two levels, the last link serves a single one.
-    """
-
-    def make(label: str, layout: CodeLayout = LAYOUT, num_classes: int = 3):
+    @cache
+    def make(label: str, layout: CodeLayout, num_classes: int):
         torch.manual_seed(0)
         cases = [PRIORS[label]] if label in PRIORS else CHAINS[label][-len(layout.levels) :]
         links = [{"name": name, "params": prior_arguments(name, **changes)} for name, changes in cases]
@@ -77,6 +77,21 @@ def random_prior(prior_arguments):
         tokens = (torch.rand(40, layout.num_tokens) ** 2 * layout.codebook_sizes).long()
         prior.fit([(tokens, torch.arange(40) % num_classes if num_classes else None)])
         return prior.double().eval()
+
+    return make
+
+
+@pytest.fixture
+def random_prior(built_prior):
+    """`random_prior("masked")`: random weights in float64, where cached and full decoding cannot part at a rounding.
+
+    Of a chain for two levels, the last link serves a single one.
+    """
+
+    def make(label: str, layout: CodeLayout = LAYOUT, num_classes: int = 3):
+        prior = deepcopy(built_prior(label, layout, num_classes))
+        torch.manual_seed(0)
+        return prior
 
     return make
 
@@ -199,8 +214,8 @@ def masked_tokens(prior, tokens, labels, settings, given, seed, span):
 )
 @every_kind
 def test_decoding_gives_the_tokens_of_recomputation(name, settings, layout, num_classes, random_prior):
-    prior, labels = random_prior(name, layout, num_classes), classes_of(12, num_classes)
-    tokens = generate(prior, labels, streams(1, range(12)), settings)
+    prior, labels = random_prior(name, layout, num_classes), classes_of(5, num_classes)
+    tokens = generate(prior, labels, streams(1, range(5)), settings)
     assert torch.equal(tokens, recompute(prior, labels, settings))
     assert (tokens < layout.codebook_sizes).all()
 
@@ -220,11 +235,11 @@ def test_an_image_is_the_same_in_any_batch(name, layout, num_classes, random_pri
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 @every_kind
 def test_given_tokens_are_kept_and_the_others_answer_to_them(name, scale, layout, num_classes, random_prior):
-    prior, labels = random_prior(name, layout, num_classes), classes_of(8, num_classes)
-    whole, settings = generate(prior, labels, streams(2, range(8)), Settings.plain()), Settings(guidance_scale=scale)
+    prior, labels = random_prior(name, layout, num_classes), classes_of(5, num_classes)
+    whole, settings = generate(prior, labels, streams(2, range(5)), Settings.plain()), Settings(guidance_scale=scale)
     given = torch.where(torch.rand(whole.shape) < 0.5, (whole + 1) % layout.codebook_sizes, -1)
     given[0] = whole[0]
-    tokens = generate(prior, labels, streams(1, range(8)), settings, given)
+    tokens = generate(prior, labels, streams(1, range(5)), settings, given)
     assert torch.equal(tokens[given >= 0], given[given >= 0])
     assert torch.equal(tokens, recompute(prior, labels, settings, given))
 
@@ -284,9 +299,9 @@ def test_a_link_whose_scale_is_one_runs_no_null_rows(monkeypatch, random_prior):
 @pytest.mark.parametrize("name", ALL)
 @every_kind
 def test_guidance_by_one_is_no_guidance(name, layout, num_classes, random_prior):
-    prior, labels = random_prior(name, layout, num_classes), classes_of(12, num_classes)
+    prior, labels = random_prior(name, layout, num_classes), classes_of(6, num_classes)
     settings = [Settings(guidance_scale=s, guidance_schedule="linear") for s in (1.0, 1.0 + 1e-9)]
-    one, through_null_rows = (generate(prior, labels, streams(1, range(12)), s) for s in settings)
+    one, through_null_rows = (generate(prior, labels, streams(1, range(6)), s) for s in settings)
     assert torch.equal(one, through_null_rows)
 
 

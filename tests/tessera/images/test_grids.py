@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from torchvision.utils import make_grid
 
-from tessera.images.grids import image_grid, save_grid, stacked_grid
+from tessera.images.grids import GREY, PADDING, image_grid, save_grid, stacked_grid
 
 
 def test_tiny_images_are_enlarged_by_whole_pixels():
@@ -16,6 +18,13 @@ def test_tiny_images_are_enlarged_by_whole_pixels():
     assert picture[:, 2:50, 2:50].unique().tolist() == [0, 10, 20, 255]
     assert (picture[:, 2:26, 26:50] == 255).all()
     assert image_grid(torch.zeros(4, 3, 64, 80, dtype=torch.uint8), 2).shape == (3, 2 + 2 * 66, 2 + 2 * 82)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_is_that_of_torchvision(count: int, channels: int) -> None:
+    images = torch.randint(256, (count, channels, 48, 50), dtype=torch.uint8)
+    assert torch.equal(image_grid(images, 3), make_grid(images, nrow=3, padding=PADDING, pad_value=GREY))
 
 
 def test_each_image_stands_above_its_other_versions():
