@@ -41,6 +41,8 @@ LIBRARIES = (
     "dvc.api",
     "dvc.cli",
     "dvc.repo",
+    "pydantic.types",
+    "rich.console",
     "rich.table",
     "ruamel.yaml",
     "safetensors.torch",
@@ -48,7 +50,7 @@ LIBRARIES = (
     "torch._dynamo",
     "torchmetrics.functional.image",
     "torchvision.transforms.v2",
-    "transformers.modeling_utils",
+    "transformers.models.gpt2.modeling_gpt2",
 )
 # What variables that no library reads while it is loaded begin with. All others must be as the server has them.
 FREE = (b"DVC", b"GIT_", b"OLDPWD", b"PATH", b"PWD", b"PYTEST_", b"PYTHONPATH", b"SHLVL", b"_")
@@ -60,11 +62,10 @@ Variables = dict[bytes, bytes]
 @cache
 def folder() -> Path | None:
     """The folder with the program `python`; its server ends with this process. None: there is none on this system."""
-    made = Path(tempfile.mkdtemp(prefix="python-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    address = str(made / "socket")
-    if not sys.platform.startswith("linux") or len(address) > 100:  # bytes that the name of a socket may have
+    if not sys.platform.startswith("linux") or len(os.fsencode(tempfile.gettempdir())) > 80:  # a socket's name is short
         return None
+    made = Path(tempfile.mkdtemp(prefix="python-"))  # which the server deletes
+    address = str(made / "socket")
     here = Path(__file__).parent
     command = shlex.join([sys.executable, "-IS", str(here / "forked_client.py"), sys.executable, address])
     (made / "python").write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
@@ -85,7 +86,7 @@ def folder() -> Path | None:
 
 
 def serve(listener: int) -> NoReturn:
-    """Fork for each command, until the process that started the server ends.
+    """Fork for each command, until the process that started the server ends. Then delete the current folder.
 
     Args:
         listener: the file descriptor of the socket to listen on.
@@ -95,33 +96,36 @@ def serve(listener: int) -> NoReturn:
     for name in LIBRARIES:
         import_module(name)
     set_by_libraries = {name: value for name, value in os.environb.items() if name not in before}
+    alone = len(os.listdir("/proc/self/task")) == 1  # a fork would lose other threads
     gc.freeze()  # a collection would copy the memory that all processes share
     with socket.socket(fileno=listener) as door:
         while 0 not in select.select([0, door], [], [])[0]:
             client, _ = door.accept()
             if os.fork() == 0:
                 door.close()
-                _supervise(client, set_by_libraries)
+                _supervise(client, set_by_libraries, alone)
             client.close()
-            with suppress(ChildProcessError):  # none is left
+            with suppress(ChildProcessError):  # there is none
                 while os.waitpid(-1, os.WNOHANG) != (0, 0):
                     pass
     with suppress(ChildProcessError):
         while os.wait():
             pass
+    shutil.rmtree(os.getcwd(), ignore_errors=True)
     os._exit(0)
 
 
-def _supervise(client: socket.socket, set_by_libraries: Variables) -> NoReturn:
+def _supervise(client: socket.socket, set_by_libraries: Variables, can_fork: bool) -> NoReturn:
     """Fork a process that runs the client's command, wait for it, and tell the client how it ended.
 
     The command, and whatever it has started, is killed if the client or the tests end.
     """
+    os.setpgid(0, 0)  # the group to kill
     length, files, _, _ = socket.recv_fds(client, 4, 3)
     arguments, place, given = marshal.loads(client.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
     variables, loaded = set_by_libraries | given, dict(os.environb)
     differing = [name for name in variables | loaded if variables.get(name) != loaded.get(name)]
-    if len(os.listdir("/proc/self/task")) > 1 or not all(name.startswith(FREE) for name in differing):
+    if not can_fork or not all(name.startswith(FREE) for name in differing):
         client.send(REAL)
         os._exit(0)
     pid = os.fork()
@@ -129,12 +133,11 @@ def _supervise(client: socket.socket, set_by_libraries: Variables) -> NoReturn:
         client.close()
         _become(files, place, variables)
         _end(partial(_run, [os.fsdecode(each) for each in arguments]))
-    os.setpgid(pid, pid)
     for file in files:
         os.close(file)
     ended = os.pidfd_open(pid)
     if ended not in select.select([0, client, ended], [], [])[0]:
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(0, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with suppress(OSError):  # it has ended
         client.send(str(status).encode())
@@ -180,8 +183,8 @@ def _run(arguments: list[str]) -> None:
         exec(compile(rest[0], "<string>", "exec"), main)
     else:
         sys.path.insert(0, os.path.dirname(os.path.realpath(first)))
-        main["__file__"] = first
-        exec(compile(Path(first).read_bytes(), first, "exec"), main)
+        main["__file__"] = os.path.abspath(first)
+        exec(compile(Path(first).read_bytes(), main["__file__"], "exec"), main)
 
 
 def _end(run: Callable[[], None]) -> NoReturn:

@@ -10,7 +10,7 @@ from pathlib import Path
 import forked_python
 import psutil
 import pytest
-from whole_runs import HANGS, wait_for
+from whole_runs import HANGS, alive, wait_for
 
 from tessera.project import PACKAGES
 
@@ -115,7 +115,7 @@ def test_a_command_whose_program_is_killed_ends_with_what_it_started(project: Pa
         family = [psutil.Process(int(pid)) for pid in command.stdout.readline().split()]
         command.send_signal(number)
         assert command.wait() == -number
-        wait_for(lambda: not any(map(psutil.Process.is_running, family)), f"still there: {family}", seconds=5)
+        wait_for(lambda: not any(map(alive, family)), f"still there: {family}", seconds=5)
 
 
 def test_the_server_and_its_commands_end_with_the_tests(project: Path) -> None:
@@ -129,4 +129,4 @@ def test_the_server_and_its_commands_end_with_the_tests(project: Path) -> None:
         family = [psutil.Process(int(pid)) for pid in tests.stdout.readline().split()]
         family.append(family[1].parent())  # the server
         tests.kill()
-    wait_for(lambda: not any(map(psutil.Process.is_running, family)), f"still there: {family}", seconds=5)
+    wait_for(lambda: not any(map(alive, family)), f"still there: {family}", seconds=5)
