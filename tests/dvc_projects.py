@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked_python
+
 from tessera.project import PACKAGES
 
 
@@ -27,11 +29,24 @@ def copy_code(source: Path, project: Path) -> None:
     shutil.copytree(source / "data", project / "data", ignore=shutil.ignore_patterns("prepared", "codes"))
 
 
-def dvc(folder: Path, *arguments: str, fails: bool = False) -> str:
-    """What a DVC command prints; it must succeed, or fail."""
-    environment = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder.parent / "site")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # the stages' python
-    command = [sys.executable, "-m", "dvc", *arguments]
+def environment_of(project: Path, forked: bool) -> dict[str, str]:
+    """The environment for DVC and its stages.
+
+    Args:
+        forked: whether the stages' `python` is that of forked_python.py, which saves seconds in each.
+    """
+    here = Path(sys.executable).parent
+    folders = [str(each) for each in (forked_python.folder() if forked else None, here) if each]
+    found = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(project.parent / "site")}
+    found["PATH"] = os.pathsep.join([*folders, found["PATH"]])
+    return found | (forked_python.ONE_THREAD if forked else {})
+
+
+def dvc(folder: Path, *arguments: str, fails: bool = False, forked: bool = False) -> str:
+    """What a DVC command prints; it must succeed, or fail. See `environment_of` for `forked`."""
+    environment = environment_of(folder, forked)
+    python = shutil.which("python", path=environment["PATH"]) if forked else sys.executable
+    command = [python, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr if fails else done.stdout

@@ -8,15 +8,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from importlib import import_module
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import dvc_projects
 import pytest
 from dvc.repo import Repo
-from dvc_projects import copy_code, copy_wiring, dvc
+from dvc_projects import copy_code, copy_wiring
 from ruamel.yaml import YAML
 
 from tessera import paths
@@ -29,6 +30,7 @@ from tessera.parameters import Params, read_yaml, validate
 from tessera.parameters.parts import options, parameters_of
 
 REPOSITORY = Path(__file__).parent.parent
+dvc = partial(dvc_projects.dvc, forked=True)
 # Which stage uses what; `runtime` is used by none.
 STAGE_OF = {
     "data": "prepare",

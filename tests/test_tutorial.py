@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from dvc_projects import copy_code, copy_wiring
+from dvc_projects import copy_code, copy_wiring, environment_of
 from PIL import Image
 
 LESS = {"--count 1500": "--count 60", "--minutes 10": "--minutes 1"}
@@ -33,8 +31,7 @@ def test_every_command_of_the_tutorial_works(repository: Path, tmp_path: Path) -
     for folder in ("examples", "presets"):
         shutil.copytree(repository / folder, project / folder)
     name = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
-    environment = os.environ | name | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment = environment_of(project, forked=True) | name
     subprocess.run("git add -A && git commit -qm code", shell=True, cwd=project, env=environment, check=True)
 
     script = commands(repository / "docs/tutorial.md")
