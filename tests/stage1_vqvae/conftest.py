@@ -82,7 +82,14 @@ def approximates(case: str) -> bool:
 CONV = {"channels": 8, "stem_channels": 4, "residual_blocks": 1, "residual_channels": 4}
 SMALL_NETWORKS: dict[str, dict[str, Any]] = {  # changes that make a network small; every shape below must suit it
     "conv": CONV | {"strides": [4]},
-    "resnet": {"channels": 8, "multipliers": [1, 1, 2], "attention_factors": [4], "z_channels": 8, "groups": 4},
+    "resnet": {
+        "channels": 8,
+        "multipliers": [1, 2],
+        "residual_blocks": 1,
+        "attention_factors": [2],
+        "z_channels": 8,
+        "groups": 4,
+    },
     "vit": {"patch": 4, "width": 16, "layers": 1, "heads": 2},
 }
 NETWORKS: dict[str, Case] = {name: (name, SMALL_NETWORKS.get(name, {})) for name in options(NETWORK_PACKAGE)}

@@ -67,13 +67,27 @@ class Priors:
         params = self.arguments(label, **changes)
         return build_prior({"name": name, "params": params, "layout": layout.to_json(), "num_classes": num_classes})
 
-    def trainable(self, label: str, layout: CodeLayout, num_classes: int) -> nn.Module:
-        """A prior that learns, without dropout. A chain has a convolutional link, then a transformer, in turn."""
+    def trainable(self, label: str, layout: CodeLayout, num_classes: int, **changes: object) -> nn.Module:
+        """A prior that learns, without dropout. A chain has a convolutional link, then a transformer, in turn.
+
+        Args:
+            label: of the case.
+            layout: of the codes.
+            num_classes: number of classes.
+            changes: of the prior's arguments, or of those of a chain's links. A prior without an argument ignores it.
+        """
         if label != "chain":
-            return self.fresh(label, layout, num_classes, dropout=0.0)
+            return self.fresh(label, layout, num_classes, dropout=0.0, **self._of(label, changes))
         kinds = itertools.islice(itertools.cycle(["pixelsnail", "gpt2"]), len(layout.levels))
-        links = [{"name": EVERY[kind][0], "params": self.arguments(kind, dropout=0.0)} for kind in kinds]
+        links = [
+            {"name": EVERY[kind][0], "params": self.arguments(kind, dropout=0.0, **self._of(kind, changes))}
+            for kind in kinds
+        ]
         return self.fresh("chain", layout, num_classes, links=links)
+
+    def _of(self, label: str, changes: dict[str, object]) -> dict[str, object]:
+        """Those of `changes` whose names are arguments of a case's prior."""
+        return {key: value for key, value in changes.items() if key in self.arguments(label)}
 
     def stirred(self, label: str, layout: CodeLayout, num_classes: int) -> nn.Module:
         """A prior in evaluation mode whose weights (or counts) are random and large."""

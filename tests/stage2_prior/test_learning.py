@@ -13,6 +13,7 @@ from tessera.codes.layout import CodeLayout, Level
 from tessera.errors import UserError
 
 UNEQUAL = CodeLayout((1, 8, 8), (Level(2, 2, 1, 4), Level(2, 3, 2, 8)))
+SHALLOW = {"layers": 1, "depth_layers": 1, "residuals": 1}  # a layer has up to twenty kernels in C++
 
 
 def test_the_first_loss_is_near_that_of_the_uniform_prior(learned, layout, make_fresh, make_tokens):
@@ -90,6 +91,15 @@ def test_an_architecture_that_cannot_checkpoint_says_so(make_fresh, monkeypatch)
         prior.checkpoint_gradients()
 
 
+@pytest.fixture
+def one_file_a_graph():
+    """Inductor writes all kernels of a graph into one file. The C++ compiler takes most of a second for each file."""
+    from torch._inductor import config
+
+    with config.patch(cpp_wrapper=True):
+        yield
+
+
 def assert_compiles(plain, compiled, layout, make_tokens):
     torch.compiler.reset()
     tokens, labels = make_tokens(layout, 6), torch.arange(6) % 3
@@ -105,15 +115,17 @@ def assert_compiles(plain, compiled, layout, make_tokens):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_file_a_graph")
 def test_a_prior_compiles_whole_to_the_same_loss_and_gradients(trainable, make_trainable, make_tokens):
-    plain = make_trainable(trainable, UNEQUAL, 2)
+    plain = make_trainable(trainable, UNEQUAL, 2, **SHALLOW)
     assert_compiles(plain, copy.deepcopy(plain), UNEQUAL, make_tokens)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_file_a_graph")
 @pytest.mark.parametrize("family", ["pixelsnail", "gpt2"])  # our blocks, which all others have, and the library's
 def test_a_compiled_prior_can_checkpoint_gradients(family, make_trainable, make_tokens):
-    plain = make_trainable(family, UNEQUAL, 2)
+    plain = make_trainable(family, UNEQUAL, 2, **SHALLOW)
     compiled = copy.deepcopy(plain)
     compiled.checkpoint_gradients()
     assert_compiles(plain, compiled, UNEQUAL, make_tokens)
