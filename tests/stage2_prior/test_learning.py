@@ -91,15 +91,6 @@ def test_an_architecture_that_cannot_checkpoint_says_so(make_fresh, monkeypatch)
         prior.checkpoint_gradients()
 
 
-@pytest.fixture
-def one_file_a_graph():
-    """Inductor writes all kernels of a graph into one file. The C++ compiler takes most of a second for each file."""
-    from torch._inductor import config
-
-    with config.patch(cpp_wrapper=True):
-        yield
-
-
 def assert_compiles(plain, compiled, layout, make_tokens):
     torch.compiler.reset()
     tokens, labels = make_tokens(layout, 6), torch.arange(6) % 3
@@ -115,14 +106,12 @@ def assert_compiles(plain, compiled, layout, make_tokens):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_file_a_graph")
 def test_a_prior_compiles_whole_to_the_same_loss_and_gradients(trainable, make_trainable, make_tokens):
     plain = make_trainable(trainable, UNEQUAL, 2, **SHALLOW)
     assert_compiles(plain, copy.deepcopy(plain), UNEQUAL, make_tokens)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_file_a_graph")
 @pytest.mark.parametrize("family", ["pixelsnail", "gpt2"])  # our blocks, which all others have, and the library's
 def test_a_compiled_prior_can_checkpoint_gradients(family, make_trainable, make_tokens):
     plain = make_trainable(family, UNEQUAL, 2, **SHALLOW)
