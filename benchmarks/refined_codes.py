@@ -7,9 +7,9 @@ A command is a row. The product's own stages run in --folder, which is kept. `pr
 all rows of a folder. Then `extract_codes` with --refine steps, `train_prior` as the preset has it, a few samples, and
 `evaluate` on the test split. DATASET is a local folder, or `digits` for scikit-learn's. --set changes further values of
 params.yaml, for all rows of a folder alike. A command that was interrupted goes on where its stage was. The file --rows
-keeps the rows, each with the identity of its VQ-VAE and a hash of all values but --refine. A row of the folder's own
-VQ-VAE and values is not measured again. A row of another VQ-VAE does not count, since the two differ in more than
-refinement.
+keeps the rows, each with the identity of its VQ-VAE and `values`, a hash of all values that change figures, except
+--refine. A row of the folder's own VQ-VAE and values is not measured again. A row of another VQ-VAE does not count,
+since the two differ in more than refinement.
 
 A row has the bits per dimension of the test split: the distortion; the rate under the uniform prior, under counts and
 under the learned prior; and the totals. It also has the distortion of training and validation images before and after
@@ -30,12 +30,13 @@ from pathlib import Path
 from typing import Any
 
 from repository import REPOSITORY
-from runs import RESULTS, absolute, add_row, code_of, hash_of, parameters, read_rows
+from runs import RESULTS, absolute, add_row, code_of, hash_of, read_rows
 
 from tessera import paths
 from tessera.artifacts.manifests import read_manifest
 from tessera.cli.preset import PRESETS, apply, read_changes
 from tessera.errors import UserError
+from tessera.parameters import load
 from tessera.training.running import states_of
 
 ONCE = {paths.PREPARED: "stage0_images.prepare", paths.VQVAE: "stage1_vqvae.train"}
@@ -77,20 +78,35 @@ def extract() -> float | None:
 def settled(settings: dict[str, Any]) -> None:
     """Note what this folder is for, and refuse other settings than those that are noted."""
     noted = json.loads(SETTINGS.read_text(encoding="utf-8")) if SETTINGS.exists() else settings
-    if noted != settings:
-        raise SystemExit(f"{SETTINGS.resolve()}: rows with {noted} are measured here; give another --folder")
+    other = [name for name in settings if noted.get(name) != settings[name]]
+    if other:
+        shown = ", ".join(f"{name} {noted.get(name)}, and now {settings[name]}" for name in other)
+        raise SystemExit(
+            f"{SETTINGS.resolve()}: rows of other settings are measured here: {shown}; give another --folder"
+        )
     SETTINGS.write_text(json.dumps(settings), encoding="utf-8")
 
 
-def trained_vqvae(settings: dict[str, Any], dataset: str, refine: int) -> str:
-    """Write params.yaml for `refine` steps on the images of `dataset`, a folder or `digits`. Run the stages that all
-    rows share, unless the folder has their results. Returns the identity of the folder's VQ-VAE."""
+def write_parameters(settings: dict[str, Any], dataset: str, refine: int) -> None:
+    """Write params.yaml for `refine` steps on the images of `dataset`, a folder or `digits`."""
     shutil.copy(PRESETS / "digits.yaml", paths.PARAMS)
     source = read_changes([f"data.source={dataset}"])
+    apply(paths.PARAMS, settings["preset"], source | ALIKE | settings["changes"] | {"extract_codes.refine": refine})
+
+
+def values_of(settings: dict[str, Any], dataset: str) -> str:
+    """A hash of the values that all rows of these settings share."""
+    write_parameters(settings, dataset, 0)
+    return hash_of(load(paths.PARAMS))
+
+
+def trained_vqvae(settings: dict[str, Any], dataset: str, refine: int) -> str:
+    """Write params.yaml, and run the stages that all rows share, unless the folder has their results. Returns the
+    identity of the folder's VQ-VAE."""
     if dataset == "digits":
         EMBEDDED.parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / EMBEDDED, EMBEDDED)
-    apply(paths.PARAMS, settings["preset"], source | ALIKE | settings["changes"] | {"extract_codes.refine": refine})
+    write_parameters(settings, dataset, refine)
     for folder, module in ONCE.items():
         if not folder.exists():
             stage(module)
@@ -143,7 +159,7 @@ def main() -> None:
     try:
         changes = read_changes(options.set)
         settings = {"preset": options.preset, "dataset": Path(dataset).name, "changes": changes}
-        settings["values"] = hash_of(parameters(ALIKE | changes, options.preset))
+        settings["values"] = values_of(settings, dataset)
         options.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(options.folder)
         settled(settings)

@@ -45,7 +45,7 @@ def code_of(*files: Path) -> str:
 
 
 def hash_of(params: Params) -> str:
-    """A hash of all parameters that change figures, so that a row says what it is of."""
+    """A hash of all parameters that change figures, by which rows of the same parameters are found."""
     values = {path: value for path, value in leaves(params.values()).items() if not path.startswith(NO_SETTINGS)}
     return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 

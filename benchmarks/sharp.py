@@ -52,7 +52,6 @@ from tessera.codes.store import open_codes
 from tessera.errors import UserError
 from tessera.features.classifiers.base import predict
 from tessera.features.classifiers.build import load_classifier
-from tessera.features.networks.base import FeatureNetwork
 from tessera.features.networks.build import build_features
 from tessera.images.examples import spread_over_classes
 from tessera.images.grids import save_grid, stacked_grid
@@ -193,16 +192,15 @@ def _samples(
     return list(first.values())
 
 
-def rows_of(
-    params: Params, named: dict[str, Any], judge: FeatureNetwork, splits: list[str], picture: Path | None
-) -> list[dict[str, Any]]:
+def rows_of(params: Params, named: dict[str, Any], splits: list[str], picture: Path | None) -> list[dict[str, Any]]:
     """Train the decoder and measure both; returns their rows."""
     taken, before = refine(), {name: named[name] for name in hashes("before")}
     after = hashes("after")
     if list(before.values()) != list(after.values()):
         raise SystemExit(f"refine_decoder changed codes or prior: {before}, {after}")
     shape = open_prepared(paths.PREPARED).stats.image_shape
-    found = measure(params, Judged(judge, shape), splits, picture)
+    judged = Judged(build_features(params.evaluation.features.values()), shape)
+    found = measure(params, judged, splits, picture)
     steps = params.refine_decoder.training.steps
     trained = {
         REFINED: {
@@ -260,12 +258,12 @@ def main() -> None:
         edit(paths.PARAMS, {"refine_decoder.name": "objective"} | changes)
         params = load(paths.PARAMS)
         torch.set_num_threads(params.runtime.threads or torch.get_num_threads())
-        judge = build_features(params.evaluation.features.values())
+        judge_weights = build_features(params.evaluation.features.values()).weights[:16]
         named = {
             "dataset": Path(params.data.source).name,
             "side": params.data.height,
             "judge": params.evaluation.features.name,
-            "judge_weights": judge.weights[:16],
+            "judge_weights": judge_weights,
             "splits": options.splits,
             "vqvae": read_manifest(paths.VQVAE, "vqvae").identity[:16],
             # A row says which weights judged by their hash. Where a file lies tells nobody else anything.
@@ -278,7 +276,7 @@ def main() -> None:
         mine = [row for row in read_rows(options.rows) if {key: row.get(key) for key in named} == named]
         there = {row["decoder"] for row in mine}
         if there != set(DECODERS):
-            for row in rows_of(params, named, judge, options.splits, options.picture):
+            for row in rows_of(params, named, options.splits, options.picture):
                 if row["decoder"] not in there:
                     add_row(options.rows, row)
                     mine.append(row)

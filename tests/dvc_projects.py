@@ -33,13 +33,15 @@ def environment_of(project: Path, forked: bool) -> dict[str, str]:
     """The environment for DVC and its stages.
 
     Args:
-        forked: whether the stages' `python` is that of forked_python.py, which saves seconds in each.
+        forked: whether the stages' `python` is that of forked_python.py, which saves seconds in each. Not for tests of
+            signals: it kills a stage whatever the signal.
     """
     here = Path(sys.executable).parent
-    folders = [str(each) for each in (forked_python.folder() if forked else None, here) if each]
+    own = forked_python.folder() if forked else None
+    folders = [str(each) for each in (own, here) if each]
     found = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(project.parent / "site")}
     found["PATH"] = os.pathsep.join([*folders, found["PATH"]])
-    return found | (forked_python.ONE_THREAD if forked else {})
+    return found | (forked_python.ONE_THREAD if own else {})
 
 
 def dvc(folder: Path, *arguments: str, fails: bool = False, forked: bool = False) -> str:

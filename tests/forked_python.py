@@ -4,8 +4,11 @@
 environment and open files to a server. The server forks, and the child runs the command. The program ends as the child
 does. If the program is killed, the server kills the child.
 
-The server loads no code of the product, so each child reads that code anew. A real interpreter runs whatever would be
-different in a fork: commands with other options, and those in whose environment a library might load differently.
+The server loads no code of the product, so each child reads that code anew. A real interpreter runs commands with other
+options, and those in whose environment a library might load differently, such as one with PYTHONHASHSEED.
+
+What a fork cannot have of its own: all commands of a server share the order of sets of strings (one hash seed), and
+`sys.flags` and `sys.orig_argv` are the server's.
 """
 
 from __future__ import annotations

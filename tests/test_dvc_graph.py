@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -670,6 +671,17 @@ def test_dvc_shows_few_figures_of_an_experiment_and_compare_finds_it_by_its_name
     rate = json.loads((digits / "results" / "evaluate" / "metrics.json").read_text())["bits_per_dim"]["rate_prior"]
     assert float(rows["evaluate:bits_per_dim.rate_prior"]["by-counts"]) == rate
     (digits / "compared.csv").unlink()
+
+
+@pytest.mark.slow
+def test_fingerprints_do_not_depend_on_the_order_of_sets(repository, tmp_path):
+    """The tests above share one order, as their commands are forked from one process."""
+    project, found = copy_wiring(repository, tmp_path / "project"), []
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONPATH": str(repository), "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-m", "tessera", "fingerprint"], cwd=project, env=environment, check=True)
+        found.append({path.name: path.read_bytes() for path in (project / "results/fingerprint").iterdir()})
+    assert found[0] == found[1] and len(found[0]) > 5
 
 
 def test_dvc_has_few_plots_to_show(repository):

@@ -136,6 +136,7 @@ LAUNCHERS = {
     [
         ("python", signal.SIGINT),
         ("python", signal.SIGKILL),
+        ("accelerate", signal.SIGINT),
         ("torchrun", signal.SIGINT),
         ("two processes", signal.SIGINT),
         ("two processes", signal.SIGKILL),
@@ -144,7 +145,7 @@ LAUNCHERS = {
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     long_run: Path, uninterrupted: Uninterrupted, environment: Environment, launcher: str, number: signal.Signals
 ) -> None:
-    stopped, alone = long_run, launcher == "python"
+    stopped, alone = long_run, launcher in ("python", "accelerate")
     whole = uninterrupted(stopped, 1 if alone else 2)
     command = LAUNCHERS[launcher]
     set_processes(stopped, 2 if launcher == "two processes" else None)

@@ -24,7 +24,7 @@ class Place:
 
 
 def place_at(layout: CodeLayout, level: int, x: float, y: float) -> Place:
-    """Where the code is that stands for a point of a picture: the position of a level, at depth 0.
+    """The place of the code that covers a point of a picture: a position of a level, at depth 0.
 
     Args:
         x, y: distances from the picture's left and top edge, as fractions of its width and height. Points outside

@@ -121,8 +121,8 @@ class Prior(nn.Module):
 
         Args:
             batches: int64 tokens (B, N), each below its codebook's size, and int64 labels (B,) or None. A prior
-                that learns here iterates over them once. A chain of priors does so once for each of its priors, so it
-                needs an iterable that can begin again.
+                that learns here iterates over them once. A chain does so once for each of its priors that learns here,
+                so it needs an iterable that can begin again.
         """
 
     def fill_labels(self, labels: Tensor | None, tokens: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class Prior(nn.Module):
             coarser: int64 (B, given_tokens), the tokens of the levels before the own ones, which are known.
             forced: int64 (B, N), N tokens of all levels up to the last own one. An own token of at least 0 is kept as
                 it is; where it is -1, the prior draws one. The first `given_tokens` are not read: `coarser` has them.
-            part: when this prior draws, and what share of the image's codes, for settings that change meanwhile.
+            part: the part of the image's codes that this prior draws.
 
         Returns:
             int64 tokens (B, N): `coarser`, and then the own ones.

@@ -85,10 +85,11 @@ class GatedLayer(Recomputable):
 
 @dataclass
 class GatedState:
-    """What a gated PixelCNN keeps while a grid is decoded, token after token.
+    """What a gated PixelCNN keeps while a grid is decoded, position after position.
 
-    A position depends on p rows above it and on p columns to its left; p is `GatedLayer.reach`. The attributes `rows`,
-    `columns`, `from_vertical` and `products` are lists with an entry for each layer, whose shape is given.
+    Each layer reads p rows above the current one and p columns to the left of the current one; p is
+    `GatedLayer.reach`. The attributes `rows`, `columns`, `from_vertical` and `products` are lists with an entry for
+    each layer. The shapes are those of an entry.
 
     Attributes:
         place, label: see `Grid.features`.
@@ -97,7 +98,8 @@ class GatedState:
             of the grid.
         from_vertical: what the vertical stack adds to the horizontal gates in the current row, (w, B, 2 * channels).
         products: see `GatedLayer.products`.
-        line: embeddings of the last w tokens, (B, channels, 1, w), after zeros; after a row's last token, of the row.
+        line: what `Grid.follow` was given for the last w positions, (B, channels, 1, w). Before the grid there are
+            zeros. After the last position of a row it is this row.
     """
 
     place: Tensor

@@ -29,7 +29,7 @@ def enlargement(shape: tuple[int, ...]) -> int:
 def image_grid(pixels: torch.Tensor, columns: int) -> torch.Tensor:
     """Lay out images row by row as one picture. A single image has no border.
 
-    It is torchvision's `make_grid`, which takes two seconds to load.
+    The picture is that of torchvision's `make_grid`, which is not used because torchvision takes two seconds to load.
 
     Args:
         pixels: uint8 (n, C, H, W), C 1 or 3.

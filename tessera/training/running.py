@@ -34,7 +34,7 @@ def states_of(stage: str) -> Path:
 
 
 def running(stage: str) -> list[Path]:
-    """The state folders of a stage in which a process works now, sorted. Each set of parameters has its own folder."""
+    """The folders of states that processes of a stage work in now, sorted. Each run has its own."""
     return [folder for folder in sorted(states_of(stage).glob("*")) if folder.is_dir() and holder_of(folder)]
 
 

@@ -121,6 +121,8 @@ def _room(params: Params, stats: Stats, device: torch.device, processes: int) ->
 def disks(wanted: dict[Path, int]) -> Iterator[Finding]:
     """What a run leaves on each disk, against what is free there. Each folder may be on a disk of its own.
 
+    Volumes that share their free space, as those of Btrfs do, are judged as if each had it alone.
+
     Args:
         wanted: bytes by folder. A folder that does not exist yet will be on the disk of the one around it.
     """

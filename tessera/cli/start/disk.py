@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from configparser import ConfigParser
+from configparser import Error as ConfigError
 from pathlib import Path
 
 from tessera import paths
 from tessera.parameters import Params
 
 KEPT_STATES, STATE_FLOATS = 2, 4  # saved states of a training; floats a weight: itself, the best, two moments
-CACHE = Path(".dvc")  # where DVC keeps its copy
+DVC = Path(".dvc")
 KINDS = 2  # of samples: with the parameters' settings, and without
+
+
+def cache() -> Path:
+    """Where DVC keeps its copies: `cache.dir` of its settings, or .dvc/cache."""
+    settings = ConfigParser(interpolation=None)
+    try:
+        settings.read([DVC / "config", DVC / "config.local"], encoding="utf-8")  # the later one decides
+    except (ConfigError, OSError, ValueError):  # DVC itself will say so
+        return DVC / "cache"
+    return DVC / settings.get("cache", "dir", fallback="cache")
 
 
 def passes(params: Params) -> int:
@@ -37,4 +49,4 @@ def run_bytes(params: Params, images: dict[str, int], samples: int, weights: int
         paths.MODELS: 4 * weights,
         paths.RESULTS: KINDS * samples * pixels,
     }
-    return kept | {CACHE: sum(kept.values()), paths.STATE: KEPT_STATES * STATE_FLOATS * 4 * weights}
+    return kept | {cache(): sum(kept.values()), paths.STATE: KEPT_STATES * STATE_FLOATS * 4 * weights}

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from tessera.cli import main
 from tessera.cli.doctor import folder, libraries, machine
 from tessera.cli.doctor.finding import Finding, Level
+from tessera.cli.start import disk
 from tessera.cli.start.machine import Machine
 from tessera.parameters import load
 from tessera.training import tracked
@@ -225,6 +226,25 @@ def test_a_folder_that_cannot_be_written_is_an_error(in_tmp: Path, monkeypatch: 
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path(place) and asked(path, mode))
     (finding,) = folder._writable()
     assert finding.level is Level.ERROR and finding.text.startswith(f"{Path(place).absolute()} cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ".dvc/cache"),
+        ({"config": "[core]\n    analytics = false\n"}, ".dvc/cache"),
+        ({"config": "[cache]\n    dir = /big/cache\n"}, "/big/cache"),
+        ({"config": "[cache]\n    dir = /big/cache\n", "config.local": "[cache]\n    dir = ../own\n"}, ".dvc/../own"),
+        ({"config": "no section"}, ".dvc/cache"),
+    ],
+)
+def test_dvcs_copies_are_counted_where_its_settings_put_them(
+    in_tmp: Path, settings: dict[str, str], expected: str
+) -> None:
+    Path(".dvc").mkdir()
+    for name, text in settings.items():
+        (Path(".dvc") / name).write_text(text)
+    assert disk.cache() == Path(expected)
 
 
 def test_each_disk_is_judged_by_the_folders_on_it(in_tmp: Path) -> None:
