@@ -39,9 +39,10 @@ def environment_of(project: Path, forked: bool) -> dict[str, str]:
     here = Path(sys.executable).parent
     own = forked_python.folder() if forked else None
     folders = [str(each) for each in (own, here) if each]
-    found = os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(project.parent / "site")}
+    found = forked_python.environment() if own else dict(os.environ)
+    found = found | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(project.parent / "site")}
     found["PATH"] = os.pathsep.join([*folders, found["PATH"]])
-    return found | (forked_python.ONE_THREAD if own else {})
+    return found
 
 
 def dvc(folder: Path, *arguments: str, fails: bool = False, forked: bool = False) -> str:

@@ -63,6 +63,12 @@ Variables = dict[bytes, bytes]
 
 
 @cache
+def environment() -> dict[str, str]:
+    """The environment for commands: the tests' own when the server began. Libraries change the tests' own later."""
+    return dict(os.environ | ONE_THREAD)
+
+
+@cache
 def folder() -> Path | None:
     """The folder with the program `python`; its server ends with this process. None: there is none on this system."""
     if not sys.platform.startswith("linux") or len(os.fsencode(tempfile.gettempdir())) > 80:  # a socket's name is short
@@ -79,7 +85,7 @@ def folder() -> Path | None:
         server = subprocess.Popen(
             [sys.executable, "-P", "-c", f"import forked_python; forked_python.serve({listener.fileno()})"],
             cwd=made,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": str(here)},
+            env=environment() | {"PYTHONPATH": str(here)},
             stdin=subprocess.PIPE,  # whose end tells the server that this process has ended
             pass_fds=[listener.fileno()],
             start_new_session=True,

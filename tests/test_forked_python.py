@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
 
 def started(program: Path, arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess:
     """A command of either `python`, run to its end."""
-    environment = os.environ | forked_python.ONE_THREAD | {"DVC_STAGE": "train", "PYTHONPATH": "one"} | variables
+    environment = forked_python.environment() | {"DVC_STAGE": "train", "PYTHONPATH": "one"} | variables
     return subprocess.run(
         [program, *arguments],
         cwd=folder,
@@ -111,7 +111,7 @@ def test_a_command_whose_program_is_killed_ends_with_what_it_started(project: Pa
         "import os, subprocess; p = subprocess.Popen(['sleep', '600']); print(os.getpid(), p.pid, flush=True); p.wait()"
     )
     program = [forked_python.folder() / "python", "-c", code]
-    with subprocess.Popen(program, env=os.environ | forked_python.ONE_THREAD, stdout=subprocess.PIPE) as command:
+    with subprocess.Popen(program, env=forked_python.environment(), stdout=subprocess.PIPE) as command:
         family = [psutil.Process(int(pid)) for pid in command.stdout.readline().split()]
         command.send_signal(number)
         assert command.wait() == -number
@@ -122,7 +122,7 @@ def test_the_server_and_its_commands_end_with_the_tests(project: Path) -> None:
     code = (
         "import forked_python, os, subprocess; folder = forked_python.folder()\n"
         "subprocess.run([folder / 'python', '-c', 'import os, time; print(os.getpid(), os.getppid(), flush=True); "
-        "time.sleep(600)'], env=os.environ | forked_python.ONE_THREAD)"
+        "time.sleep(600)'], env=forked_python.environment())"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(forked_python.__file__).parent)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as tests:
@@ -130,3 +130,12 @@ def test_the_server_and_its_commands_end_with_the_tests(project: Path) -> None:
         family.append(family[1].parent())  # the server
         tests.kill()
     wait_for(lambda: not any(map(alive, family)), f"still there: {family}", seconds=5)
+
+
+def test_a_variable_that_a_library_sets_in_the_tests_later_changes_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = forked_python.folder() / "python"
+    assert started(program, ["-c", LOADED], project).stdout == "True\n"
+    monkeypatch.setenv("TORCH_LATER", "1")
+    assert started(program, ["-c", LOADED], project).stdout == "True\n"
