@@ -118,7 +118,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def validate(raw: Any, origin: str = "params.yaml") -> Params:
-    """Check a whole parameter tree. Sections and values that it lacks get their defaults.
+    """Check a whole parameter tree. An option's section gets the shared values that it takes (see `fill`). Any other
+    value that is missing is a fault.
 
     Args:
         origin: where the tree is from, for the message.
