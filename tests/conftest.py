@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tessera import project
+from tessera import documents, project
 from tessera.parameters import Params, read_yaml, validate
 
 REPOSITORY = Path(__file__).parent.parent
@@ -40,6 +41,24 @@ def one_thread_a_worker() -> None:
         torch.set_num_threads(1)
 
 
+_read: dict[str, bytes] = {}  # YAML texts, and the pickled values that they stand for
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_text_is_read_once() -> Iterator[None]:
+    """YAML that was read before is not read again: a params.yaml takes 40 ms, and hundreds of tests read it."""
+    read = documents._load_yaml
+
+    def read_once(text: str) -> Any:
+        if text not in _read:
+            _read[text] = pickle.dumps(read(text))
+        return pickle.loads(_read[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_load_yaml", read_once)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def interrupts_as_in_a_terminal() -> Iterator[None]:
     """Undo what a shell does to its background jobs, which ignore SIGINT, and `nohup`, which ignores SIGHUP."""
@@ -60,6 +79,22 @@ def nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tessera.console.PACE", 1e6)
 
 
+def pytest_configure() -> None:
+    """Tests and libraries are loaded without garbage collection, which would take a quarter of that time."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was loaded stays to the end, so no collection looks at it again."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """At the end everything is freed, or libraries would report leaks."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take minutes first, so that no process of `make test-slow` works alone at the end."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
@@ -72,14 +107,14 @@ def repository() -> Path:
 
 
 @cache
-def _own_params() -> dict[str, Any]:
-    return read_yaml(REPOSITORY / "params.yaml")
+def _own_params() -> bytes:
+    return pickle.dumps(read_yaml(REPOSITORY / "params.yaml"))
 
 
 @pytest.fixture
 def raw_params() -> dict[str, Any]:
     """The repository's params.yaml as plain values, fresh for each test. To read the file takes 40 ms."""
-    return deepcopy(_own_params())
+    return pickle.loads(_own_params())
 
 
 def change(raw_params: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -152,14 +187,16 @@ def write_params(in_tmp: Path, raw_params: dict[str, Any]) -> Callable[..., None
 
     def write(changes: dict[str, Any] | None = None) -> None:
         change(raw_params, changes or {})
-        (in_tmp / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
+        text = json.dumps(raw_params)
+        _read.setdefault(text, pickle.dumps(raw_params))
+        (in_tmp / "params.yaml").write_text(text, encoding="utf-8")
 
     return write
 
 
 @cache
 def _tiny_prior(name: str) -> dict[str, Any]:
-    raw = deepcopy(_own_params())
+    raw = pickle.loads(_own_params())
     raw["stage2_prior"] |= {"name": name, "layers": 1, "width": 16, "heads": 2, "dropout": 0.0}
     return validate(raw).stage2_prior.chosen.arguments()
 

@@ -15,8 +15,8 @@ REAL = b"real"  # the server's answer to a command that a real interpreter must 
 
 def answer(server: str, arguments: list[str]) -> bytes:
     """What the server says: the exit status, or minus a signal's number; REAL; or nothing if the server has ended."""
-    first = arguments[0] if arguments else "-"
-    if first.startswith("-") and (first not in ("-m", "-c") or len(arguments) == 1):
+    first, *rest = arguments[1:] if arguments[:1] == ["-u"] else arguments or ["-"]
+    if first.startswith("-") and (first not in ("-m", "-c") or not rest):
         return REAL
     message = marshal.dumps(([os.fsencode(each) for each in arguments], os.getcwdb(), dict(os.environb)))
     client = socket.socket(socket.AF_UNIX)

@@ -51,12 +51,18 @@ LIBRARIES = (
     "safetensors.torch",
     "scipy.optimize",
     "torch._dynamo",
+    "torch.distributed.launcher.api",
     "torchmetrics.functional.image",
     "torchvision.transforms.v2",
     "transformers.models.gpt2.modeling_gpt2",
 )
 # What variables that no library reads while it is loaded begin with. All others must be as the server has them.
-FREE = (b"DVC", b"GIT_", b"OLDPWD", b"PATH", b"PWD", b"PYTEST_", b"PYTHONPATH", b"SHLVL", b"_")
+FREE = (
+    *(b"DVC", b"GIT_", b"OLDPWD", b"PATH", b"PWD", b"PYTEST_", b"PYTHONPATH", b"SHLVL", b"_"),
+    # What torchrun and the tests of several processes set.
+    *(b"ACCELERATE_USE_CPU", b"GROUP_", b"LOCAL_", b"MASTER_", b"PYTHON_EXEC", b"RANK", b"ROLE_", b"TORCHELASTIC_"),
+    *(b"TORCH_NCCL_ASYNC_ERROR_HANDLING", b"WORLD_SIZE"),
+)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # in the environment of the server, and so in that of its commands
 
 Variables = dict[bytes, bytes]
@@ -179,7 +185,13 @@ def _become(files: list[int], place: bytes, variables: Variables) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    """Do what an interpreter does with a command line: `-m` and a module, `-c` and code, or a file; then arguments."""
+    """Do what an interpreter does with a command line: `-m` and a module, `-c` and code, or a file; then arguments.
+
+    `-u` may come first.
+    """
+    if arguments[0] == "-u":
+        del arguments[0]
+        sys.stdout.reconfigure(write_through=True)
     first, *rest = sys.argv = arguments
     main = vars(sys.modules["__main__"])
     if first == "-m":

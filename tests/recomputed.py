@@ -65,12 +65,13 @@ def drawn(prior, tokens: Tensor, labels: Tensor, settings: Settings, given: Tens
 def one(prior, values, order, place, label, settings, moment, uniforms) -> int:
     """The token at a place, given what comes before it in an order."""
     level, own = int(prior.layout.places[place, 0]), place - prior.given_tokens
-    logits, without = (
-        prior.logits(values[None], torch.tensor([y]), torch.tensor([order]))[:, own]
-        for y in (int(label), prior.num_classes)
-    )
+
+    def predicted(y: int) -> Tensor:
+        return prior.logits(values[None], torch.tensor([y]), torch.tensor([order]))[:, own]
+
     scale = settings.scale(level, moment) if prior.num_classes else 1.0
-    logits = logits if scale == 1 else guide(logits, without, scale)
+    logits = predicted(int(label))
+    logits = logits if scale == 1 else guide(logits, predicted(prior.num_classes), scale)
     return choose(logits, uniforms[own : own + 1], **settings.filters(level)).item()
 
 

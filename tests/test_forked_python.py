@@ -34,6 +34,7 @@ COMMANDS = {
     "negative status": ["-c", "raise SystemExit(-1)"],
     "message": ["-c", "raise SystemExit('why')"],
     "signal": ["-c", "import os; print('lost'); os.kill(os.getpid(), 15)"],
+    "unbuffered": ["-u", "-c", "import os; print('kept', end=''); os.kill(os.getpid(), 15)"],
     "interrupt": ["-c", "raise KeyboardInterrupt"],
     "error": ["-c", "print('before'); import package.broken"],
     "no module": ["-m", "package.missing"],

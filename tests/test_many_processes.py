@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +25,7 @@ Write = Callable[..., None]
 
 @pytest.fixture
 def environment(repository: Path) -> Environment:
-    return by_hand(repository) | {USE_CPU: "1"}
+    return by_hand(repository, forked=True) | {USE_CPU: "1"}
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_one_two_and_three_processes_make_the_same(in_tmp: Path, models: Callabl
     folders = copies(in_tmp, "one", "two", "three")
     for count, folder in enumerate(folders, 1):
         for module in STAGES:
-            launcher = [sys.executable] if count == 1 else torchrun(count)
+            launcher = ["python"] if count == 1 else torchrun(count)
             succeed(folder, [*launcher, "-m", module], environment)
     made = ("data", "results/extract_codes", "results/reconstruct", "results/sample", "results/evaluate/images")
     one, two, three = (contents(folder, *made) for folder in folders)
@@ -111,7 +110,7 @@ def test_one_two_and_three_processes_prepare_the_same(
         folder = in_tmp / str(count)
         folder.mkdir()
         shutil.copy(in_tmp / "params.yaml", folder)
-        launcher = [sys.executable] if count == 1 else torchrun(count)
+        launcher = ["python"] if count == 1 else torchrun(count)
         succeed(folder, [*launcher, "-m", "stage0_images.prepare"], environment)
         folders.append(contents(folder, "data"))
     assert all(folder == folders[0] for folder in folders)
@@ -128,7 +127,7 @@ PARTS = {
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("module", list(PARTS))
 def test_what_was_killed_half_way_goes_on_to_the_same_bytes(
-    in_tmp: Path, models: Callable, environment: Environment, module: str, processes: int
+    in_tmp: Path, models: Callable, environment: Environment, repository: Path, module: str, processes: int
 ) -> None:
     stage, changes = PARTS[module]
     models({"train": 1500, "validation": 70, "test": 70}, {"stage2_prior.layers": 2, **changes})
@@ -136,14 +135,18 @@ def test_what_was_killed_half_way_goes_on_to_the_same_bytes(
     made = ("data/codes", "results/extract_codes") if stage == "extract_codes" else ("results/sample",)
     for folder in (whole, killed):
         shutil.rmtree(folder / made[0], ignore_errors=True)  # as DVC does before it runs a stage
-    command = [*([sys.executable] if processes == 1 else torchrun(processes)), "-m", module]
+    command = [*(["python"] if processes == 1 else torchrun(processes)), "-m", module]
     succeed(whole, command, environment)
 
     def records() -> list[Path]:
         return sorted((killed / ".state" / stage).rglob("*.npy.json"))
 
     with subprocess.Popen(
-        command, cwd=killed, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=killed,
+        env=by_hand(repository) | {USE_CPU: "1"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     ) as process:
         wait_for(lambda: len(records()) >= 4 or process.poll() is not None, "no parts were made")
         os.killpg(process.pid, signal.SIGKILL)

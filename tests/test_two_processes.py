@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,12 +39,12 @@ sys.exit(train.main([]))
 
 @pytest.fixture
 def environment(repository: Path) -> Environment:
-    return by_hand(repository)
+    return by_hand(repository, forked=True)
 
 
 def several_against_one(folders: list[Path], arguments: list[str], environment: Environment, count: int = 2) -> None:
     one, several = folders
-    succeed(one, [sys.executable, *arguments], environment)
+    succeed(one, ["python", *arguments], environment)
     succeed(several, [*torchrun(count), *arguments], environment | {"ACCELERATE_USE_CPU": "1"})
 
 
@@ -199,7 +198,7 @@ def test_two_processes_look_at_the_random_parts_that_one_does(
         }
     )
     (in_tmp / "tiny.py").write_text(TINY_FEATURES, encoding="utf-8")
-    succeed(in_tmp, [sys.executable, "-m", "stage1_vqvae.train"], environment)
+    succeed(in_tmp, ["python", "-m", "stage1_vqvae.train"], environment)
     one, two = copies(in_tmp, "one", "two")
     several_against_one([one, two], ["tiny.py", "stage1_vqvae.refine"], environment)
     for name in ("generator", "discriminator", "adversarial", "perceptual", "grad_norm_discriminator"):
@@ -236,7 +235,7 @@ def test_two_processes_train_the_prior_that_one_does(
         }
     )
     for module in ("stage1_vqvae.train", "stage1_vqvae.extract"):
-        succeed(in_tmp, [sys.executable, "-m", module], environment)
+        succeed(in_tmp, ["python", "-m", module], environment)
     one, several = copies(in_tmp, "one", "several")
     several_against_one([one, several], ["-m", "stage2_prior.train"], environment)
     losses = [torch.tensor(column(folder, "train_prior", "loss")) for folder in (one, several)]
@@ -279,7 +278,7 @@ def test_an_entry_point_and_torchrun_start_the_same_training(
     write_params({"stage1_vqvae.training.steps": 20, "stage1_vqvae.training.validate_every": 10})
     by_itself, by_torchrun = copies(in_tmp, "by_itself", "by_torchrun")
     set_processes(by_itself, 2)
-    done = run(by_itself, [sys.executable, "-m", "stage1_vqvae.train"], environment)
+    done = run(by_itself, ["python", "-m", "stage1_vqvae.train"], environment)
     assert done.returncode == 0, done.stderr
     # Nothing of a launcher's is in the log: no banner, no advice, no warning of a library.
     assert [line.split()[0] for line in done.stderr.splitlines()] == ["expects", "step", "step"]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked_python
 import psutil
 
 from tessera.launch.parents import DVC_STAGE, LAUNCHER_PID, LAUNCHER_VARIABLES
@@ -30,17 +31,26 @@ subprocess.Popen([shell, "-c", command], env=os.environ | {"DVC_STAGE": "train_v
 """
 
 
-def by_hand(repository: Path) -> Environment:
-    """The environment of a run that was started by hand, with one thread. `python` is the tests' own interpreter."""
+def by_hand(repository: Path, forked: bool = False) -> Environment:
+    """The environment of a run that was started by hand, with one thread. `python` is the tests' own interpreter.
+
+    Args:
+        forked: `python` is that of forked_python.py, also for torchrun's processes. Not for tests of signals: it kills
+            a run whatever the signal.
+    """
     hidden = {*LAUNCHER_VARIABLES, LAUNCHER_PID, DVC_STAGE, "DVC_ROOT", "RANK", "MASTER_ADDR", "ACCELERATE_USE_CPU"}
-    kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    own = forked_python.folder() if forked else None
+    variables = forked_python.environment() if own else os.environ
+    kept = {name: value for name, value in variables.items() if name not in hidden}
+    path = os.pathsep.join(str(each) for each in (own, Path(sys.executable).parent, kept["PATH"]) if each)
+    if own:
+        kept["PYTHON_EXEC"] = str(own / "python")  # what torchrun starts
     return kept | {"PATH": path, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
 
 
 def torchrun(processes: int) -> list[str]:
-    """The beginning of a command that starts several processes by torchrun."""
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    """The beginning of a command that starts several processes by torchrun, in an environment of `by_hand`."""
+    return ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
 
 
 def run(folder: Path, command: list[str], environment: Environment) -> subprocess.CompletedProcess:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,9 +189,9 @@ def test_images_without_labels_have_every_figure_but_those_of_classes(tiny_run: 
 
 def test_two_processes_measure_what_one_does(tiny_run: Callable, mobilenet: dict, repository: Path) -> None:
     measured(tiny_run(), mobilenet)
-    environment = by_hand(repository) | {"ACCELERATE_USE_CPU": "1"}
+    environment = by_hand(repository, forked=True) | {"ACCELERATE_USE_CPU": "1"}
     folders = copies(Path.cwd(), "one", "two")
-    for folder, launcher in zip(folders, ([sys.executable], torchrun(2)), strict=True):
+    for folder, launcher in zip(folders, (["python"], torchrun(2)), strict=True):
         succeed(folder, [*launcher, "-m", "evaluation.evaluate"], environment)
     files = [(folder / "results" / "evaluate" / "metrics.json").read_text() for folder in folders]
     one, two = (leaves(json.loads(text)["distribution"]) for text in files)
@@ -223,7 +222,7 @@ def test_weights_that_one_of_two_processes_cannot_load_leave_the_distances_out(
     folder = tiny_run()
     assert "distribution" in measured(folder, mobilenet)
     (folder / "fails.py").write_text(FAILS_ON_ONE)
-    environment = by_hand(repository) | {"ACCELERATE_USE_CPU": "1"}
+    environment = by_hand(repository, forked=True) | {"ACCELERATE_USE_CPU": "1"}
     for rank, reason in (("0", "weights.pth: no such file"), ("1", "could be loaded on some processes only")):
         succeed(folder, [*torchrun(2), "fails.py", rank], environment)
         metrics = json.loads((folder / "results" / "evaluate" / "metrics.json").read_text())

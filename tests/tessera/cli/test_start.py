@@ -15,7 +15,7 @@ from stage0_images.survey import Survey
 from tessera.cli import main
 from tessera.cli.fingerprint import stages
 from tessera.cli.preset import leaves
-from tessera.cli.start import rules, timing
+from tessera.cli.start import rules, search, timing
 from tessera.cli.start.machine import Machine, look
 from tessera.cli.start.plan import (
     FIGURES,
@@ -355,7 +355,8 @@ def test_a_folder_gives_a_whole_valid_file_and_a_plan(folder, classes: int, caps
     assert main(["check"]) == 0
 
 
-def test_starting_again_loses_no_file_that_the_user_edited(folder, capsys) -> None:
+def test_starting_again_loses_no_file_that_the_user_edited(folder, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(search, "measure", lambda *_: QUICK)
     source, own = folder(2), Path("params.yaml").read_text(encoding="utf-8")
     assert main(["start", source, "--minutes", "2"]) == 0
     assert main(["start", source, "--minutes", "3"]) == 0
