@@ -32,7 +32,7 @@ def psnr(images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def ssim_unavailable(height: int, width: int) -> str | None:
-    """Why images of this size have no SSIM, or None if they have one."""
+    """Why SSIM cannot be measured on images of this size in pixels, for the user; None if it can."""
     if min(height, width) >= SSIM_SIDE:
         return None
     return f"images of {height} x {width} pixels are smaller than {SSIM_SIDE} x {SSIM_SIDE}, its smallest window"

@@ -32,7 +32,7 @@ Curve = dict[str, list[float]]  # the columns of a CSV file by name; nan where a
 
 
 def count(number: int, one: str, several: str = "") -> str:
-    """A number of things in words, such as "1,401 training images"."""
+    """A number and its noun, such as "1,401 training images". The plural `several` is `one` with an s by default."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 

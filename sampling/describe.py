@@ -22,7 +22,11 @@ def description(pipeline: TwoStagePipeline) -> str:
 
 
 def rows(pipeline: TwoStagePipeline) -> dict[str, str]:
-    """Image size, classes, codes, and of both models parts, parameters and steps. Each text is one printable line."""
+    """A description of a pipeline, by topic: images, classes, codes, VQ-VAE, prior, the refined decoder if it is used.
+
+    The lines of both models name their architectures and the numbers of their weights and training steps. Each text is
+    one printable line.
+    """
     channels, height, width = pipeline.layout.image_shape
     config, prior = pipeline.vqvae.config, pipeline.prior
     parts = [f"{kind} {config[kind]['name']}" for kind in ("network", "quantizer", "likelihood")]

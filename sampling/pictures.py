@@ -47,12 +47,15 @@ def classes_in_rows(pixels: torch.Tensor, numbers: list[int], columns: int, clas
 
 
 def arranged(pixels: torch.Tensor, shown: list[int], columns: int, classes: Classes) -> torch.Tensor:
-    """A picture in which a class's images have rows of their own. Images of one class, or of none, are in a square.
+    """One picture of many images. Each class begins a new row, which carries the class's name.
+
+    If all images are of one class, or have none, the picture is as nearly square as possible.
 
     Args:
-        pixels: uint8 (n, C, H, W), the classes in turn.
-        shown: the numbers of these classes; empty without classes.
-        columns: images a row at most, where there are several classes.
+        pixels: uint8 (n, C, H, W). With classes [a, b, c] in `shown`, the images' classes are a, b, c, a, b, c, ...
+        shown: the indices of these classes; empty if images have no classes.
+        columns: the largest number of images in a row, if there are several classes.
+        classes: the names of all classes.
 
     Returns:
         uint8 (3, height, width).

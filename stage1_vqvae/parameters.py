@@ -152,7 +152,7 @@ PARTS = ("network", "quantizer", "likelihood")
 
 
 class Stage1Params(Section):
-    """The VQ-VAE and its training."""
+    """The section `stage1_vqvae` of params.yaml: the parameters of the VQ-VAE and of its training."""
 
     network: choice(NetworkChoice)
     quantizer: choice(QuantizerChoice)

@@ -86,7 +86,7 @@ class VQVAETask(Task):
         initialise_codebooks(self.vqvae, self._codebook_images, self.params.seed)
 
     def re_estimate(self) -> None:
-        """Re-estimate the codebooks for the averaged weights."""
+        """Re-estimate the codebooks for the averaged weights, if the quantizers do so (`Quantizer.re_estimate`)."""
         re_estimate_codebooks(self.vqvae, self._codebook_images)
 
     def batch(self, step: int, rows: slice) -> Batch:
@@ -176,12 +176,16 @@ class VQVAETask(Task):
         return ["distortion", "nmse", *([NATS] if self.vqvae.has_likelihood else [])]
 
     def sums(self, parameters: torch.Tensor, images: torch.Tensor, pixels: torch.Tensor) -> dict[str, float]:
-        """Figures of validation images, each summed over the images.
+        """The metrics of a batch of validation images, each summed over the B images.
 
         Args:
-            parameters: of the likelihood, float32 (B, outputs, H, W).
+            parameters: float32 (B, outputs, H, W), what the decoder says of each pixel: the parameters of p(x | z).
             images: float (B, C, H, W) in [-1, 1].
             pixels: uint8 (B, C, H, W), the same images.
+
+        Returns:
+            `distortion`: the likelihood's loss; `nmse`: the mean squared error over the variance of the training
+            images' pixels; where the model has a likelihood, its -log p(x | z) in nats too.
         """
         model, variance = self.vqvae, self.vqvae.config["data_variance"]
         found = {"distortion": model.likelihood.loss(parameters, images, variance).item() * len(images)}

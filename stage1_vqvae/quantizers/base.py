@@ -147,14 +147,14 @@ class Quantizer(nn.Module):
         """
 
     def re_estimate(self, batches: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Computes the parameters that `re_estimated` names anew, for the model with averaged weights.
+        """Computes new values of the parameters that `re_estimated` names, for the model with averaged weights.
 
         It is called before each validation, while the model holds the averaged weights. A quantizer that names no
         parameters keeps this default, which does nothing.
 
         Args:
-            batches: a function that returns the vectors of the training images that the quantizer gets from the
-                averaged encoder, float (M, D) a batch. M may differ from batch to batch. The method may call it
+            batches: a function that returns what the averaged encoder makes of training images, in batches: the vectors
+                that the quantizer will quantize, float (M, D). M may differ from batch to batch. The method may call it
                 several times; each call returns the same batches.
         """
 

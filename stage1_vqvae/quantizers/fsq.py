@@ -53,21 +53,26 @@ class Parameters(QuantizerParams):
 class FSQ(Quantizer):
     """Squashes each channel of z and rounds it to a grid of values in [-1, 1]. Each channel has its own grid.
 
-    The width D is the length of `levels`, and the number of codes K is the product of `levels`. An index is a number
-    whose digits are the places of the channels' values. The digit of the first channel changes fastest.
+    The width D is the length of `levels`, and the number of codes K is the product of `levels`. The values of a channel
+    are counted from 0, the lowest. An index is a number with these counts as its digits; the digit of the first channel
+    changes fastest.
 
     A grid of an odd number L of values goes from -1 to 1 in steps of 2 / (L - 1). A grid of an even number L of values
     has steps of 2 / L and goes from -1 to 1 - 2 / L, so it contains 0 and has one value more below 0 than above.
 
+    z is squashed into the range of the grid, from its lowest value to its highest. The result is the target, which is
+    then rounded; the gradient passes rounding unchanged.
+
     Inside a residual quantizer an even grid is raised by half a step. It then goes from -1 + 1 / L to 1 - 1 / L. Every
-    target in [-1, 1] then lies within half a step of its code. The residual quantizer divides the rest by half a step
-    (`residual_scale`), so the targets of the next depth lie in [-1, 1] again.
+    target in [-1, 1] then lies within half a step of its code. The residual quantizer divides what the code leaves of
+    the target by half a step (`residual_scale`), so that the targets of the next depth lie in [-1, 1] again.
 
     Args:
         levels: the number of values of each channel (not the levels of code grids).
-        activation: what squashes z. "tanh" is shifted on an even grid, so that z = 0 has the code 0. "sigmoid" is
-            2 σ(1.6 z) - 1, which turns a standard normal z into a nearly uniform one. It has no shift, which would skew
-            that distribution; on an even grid z = 0 therefore lies half way between two values.
+        activation: what squashes z. "tanh" is shifted on an even grid, so that z = 0 becomes the value 0. "sigmoid" is
+            2 σ(1.6 z) - 1, which makes targets nearly uniform over the range if z is standard normal. It has no shift,
+            because a shift would skew that distribution. So z = 0 becomes the middle of the range, which on an even
+            grid lies half way between two values.
     """
 
     def __init__(self, *, levels: list[int], activation: str = "tanh", inside_residual: bool = False) -> None:

@@ -51,7 +51,7 @@ class GroupedQuantizer(Quantizer):
             first.expect_calls(groups)
 
     def _parts(self) -> list[Quantizer]:
-        """The quantizer of each group."""
+        """One quantizer for each group, in order. With a shared codebook it is the same object `groups` times."""
         return [self.parts[group % len(self.parts)] for group in range(self.groups)]
 
     def _seeds(self, seeds: torch.Tensor | None) -> list[torch.Tensor | None]:
@@ -87,7 +87,16 @@ class GroupedQuantizer(Quantizer):
         return torch.cat([part.embed(i) for part, i in zip(self._parts(), cut, strict=True)], -1)
 
     def _vectors_of(self, part: int, vectors: torch.Tensor) -> torch.Tensor:
-        """The vectors (M', d) of one quantizer, from z (M, D): those of its group, or of all groups if it is shared."""
+        """The vectors that one of the quantizers in `parts` quantizes.
+
+        Args:
+            part: the quantizer's index in `parts`; 0 if the codebook is shared.
+            vectors: z (M, D), with the channels of all groups.
+
+        Returns:
+            (M, d), the channels of the quantizer's group, d = D / groups. If the codebook is shared: (groups · M, d),
+            first the channels of the first group of all vectors, then those of the second, and so on.
+        """
         cut = vectors.chunk(self.groups, -1)
         return torch.cat(cut if len(self.parts) < self.groups else cut[part : part + 1])
 

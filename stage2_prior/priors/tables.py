@@ -10,7 +10,11 @@ from tessera.codes.layout import CodeLayout
 
 
 def uniform_table(layout: CodeLayout) -> Tensor:
-    """Log-probabilities of the uniform prior, float32 (N, V): -log K, and -inf beyond a token's codebook."""
+    """Log-probabilities of the uniform prior, float32 (N, V).
+
+    N is the number of tokens of an image, and V the size of the largest codebook. A token whose codebook has K codes
+    has -log K (natural logarithm) for the indices below K, and -inf for the others.
+    """
     sizes = layout.codebook_sizes[:, None]
     return torch.where(layout.allowed, -sizes.float().log(), torch.tensor(float("-inf")))
 

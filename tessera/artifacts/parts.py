@@ -87,10 +87,10 @@ class PartFolder:
         self._lock: Any = None
 
     def __enter__(self) -> PartFolder:
-        """Lock the folder.
+        """Lock the folder until `__exit__`, without waiting. Several processes of one run wait for one another here.
 
         Raises:
-            Busy: another process makes the same parts.
+            Busy: another run makes the same parts.
         """
         if self.main:
             work, own = f"is making these parts ({self.folder})", self.folder / LOCK
@@ -155,7 +155,10 @@ class PartFolder:
         return self.folder / f"{name}.json"
 
     def _intact(self, name: str) -> bool:
-        """Whether a part is in place with its record, and has the recorded hashes. A damaged one is reported."""
+        """Whether a part and its record are there, and the part has the record's hashes.
+
+        If both are there but differ, a warning is printed.
+        """
         path = self.path(name)
         if not (path.is_file() and self._record(name).is_file()):
             return False

@@ -73,12 +73,15 @@ def sample_parts(kinds: Iterable[str], images: int, part_rows: int) -> list[Samp
 
 
 def written_images(folder: Path, rows: np.ndarray, part_rows: int) -> torch.Tensor:
-    """Some images uint8 (m, C, H, W) of one kind, before the folder is published.
+    """Reads some of the images that were written for one kind of samples, before they are published.
 
     Args:
-        folder: of this kind, with its parts.
-        rows: int64 (m,), the images' numbers in the run.
+        folder: with the parts of this kind (`SamplePart`), each an array of images.
+        rows: int64 (m,), which images, counted from 0 through all parts.
         part_rows: number of images in each part but the last.
+
+    Returns:
+        uint8 (m, C, H, W), in the order of `rows`.
     """
     parts = {number: folder / part_name("images", number) for number in np.unique(rows // part_rows).tolist()}
     maps = {number: np.lib.format.open_memmap(path, mode="r") for number, path in parts.items()}

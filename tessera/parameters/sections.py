@@ -95,7 +95,7 @@ class Choice(Section):
 
     @model_serializer
     def chosen_alone(self) -> dict[str, Any]:
-        """Name and parameters of the chosen option: what the choice comes to."""
+        """`{"name": NAME, NAME: parameters}`: the chosen option without the others, which change nothing."""
         return {"name": self.name, self.name: self.chosen}
 
     def options_used(self) -> Iterable[tuple[str, str]]:

@@ -110,10 +110,15 @@ class Saver:
         return "there is none yet" if self.step is None else f"that of step {self.step} stays"
 
     def finish(self, progress: Progress, best: Tensors, values: dict[str, Any]) -> None:
-        """Save the result: the best weights, and `values`, which publish them.
+        """Save the result, from which it can be published without training again.
+
+        Args:
+            progress: of the training, which has ended.
+            best: the weights that are published.
+            values: what publishing needs besides the weights, as JSON values.
 
         Raises:
-            UserError: the best weights are not finite.
+            UserError: the best weights have NaN or infinite values. Nothing is saved then.
         """
         tensors = self.tensors.result(best)
         if bad := self.tensors.not_finite(tensors):

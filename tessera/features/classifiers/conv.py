@@ -34,7 +34,10 @@ class Parameters(ClassifierParams):
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3 x 3 convolutions. Group norm makes an image's class independent of the rest of the batch."""
+    """Two 3 x 3 convolutions, each with a norm and ReLU: (B, inputs, H, W) to (B, outputs, H, W).
+
+    It is group norm, with which the class that is found for an image does not depend on the rest of the batch.
+    """
     layers: list[nn.Module] = []
     for first, second in ((inputs, outputs), (outputs, outputs)):
         layers += [nn.Conv2d(first, second, 3, padding=1), nn.GroupNorm(math.gcd(8, second), second), nn.ReLU()]

@@ -10,7 +10,7 @@ PACKAGE = "tessera.features.classifiers"
 
 
 class ClassifierParams(Section):
-    """Parameters of every classifier."""
+    """The base class of the parameters of each classifier. A new classifier adds its own."""
 
     trained: ClassVar[bool] = True  # False: there is no classifier
     smallest_side: ClassVar[int] = 1  # pixels; smaller images cannot be classified
