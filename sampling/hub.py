@@ -127,19 +127,25 @@ def upload(
     """Upload a folder in one commit. The model and the branch are made if need be.
 
     Args:
+        private: whether a new model is private; None: as the owner's account has it.
         own: names of files that belong to a model. Those on the Hub that the folder lacks are deleted in this commit.
 
     Returns:
         The address of the commit.
 
     Raises:
-        UserError: the Hub refuses it or cannot be reached.
+        UserError: the Hub refuses it or cannot be reached; or a model that is to be private was there and is public.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     with _explained(repo_id, revision, "upload"):
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.repo_info(repo_id).private:
+            raise UserError(
+                f"{repo_id}: it was on the Hub before and is public; make it private in its settings there, or leave "
+                "`private` out; nothing is uploaded"
+            )
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         done = api.upload_folder(

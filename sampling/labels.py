@@ -109,13 +109,13 @@ class Classes:
             raise UserError(f"{wanted}, got {type(labels).__name__}: {' '.join(str(error).split())}") from error
 
     def number(self, name: str, where: str = "labels") -> int:
-        """The number of the class with this name.
+        """The number of the class with this name. Capitals do not matter, unless several names differ in them alone.
 
         Args:
             where: the argument or option that named the class, for messages.
 
         Raises:
-            UserError: no class has the name. The message says the nearest name and lists those there are.
+            UserError: no class has the name. The message has the nearest name, if one is near, and the first names.
         """
         if self.names is None:
             raise UserError(
@@ -125,6 +125,9 @@ class Classes:
         known = [_composed(one) for one in self.names]
         if _composed(name) in known:
             return known.index(_composed(name))
+        alike = [number for number, one in enumerate(known) if one.casefold() == _composed(name).casefold()]
+        if len(alike) == 1:
+            return alike[0]
         plain, text = {_composed(one).casefold(): one for one in self.names}, _composed(name).casefold()
         with_word = [one for one in plain if text in one.split()]
         close = with_word or difflib.get_close_matches(text, plain, n=1, cutoff=0.4)

@@ -185,7 +185,8 @@ class Published:
         Args:
             repo_id: the model's id, OWNER/NAME.
             revision: the branch, which is made if need be; None for the main one.
-            private: whether a new model is private; None: as the owner's account has it.
+            private: whether a new model is private; None: as the owner's account has it. True is refused for a
+                model that is there already and public.
             token: of the Hub, with the right to write; None for the one of `hf auth login` or HF_TOKEN.
             message: the commit's.
             run, license, dataset: see `save_pretrained`.

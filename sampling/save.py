@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="a new or empty folder to write")
     parser.add_argument("--push", metavar="OWNER/NAME", help="the model on the Hub to upload to; made if need be")
     parser.add_argument("--dry-run", action="store_true", help="list what --push would upload, and upload nothing")
-    parser.add_argument("--private", action="store_true", help="a new model on the Hub is private")
+    parser.add_argument("--private", action="store_true", help="a new model is private; a public one is refused")
     parser.add_argument("--branch", help="of the model on the Hub (default: its main one)")
     parser.add_argument("--message", default="Models and card", help="of the commit (default: %(default)s)")
     parser.add_argument("--license", metavar="NAME", help="a licence as the Hub names it, such as mit (default: none)")

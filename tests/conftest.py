@@ -59,6 +59,14 @@ def a_text_is_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def files_are_not_flushed() -> Iterator[None]:
+    """No power fails here, and a disk that is busy with an installation may hold up each flush for seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def interrupts_as_in_a_terminal() -> Iterator[None]:
     """Undo what a shell does to its background jobs, which ignore SIGINT, and `nohup`, which ignores SIGHUP."""

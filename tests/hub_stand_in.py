@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_stand_in"
+LISTS = {"tags": [], "siblings": []}  # in the Hub's answer about a model
 
 
 class Hub(ThreadingHTTPServer):
@@ -22,6 +23,7 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         models: id -> branch -> commit.
         commits: commit -> path -> content.
+        private: ids of private models.
         asked: methods and paths of the requests, in order.
         refusing: the status with which every upload is refused; None: uploads are taken.
     """
@@ -32,6 +34,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answers)
         self.models: dict[str, dict[str, str]] = {}
         self.commits: dict[str, dict[str, bytes]] = {}
+        self.private: set[str] = set()
         self.asked: list[tuple[str, str]] = []
         self.refusing: int | None = None
 
@@ -111,6 +114,8 @@ class _Answers(BaseHTTPRequestHandler):
                 self._json({"error": "exists", "url": f"{self.server.address}/{model}"}, 409)
                 return
             self.server.put(model, "main", {})
+            if asked.get("private") or asked.get("visibility") == "private":  # by older clients, by newer ones
+                self.server.private.add(model)
             self._json({"url": f"{self.server.address}/{model}", "id": model, "name": model})
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
@@ -160,7 +165,7 @@ class _Answers(BaseHTTPRequestHandler):
             sizes = {path: len(data) for path, data in files.items()}
             self._json([{"type": "file", "path": p, "size": n, "oid": _hash(files[p])} for p, n in sizes.items()])
         else:
-            self._json({"id": model, "modelId": model, "sha": commit, "private": False, "tags": [], "siblings": []})
+            self._json({"id": model, "modelId": model, "sha": commit, "private": model in self.server.private} | LISTS)
 
     def _file(self, name: str, files: dict[str, bytes], commit: str) -> None:
         if name not in files:

@@ -74,7 +74,7 @@ class Saver:
         """Save a state if it is time for one.
 
         While updates are skipped because gradients are not finite, no state is saved. The newest state is thus from
-        before the failure. After code or data are corrected, the training continues from it.
+        before the failure. After the code is corrected, the training continues from it.
 
         Args:
             best: gives the best weights so far.

@@ -43,6 +43,9 @@ commit = said["address"].rpartition("/")[2]
 with torch.no_grad():
     next(own.prior.parameters()).add_(1.0)
 said["branch"] = own.push_to_hub("me/tiny", revision="next", message="Other weights")
+own.push_to_hub("me/secret", private=True)
+own.push_to_hub("me/secret", private=True)
+said["private"] = refused(lambda: own.push_to_hub("me/tiny", private=True))
 came = {name: load("me/tiny", device="cpu", revision=name) for name in (None, "main", "next", commit)}
 said["same"] = {str(name): torch.equal(images, each.generate(3, "each", seed=1)) for name, each in came.items()}
 said["repr"] = repr(came[commit]).splitlines()[0]
@@ -117,12 +120,15 @@ def test_models_go_to_the_hub_and_come_back_the_same(tiny_run: Callable[..., Pat
     assert [path for method, path in asked if method == "POST" and "/commit/" in path] == [
         "/api/models/me/tiny/commit/main",
         "/api/models/me/tiny/commit/next",
+        "/api/models/me/secret/commit/main",
+        "/api/models/me/secret/commit/main",
     ]
     assert said["same"] == {"None": True, "main": True, said["address"][-40:]: True, "next": False}
     assert said["bytes"] and said["offline"] and f"me/tiny at {said['address'][-40:][:12]}" in said["repr"]
     assert not [path for _, path in asked if "pytorch_model.bin" in path], "only a pipeline's files are asked for"
     assert not (folder / "mark").exists()
     for name, message in {
+        "private": "it was on the Hub before and is public",
         "me/none": "no such model on the Hub, or the model is private",
         "me/empty": "no pipeline of Tessera, since it has no vqvae/manifest.json",
         "me/bomb": "vqvae/model.safetensors: not a readable safetensors model",

@@ -63,6 +63,15 @@ def test_an_accent_may_be_written_in_either_way():
         assert Classes(1, (known,), (0,)).number(asked) == 0
 
 
+def test_capitals_matter_only_where_names_differ_in_them_alone():
+    classes = Classes(4, ("Ankle boot", "Bag", "bag", "None"), (0, 1, 2, 3))
+    assert classes.numbers(["ankle BOOT", "bag", "Bag"], 3).tolist() == [0, 2, 1]
+    assert classes.word("ankle boot") == (0, None)
+    assert classes.word("none") == (4, None) and classes.word("None") == (3, None)
+    with pytest.raises(UserError, match="no class is called 'BAG'"):
+        classes.number("BAG")
+
+
 def test_names_that_look_alike_stay_apart():
     classes = Classes(4, ("2", "²", " 2", "x"), (0, 1, 2, 3))
     assert classes.numbers(["²", " 2", "2"], 3).tolist() == [1, 2, 0]
