@@ -41,6 +41,18 @@ def one_thread_a_worker() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def seeds_are_of_devices_that_there_are() -> Iterator[None]:
+    """For each device that is missing, torch would keep a seed together with a stack trace, which takes a while."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():
+                patch.setattr(device, "manual_seed_all", lambda seed: None)
+        yield
+
+
 _read: dict[str, bytes] = {}  # YAML texts, and the pickled values that they stand for
 
 

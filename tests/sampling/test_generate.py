@@ -113,8 +113,11 @@ def links_of(prior):
     return list(prior.links) if isinstance(prior, Chain) else [prior]
 
 
-def guided(conditional, unconditional, scale):
-    return conditional if scale == 1 else guide(conditional, unconditional, scale)
+def guided(logits, prior, labels, scale):
+    """`logits(labels)`, and where there is guidance also those of the null label."""
+    if scale == 1 or not prior.num_classes:
+        return logits(labels)
+    return guide(logits(labels), logits(torch.full_like(labels, prior.num_classes)), scale)
 
 
 @torch.no_grad()
@@ -147,15 +150,11 @@ def tokens_in_order(prior, tokens, labels, settings, given, seed, span):
     """Every token by `logits` of the whole sequence, of which it sees what is before it."""
     own = prior.layout.num_tokens - prior.given_tokens
     uniforms = streams(seed, range(len(labels))).uniforms(own, *([prior.first] if prior.first else []))
-    null = torch.full_like(labels, prior.num_classes)
     for number, place in enumerate(range(prior.given_tokens, prior.layout.num_tokens)):
         whole = torch.cat([tokens, torch.zeros(len(labels), prior.layout.num_tokens - place, dtype=torch.int64)], 1)
         level = prior.layout.places[place, 0].item()
-        logits = guided(
-            prior.logits(whole, labels)[:, number],
-            prior.logits(whole, null)[:, number],
-            settings.scale(level, moment_of(span, number, own)),
-        )
+        scale = settings.scale(level, moment_of(span, number, own))
+        logits = guided(lambda y, whole=whole, at=number: prior.logits(whole, y)[:, at], prior, labels, scale)
         token = choose(logits, uniforms[:, number], **settings.filters(level))
         token = torch.where(given[:, place] >= 0, given[:, place], token)
         tokens = torch.cat([tokens, token[:, None]], 1)
@@ -171,7 +170,7 @@ def tokens_by_scale(prior, tokens, labels, settings, given, seed, span):
     scales = sorted({(level, depth) for level, _, _, depth in places if level >= prior.first})
     for number, (level, depth) in enumerate(scales):
         scale = settings.scale(level, moment_of(span, number, len(scales)))
-        logits = guided(prior.logits(whole, labels), prior.logits(whole, None), scale)
+        logits = guided(lambda y: prior.logits(whole, y), prior, labels, scale)
         for place in (p for p, found in enumerate(places) if (found[0], found[3]) == (level, depth)):
             here = place - prior.given_tokens
             token = choose(logits[:, here], uniforms[:, here], **settings.filters(level))
@@ -187,14 +186,14 @@ def masked_tokens(prior, tokens, labels, settings, given, seed, span):
         at_first = int((image[prior.given_tokens :] < 0).sum())
         for step in range(steps):
             unknown, known = image[prior.given_tokens :] < 0, image.clamp_min(0)[None]
-            label, null = labels[i : i + 1], torch.tensor([prior.num_classes])
-            logits, without = (prior.predict(known, unknown[None], y)[0] for y in (label, null))
+            asked = {int(labels[i]), int(labels[i]) if settings.guidance_scale == 1 else prior.num_classes}
+            predicted = {y: prior.predict(known, unknown[None], torch.tensor([y]))[0] for y in asked}
             numbers = streams(seed, range(i, i + 1)).uniforms(2 * own, "masked", prior.first, step)[0]
             confidences = {}
             for place in unknown.nonzero()[:, 0].tolist():
                 level = prior.layout.places[prior.given_tokens + place, 0].item()
                 scale = settings.scale(level, moment_of(span, step, steps))
-                here = guided(logits[place], without[place], scale)
+                here = guided(lambda y, at=place, of=predicted: of[int(y)][at], prior, labels[i : i + 1], scale)
                 code = choose(here[None], numbers[place : place + 1], **settings.filters(level)).item()
                 noise = -math.log(-math.log(numbers[own + place].item()))
                 annealed = settings.choice_temperature * (1 - (step + 1) / steps)
