@@ -57,8 +57,11 @@ _read: dict[str, bytes] = {}  # YAML texts, and the pickled values that they sta
 
 
 @pytest.fixture(scope="session", autouse=True)
-def a_text_is_read_once() -> Iterator[None]:
-    """YAML that was read before is not read again: a params.yaml takes 40 ms, and hundreds of tests read it."""
+def a_text_is_read_once() -> Iterator[Callable[[str], Any]]:
+    """YAML that was read before is not read again: a params.yaml takes 40 ms, and hundreds of tests read it.
+
+    Yields the reader that it replaces.
+    """
     read = documents._load_yaml
 
     def read_once(text: str) -> Any:
@@ -68,7 +71,7 @@ def a_text_is_read_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_load_yaml", read_once)
-        yield
+        yield read
 
 
 @pytest.fixture(scope="session", autouse=True)

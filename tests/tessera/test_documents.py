@@ -26,6 +26,10 @@ def message(reader: Any, *arguments: Any) -> str:
     return str(caught.value)
 
 
+def test_parameters_that_tests_write_are_read_as_they_were_written(raw_params, a_text_is_read_once):
+    assert a_text_is_read_once(json.dumps(raw_params)) == raw_params
+
+
 def test_values_come_back(tmp_path):
     value = {"a": [1, 2.5, None, True, "ä"], "b": {"c": -1e-300}}
     (tmp_path / "a.json").write_text(json.dumps(value), encoding="utf-8")
