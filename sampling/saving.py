@@ -86,7 +86,10 @@ def write(
     unchanged = written == pipeline.parents
     if unchanged and pipeline.beside and run is None:
         if dataset is not None:
-            raise UserError("dataset: these models came with a card, which stays; name the `run` to write a new card")
+            raise UserError(
+                "dataset: these models came with a card, which stays; name the dataset when you save the run's own models, "
+                "or edit the card"
+            )
         _write_again(pipeline.beside, folder, name, license, REFINED if "decoder" in written else LIKELIHOOD)
         return
     run = Path(run) if run is not None else _run_of(pipeline) if unchanged else None
