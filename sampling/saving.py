@@ -87,8 +87,8 @@ def write(
     if unchanged and pipeline.beside and run is None:
         if dataset is not None:
             raise UserError(
-                "dataset: these models came with a card, which stays; name the dataset when you save the run's own models, "
-                "or edit the card"
+                "dataset: these models came with a card, which stays; name the dataset when you save the run's own "
+                "models, or edit the card"
             )
         _write_again(pipeline.beside, folder, name, license, REFINED if "decoder" in written else LIKELIHOOD)
         return
