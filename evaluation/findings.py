@@ -112,9 +112,12 @@ def of_a_curve(
 
     Args:
         who: what was trained, such as "The prior".
-        what: the figure, of which less is better.
+        what: the name of the figure, such as "loss". A lower value is better.
         steps, values: the curve, in the order of the steps.
-        patient: whether the training has a patience.
+        patient: whether a patience is set. If it is, the advice against overfitting does not say to set one.
+
+    Returns:
+        One finding at most; none for fewer than three values.
     """
     if len(values) < 3:
         return []

@@ -129,9 +129,10 @@ def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipe
 
 
 def drawn_by(pipeline: TwoStagePipeline) -> list[str]:
-    """The names of the settings besides filters and guidance that change what a pipeline's prior draws, sorted.
+    """The names, sorted, of the settings in which a pipeline's prior differs from others, such as `order`.
 
-    For a chain, they are those of all its priors.
+    Filters and guidance are left out, because every prior has them. For a chain, the names of all its priors are put
+    together.
     """
     found = _sampled_by(pipeline)
     return sorted(found | {"decoding_steps"} if "order" in found else found)  # of the order `parallel`

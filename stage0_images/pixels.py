@@ -236,7 +236,7 @@ def _in_channels(image: Image.Image, params: Preparation) -> Image.Image:
 
 
 def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resizes by bicubic interpolation with antialiasing."""
+    """The image resized to exactly these sides in pixels, by bicubic interpolation with antialiasing."""
     if image.size == (width, height):
         return image
     return transforms.resize(image, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)

@@ -216,7 +216,7 @@ def _say_unlocked(reason: str) -> None:
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is the one that has this path now."""
+    """Whether the path still leads to this open file. It does not if the file was deleted or replaced."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

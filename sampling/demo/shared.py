@@ -56,7 +56,7 @@ class Shared:
         self.inputs = [*([label] if label else []), count, *settings.values()]
 
     def asked(self, values: Sequence[Any]) -> Asked:
-        """What the values of `inputs` ask for."""
+        """Turns values of the controls, in the order of `inputs`, into a class, a number of images and settings."""
         label, count, *given = values if self._labelled else (None, *values)
         return Asked(label, count, self.settings(dict(zip(self._names, given, strict=True))))
 

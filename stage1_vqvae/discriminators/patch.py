@@ -24,7 +24,7 @@ DEVIATION = 0.02  # of the initial weights, as pix2pix has it
 
 
 class Parameters(DiscriminatorParams):
-    """Parameters of `patch`.
+    """The section `patch` of params.yaml.
 
     `channels`: of the first layer; they double with each further layer up to eight times as many. `layers`: the number
     of convolutions that halve the resolution; with 3 of them an output sees 70x70 pixels. `norm`: batch is the

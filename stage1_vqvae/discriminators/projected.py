@@ -23,7 +23,7 @@ from tessera.parameters.sections import NonNegative, Positive
 
 
 class Parameters(DiscriminatorParams):
-    """Parameters of `projected`.
+    """The section `projected` of params.yaml.
 
     `channels`: of the projected features and inside the heads. `part`: the side in pixels of a square at a random
     place, which is all that is judged; None: whole images. `matching`: factor of the distance of both features that are

@@ -15,7 +15,7 @@ from tessera.parameters.sections import Section
 
 
 class Parameters(Section):
-    """Parameters of `discretized_logistic`."""
+    """The section `discretized_logistic` of params.yaml."""
 
     min_log_scale: MinLogScale
 

@@ -11,7 +11,7 @@ from tessera.parameters.sections import Positive, Section
 
 
 class Parameters(Section):
-    """Parameters of `gaussian`."""
+    """The section `gaussian` of params.yaml."""
 
     fit_images: Positive
 

@@ -22,7 +22,7 @@ def images_of(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def values_of(images: torch.Tensor) -> torch.Tensor:
-    """Maps floats x in [-1, 1] back to pixel values, 127.5 (x + 1) rounded: 0 to 255, in the shape and dtype of x."""
+    """Maps floats x in [-1, 1], of any shape, back to pixel values, 127.5 (x + 1) rounded. They are floats, too."""
     return images.add(1).mul(127.5).round()
 
 

@@ -13,7 +13,7 @@ from tessera.parameters.sections import Positive, Section
 
 
 class Parameters(Section):
-    """Parameters of `laplace`."""
+    """The section `laplace` of params.yaml."""
 
     fit_images: Positive
 

@@ -19,7 +19,7 @@ START = -2.0  # added to the decoder's log scales; from 0, the first minutes of 
 
 
 class Parameters(Section):
-    """Parameters of `mixture_of_logistics`."""
+    """The section `mixture_of_logistics` of params.yaml."""
 
     components: Positive
     min_log_scale: MinLogScale

@@ -21,7 +21,7 @@ from tessera.parameters.sections import Count, Positive, Section
 
 
 class Parameters(Section):
-    """Parameters of `conv`.
+    """The section `conv` of params.yaml.
 
     `strides`: one factor for each level, finest level first; each is a power of two, at least 2. The first factor says
     by how much the finest grid is smaller than the image, in each direction. Each further factor says by how much a

@@ -20,7 +20,7 @@ EPSILON = 1e-6
 
 
 class Parameters(Section):
-    """Parameters of `resnet`. The width at each resolution is `channels` times a multiplier."""
+    """The section `resnet` of params.yaml. The width at each resolution is `channels` times a multiplier."""
 
     channels: Positive
     multipliers: Annotated[tuple[Positive, ...], Field(min_length=2)]

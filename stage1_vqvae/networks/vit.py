@@ -20,7 +20,7 @@ from tessera.parameters.sections import LARGEST, Dropout, Misfit, Positive, Sect
 
 
 class Parameters(Section):
-    """Parameters of `vit`. A patch has `patch` pixels a side."""
+    """The section `vit` of params.yaml. A patch has `patch` pixels a side."""
 
     patch: Positive
     width: Annotated[int, Field(ge=4, le=LARGEST, multiple_of=4)]
@@ -59,7 +59,7 @@ def sine_positions(height: int, width: int, channels: int) -> torch.Tensor:
 
 
 class Block(nn.Module):
-    """A transformer layer: attention and a two-layer perceptron, each behind a layer norm and added to its input."""
+    """A transformer layer: x + attention(norm(x)), then x + perceptron(norm(x)), for x of shape (B, N, width)."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ class OptimizerParams(Section):
 
 
 class Parameters(TermParams):
-    """Parameters of `adversarial`.
+    """The section `adversarial` of params.yaml.
 
     `start_step`: the first step in which the discriminator is trained. `ramp_steps`: steps from there over which the
     weight rises from 0 to its full value. `adaptive`: whether the weight is multiplied by the ratio of gradient norms

@@ -10,12 +10,13 @@ class Term(nn.Module):
     """A term that is added to the distortion when a decoder is trained. A subclass defines `forward`.
 
     Attributes:
-        weight: by which the term is multiplied.
-        adaptive: whether the weight is also multiplied by the ratio of two gradient norms at the decoder's last layer:
-            that of the distortion with all terms that are not adaptive, and that of this term.
-        measured: whether `forward` is also a figure of the validation split.
-        opponent: the name of the loss by which the term's own parameters are trained; "": it has none.
-        whole_batch: why the term is no mean over images; "" if it is one (see `tessera.training.task.Task`).
+        weight: the number by which the term is multiplied.
+        adaptive: whether it is also multiplied by a / b, where a and b are norms of gradients at the decoder's last
+            layer: a of the distortion plus all terms that are not adaptive, b of this term.
+        measured: whether the term is also computed on the validation split, as a figure.
+        opponent: the name of the loss that trains the term's own parameters; "" if it has no parameters.
+        whole_batch: "" if the term is a mean over images. If not, a text that says why, for error messages (see
+            `tessera.training.task.Task`).
     """
 
     adaptive: bool = False

@@ -18,7 +18,7 @@ from tessera.parameters.sections import NonNegative, Positive, PositiveFloat
 
 
 class Parameters(TermParams):
-    """Parameters of `perceptual`.
+    """The section `perceptual` of params.yaml.
 
     `depth_factor`: the weight of each feature map relative to the shallower one before it. It has no effect where the
     network weighs its channels. `part`: the side in pixels of a square at a random place, which is all that a step

@@ -12,7 +12,7 @@ from stage1_vqvae.quantizers.sections import BinaryParams
 
 
 class Parameters(BinaryParams):
-    """Parameters of `bsq`."""
+    """The section `bsq` of params.yaml."""
 
     no_residual: ClassVar[str | None] = (
         "the residual of a unit vector is not a unit vector; lfq has the same codes without the sphere"

@@ -48,7 +48,7 @@ def build_quantizers(config: dict[str, Any], levels: int) -> nn.ModuleList:
     """Builds the quantizers of a model.
 
     Args:
-        config: as for `build_quantizer`. With `"shared_by_levels": True` in it, one quantizer serves all levels.
+        config: as for `build_quantizer`. If its key `shared_by_levels` is true, one quantizer serves all levels.
         levels: the number of levels.
 
     Returns:

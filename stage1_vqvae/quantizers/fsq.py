@@ -23,7 +23,7 @@ SIGMOID_SLOPE = 1.6
 
 
 class Parameters(QuantizerParams):
-    """Parameters of `fsq`."""
+    """The section `fsq` of params.yaml."""
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "rounding passes the gradient straight through"}
     no_residual: ClassVar[str | None] = None

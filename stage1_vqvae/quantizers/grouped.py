@@ -23,7 +23,7 @@ Inner = inner(REFUSED)
 
 
 class Parameters(WrapperParams):
-    """Parameters of `grouped`."""
+    """The section `grouped` of params.yaml."""
 
     groups: Positive
     share_codebook: bool

@@ -22,7 +22,7 @@ from tessera.parameters.sections import NonNegative, Positive, PositiveFloat
 
 
 class Parameters(TableParams):
-    """Parameters of `gumbel`."""
+    """The section `gumbel` of params.yaml."""
 
     can_draw: ClassVar[bool] = True
     refuses: ClassVar[dict[str, str]] = {

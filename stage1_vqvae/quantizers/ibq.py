@@ -49,7 +49,7 @@ class _IndexBackpropagation(torch.autograd.Function):
 
 
 class Parameters(TableParams):
-    """Parameters of `ibq`."""
+    """The section `ibq` of params.yaml."""
 
     refuses: ClassVar[dict[str, str]] = {"gradient_estimator": "the gradient goes through the softmax over all codes"}
     no_residual: ClassVar[str | None] = (

@@ -12,7 +12,7 @@ from stage1_vqvae.quantizers.sections import BinaryParams
 
 
 class Parameters(BinaryParams):
-    """Parameters of `lfq`."""
+    """The section `lfq` of params.yaml."""
 
     no_residual: ClassVar[str | None] = None
     approximates: ClassVar[bool] = False  # a code is ±1 however short z is

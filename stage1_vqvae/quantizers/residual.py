@@ -25,7 +25,7 @@ Inner = inner(REFUSED)
 
 
 class Parameters(WrapperParams):
-    """Parameters of `residual`."""
+    """The section `residual` of params.yaml."""
 
     depth: Positive
     share_codebook: bool

@@ -20,7 +20,7 @@ from tessera.parameters.sections import NonNegative
 
 
 class Parameters(TableParams):
-    """Parameters of `simvq`."""
+    """The section `simvq` of params.yaml."""
 
     no_residual: ClassVar[str | None] = None
     approximates: ClassVar[bool] = True

@@ -24,7 +24,7 @@ BLOCK = 2**22  # probabilities computed at a time
 
 
 class Parameters(TableParams):
-    """Parameters of `soft_em`."""
+    """The section `soft_em` of params.yaml."""
 
     can_draw: ClassVar[bool] = True
     no_residual: ClassVar[str | None] = None

@@ -28,7 +28,7 @@ SHORTEST = 1e-15
 
 
 class Parameters(TableParams):
-    """Parameters of `vq`."""
+    """The section `vq` of params.yaml."""
 
     approximates: ClassVar[bool] = True
     projection_dim: Positive | None

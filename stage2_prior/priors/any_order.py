@@ -24,7 +24,7 @@ from tessera.parameters.sections import Fraction, Misfit
 
 
 class Parameters(AttentionParams):
-    """Parameters of `any_order`.
+    """The section `any_order` of params.yaml.
 
     `annealing`: two shares of the schedule. Before the first one every order is random. From the first to the second
     the chance of a random order falls linearly from 1 to 0, and the layout's order takes its place. None: orders stay

@@ -155,7 +155,7 @@ def build(configuration: dict[str, Any], length: int) -> nn.Module:
 
 
 def hidden_states(model: nn.Module, embeddings: Tensor) -> Tensor:
-    """The forward pass of whole sequences: embeddings (B, N, width) -> hidden states (B, N, width)."""
+    """The outputs (B, N, width) of the last layer of a model of `transformers` for whole sequences of embeddings."""
     return model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
 
 

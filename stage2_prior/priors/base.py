@@ -39,7 +39,7 @@ def _require_names(names: Sequence[Any]) -> None:
 
 
 class Recomputable(nn.Module):
-    """A module whose activations can be computed again in the backward pass instead of being kept."""
+    """A module with gradient checkpointing. It is off until `recompute_in_backward` is called."""
 
     def recompute_in_backward(self) -> None:
         """Switches gradient checkpointing on. Results and the names of the weights stay the same."""

@@ -24,7 +24,7 @@ Link = nested_choice(PACKAGE, {"chain": "a chain of chains is one of more links"
 
 
 class Parameters(PriorParams):
-    """Parameters of `chain`. `links`: one prior for each level, coarsest first."""
+    """The section `chain` of params.yaml. `links`: one prior for each level, coarsest first."""
 
     links: Annotated[tuple[Link, ...], Field(min_length=1)]
 

@@ -17,7 +17,7 @@ LARGEST_TABLE = 2**27  # entries; each takes about 40 bytes while the table is f
 
 
 class Parameters(PriorParams):
-    """Parameters of `counts`. The smoothing is no parameter, because it is fitted on the training codes."""
+    """The section `counts` of params.yaml. The smoothing is not in it: it is fitted on the training codes."""
 
     trained: ClassVar[bool] = False
 

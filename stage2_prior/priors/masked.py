@@ -23,7 +23,7 @@ from tessera.randomness import seed_of
 
 
 class Parameters(AttentionParams):
-    """Parameters of `masked`.
+    """The section `masked` of params.yaml.
 
     `bound_draws`: number of random masks per image from which the bound of its likelihood is estimated. There are at
     least two, since one mask would not show how far estimates spread.

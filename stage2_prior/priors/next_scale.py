@@ -23,7 +23,7 @@ from tessera.footprint import LIVE_OUTPUTS, state_bytes
 
 
 class Parameters(AttentionParams):
-    """Parameters of `next_scale`."""
+    """The section `next_scale` of params.yaml."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tessera.parameters.sections import Misfit, PositiveFloat
 
 
 class Parameters(NetworkParams):
-    """Parameters of `pixelcnn`. A layer is one convolutional layer in each of the two stacks.
+    """The section `pixelcnn` of params.yaml. A layer is one convolutional layer in each of the two stacks.
 
     `channels`: channels of each stack, as a fraction of the width. `kernel_size`: positions a side.
     """

@@ -10,7 +10,7 @@ from tessera.parameters.sections import Count, Misfit, Positive, PositiveFloat
 
 
 class Parameters(NetworkParams):
-    """Parameters of `pixelsnail`. A layer is `residuals` residual blocks, then an attention.
+    """The section `pixelsnail` of params.yaml. A layer is `residuals` residual blocks, then an attention.
 
     `channels`: as a fraction of the width. `hidden`: channels inside a residual block, as a fraction of the channels.
     `heads`: of the attention; 0: there is none. `kernel_size`: positions a side. `conditioning_blocks`: residual blocks

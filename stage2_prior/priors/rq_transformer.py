@@ -22,7 +22,7 @@ MANY = 2**15  # positions per call of the depth transformer: CUDA's attention ta
 
 
 class Parameters(AttentionParams):
-    """Parameters of `rq_transformer`: `layers` over positions, `depth_layers` over the codes of a position."""
+    """The section `rq_transformer` of params.yaml. `layers` go over positions, `depth_layers` over their codes."""
 
     depth_layers: Positive
 

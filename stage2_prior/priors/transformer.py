@@ -21,7 +21,7 @@ from tessera.parameters.sections import Misfit
 
 
 class Parameters(AttentionParams):
-    """Parameters of `transformer`.
+    """The section `transformer` of params.yaml.
 
     `architecture`: a causal model type of `transformers`. `extra`: further keys of its configuration, which override
     all other values.

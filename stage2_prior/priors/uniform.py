@@ -12,7 +12,7 @@ from tessera.codes.layout import CodeLayout
 
 
 class Parameters(PriorParams):
-    """Parameters of `uniform`."""
+    """The section `uniform` of params.yaml."""
 
     trained: ClassVar[bool] = False
 

@@ -152,7 +152,8 @@ class CodeLayout:
         """How often each code occurs in grids [(B, h, w, depth), ...].
 
         Returns:
-            int64 (depth, K) for each level. Levels and depths are counted apart, also where they share a codebook.
+            for each level, int64 (depth, K) with K the size of its codebook. Levels and depths that share a codebook
+            are still counted separately.
         """
         found = []
         for grid, level in zip(codes, self.levels, strict=True):

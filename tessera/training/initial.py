@@ -18,21 +18,24 @@ from tessera.errors import UserError
 def begin_with(
     model: nn.Module, folder: Path, kind: str, where: str, agrees: dict[str, Any], adapted: frozenset[str] = frozenset()
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Manifest]:
-    """Give a model the weights of a published one.
+    """Copies the weights of a published model into a new one.
 
     Args:
         model: new, on the CPU.
         folder: the published model.
-        kind: what the folder must hold, a key of `tessera.artifacts.manifests.REMEDY`.
+        kind: the kind of model that the folder must hold, `vqvae` or `prior`.
         where: the parameter that names the folder, for messages.
-        agrees: values that the published model's configuration must have, as a tree; others are free.
-        adapted: names of tensors that the caller fills in itself; they may have another shape.
+        agrees: a nested dictionary. The published configuration must have the same values under the same keys; its
+            other keys may have any value.
+        adapted: names of tensors that are not copied, because the caller fills them in. Either model may lack them or
+            have another shape.
 
     Returns:
         The published model's configuration, its tensors and its manifest.
 
     Raises:
-        UserError: the folder is missing or damaged, or the two models differ. The first difference is named.
+        UserError: the folder is missing or damaged or of another kind, or a value of `agrees` or a tensor's shape
+            differs. The first difference is named, and nothing is copied.
     """
     config, tensors, manifest = load_model(folder, kind)
     advice = "give both the same parameters, or set it to null"

@@ -23,10 +23,10 @@ LETTERS = 12  # of the training's fingerprint in the name of its run; as many as
 
 
 def require_trackers(names: Iterable[str]) -> None:
-    """Check that every tracker of `runtime.trackers` is installed. Its package has the tracker's name.
+    """Checks that every tracker of `runtime.trackers` is installed. Its name is also that of the package to import.
 
     Raises:
-        UserError: one is not.
+        UserError: a tracker is not installed. The first such one is named.
     """
     for name in names:
         found = find_spec(name)

@@ -9,7 +9,7 @@ from tessera.errors import printable
 
 
 class Level(IntEnum):
-    """How bad something is. An error is what the pipeline cannot run with."""
+    """How serious a finding is. The pipeline does not run until an error is corrected; it runs with a warning."""
 
     OK = 0
     WARNING = 1

@@ -136,7 +136,13 @@ class Plan:
         self.choice.set("evaluation.images", None if all_of_them else measured, reason)
 
     def _train(self, room: float) -> None:
-        """Give each training its steps. What one does not need, the others have: the one with most comes last."""
+        """Divides an amount of time among the trainings and gives each its number of steps.
+
+        A training that cannot use its whole share leaves the rest to the next. The one with the largest share is last.
+
+        Args:
+            room: seconds.
+        """
         step = {STAGE1: self.times.vqvae_step, STAGE2: self.times.prior_step, CLASSIFIER: self.times.classifier_step}
         left = {name: share for name, share in SHARES.items() if step[name]}
         for name in sorted(left, key=lambda name: SHARES[name]):

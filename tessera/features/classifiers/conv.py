@@ -20,7 +20,7 @@ SMALLEST = 4  # the shorter side, in pixels, at which pooling stops
 
 
 class Parameters(ClassifierParams):
-    """Parameters of `conv`. `channels`: of its first block."""
+    """The section `conv` of params.yaml. `channels`: of its first block."""
 
     smallest_side: ClassVar[int] = SMALLEST
 

@@ -8,6 +8,6 @@ from tessera.features.classifiers.sections import ClassifierParams
 
 
 class Parameters(ClassifierParams):
-    """Parameters of `none`."""
+    """The option `none`, which has no values of its own."""
 
     trained: ClassVar[bool] = False

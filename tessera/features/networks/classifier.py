@@ -14,7 +14,7 @@ from tessera.features.networks.sections import FeatureParams
 
 
 class Parameters(FeatureParams):
-    """Parameters of `classifier`."""
+    """The section `classifier` of params.yaml."""
 
     needs_labels: ClassVar[bool] = True
 

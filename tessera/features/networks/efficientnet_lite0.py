@@ -29,7 +29,10 @@ PLACES = (0, 2, 4, 10, 15)  # the blocks after which a map is taken: the last at
 
 
 class Parameters(PretrainedParams):
-    """Parameters of `efficientnet_lite0`. Without a file, the weights come from the package of the extra `features`."""
+    """The section `efficientnet_lite0` of params.yaml.
+
+    Without a file, the weights come from the package of the extra `features`.
+    """
 
     @classmethod
     def at_hand(cls) -> bool:

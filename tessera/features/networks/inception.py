@@ -39,7 +39,7 @@ LAYERS = (
 
 
 class Parameters(FeatureParams):
-    """Parameters of `inception`.
+    """The section `inception` of params.yaml.
 
     file: its weights, a safetensors file or the published .pth; None: the download of torch-fidelity, 91 MB.
     """

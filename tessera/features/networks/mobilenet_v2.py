@@ -13,11 +13,14 @@ DOWNLOAD = Download("https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.p
 
 
 class Parameters(PretrainedParams):
-    """Parameters of `mobilenet_v2`. Without a file, the weights are torchvision's own download."""
+    """The section `mobilenet_v2` of params.yaml. Without a file, the weights are torchvision's own download."""
 
 
 class MobileNetV2(FeatureNetwork):
-    """Maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the images' size. A vector is the mean of the last layer, 1280 wide."""
+    """The five feature maps have sides of 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's.
+
+    A vector has 1,280 numbers: the last convolution's channels, each averaged over the positions.
+    """
 
     widths = (16, 24, 32, 96, 320)
 

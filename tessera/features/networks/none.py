@@ -8,6 +8,6 @@ from tessera.features.networks.sections import FeatureParams
 
 
 class Parameters(FeatureParams):
-    """Parameters of `none`."""
+    """The option `none`, which has no values of its own."""
 
     is_network: ClassVar[bool] = False

@@ -18,7 +18,7 @@ HEADS = Path("functional/image/lpips_models/vgg.pth")  # in torchmetrics, which 
 
 
 class Parameters(PretrainedParams):
-    """Parameters of `vgg16`. Without a file, the weights are torchvision's own download of 528 MB."""
+    """The section `vgg16` of params.yaml. Without a file, the weights are torchvision's own download of 528 MB."""
 
 
 class VGG16(FeatureNetwork):
