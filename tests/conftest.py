@@ -21,7 +21,8 @@ from tessera.parameters import Params, read_yaml, validate
 
 REPOSITORY = Path(__file__).parent.parent
 LONG = (  # test files that take minutes, the longest first
-    "test_dvc_graph",
+    "test_dvc_experiments",
+    "test_dvc_reruns",
     "test_interrupted_runs",
     "test_two_processes",
     "test_kills",

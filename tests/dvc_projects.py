@@ -29,6 +29,13 @@ def copy_code(source: Path, project: Path) -> None:
     shutil.copytree(source / "data", project / "data", ignore=shutil.ignore_patterns("prepared", "codes"))
 
 
+def commit(project: Path, message: str) -> None:
+    for key, value in {"user.name": "test", "user.email": "test@example.org"}.items():
+        subprocess.run(["git", "config", key, value], cwd=project, check=True)
+    subprocess.run(["git", "add", "."], cwd=project, check=True)
+    subprocess.run(["git", "commit", "--quiet", "-m", message], cwd=project, check=True)
+
+
 def environment_of(project: Path, forked: bool) -> dict[str, str]:
     """The environment for DVC and its stages.
 

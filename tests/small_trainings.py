@@ -1,12 +1,18 @@
-"""Parameters of a short training, a task that notes what is asked of it, and how two trainings are compared."""
+"""Parameters of a short training, tasks that note what is asked of them, and how two trainings are compared."""
 
 from __future__ import annotations
 
+import math
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from tessera.parameters.training import TrainingParams
+from tessera.randomness import SampleOrder, generator
 from tessera.training.loop import Trainer
 from tessera.training.task import Task
 
@@ -66,6 +72,62 @@ class NotedTask(Task):
 
     def discard(self) -> None:
         self.calls.append("discard")
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 1))
+        self.register_buffer("seen", torch.zeros(()))  # stands for a codebook: moved by `update`, not by gradients
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        error = (self.layers(x) - y).square().mean()
+        return error, {"error": error}
+
+
+class Regression(NotedTask):
+    section = "toy.training"
+    criterion = "error"
+
+    def __init__(self, params: TrainingParams, criteria: list[float] | None = None) -> None:
+        super().__init__(params)
+        torch.manual_seed(0)
+        self.model = Network()
+        self.x = torch.randn(20, 3, generator=generator("x"))
+        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]])
+        self.order = SampleOrder(20, params.batch_size, params.seed)
+        self.criteria = criteria
+        self.validated: list[torch.Tensor] = []
+
+    def initialise(self) -> None:
+        self.calls.append("initialise")
+
+    def batch(self, step: int, rows: slice) -> dict[str, torch.Tensor]:
+        indices = self.order.batch(step)[rows]
+        scale = math.nan if step in self.poisoned else 1.0
+        return {"x": self.x[indices] * scale, "y": self.y[indices]}
+
+    def compile(self) -> None:
+        self.calls.append("compile")
+
+    def re_estimate(self) -> None:
+        self.calls.append("re_estimate")
+        self.model.seen.fill_(-1)
+
+    def validate(self) -> dict[str, float]:
+        assert not self.model.training
+        self.validated.append(self.model.layers[0].weight.detach().clone())
+        with torch.no_grad():
+            error = (self.model.layers(self.x) - self.y).square().mean().item()
+        return {"error": self.criteria.pop(0) if self.criteria else error}
+
+
+def interrupt_at(at: int) -> Callable[[int], None]:
+    return lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == at else None
+
+
+def states() -> list[str]:
+    return sorted(path.name for path in Path(".state/test/run").glob("[sf]*-*"))
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_dvc_graph import MODULES, leaves_that_matter, with_change
+from stage_fingerprints import MODULES, leaves_that_matter, with_change
 
 from stage1_vqvae import extract
 from stage1_vqvae import train as train_vqvae

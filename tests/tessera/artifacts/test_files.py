@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the one text that a value has as JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.artifacts.files import replacing, write_text
+from tessera.artifacts.files import json_text, replacing, write_text
 from tessera.errors import UserError
 
 # Writes half a file, says so, and is killed.
@@ -65,3 +66,17 @@ def test_what_a_killed_process_left_is_deleted_by_the_next_one_that_writes_there
         assert living.exists()
         living.write_text("y")
     assert names(in_tmp) == [".notes.new-idea", "living.csv", "other.csv"]
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "results" / "metrics.json"
+    write_text(file, "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        write_text(file, "new")
+    assert file.read_text(encoding="utf-8") == "old"
+
+
+def test_json_text_is_canonical():
+    assert json_text({"b": 1, "a": [1.5, "ä"]}) == json_text({"a": [1.5, "ä"], "b": 1})
+    assert json.loads(json_text({"a": 1e-5})) == {"a": 1e-5}

@@ -1,10 +1,8 @@
-"""Published folders: whole or not at all, and nothing damaged or foreign is believed."""
+"""A folder is published whole or not at all, and replaces the one before it."""
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -12,27 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from published_models import CONFIG, TENSORS, publish
 
 from tessera.artifacts import publishing as publishing_module
-from tessera.artifacts.files import json_text, write_text
-from tessera.artifacts.manifests import REMEDY, read_manifest
-from tessera.artifacts.models import load_model, save_model
+from tessera.artifacts.manifests import read_manifest
+from tessera.artifacts.models import load_model
 from tessera.artifacts.publishing import MANIFEST, clear_unfinished, publishing
-from tessera.errors import UserError
-
-TENSORS = {"weight": torch.arange(12.0).reshape(3, 4), "bias": torch.zeros(3, dtype=torch.bfloat16)}
-CONFIG = {"name": "tiny", "sizes": [3, 4]}
 
 
 @pytest.fixture
 def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a file system that cannot exchange two names."""
     monkeypatch.setattr(publishing_module, "exchange", lambda first, second: False)
-
-
-def publish(folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> Path:
-    save_model(folder, "vqvae", CONFIG, TENSORS if tensors is None else tensors, {"prepared": "a" * 64})
-    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -170,131 +159,6 @@ def test_what_another_process_is_writing_is_let_be(tmp_path):
         publish(tmp_path / "vqvae")
         assert (staging / "config.json").exists()
     assert contents(tmp_path / "vqvae").keys() == {"config.json", MANIFEST}
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", MANIFEST])
-def test_truncation_anywhere_is_noticed(tmp_path, name):
-    folder = publish(tmp_path / "vqvae")
-    whole = (folder / name).read_bytes()
-    for length in sorted({0, 1, 8, len(whole) // 2, len(whole) - 2}):
-        (folder / name).write_bytes(whole[:length])
-        with pytest.raises(UserError, match=re.escape(REMEDY["vqvae"])) as caught:
-            load_model(folder, "vqvae")
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_flipped_bit_is_noticed(tmp_path, name):
-    folder = publish(tmp_path / "vqvae")
-    whole = (folder / name).read_bytes()
-    for position in (0, len(whole) // 2, len(whole) - 1):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1
-        (folder / name).write_bytes(damaged)
-        with pytest.raises(UserError, match=r"SHA-256 .*make it anew with"):
-            load_model(folder, "vqvae")
-
-
-def test_a_flipped_bit_anywhere_in_a_manifest_is_one_error(tmp_path):
-    with publishing(tmp_path / "state", "state", {}) as staging:
-        (staging / "state.json").write_text("{}", encoding="utf-8")
-    path = tmp_path / "state" / MANIFEST
-    whole = path.read_bytes()
-    for position in range(len(whole)):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match="; a state cannot be made anew") as caught:
-            read_manifest(tmp_path / "state", "state")
-        assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_a_missing_folder_name_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"no vqvae here .*python -m stage1_vqvae\.train"):
-        load_model(tmp_path / "vqvae", "vqvae")
-    folder = publish(tmp_path / "vqvae")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"model\.safetensors: missing; .*stage1_vqvae\.train"):
-        load_model(folder, "vqvae")
-
-
-def test_another_kind_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"expected a prior, found a vqvae; .*stage2_prior\.train"):
-        load_model(publish(tmp_path / "prior"), "prior")
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"kind": "vqvae", "parents": {}}'])
-def test_a_manifest_that_is_none_is_refused(tmp_path, text):
-    folder = publish(tmp_path / "vqvae")
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"manifest\.json: (damaged|not valid JSON).*make it anew with"):
-        read_manifest(folder, "vqvae")
-
-
-class Payload:
-    """Unpickling this makes a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.marker),)
-
-
-def test_a_pickle_is_refused_and_never_run(tmp_path):
-    """Even one whose manifest agrees with it: safetensors is the only format that is read."""
-    folder, marker = publish(tmp_path / "vqvae"), tmp_path / "marker"
-    with publishing(folder, "vqvae", {}) as staging:
-        (staging / "config.json").write_text(json_text(CONFIG), encoding="utf-8")
-        (staging / "model.safetensors").write_bytes(pickle.dumps(Payload(marker)))
-    with pytest.raises(UserError, match=r"not a readable safetensors model .*pickles are never loaded"):
-        load_model(folder, "vqvae")
-    assert not marker.exists()
-
-
-def test_a_torch_checkpoint_is_refused(tmp_path):
-    folder = tmp_path / "vqvae"
-    with publishing(folder, "vqvae", {}) as staging:
-        (staging / "config.json").write_text("{}", encoding="utf-8")
-        torch.save({"weight": torch.zeros(2)}, staging / "model.safetensors")
-    with pytest.raises(UserError, match="pickles are never loaded"):
-        load_model(folder, "vqvae")
-
-
-def test_sizes_alone_can_be_checked(tmp_path):
-    folder = publish(tmp_path / "vqvae")
-    data = bytearray((folder / "config.json").read_bytes())
-    data[0] ^= 1
-    (folder / "config.json").write_bytes(data)
-    read_manifest(folder, "vqvae", contents=False)
-    (folder / "config.json").write_bytes(data[:-1])
-    with pytest.raises(UserError, match="bytes instead of"):
-        read_manifest(folder, "vqvae", contents=False)
-
-
-def test_another_parent_is_refused_with_both_hashes_and_the_command(tmp_path):
-    folder = publish(tmp_path / "vqvae")
-    manifest = read_manifest(folder, "vqvae")
-    manifest.require_parent("prepared", "a" * 64, folder)
-    with pytest.raises(UserError) as caught:
-        manifest.require_parent("prepared", "b" * 64, folder)
-    assert all(word in str(caught.value) for word in ("a" * 16, "b" * 16, "prepared", REMEDY["vqvae"]))
-    with pytest.raises(UserError, match="another codes"):
-        manifest.require_parent("codes", "b" * 64, folder)
-
-
-def test_json_text_is_canonical():
-    assert json_text({"b": 1, "a": [1.5, "ä"]}) == json_text({"a": [1.5, "ä"], "b": 1})
-    assert json.loads(json_text({"a": 1e-5})) == {"a": 1e-5}
-
-
-def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    file = tmp_path / "results" / "metrics.json"
-    write_text(file, "old")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
-    with pytest.raises(OSError, match="no space"):
-        write_text(file, "new")
-    assert file.read_text(encoding="utf-8") == "old"
 
 
 def test_checking_a_folder_needs_no_torch(repository):
