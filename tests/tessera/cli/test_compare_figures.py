@@ -1,0 +1,137 @@
+"""`python -m tessera compare`: figures, which of them is best, and notes on those that cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from compared_runs import commit, compare, row, write_metrics
+
+from tessera import paths
+from tessera.artifacts.files import json_text, write_text
+from tessera.cli import main as command
+from tessera.cli.fingerprint import stages
+from tessera.cli.preset import edit
+from tessera.documents import read_json
+from tessera.fingerprint import fingerprint
+from tessera.parameters import load
+
+
+def test_a_training_that_ended_early_has_a_note(project, capsys):
+    file = paths.RESULTS / "train_prior" / "metrics.json"
+    write_text(file, json_text({"validation": {"nats_per_token": 2.0, "steps": 80}}))
+    text = compare(capsys, "first", "workspace")
+    planned = load(paths.PARAMS).stage2_prior.chosen.training.steps
+    assert f"note: workspace: train_prior ended after 80 of {planned} steps" in text and "note: first" not in text
+    write_text(file, json_text({"validation": {"nats_per_token": 2.0, "steps": planned}}))
+    assert "ended after" not in compare(capsys, "first", "workspace")
+
+
+def test_rates_of_different_codes_have_no_best_and_other_data_none_at_all(project, capsys):
+    edit(paths.PARAMS, {"stage1_vqvae.quantizer.codebook_size": 128})
+    write_metrics(0.6, distortion=3.1)
+    text = compare(capsys)
+    assert "*" not in "".join(row(text, "evaluate:bits_per_dim.rate_prior"))
+    assert row(text, "evaluate:bits_per_dim.total_prior") == ["lower", "4.247", "* 3.700", "-0.5468"]
+    assert "only between runs of the same VQ-VAE" in text
+    edit(paths.PARAMS, {"data.split_seed": 1})
+    text = compare(capsys)
+    assert "* " not in text and "different data" in text
+
+
+def test_figures_that_are_not_there_say_why(project, capsys):
+    shutil.rmtree(paths.RESULTS)
+    write_metrics(0.7, stages=("train_prior",))
+    assert row(compare(capsys), "evaluate:bits_per_dim.rate_prior") == ["lower", "0.7468", "not run"]
+    metrics = {"bits_per_dim": {"rate_prior": 0.7}, "unavailable": {"classifier": "classifier.name is none"}}
+    write_text(paths.RESULTS / "evaluate" / "metrics.json", json_text(metrics))
+    text = compare(capsys)
+    assert row(text, "evaluate:classifier.sample_agreement") == ["higher", "0.6266", "unavailable"]
+    assert row(text, "evaluate:codebook.usage") == ["higher", "1.000", "-"]
+
+
+def test_every_figure_on_demand(project, capsys):
+    text = compare(capsys, "--all")
+    assert row(text, "evaluate:codebook.per_level.0.perplexity") == ["54.47", "54.47"]
+    assert row(text, "train_prior:validation.step") == ["900", "900"]
+
+
+def test_figures_that_are_older_than_the_parameters_are_said_to_be(project, capsys, repository):
+    params = load(paths.PARAMS)
+    for name in stages(repository / "dvc.yaml"):
+        uses = ("sampling",) if name == "sample" else ("data",)
+        write_text(paths.FINGERPRINTS / f"{name}.json", json_text(fingerprint("sampling.sample", uses, params)))
+    assert "was edited" not in compare(capsys)
+    edit(paths.PARAMS, {"sampling.temperature": 0.5})
+    text = " ".join(compare(capsys).split())
+    assert "was edited since `dvc repro`, so the figures of sample, and of the stages after" in text
+    for damage in ("{}", "[]", '{"parameters": 3}'):
+        write_text(paths.FINGERPRINTS / "sample.json", damage)
+        assert command(["compare"]) == 2
+        said = capsys.readouterr().err
+        assert "sample.json: not as `fingerprint` writes it" in said and said.count("\n") == 1
+
+
+def test_metrics_keep_their_type_in_json_and_odd_values_are_shown(project, capsys):
+    metrics: dict[str, Any] = {"bits_per_dim": {"rate_prior": float("nan"), "total_prior": "unavailable"}}
+    Path("results/evaluate/metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    text = compare(capsys)
+    assert row(text, "evaluate:bits_per_dim.rate_prior") == ["lower", "0.7468", "nan"]
+    assert row(text, "evaluate:bits_per_dim.total_prior") == ["lower", "4.247", "unavailable"]
+
+
+def test_distances_have_a_best_only_where_the_same_network_judged(project, capsys):
+    def judged(weights: str, kid: float) -> None:
+        write_metrics(0.7)
+        file = paths.RESULTS / "evaluate" / "metrics.json"
+        found = read_json(file)
+        figures = {"features": "classifier", "kid": kid}
+        found["distribution"] = {"features": "classifier", "weights": weights, "default": figures, "floor": figures}
+        write_text(file, json_text(found))
+
+    judged("aa", 0.2)
+    commit("judged")
+    judged("aa", 0.1)
+    assert row(compare(capsys, "HEAD", "workspace"), "evaluate:distribution.default.kid")[:3] == [
+        "lower",
+        "0.2000",
+        "* 0.1000",
+    ]
+    everything = compare(capsys, "--all", "HEAD", "workspace")
+    assert row(everything, "evaluate:distribution.floor.kid")[:2] == ["0.2000", "0.1000"]  # neither is better
+    assert row(everything, "evaluate:distribution.default.features") == ["classifier", "classifier"]
+    judged("bb", 0.1)
+    text = compare(capsys, "HEAD", "workspace")
+    assert row(text, "evaluate:distribution.default.kid")[:3] == ["lower", "0.2000", "0.1000"]
+    assert "note: distances have no best here" in text
+
+
+def test_figures_of_other_test_images_or_numbers_of_samples_have_no_best(project, capsys):
+    def measured(rate: float, distortion: float, **images: int) -> None:
+        write_metrics(rate, distortion)
+        file = paths.RESULTS / "evaluate" / "metrics.json"
+        found = read_json(file)
+        found["images"] |= images
+        distances = {"kid": rate, "frechet_distance": rate}
+        found["distribution"] = {"features": "classifier", "weights": "aa", "default": distances}
+        write_text(file, json_text(found))
+
+    measured(0.7, 3.5)
+    commit("all")
+    measured(0.6, 3.4, test=100)
+    text = compare(capsys, "--all")
+    for name in ("bits_per_dim.total_prior", "bits_per_dim.rate_prior", "distribution.default.kid"):
+        assert "*" not in "".join(row(text, f"evaluate:{name}")), name
+    assert row(text, "evaluate:classifier.sample_agreement")[2] == "* 0.7000"
+    assert row(text, "train_prior:validation.nats_per_token")[2] == "* 1.500", "the VQ-VAE is the same"
+    flat = " ".join(text.split())
+    assert "no best here: the runs were measured on different numbers of them (100, 252)" in flat
+    assert "same VQ-VAE" not in flat
+    measured(0.6, 3.5, samples=50)
+    text = compare(capsys, "--all")
+    assert "*" not in "".join(row(text, "evaluate:distribution.default.frechet_distance"))
+    assert row(text, "evaluate:distribution.default.kid")[2] == "* 0.6000"
+    assert row(text, "evaluate:bits_per_dim.rate_prior")[2] == "* 0.6000"
+    assert "they depend on the number of samples, which differs (1000, 50)" in " ".join(text.split())

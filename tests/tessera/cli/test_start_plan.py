@@ -1,0 +1,187 @@
+"""python -m tessera start: the plan of steps and images that fits into the minutes, and what is told of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from made_up_surveys import CPU, QUICK, choice, survey
+
+from stage0_images.survey import Survey
+from tessera.cli.fingerprint import stages
+from tessera.cli.start import rules, timing
+from tessera.cli.start.plan import (
+    FIGURES,
+    LEAST_STEPS,
+    MEASURED,
+    MOST_STEPS,
+    OFF,
+    SAMPLED,
+    STAGES,
+    START,
+    USED,
+    VALIDATIONS,
+    Plan,
+    rounded,
+)
+from tessera.cli.start.report import report
+from tessera.cli.start.search import parameters
+from tessera.cli.start.timing import Times
+from tessera.errors import UserError
+from tessera.training.progress import Progress
+from tessera.training.steps import Stepper
+from tessera.training.task import Batch
+
+
+@pytest.mark.parametrize("minutes", [3, 15, 600])
+@pytest.mark.parametrize("slower", [1, 30])
+def test_a_plan_fits_into_the_time_or_is_the_least_that_makes_sense(minutes: int, slower: int) -> None:
+    found, scale = survey(), slower
+    times = Times(*(value * scale for value in (0.01, 0.01, 0.01, 1e-4, 1e-4, 1e-4, 1e-3)), 10**6)
+    plan = Plan(found, parameters(choice(found)), times, minutes, 1e-3, True)
+    least = all(plan.steps[name] <= LEAST_STEPS[name] for name in plan.steps)
+    assert plan.expected_minutes <= USED * minutes * 1.01 or least
+    assert set(plan.seconds) >= set(STAGES.values())
+    for name, steps in plan.steps.items():
+        every = plan.choice.values[f"{name}.training.validate_every"]
+        assert steps == VALIDATIONS * every and plan.choice.values[f"{name}.training.steps"] == steps
+    parameters(choice(found).joined(plan.choice))
+
+
+def test_a_plan_counts_every_stages_work() -> None:
+    found = survey(train=2000)
+    params = parameters(choice(found))
+    plan = Plan(found, params, QUICK, 60, 1e-3, False)
+    assert params.extract_codes.shift == 1
+    assert plan.seconds["prepare"] == pytest.approx(START + 2400 * 1e-3)
+    assert plan.seconds["extract_codes"] == pytest.approx(START + (9 * 2000 + 400) * 1e-4)
+    assert plan.seconds["sample"] == pytest.approx(START + 2 * SAMPLED * 1e-3)
+    assert plan.seconds["evaluate"] == pytest.approx(START + FIGURES + 200 * 4e-4)
+    prior = plan.steps["stage2_prior"] * 0.01 + VALIDATIONS * 200 * 1e-4
+    assert plan.seconds["train_prior"] == pytest.approx(START + prior)
+
+
+def test_a_plan_counts_the_work_of_the_network_that_judges() -> None:
+    found = survey(train=2000)
+    times = dataclasses.replace(QUICK, judging=1e-3, comparing=5.0)
+    plan = Plan(found, parameters(choice(found)), times, 60, 1e-3, False)
+    samples, test, train = 2 * SAMPLED * 1e-3, 200 * (4e-4 + 2e-3), 2000 * 1e-3
+    assert plan.seconds["evaluate"] == pytest.approx(START + FIGURES + 5 + samples + test + train)
+    many = Plan(survey(train=10**6), parameters(choice(found)), times, 600, 1e-9, False)
+    assert many.seconds["evaluate"] < START + FIGURES + 5 + samples + MEASURED * (4e-4 + 2e-3) + 50_000 * 1e-3 + 1
+
+
+def test_a_plan_has_every_stage_of_the_pipeline(repository: Path) -> None:
+    found = survey()
+    plan = Plan(found, parameters(choice(found)), QUICK, 60, 1e-3, False)
+    assert set(plan.seconds) == {"fingerprint", *stages(repository / "dvc.yaml")}
+
+
+def test_a_plan_tells_what_a_refined_decoder_would_take_where_it_can_be_trained() -> None:
+    found = survey(train=2000)
+    params = parameters(choice(found))
+    training, times = params.refine_decoder.training, dataclasses.replace(QUICK, refining=0.5)
+    told = Plan(found, params, times, 60, 1e-3, False)
+    seconds = training.steps * 0.5 + training.steps / training.validate_every * 200 * 1e-4 + START - OFF
+    assert told.refining_minutes == pytest.approx(seconds / 60)
+    line = f"refine_decoder.name=objective and sampling.decoder=refined take {seconds / 60:.1f} minutes more"
+    assert line in report("folder", found, CPU, params, told, 60, Path("params.yaml"))
+    assert "refine_decoder.name" not in report("folder", found, CPU, params, plan_of(found), 60, Path("params.yaml"))
+
+
+@pytest.mark.parametrize(("judge", "side", "told"), [("efficientnet_lite0", 64, False), ("vgg16", 64, True)])
+def test_a_refined_decoder_is_named_only_where_the_parameters_take_it(judge: str, side: int, told: bool) -> None:
+    found = survey(classes=None)
+    chosen = choice(found, side=side).joined(rules.judge(found, dataclasses.replace(CPU, judge=judge)))
+    plan = Plan(found, parameters(chosen), dataclasses.replace(QUICK, refining=0.5), 60, 1e-3, False)
+    text = report("folder", found, CPU, parameters(chosen), plan, 60, Path("params.yaml"))
+    refined = rules.Choice({"refine_decoder.name": "objective", "sampling.decoder": "refined"})
+    if told:
+        parameters(chosen.joined(plan.choice).joined(refined))
+    else:
+        with pytest.raises(UserError, match="trained against"):
+            parameters(chosen.joined(plan.choice).joined(refined))
+    assert ("refine_decoder.name=objective and sampling.decoder=refined take" in text) is told
+
+
+@pytest.mark.parametrize("side", [8, 12])
+def test_a_smaller_side_is_named_only_where_there_is_one(side: int) -> None:
+    found = survey(sides=(side,))
+    params = parameters(choice(found, side=side))
+    slow = dataclasses.replace(QUICK, vqvae_step=5.0)
+    text = report("f", found, CPU, params, Plan(found, params, slow, 1, 1e-3, False), 1, Path("params.yaml"))
+    assert "are the least for these images here" in text and ("smaller --side" in text) is (side > 8)
+
+
+def test_no_more_minutes_are_named_than_can_be_given() -> None:
+    found = survey()
+    params = parameters(choice(found))
+    plan = Plan(found, params, dataclasses.replace(QUICK, vqvae_step=10_000.0), 1000, 1e-3, False)
+    assert plan.useful_minutes > 10_000
+    assert "--minutes 10000`" in report("f", found, CPU, params, plan, 1000, Path("params.yaml"))
+
+
+def plan_of(found: Survey) -> Plan:
+    return Plan(found, parameters(choice(found)), QUICK, 60, 1e-3, False)
+
+
+def test_several_processes_share_batches_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = survey(train=2000)
+    known = choice(found)
+    known = known.joined(rules.shared(known, 3))
+    assert {path: value for path, value in known.values.items() if path.endswith("batch_size")} == {
+        f"{section}.training.batch_size": 129 for section in ("stage1_vqvae", "stage2_prior", "classifier")
+    }
+    rows, take = [], Stepper.take
+
+    def taken(self: Stepper, step: int, batch: Batch, progress: Progress) -> int:
+        rows.append(len(next(iter(batch.values()))))
+        return take(self, step, batch, progress)
+
+    monkeypatch.setattr(Stepper, "take", taken)
+    monkeypatch.setattr(timing, "_seconds", lambda work: (work(), 6.0)[1])
+    params = parameters(known.joined(next(rules.widths(16, narrow=True))))
+    times = timing.measure(params, 2, processes=3)
+    assert rows[:3] == [43] * 3
+    assert times.vqvae_step == 6 and times.encoding == pytest.approx(6 / timing.FORWARD_IMAGES / 3)
+    plan = Plan(found, params, QUICK, 60, 1e-3, False)
+    told = report("folder", found, dataclasses.replace(CPU, processes=3), params, plan, 60, Path("params.yaml"))
+    assert "3 processes share the work" in told
+
+
+def test_drawing_and_measuring_take_a_fifth_of_the_time_at_most() -> None:
+    found = survey(train=50_000)
+    slow = Times(0.01, 0.01, 0.01, 0.005, 0.01, 0.005, 1.0, 10**6)
+    plan = Plan(found, parameters(choice(found)), slow, 15, 1e-6, False)
+    assert plan.choice.values["sampling.images"] < SAMPLED
+    assert plan.choice.values["evaluation.images"] < MEASURED
+    assert plan.seconds["sample"] + plan.seconds["evaluate"] <= 1.01 * 0.2 * USED * 15 * 60 + 2 * START + FIGURES
+
+
+def test_a_plan_tells_how_much_time_would_help_as_long_as_it_would() -> None:
+    found = survey(train=50_000)
+    short = Plan(found, parameters(choice(found)), QUICK, 2, 1e-6, False)
+    assert short.useful_minutes > 2
+    enough = Plan(found, parameters(choice(found)), QUICK, 1.05 * short.useful_minutes, 1e-6, False)
+    assert enough.useful_minutes < 1.05 * short.useful_minutes
+    assert enough.steps["stage1_vqvae"] == MOST_STEPS["stage1_vqvae"]
+
+
+def test_many_classes_never_mean_more_samples_than_usual() -> None:
+    found = survey(train=50_000, classes=tuple(map(str, range(400))))
+    slow = Times(0.01, 0.01, 0.01, 0.005, 0.01, 0.005, 1.0, 10**6)
+    assert Plan(found, parameters(choice(found)), slow, 15, 1e-6, False).choice.values["sampling.images"] == SAMPLED
+
+
+def test_a_training_too_short_for_it_is_not_compiled() -> None:
+    found = survey()
+    for step, compiled in ((0.01, False), (0.1, True)):
+        times = Times(step, 0.01, 0.01, 1e-4, 1e-4, 1e-4, 1e-3, 10**6)
+        plan = Plan(found, parameters(choice(found)), times, 600, 1e-3, True)
+        assert plan.choice.values["stage1_vqvae.training.compile"] == compiled
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.3, 1), (9, 9), (99.9, 99), (1234, 1200), (98765, 98000)])
+def test_two_digits_are_enough(value, expected) -> None:
+    assert rounded(value) == expected
