@@ -169,6 +169,13 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def on_the_cpu(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings run in an empty folder, on the CPU, and not as stages of DVC."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
 @dataclass(frozen=True)
 class Imports:
     """What a product file imports: the repository's own files as paths, and outer packages by their first name."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from stage0_images.reading import SourceFile, encoded
+from stage0_images.reading import BadImage, SourceFile, encoded
 
 
 def png(value: int) -> bytes:
@@ -63,3 +63,14 @@ def write_parquet(folder: Path, **splits: datasets.Dataset) -> Path:
 def saved(folder: Path, **splits: datasets.Dataset) -> Path:
     datasets.DatasetDict(splits).save_to_disk(folder)
     return folder
+
+
+def contents(split) -> list[int | str]:
+    """The grey value of each image, or why it is refused."""
+    found: list[int | str] = []
+    for image in split.fetch(np.arange(split.count)):
+        try:
+            found.append(value_of(image.content))
+        except BadImage as error:
+            found.append(str(error))
+    return found

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import report_pages as pages
 from PIL import Image
 
 from evaluation import report
 from tessera import paths
 from tessera.artifacts.files import json_text, write_text
 from tessera.cli.preset import edit
-
-# Tests are no package, so what reads a page is loaded from its file.
-spec = spec_from_file_location("report_tests", Path(__file__).parent / "test_report.py")
-pages = module_from_spec(spec)
-spec.loader.exec_module(pages)
 
 
 def git(*arguments: str) -> str:

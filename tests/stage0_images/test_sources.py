@@ -1,4 +1,4 @@
-"""Every kind of source opens as the same splits, labels and images; a wrong one is refused in one line."""
+"""Every kind of source opens as the same splits, labels and images; a wrong one is refused; names are escaped."""
 
 from __future__ import annotations
 
@@ -140,3 +140,22 @@ def test_a_training_split_is_needed_and_other_splits_are_named(opened, in_tmp, r
     assert "no training split, only test" in refused(write_images(in_tmp / "plain", {"test/1.png": 1}))
     both = opened(saved(in_tmp / "extra", train=table([1]), extra=table([2])))
     assert list(both.splits) == ["train"] and both.unused == ("extra",)
+
+
+def test_names_that_steer_a_terminal_are_escaped_wherever_they_are_shown(opened, in_tmp, refused):
+    evil = "\x1b[31mcat\n"
+    folder = write_images(in_tmp / "pets", {f"{evil}/1.png": 1, "dog/2.png": 2, f"{evil}/{evil}.txt/3.png": 3})
+    (folder / f"{evil}.heic").write_bytes(b"x")
+    (folder / f"{evil}-link").symlink_to(in_tmp)
+    message = refused(folder)
+    assert r"\x1b[31mcat\n-link: a symbolic link to" in message
+    (folder / f"{evil}-link").unlink()
+    source = opened(folder)
+    assert source.classes == (r"\x1b[31mcat\n", "dog")
+    shown = [one.file for one in source.aside] + [one.kind for one in source.aside] + list(source.notes)
+    shown += [image.file for image in source.splits["train"].fetch(np.arange(3))]
+    assert shown and all(text.isprintable() for text in shown)
+    rows = table([1, 2, 3, 4], label=([0, 1, 0, 1], [evil, "dog"]), **{evil: [1, 2, 1, 2]})
+    source = opened(write_parquet(in_tmp / "tables", train=rows))
+    assert source.classes == (r"\x1b[31mcat\n", "dog") and all(note.isprintable() for note in source.notes)
+    assert refused(in_tmp / "tables", image_column=evil).isprintable()

@@ -1,4 +1,4 @@
-"""The cases that tests go over: every quantizer and every network, found as options, and variants of them."""
+"""The cases that tests go over: every quantizer and network, found as options, and variants; a tiny trained VQ-VAE."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from stage1_vqvae import train
 from stage1_vqvae.networks.build import PACKAGE as NETWORK_PACKAGE
 from stage1_vqvae.quantizers import grouped, residual
 from stage1_vqvae.quantizers.base import Quantizer
@@ -19,6 +20,7 @@ from stage1_vqvae.quantizers.vq import VectorQuantizer
 from tessera.parameters import Params
 from tessera.parameters.parts import options, parameters_of
 
+Write = Callable[..., None]
 Case = tuple[str, dict[str, Any]]  # an option's name, and changes of its section in params.yaml
 
 SMALL: dict[str, dict[str, Any]] = {  # changes that make an option small, where it does not use the shared sizes
@@ -185,3 +187,33 @@ def make_vq(params: Callable[..., Params]) -> Callable[..., VectorQuantizer]:
     values |= {"codebook_size": 8, "codebook_dim": 4, "ema_decay": 0.9, "start": "normal"}
     values |= {"diveq_variance": 0.0, "revival_threshold": 0.0}
     return lambda **changes: VectorQuantizer(**values | changes)
+
+
+@pytest.fixture
+def trained(write_params: Write, write_prepared: Write) -> Callable[..., None]:
+    """A tiny trained VQ-VAE with codebooks of the given sizes, its prepared images and params.yaml."""
+
+    def make(
+        sizes: list[int],
+        strides: list[int],
+        shape: tuple[int, int, int] = (3, 8, 16),
+        classes: int = 3,
+        changes: dict | None = None,
+    ) -> None:
+        write_prepared(shape, classes)
+        write_params(
+            {
+                "data.channels": shape[0],
+                "data.height": shape[1],
+                "data.width": shape[2],
+                "stage1_vqvae.network.conv.strides": strides,
+                "stage1_vqvae.quantizer.vq.codebook_size": sizes,
+                "stage1_vqvae.training.steps": 3,
+                "extract_codes.horizontal_flip": True,
+                "extract_codes.shift": 1,
+                **(changes or {}),
+            }
+        )
+        assert train.main([]) == 0
+
+    return make

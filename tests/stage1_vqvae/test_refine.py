@@ -18,17 +18,12 @@ from tessera.errors import UserError
 from tessera.images.pixels import to_float
 from tessera.images.prepared import open_prepared
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 Write = Callable[..., None]
 ON = {
     "refine_decoder.name": "objective",
     "refine_decoder.objective": {"perceptual": {"weight": 0.0}, "adversarial": {"weight": 0.5}},
 }
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    monkeypatch.delenv("DVC_ROOT", raising=False)
 
 
 def bytes_of(*folders: Path) -> dict[str, bytes]:

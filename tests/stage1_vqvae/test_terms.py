@@ -1,8 +1,7 @@
-"""The terms of an objective and their parts, against plain formulas; and what params.yaml refuses of them."""
+"""The terms of an objective and their parts, against plain formulas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
 
@@ -18,8 +17,6 @@ from stage1_vqvae.objectives.adversarial import Adversarial, hinge
 from stage1_vqvae.objectives.distance import distance
 from stage1_vqvae.objectives.perceptual import Perceptual
 from stage1_vqvae.objectives.regularisers import Anchors, gradient_penalty
-from tessera.errors import UserError
-from tessera.parameters import Params
 from tessera.randomness import generator
 
 FEATURES = {"name": "tiny", "tiny": {}}
@@ -159,100 +156,6 @@ def test_the_patch_discriminator_has_the_published_size_and_sees_70_pixels() -> 
     logits[0, 0, 5, 5].backward()
     rows, columns = (image.grad[0, 0].abs().sum(side) > 0 for side in (1, 0))
     assert rows.sum() == columns.sum() == 70
-
-
-TERMS = "stage1_vqvae.objective."
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (
-            {
-                TERMS + "adversarial.weight": 1.0,
-                TERMS + "adversarial.discriminator.name": "projected",
-                TERMS + "adversarial.regulariser.name": "r1",
-            },
-            r"stage1_vqvae\.objective\.adversarial\.regulariser\.name: r1 needs second derivatives",
-        ),
-        (
-            {TERMS + "adversarial.weight": 1.0, TERMS + "adversarial.discriminator.patch.layers": 3},
-            r"adversarial\.discriminator\.patch\.layers: 3 layers need images of at least 24 pixels a side, got 8x8",
-        ),
-        (
-            {TERMS + "perceptual.weight": 1.0, TERMS + "perceptual.part": 9},
-            r"stage1_vqvae\.objective\.perceptual\.part: 9 pixels of images of 8x8; give at most 8, or null",
-        ),
-        (
-            {
-                TERMS + "adversarial.weight": 1.0,
-                TERMS + "adversarial.discriminator.name": "projected",
-                TERMS + "adversarial.discriminator.projected.part": 9,
-            },
-            r"objective\.adversarial\.discriminator\.projected\.part: 9 pixels of images of 8x8; give at most 8",
-        ),
-        (
-            {"refine_decoder.name": "objective", "stage1_vqvae.network.name": "vit"},
-            r"refine_decoder\.added_blocks: 1, but stage1_vqvae\.network vit takes no added blocks; set it to 0",
-        ),
-        (
-            {
-                TERMS + "adversarial.weight": 1.0,
-                TERMS + "adversarial.discriminator.name": "projected",
-                TERMS + "adversarial.discriminator.projected.matching": 2.0,
-            },
-            r"stage1_vqvae\.objective\.adversarial\.adaptive: discriminator projected adds a distance",
-        ),
-        (
-            {
-                "refine_decoder.name": "objective",
-                "refine_decoder.objective.adversarial.adaptive": True,
-            },
-            r"refine_decoder\.objective\.adversarial\.adaptive: discriminator projected adds a distance",
-        ),
-        ({TERMS + "perceptual.features.name": "classifier"}, "stage 1 does not depend on the run's classifier"),
-        ({"refine_decoder.name": "objective"}, None),
-        (
-            {
-                "refine_decoder.name": "objective",
-                "refine_decoder.objective": {"perceptual": {"weight": 0.0}, "adversarial": {"weight": 0.0}},
-            },
-            r"refine_decoder\.objective: every term has weight 0",
-        ),
-        (
-            {"refine_decoder.name": "objective", "evaluation.features.name": "efficientnet_lite0"},
-            r"efficientnet_lite0 is trained against in refine_decoder\.objective\.adversarial\.discriminator\.proj",
-        ),
-        (
-            {"extract_codes.refine": 5, TERMS + "perceptual.weight": 1.0},
-            r"extract_codes\.refine: 5, but stage1_vqvae\.objective has a term",
-        ),
-        ({"sampling.decoder": "refined"}, r"sampling\.decoder: refined, but refine_decoder\.name is none"),
-        (
-            {TERMS + "adversarial.weight": 1.0, "stage1_vqvae.training.patience": 4},
-            r"stage1_vqvae\.training\.patience: 4, but no validation figure measures .*; set it to null$",
-        ),
-        (
-            {"refine_decoder.name": "objective", "stage1_vqvae.training.patience": 4},
-            r"refine_decoder\.training\.patience: 4, but no validation figure measures .*; set it to null$",
-        ),
-        (
-            {
-                "refine_decoder.name": "objective",
-                "refine_decoder.training.patience": None,
-                "stage1_vqvae.training.patience": 4,
-            },
-            None,
-        ),
-        ({"refine_decoder.training": {"step": 3}}, r"refine_decoder\.training\.step: unknown parameter"),
-    ],
-)
-def test_what_does_not_fit_is_refused_with_its_place(params: Callable[..., Params], changes: dict, said: str) -> None:
-    if said is None:
-        assert set(params(changes).refine_decoder.objective.on) == {"adversarial"}
-        return
-    with pytest.raises(UserError, match=said):
-        params(changes)
 
 
 def test_a_perceptual_term_compares_one_part_in_training_and_all_parts_in_evaluation() -> None:

@@ -1,17 +1,24 @@
-"""Every prior on every kind of tiny layout, with weights far from their start."""
+"""Every prior on every kind of tiny layout, with weights far from their start; and codes on disk to train them with."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import written_parts
+from tiny_codes import LAYOUT
 from torch import nn
 
 from stage2_prior.priors.autoregressive import Autoregressive
 from stage2_prior.priors.build import build_prior, prior_class
+from tessera import paths
+from tessera.artifacts.manifests import read_manifest
+from tessera.artifacts.publishing import publishing
 from tessera.codes.layout import CodeLayout, Level
 from tessera.parameters.parts import options
 
@@ -163,3 +170,26 @@ def positions_seen_from(grid: nn.Module, row: int, column: int) -> torch.Tensor:
 @pytest.fixture
 def seen_from() -> Callable[..., torch.Tensor]:
     return positions_seen_from
+
+
+@pytest.fixture
+def write_codes(in_tmp: Path) -> Callable[..., None]:
+    """`write_codes(classes=3)`: data/codes of two levels with three passes, and a stand-in for its VQ-VAE."""
+
+    def write(classes: int = 3, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        with publishing(paths.VQVAE, "vqvae", {}) as folder:
+            (folder / "config.json").write_text(f"{seed}", encoding="utf-8")
+        parents = {"vqvae": read_manifest(paths.VQVAE, "vqvae").identity, "prepared": "p"}
+        splits = {"train": [3, 40], "validation": [1, 13], "test": [1, 7]}
+        tokens, labels = {}, {}
+        for name, (passes, count) in splits.items():
+            labels[name] = np.arange(count) % max(1, classes)
+            noise = random.integers(0, 2, (passes, count, LAYOUT.num_tokens))
+            numbers = np.arange(passes)[:, None, None]
+            tokens[name] = (labels[name][:, None] + noise + numbers) % LAYOUT.codebook_sizes.numpy()
+        names = tuple(f"class {i}" for i in range(classes)) or None
+        with publishing(paths.CODES, "codes", parents) as folder:
+            written_parts.write_codes(folder, LAYOUT, names, tokens, labels if classes else {})
+
+    return write
