@@ -103,6 +103,21 @@ def test_no_product_file_opens_a_pickle(imports, repository):
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_file_has_more_than_300_lines_and_no_function_more_than_60(repository):
+    wrong = []
+    for file in sorted(repository.rglob("*.py")):
+        if ".venv" in file.parts:
+            continue
+        text = file.read_text(encoding="utf-8")
+        wrong += [f"{file}: {len(text.splitlines())} lines"] * (len(text.splitlines()) > 300)
+        wrong += [
+            f"{file}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_no_tracked_file_names_a_machine(repository):
     """Product, tests and wiring stand alone: no folder beside the repository, no home directory."""
     patterns = ("**/*.py", "*.yaml", "presets/*.yaml", "Makefile", ".ci/run", ".dvc/config", "constraints.txt")

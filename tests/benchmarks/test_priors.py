@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-import sampling.generate  # noqa: F401 (before benchmarks/sampling.py, which would hide the package)
-
 
 def test_the_table_names_the_part_that_was_given(
     repository: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from saved_pipelines import load
 
 from sampling.card import card
-from sampling.pipeline import TwoStagePipeline
 from sampling.provenance import Provenance
 from tessera.errors import UserError
 
 OTHERS = 'pipeline = TwoStagePipeline.from_pretrained("me/others", revision="main")'
-
-
-def load(folder: Path | str) -> TwoStagePipeline:
-    return TwoStagePipeline.from_pretrained(folder, device="cpu")
 
 
 def test_the_current_folder_is_refused_and_a_link_stays(pipeline, in_tmp, monkeypatch):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import recomputed
 import torch
+from recomputed_tokens import streams
 
-from sampling.generate import BatchSampler, Streams, generate
+from sampling.generate import BatchSampler, generate
 from sampling.settings import Settings
 from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.drawing import Part
@@ -25,10 +26,6 @@ every_kind = pytest.mark.parametrize(
     ids=[f"{name}, {classes} classes" for name in LAYOUTS for classes in (0, 3)],
 )
 in_every_order = pytest.mark.parametrize("order", ["layout", "random", "parallel"])
-
-
-def streams(seed: int, indices: range) -> Streams:
-    return Streams(seed, tuple(indices), torch.device("cpu"))
 
 
 @pytest.fixture

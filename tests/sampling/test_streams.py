@@ -6,16 +6,13 @@ import math
 
 import pytest
 import torch
+from recomputed_tokens import streams
 
 from sampling.generate import Streams, generate
 from sampling.settings import Settings
 from stage2_prior.priors.autoregressive import Autoregressive
 from tessera.codes.layout import CodeLayout, Level
 from tessera.errors import UserError
-
-
-def streams(seed: int, indices: range) -> Streams:
-    return Streams(seed, tuple(indices), torch.device("cpu"))
 
 
 class Table(Autoregressive):
