@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tessera.parameters import Params
 
 LITTLE_LEARNED = 0.02  # of the bits that counting needs: a prior that saves less has learned little
+BARELY = 0.1  # of the errors of a constant answer: a classifier that makes fewer by less has learned nothing of use
 RECOGNISED = 0.75  # of the share of test images that are recognised: below it reconstructions have lost too much
 ALIKE = 0.5  # the same for samples, below which they look little like their classes
 USED = 0.5  # of the codes that evenly used codebooks would show on as many tokens
@@ -31,6 +32,10 @@ UNTRAINED = "Choose a prior that is trained (stage2_prior.name), such as transfo
 MEND_STAGE_1 = (
     "Mend stage 1: a finer grid of codes (smaller strides), a larger codebook_size, or more steps. No sample is better "
     "than a reconstruction."
+)
+LONGER_CLASSIFIER = (
+    "Train it longer (classifier.training.steps) or with smaller batches (classifier.training.batch_size). Until then, "
+    "neither its agreement nor distances in its features say anything."
 )
 CHOOSE_SAMPLING = (
     "Then choose guidance_scale and temperature on validation images (python benchmarks/sampling_parameters.py)."
@@ -169,7 +174,11 @@ def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]
             f"{samples:.0%} of the samples as the class that was asked for."
         )
     ]
-    if rebuilt < RECOGNISED * real:
+    majority = agreement.get("majority_accuracy", 0.0)  # figures of an older evaluation do not have it
+    if real - majority < BARELY * (1 - majority):
+        text = f"A constant answer, the most frequent class, is right for {majority:.0%} of the test images."
+        said.append(Finding(f"{text} The classifier has learned little more.", LONGER_CLASSIFIER))
+    elif rebuilt < RECOGNISED * real:
         said.append(Finding("The reconstructions have lost much of what tells classes apart.", MEND_STAGE_1))
     elif samples < ALIKE * real:
         said.append(Finding("The samples look little like their classes.", f"{better_prior} {CHOOSE_SAMPLING}"))

@@ -205,6 +205,9 @@ class Evaluation:
         quality["nmse"] /= self.layout.dimensions * self.prepared.stats.variance
         judged = sums["judged"]
         agreement = {name: sums[name] / judged for name in judgements} if judged else {}
+        if agreement:
+            labels = split.label_tensor(self.rows)
+            agreement["majority_accuracy"] = labels[torch.isin(labels, trained)].bincount().max().item() / judged
         if judgements and not judged:
             reason = "no test image is of a class that has training images"
             self.unavailable |= {f"classifier.{name}": reason for name in judgements}

@@ -35,7 +35,13 @@ KEYS = {
     "reconstruction": {"psnr", "ssim", "nmse"},
     "codebook": {"usage", "perplexity", "tokens"},
     "distribution": {"features", "reconstructions", "default", "unguided", "floor"},
-    "classifier": {"real_accuracy", "reconstruction_agreement", "sample_agreement", "unguided_agreement"},
+    "classifier": {
+        "real_accuracy",
+        "majority_accuracy",
+        "reconstruction_agreement",
+        "sample_agreement",
+        "unguided_agreement",
+    },
 }
 
 
@@ -113,6 +119,8 @@ def test_a_class_without_training_images_is_no_part_of_the_classifiers_figures(t
     known = test.label_tensor(slice(None)) != 1
     assert found["real_accuracy"] == pytest.approx(right[known].float().mean().item())
     assert found["real_accuracy"] > 0.9
+    shares = test.label_tensor(slice(None))[known].bincount() / known.sum()
+    assert found["majority_accuracy"] == pytest.approx(shares.max().item())
     assert right.float().mean() < 0.8, "the class without training images makes a difference"
     for kind, name in {"default": "sample_agreement", "unguided": "unguided_agreement"}.items():
         split = open_samples(paths.SAMPLES)[kind]

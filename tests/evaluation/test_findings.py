@@ -48,11 +48,24 @@ def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else(said)
         ("codebook", {"usage": Usage(0.3, 1.0, " of the finest scale")}, "Only 30% of the codes of the finest scale"),
         ("classifier", {"reconstruction_agreement": 0.6}, "Mend stage 1"),
         ("classifier", {"sample_agreement": 0.4}, "look little like their classes"),
+        ("classifier", {"majority_accuracy": 0.98}, "The classifier has learned little"),
     ],
 )
 def test_what_is_wrong_is_named(said, section, figures, expected):
     assert expected in said(section, **figures)
     assert expected not in said()
+
+
+def test_agreement_with_a_classifier_that_has_learned_nothing_is_not_held_against_the_samples(said):
+    constant = {"real_accuracy": 0.65, "majority_accuracy": 0.65, "reconstruction_agreement": 0.65}
+    advice = said("classifier", **constant, sample_agreement=0.11)
+    assert "Train it longer (classifier.training.steps)" in advice
+    assert "look little like their classes" not in advice
+
+
+def test_a_classifier_is_not_blamed_for_classes_of_very_different_sizes(said):
+    assert "learned little" not in said("classifier", real_accuracy=0.98, majority_accuracy=0.9)
+    assert "learned little" not in said("classifier", real_accuracy=1.0, majority_accuracy=1.0)
 
 
 def test_few_test_images_do_not_make_codes_look_dead(params):

@@ -131,7 +131,9 @@ def test_several_processes_share_batches_and_images(monkeypatch: pytest.MonkeyPa
     known = choice(found)
     known = known.joined(rules.shared(known, 3))
     assert {path: value for path, value in known.values.items() if path.endswith("batch_size")} == {
-        f"{section}.training.batch_size": 129 for section in ("stage1_vqvae", "stage2_prior", "classifier")
+        "stage1_vqvae.training.batch_size": 129,
+        "stage2_prior.training.batch_size": 129,
+        "classifier.training.batch_size": 33,
     }
     rows, take = [], Stepper.take
 
