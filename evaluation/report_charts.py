@@ -79,7 +79,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a bar: its name, its look, where it begins and how long it is, and its value as text."""
+    """A part of a bar: its name, its colour's number, start and length in per cent of the longest bar, its value."""
 
     name: str
     look: int

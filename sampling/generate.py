@@ -73,7 +73,7 @@ class BatchSampler:
         return conditional if scale == 1 else guide(conditional, unconditional, scale)
 
     def uniforms(self, count: int, *purpose: int | str) -> Tensor:
-        """Random numbers, float64 (B, count) in [0, 1); the same numbers at every call with one purpose."""
+        """Random numbers, float64 (B, count) in [0, 1), the same at every call with one `purpose`: see `Streams`."""
         return self.streams.uniforms(count, *purpose)
 
     def choose(self, logits: Tensor, uniforms: Tensor, level: int) -> Tensor:

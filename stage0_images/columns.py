@@ -27,7 +27,7 @@ LOOK_AHEAD = 4096  # rows whose sizes are looked up at a time
 
 
 def shown(name: str) -> str:
-    """A name of a file, class or column as text in one line, see `printable`: bytes that are no UTF-8 are escaped."""
+    """The name of a file, class or column as one line of text, bytes that are no UTF-8 escaped; see `printable`."""
     with contextlib.suppress(UnicodeEncodeError):  # a name from a table may hold any half of a surrogate pair
         name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return printable(name)

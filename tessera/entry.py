@@ -142,11 +142,14 @@ def _files_used(name: str, uses: tuple[str, ...], params: Params) -> set[Path] |
 def _edited(
     code: snapshot.Code, used: set[Path] | None, uses: tuple[str, ...], params: Params, file: Path
 ) -> str | None:
-    """What was edited while the stage ran, of all that it uses, as the beginning of a sentence; None: nothing was.
+    """Says which code or parameters that the stage uses were edited while it ran. None: none were.
+
+    Returns the beginning of a sentence.
 
     Args:
         code: the code as it was at the start.
-        used: the files of it that count, see `_files_used`.
+        used: the code files that count, see `_files_used`; None: all.
+        uses: the sections of params.yaml that count.
         params: the parameters as they were at the start, from `file`.
     """
     changed = [each for each in code.changed() if used is None or each in used]

@@ -114,7 +114,12 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def draw_indices(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Draws an index for each target, float32 (B, ..., code_dim). Defined where `can_draw` is True."""
+        """Draws an index of every depth for each target, int64 (B, ..., depth). Defined where `can_draw` is True.
+
+        Args:
+            target: float32 (B, ..., code_dim).
+            seeds: int64 (B,), one for each image.
+        """
         raise NotImplementedError
 
     def apply_estimator(

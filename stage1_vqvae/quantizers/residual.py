@@ -93,7 +93,7 @@ class ResidualQuantizer(Quantizer):
         return QuantizerOutput(z_q, torch.cat(indices, -1), loss, target.detach(), total.detach())
 
     def draw_indices(self, target: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Draws codes for each target (B, ..., D) depth by depth, each for what the codes before it left over."""
+        """Draws for each target a code of every depth, each for what the codes before it left over: (B, ..., depth)."""
         rest, indices = target, []
         for depth in range(self.depth):
             layer, scale = self._layer(depth)

@@ -67,7 +67,7 @@ class AnyOrder(Autoregressive):
         first: int = 0,
         **sizes: Unpack[Sizes],
     ) -> None:
-        """Arguments: see `Parameters`."""
+        """Arguments: see the attributes of `Prior` for the layout, and `Parameters` for the sizes."""
         super().__init__(layout, num_classes, first)
         self.annealing, self.noise = annealing, 2 + self.own_tokens
         self.ends = OrderedEnds(layout, num_classes, first, sizes["width"], sizes["dropout"])
@@ -80,12 +80,12 @@ class AnyOrder(Autoregressive):
         self.register_buffer("firsts", torch.arange(self.own_tokens) - depths, persistent=False)
 
     def logits(self, tokens: Tensor, labels: Tensor | None, order: Tensor | None = None) -> Tensor:
-        """Logits of every own token given all true tokens before it in an order, float32 (B, n, V).
+        """Logits of every own token given the coarser levels and the own tokens before it in an order.
 
-        They stand in the layout's order, whatever the order of prediction.
+        Returns float32 (B, n, V) in the layout's order, whatever the order of prediction.
 
         Args:
-            order: int64 (B, n), the places of the own tokens in the order in which they come; None: the layout's.
+            order: int64 (B, n), the own tokens' numbers among all N, as they come one by one; None: the layout's order.
 
         Raises:
             ValueError: a row of `order` is no permutation of the own tokens' places.

@@ -121,7 +121,7 @@ class Blocks(nn.Module):
         return lambda x: joined([run(part) for part in x.split(several)], 0)
 
     def decoder(self, batch: int, length: int) -> Decoder:
-        """A decoder of causal blocks, for `batch` sequences of `length` tokens."""
+        """A decoder of these blocks, which must be causal, for `batch` sequences of at most `length` tokens."""
         shape = (batch, self.heads, length, self.width // self.heads)
         dtype = decoding_dtype(self, batch)
         layers = [layer.decoding(batch, dtype) for layer in self.layers]

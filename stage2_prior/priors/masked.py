@@ -48,7 +48,7 @@ class Masked(Prior):
     def __init__(
         self, layout: CodeLayout, num_classes: int, *, bound_draws: int, first: int = 0, **sizes: Unpack[Sizes]
     ) -> None:
-        """Arguments: see `Parameters`."""
+        """Arguments: see the attributes of `Prior` for the layout, and `Parameters` for the sizes."""
         super().__init__(layout, num_classes, first)
         self.bound_draws, self.noise = bound_draws, 1 + layout.num_tokens
         self.ends = SequenceEnds(layout, num_classes, first, sizes["width"], sizes["dropout"])

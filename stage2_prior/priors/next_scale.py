@@ -95,7 +95,7 @@ class NextScale(Prior):
     """
 
     def __init__(self, layout: CodeLayout, num_classes: int, *, first: int = 0, **sizes: Unpack[Sizes]) -> None:
-        """Arguments: see `Parameters`."""
+        """Arguments: see the attributes of `Prior` for the layout, and `Parameters` for the sizes."""
         super().__init__(layout, num_classes, first)
         self.scales = scales_of(layout)
         self.ends = SequenceEnds(layout, num_classes, first, sizes["width"], sizes["dropout"])

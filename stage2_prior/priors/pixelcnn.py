@@ -10,9 +10,9 @@ from tessera.parameters.sections import Misfit, PositiveFloat
 
 
 class Parameters(NetworkParams):
-    """The section `pixelcnn` of params.yaml. A layer is one convolutional layer in each of the two stacks.
+    """The section `pixelcnn` of params.yaml. One of the `layers` has two convolutional layers, one in each stack.
 
-    `channels`: channels of each stack, as a fraction of the width. `kernel_size`: positions a side.
+    `channels`: channels of each stack, as a fraction of `width`. `kernel_size`: positions a side of a kernel.
     """
 
     channels: PositiveFloat

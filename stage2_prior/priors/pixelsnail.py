@@ -58,7 +58,10 @@ class PixelSNAIL(GridPrior):
         conditioning_blocks: int,
         first: int = 0,
     ) -> None:
-        """Arguments: see `Parameters`. The finest levels of large images are usually modelled without attention."""
+        """Arguments: see the attributes of `Prior` for the layout, and `Parameters` for the sizes.
+
+        The finest levels of large images are usually modelled without attention.
+        """
         size = {"channels": int(channels * width), "kernel_size": kernel_size, "blocks": layers}
         size["hidden"] = int(hidden * size["channels"])
         size |= {"residuals": residuals, "heads": heads, "dropout": dropout}

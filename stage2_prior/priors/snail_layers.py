@@ -219,11 +219,13 @@ class CausalAttention(nn.Module):
         return found.mT.flatten(1, 2).unflatten(2, asking.shape[2:])
 
     def one(self, asking: Tensor, asked: Tensor, state: SnailState) -> Tensor:
-        """The output (B, width) at the next position in raster order. Its key and value are added to `state`.
+        """The output (B, width) at the next position in raster order, which attends to itself too.
+
+        The position's key and value are added to `state`.
 
         Args:
-            asking: the position's input of the query, (B, queries).
-            asked: the position's input of the key and the value, (B, keys).
+            asking: what the position's query is computed from, (B, queries).
+            asked: what its key and value are computed from, (B, keys).
             state: the decoding's state with the keys and values of all positions before.
         """
         if self not in state.caches:

@@ -49,7 +49,7 @@ AGES = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 @dataclass(frozen=True)
 class Run:
-    """The saved states of one training."""
+    """A training that has saved states, in its folder in .state."""
 
     folder: Path
 

@@ -52,10 +52,14 @@ def begin_with(
 
 @contextmanager
 def adapting(folder: Path, where: str) -> Iterator[None]:
-    """A context in which a published configuration is used beyond what `begin_with` has compared.
+    """A context in which a published configuration is used, parts of which `begin_with` did not compare.
+
+    Args:
+        folder: the published model's.
+        where: what names the folder, such as a parameter; errors begin with it.
 
     Raises:
-        UserError: it has not what every published model has, or does not fit its own weights.
+        UserError: an entry that every published model has is missing, or the configuration does not fit the weights.
     """
     try:
         yield

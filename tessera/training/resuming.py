@@ -25,7 +25,7 @@ class RunTensors:
         return {name: t for group in self.groups if group.average for name, t in group.average.weights.items()}
 
     def tensors(self, best: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """All tensors by name, among them the best weights so far, `best`."""
+        """All tensors of a saved state by name: weights, the best so far (`best`), averages and optimizer moments."""
         result = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         result |= {f"best.{name}": tensor for name, tensor in best.items()}
         result |= {f"average.{name}": tensor for name, tensor in self._averages().items()}
