@@ -90,7 +90,7 @@ class Prior(nn.Module):
         Args:
             name: the option's name.
             params: its arguments, as JSON values.
-            null_label: False if training never showed the null label, so that its probabilities mean nothing.
+            null_label: False if training never showed the null label: probabilities that are given it mean nothing.
             class_names: (num_classes,), or None if they are not known.
             class_images: the number of training images of each class, (num_classes,), or None if it is not known. The
                 prior has learned nothing of a class without images.
