@@ -50,7 +50,7 @@ BETTER = {
     "evaluate:reconstruction.psnr": HIGHER,
     "evaluate:reconstruction.ssim": HIGHER,
     "evaluate:codebook*.usage": HIGHER,
-    "evaluate:classifier.majority_accuracy": None,  # what one constant answer has: a measure for real_accuracy
+    "evaluate:classifier.majority_accuracy": None,  # of the test images alone: a measure for real_accuracy
     "evaluate:classifier.*": HIGHER,
     "extract_codes:*.bits_per_dim_distortion": LOWER,
     "extract_codes:*.codebook_usage*": HIGHER,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tessera.parameters import Params
 
 LITTLE_LEARNED = 0.02  # of the bits that counting needs: a prior that saves less has learned little
-BARELY = 0.1  # of the errors of a constant answer: a classifier that makes fewer by less has learned nothing of use
+BARELY = 0.1  # of the errors of always answering with the most frequent class: a classifier must avoid this share
 RECOGNISED = 0.75  # of the share of test images that are recognised: below it reconstructions have lost too much
 ALIKE = 0.5  # the same for samples, below which they look little like their classes
 USED = 0.5  # of the codes that evenly used codebooks would show on as many tokens
@@ -35,7 +35,7 @@ MEND_STAGE_1 = (
 )
 LONGER_CLASSIFIER = (
     "Train it longer (classifier.training.steps) or with smaller batches (classifier.training.batch_size). Until then, "
-    "neither its agreement nor distances in its features say anything."
+    "neither the agreement of samples with it nor distances in its features say much."
 )
 CHOOSE_SAMPLING = (
     "Then choose guidance_scale and temperature on validation images (python benchmarks/sampling_parameters.py)."
@@ -165,7 +165,7 @@ def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]
         better_prior: what makes the prior better, a sentence.
     """
     real, samples = agreement.get("real_accuracy"), agreement.get("sample_agreement")
-    if not real or samples is None:
+    if real is None or samples is None:
         return []
     rebuilt = agreement["reconstruction_agreement"]
     said = [
@@ -174,10 +174,10 @@ def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]
             f"{samples:.0%} of the samples as the class that was asked for."
         )
     ]
-    majority = agreement.get("majority_accuracy", 0.0)  # figures of an older evaluation do not have it
-    if real - majority < BARELY * (1 - majority):
-        text = f"A constant answer, the most frequent class, is right for {majority:.0%} of the test images."
-        said.append(Finding(f"{text} The classifier has learned little more.", LONGER_CLASSIFIER))
+    majority = agreement.get("majority_accuracy")  # None: an older evaluation
+    if majority is not None and majority < 1 and real < min(2 * majority, majority + BARELY * (1 - majority)):
+        text = f"Always answering with the most frequent class is right for {majority:.0%} of the test images."
+        said.append(Finding(f"{text} The classifier is hardly better: it has learned little.", LONGER_CLASSIFIER))
     elif rebuilt < RECOGNISED * real:
         said.append(Finding("The reconstructions have lost much of what tells classes apart.", MEND_STAGE_1))
     elif samples < ALIKE * real:

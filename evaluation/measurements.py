@@ -210,7 +210,7 @@ class Evaluation:
             agreement["majority_accuracy"] = labels[torch.isin(labels, trained)].bincount().max().item() / judged
         if judgements and not judged:
             reason = "no test image is of a class that has training images"
-            self.unavailable |= {f"classifier.{name}": reason for name in judgements}
+            self.unavailable |= {f"classifier.{name}": reason for name in (*judgements, "majority_accuracy")}
         distortion = self.layout.bits_per_dim(sums["nats"] / len(self.rows)) if vqvae.has_likelihood else None
         return distortion, quality, agreement
 

@@ -80,7 +80,7 @@ class AnyOrder(Autoregressive):
         self.register_buffer("firsts", torch.arange(self.own_tokens) - depths, persistent=False)
 
     def logits(self, tokens: Tensor, labels: Tensor | None, order: Tensor | None = None) -> Tensor:
-        """Logits of every own token given the coarser levels and the own tokens before it in an order.
+        """Logits of every own token given label, coarser levels and the true own tokens before it in an order.
 
         Returns float32 (B, n, V) in the layout's order, whatever the order of prediction.
 
@@ -88,7 +88,7 @@ class AnyOrder(Autoregressive):
             order: int64 (B, n), the own tokens' numbers among all N, as they come one by one; None: the layout's order.
 
         Raises:
-            ValueError: a row of `order` is no permutation of the own tokens' places.
+            ValueError: a row of `order` is no permutation of the own tokens' numbers.
         """
         if order is not None:
             own = self.places[self.given_tokens :].expand(len(tokens), -1)

@@ -10,7 +10,7 @@ from tessera.parameters.sections import Misfit, PositiveFloat
 
 
 class Parameters(NetworkParams):
-    """The section `pixelcnn` of params.yaml. One of the `layers` has two convolutional layers, one in each stack.
+    """The section `pixelcnn` of params.yaml. Each of the `layers` is two convolutions, one in each stack.
 
     `channels`: channels of each stack, as a fraction of `width`. `kernel_size`: positions a side of a kernel.
     """

@@ -48,7 +48,7 @@ def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else(said)
         ("codebook", {"usage": Usage(0.3, 1.0, " of the finest scale")}, "Only 30% of the codes of the finest scale"),
         ("classifier", {"reconstruction_agreement": 0.6}, "Mend stage 1"),
         ("classifier", {"sample_agreement": 0.4}, "look little like their classes"),
-        ("classifier", {"majority_accuracy": 0.98}, "The classifier has learned little"),
+        ("classifier", {"majority_accuracy": 0.98}, "The classifier is hardly better"),
     ],
 )
 def test_what_is_wrong_is_named(said, section, figures, expected):
@@ -66,6 +66,15 @@ def test_agreement_with_a_classifier_that_has_learned_nothing_is_not_held_agains
 def test_a_classifier_is_not_blamed_for_classes_of_very_different_sizes(said):
     assert "learned little" not in said("classifier", real_accuracy=0.98, majority_accuracy=0.9)
     assert "learned little" not in said("classifier", real_accuracy=1.0, majority_accuracy=1.0)
+    assert "learned little" not in said(
+        "classifier", real_accuracy=0.99, majority_accuracy=1.0
+    )  # one class
+    assert "learned little" not in said("classifier", real_accuracy=0.09, majority_accuracy=0.005)  # 200 classes
+    assert "learned little" not in said("classifier", real_accuracy=0.05)  # an older evaluation, without the figure
+
+
+def test_a_classifier_that_is_never_right_is_named_too(said):
+    assert "learned little" in said("classifier", real_accuracy=0.0, majority_accuracy=0.2)
 
 
 def test_few_test_images_do_not_make_codes_look_dead(params):
