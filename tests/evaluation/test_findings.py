@@ -66,9 +66,7 @@ def test_agreement_with_a_classifier_that_has_learned_nothing_is_not_held_agains
 def test_a_classifier_is_not_blamed_for_classes_of_very_different_sizes(said):
     assert "learned little" not in said("classifier", real_accuracy=0.98, majority_accuracy=0.9)
     assert "learned little" not in said("classifier", real_accuracy=1.0, majority_accuracy=1.0)
-    assert "learned little" not in said(
-        "classifier", real_accuracy=0.99, majority_accuracy=1.0
-    )  # one class
+    assert "learned little" not in said("classifier", real_accuracy=0.99, majority_accuracy=1.0)  # one class
     assert "learned little" not in said("classifier", real_accuracy=0.09, majority_accuracy=0.005)  # 200 classes
     assert "learned little" not in said("classifier", real_accuracy=0.05)  # an older evaluation, without the figure
 
