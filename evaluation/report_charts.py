@@ -79,7 +79,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a bar: its name, its colour's number, start and length in per cent of the longest bar, its value."""
+    """A part of a bar: its name, the number of its colour, and its value as text.
+
+    `start` and `length` are in per cent of the longest bar.
+    """
 
     name: str
     look: int

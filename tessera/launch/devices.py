@@ -98,6 +98,6 @@ def set_threads(threads: int | None) -> None:
 
 
 def exact_float32() -> None:
-    """Have a GPU compute float32 as such. By default torch cuts inputs of convolutions to 10 mantissa bits (TF32)."""
+    """Have a GPU compute in full float32. By default torch cuts inputs of convolutions to 10 mantissa bits (TF32)."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -213,7 +213,7 @@ def sampling(survey: Survey, side: int) -> Choice:
     chosen.set("sampling.guidance_scale", 2.0 if labelled else 1.0, "" if labelled else "there are no labels")
     chosen.set("sampling.grid_columns", 10)
     chosen.set("classifier.name", "conv" if labelled else "none", "" if labelled else "there are no labels")
-    chosen.set("classifier.training.batch_size", 32, "small batches: more steps in the same time")
+    chosen.set("classifier.training.batch_size", 32, "small batches: more steps in the same time" if labelled else "")
     if side > NATIVE:
         chosen.set("classifier.conv.channels", 16, "large images: more steps in the same time")
     chosen.set("data.use_labels", True)

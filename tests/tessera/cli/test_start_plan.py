@@ -122,6 +122,14 @@ def test_no_more_minutes_are_named_than_can_be_given() -> None:
     assert "--minutes 10000`" in report("f", found, CPU, params, plan, 1000, Path("params.yaml"))
 
 
+def test_the_page_on_sizes_has_the_bounds_of_the_steps(repository: Path) -> None:
+    page = " ".join((repository / "docs" / "guide" / "sizes.md").read_text().split())
+    stage1, stage2, classifier = (f"{count:,}" for count in MOST_STEPS.values())
+    assert f"at most {stage1}, {stage2} and {classifier} steps, or half as many below {rules.FEW:,} images" in page
+    stage1, stage2, classifier = (f"{count:,}" for count in LEAST_STEPS.values())
+    assert f"fewer than {stage1} steps (stage 1), {stage2} (prior) and {classifier} (classifier)" in page
+
+
 def plan_of(found: Survey) -> Plan:
     return Plan(found, parameters(choice(found)), QUICK, 60, 1e-3, False)
 
