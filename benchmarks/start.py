@@ -148,6 +148,7 @@ def measure(dataset: str, images: int | None, minutes: float, scratch: Path) -> 
         "distortion": bits["distortion"],
         "nmse": metrics["reconstruction"]["nmse"],
         "accuracy": judged.get("real_accuracy"),
+        "majority": judged.get("majority_accuracy"),
         "agreement": judged.get("sample_agreement"),
         "stages": taken,
         "grid": str(folder / "results/sample/grid.png"),
@@ -158,16 +159,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a table of Markdown."""
     columns = (
         "data | images | cores | minutes: given, planned, taken | rate, bits/dim | below counts | NMSE | accuracy | "
-        "agreement"
+        "majority | agreement"
     )
     lines = [f"| {columns} |", "|" + " --- |" * len(columns.split(" | "))]
     for row in rows:
         below = 1 - row["rate_prior"] / row["rate_counts"]
-        shares = ["–" if row[key] is None else f"{row[key]:.0%}" for key in ("accuracy", "agreement")]
+        shares = ["–" if row[key] is None else f"{row[key]:.0%}" for key in ("accuracy", "majority", "agreement")]
         lines.append(
             f"| {row['dataset']} | {row['images'] or 'all'} | {row['cores']} | "
             f"{row['minutes']:g}, {row['planned']}, {row['taken']} | "
-            f"{row['rate_prior']:.3f} | {below:.0%} | {row['nmse']:.3f} | {shares[0]} | {shares[1]} |"
+            f"{row['rate_prior']:.3f} | {below:.0%} | {row['nmse']:.3f} | {' | '.join(shares)} |"
         )
     return "\n".join(lines)
 
