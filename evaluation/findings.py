@@ -77,8 +77,10 @@ def findings(metrics: dict[str, Any], usage: Usage, params: Params) -> list[Find
         params: the parameters of the run, by which advice is given.
     """
     better_prior = LONGER if params.stage2_prior.chosen.learns() else UNTRAINED
-    said = [_prior(metrics["bits_per_dim"], better_prior), *_classifier(metrics.get("classifier", {}), better_prior)]
-    said += _distances(metrics.get("distribution", {}), metrics.get("memorisation", {}))
+    agreement, distribution = metrics.get("classifier", {}), metrics.get("distribution", {})
+    said = [_prior(metrics["bits_per_dim"], better_prior), *_classifier(agreement, better_prior)]
+    poor = distribution.get("features") == "classifier" and _learned_little(agreement)
+    said += _distances(distribution, {} if poor else metrics.get("memorisation", {}))
     if usage.share < USED * usage.expected:
         text = f"Only {usage.share:.0%} of the codes{usage.where} occur in the test images: many are not used."
         said.append(Finding(text, _revive(params)))
@@ -174,8 +176,8 @@ def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]
             f"{samples:.0%} of the samples as the class that was asked for."
         )
     ]
-    majority = agreement.get("majority_accuracy")  # None: an older evaluation
-    if majority is not None and majority < 1 and real < min(2 * majority, majority + BARELY * (1 - majority)):
+    if _learned_little(agreement):
+        majority = agreement["majority_accuracy"]
         text = f"Always answering with the most frequent class is right for {majority:.0%} of the test images."
         said.append(Finding(f"{text} The classifier is hardly better: it has learned little.", LONGER_CLASSIFIER))
     elif rebuilt < RECOGNISED * real:
@@ -185,8 +187,20 @@ def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]
     return said
 
 
+def _learned_little(agreement: dict[str, float]) -> bool:
+    """Whether the classifier is hardly better than one that always answers with the most frequent class."""
+    real, majority = agreement.get("real_accuracy"), agreement.get("majority_accuracy")  # None: an older evaluation
+    if real is None or majority is None or majority == 1:
+        return False
+    return real < min(2 * majority, majority + BARELY * (1 - majority))
+
+
 def _distances(distribution: dict[str, Any], memorisation: dict[str, Any]) -> list[Finding]:
-    """How far samples are from test images, and whether they are copies; nothing where there are no distances."""
+    """How far samples are from test images, and whether they are copies; nothing where there are no distances.
+
+    Args:
+        memorisation: how near samples are to training images; empty if the features cannot tell.
+    """
     if not all("kid" in distribution.get(name, {}) for name in ("reconstructions", "default", "floor")):
         return []
     rebuilt, samples, floor = (distribution[name]["kid"] for name in ("reconstructions", "default", "floor"))
@@ -196,7 +210,7 @@ def _distances(distribution: dict[str, Any], memorisation: dict[str, Any]) -> li
             f"reconstructions, {samples:.4f} for the samples and {floor:.4f} for training images (docs/distances.md)."
         )
     ]
-    if memorisation["nearer_than_test"] > COPIES:
+    if memorisation and memorisation["nearer_than_test"] > COPIES:
         text = (
             "Samples are nearer to training images than test images are: they may be copies "
             "(results/evaluate/images/closest.png)."

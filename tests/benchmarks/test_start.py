@@ -15,7 +15,7 @@ from PIL import Image
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 ROW = {"planned": 1, "taken": 1.0, "rate_prior": 1.0, "rate_counts": 2.0, "nmse": 0.1, "accuracy": None}
-ROW |= {"agreement": None, "grid": "grid.png"}
+ROW |= {"majority": None, "agreement": None, "grid": "grid.png"}
 
 
 @pytest.fixture

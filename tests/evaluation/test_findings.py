@@ -135,6 +135,14 @@ def test_distances_are_told_with_their_judge_and_copies_are_named(params):
     assert "may be copies" in findings(copied, GOOD_USAGE, params())[3].text
 
 
+def test_features_of_a_classifier_that_has_learned_nothing_do_not_tell_copies(params):
+    kids = {name: {"kid": 0.1} for name in ("reconstructions", "default", "floor")}
+    measured = GOOD | {"distribution": {"features": "classifier"} | kids, "memorisation": {"nearer_than_test": 0.9}}
+    constant = measured | {"classifier": GOOD["classifier"] | {"real_accuracy": 0.65, "majority_accuracy": 0.65}}
+    assert "may be copies" in "\n".join(map(str, findings(measured, GOOD_USAGE, params())))
+    assert "may be copies" not in "\n".join(map(str, findings(constant, GOOD_USAGE, params())))
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

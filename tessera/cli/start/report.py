@@ -136,7 +136,8 @@ def _others() -> list[str]:
     number = others_running()
     if not number:
         return []
-    return [f"          {number} threads of other programs run now: times are longer than on an idle machine"]
+    running = "1 thread of other programs runs" if number == 1 else f"{number} threads of other programs run"
+    return [f"          {running} now: times are longer than on an idle machine"]
 
 
 def _made(params: Params) -> list[str]:
