@@ -22,7 +22,7 @@ from evaluation.distances import (
     neighbour_figures,
 )
 from evaluation.gathered import Gathered, Nearest
-from tessera.console import Bar
+from tessera.console import Bar, waiting
 from tessera.distributed import share
 from tessera.features.networks.build import build_features
 from tessera.footprint import TOGETHER
@@ -104,6 +104,11 @@ class Distribution:
             gathered.merge()
         for found in nearest.values():
             found.merge()
+        with waiting("distances", report=False):
+            return {"distribution": self._distances(), "memorisation": self._memorisation(nearest)}
+
+    def _distances(self) -> dict[str, Any]:
+        """The figures of all sets, and of a floor."""
         shown = ("reconstructions", *KINDS)
         # The floor that stands by itself is that of the samples' number.
         rows, floor = self.floors[min(len(self.samples["default"]), len(self.training))]
@@ -114,7 +119,7 @@ class Distribution:
             of_same_size = self.floors[min(self.sets[name].count, len(self.training))][1]
             if "frechet_distance" in found[name]:
                 found[name]["frechet_distance_floor"] = self.sets["test"].frechet_distance(of_same_size)
-        return {"distribution": found, "memorisation": self._memorisation(nearest)}
+        return found
 
     def _see_samples(self) -> None:
         for kind in KINDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,6 +150,23 @@ def test_samples_that_are_training_images_are_told(tiny_run: Callable, monkeypat
     with Image.open(paths.RESULTS / "evaluate" / "images" / "closest.png") as picture:
         shown = torch.from_numpy(np.array(picture))[..., 0]
     assert torch.equal(shown[2:50], shown[52:100])  # each sample above the same training image
+
+
+def test_distances_that_take_long_are_named_on_the_terminal(
+    tiny_run: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_run()
+    measured(folder)
+    capsys.readouterr()
+    monkeypatch.setattr("tessera.console.LONG", 0.05)
+
+    def slow(*arguments: Any) -> dict[str, float]:
+        time.sleep(0.3)
+        return neighbour_figures(*arguments)
+
+    monkeypatch.setattr("evaluation.distribution.neighbour_figures", slow)
+    measured(folder)
+    assert "distances ..." in capsys.readouterr().err
 
 
 def test_a_missing_file_leaves_out_the_distances_alone_and_says_what_to_give(tiny_run: Callable, capsys) -> None:
