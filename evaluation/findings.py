@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tessera.parameters import Params
 
 LITTLE_LEARNED = 0.02  # of the bits that counting needs: a prior that saves less has learned little
-BARELY = 0.1  # of the errors of always answering with the most frequent class: a classifier must avoid this share
+BARELY = 0.2  # of the errors of always answering with the most frequent class: a classifier must avoid this share
 RECOGNISED = 0.75  # of the share of test images that are recognised: below it reconstructions have lost too much
 ALIKE = 0.5  # the same for samples, below which they look little like their classes
 USED = 0.5  # of the codes that evenly used codebooks would show on as many tokens

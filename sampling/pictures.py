@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 
 from sampling.captions import beside, drawable
 from sampling.labels import Classes
-from tessera.errors import UserError
+from tessera.errors import UserError, printable
 from tessera.images.grids import GREY, PADDING, enlargement, image_grid
 from tessera.images.pixels import to_float, to_uint8
 
@@ -66,6 +67,18 @@ def arranged(pixels: torch.Tensor, shown: list[int], columns: int, classes: Clas
     columns = square(each) if len(shown) == 1 else -(-each // -(-each // columns))  # full rows, as far as possible
     ordered = torch.cat([pixels[place :: len(shown)] for place in range(len(shown))])
     return classes_in_rows(ordered, shown, columns, classes)
+
+
+def legend(shown: Sequence[int], classes: Classes) -> str:
+    """Which names stand behind the numbers that a picture shows where its font lacks letters; "" if there are none.
+
+    Args:
+        shown: the indices of the classes in the picture.
+    """
+    pairs = [(_name(classes, number), classes.name(number)) for number in shown]
+    return ", ".join(
+        f"{drawn} is {printable(name)}" for drawn, name in pairs if drawn.startswith("#") and drawn != name
+    )
 
 
 def completions(

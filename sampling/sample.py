@@ -89,6 +89,8 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
     if output:
         save_grid(pictures.arranged(torch.cat(kept), shown, section.grid_columns, classes), output)
         print(f"{output}: {said}, {drawn}")
+        if legend := pictures.legend(shown, classes):
+            print(f"{output}: {legend}")
     if arguments.images:
         print(f"{arguments.images}: {said}, {drawn}")
     if len(shown) < len(classes.trained) and not named and output:

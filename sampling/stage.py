@@ -14,7 +14,7 @@ from sampling import options
 from sampling.edits import tell_of_edits
 from sampling.labels import Classes
 from sampling.parameters import SamplingParams
-from sampling.pictures import GRID_CLASSES, classes_in_rows, square
+from sampling.pictures import GRID_CLASSES, classes_in_rows, legend, square
 from sampling.pipeline import TwoStagePipeline
 from tessera import paths
 from tessera.artifacts.parts import PartFolder, identity
@@ -54,6 +54,8 @@ def sample(params: Params, module: str, uses: tuple[str, ...], share: Share | No
             publish(pipeline, section, list(kinds), parts, folder)
             drawn = sum(part.rows.stop - part.rows.start for part in parts if part.name in set(folder.left))
             print(f"{paths.SAMPLES}: {drawn} images in {seconds:.1f} s, {drawn / seconds:.0f} images a second")
+            if names := legend(pipeline.classes.trained[:GRID_CLASSES], pipeline.classes):
+                print(f"{paths.SAMPLE_GRID}: {names}")
     processes.wait_for_everyone()
 
 

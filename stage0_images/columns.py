@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Rows of a table bring their bytes into memory. So many rows are fetched at a time, but no more than so many bytes.
 PORTION_ROWS, PORTION_BYTES = 32, 2**22
+NAMED = 5  # of many names, those that a line has
 LOOK_AHEAD = 4096  # rows whose sizes are looked up at a time
 
 
@@ -31,6 +32,11 @@ def shown(name: str) -> str:
     with contextlib.suppress(UnicodeEncodeError):  # a name from a table may hold any half of a surrogate pair
         name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return printable(name)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few of many names, separated by commas."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 @dataclass(frozen=True)

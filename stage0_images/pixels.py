@@ -28,6 +28,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"
 STRIP = 4
 # The most that a pixel takes while an image is converted, in bytes (measured), and in a file that is not compressed.
 PIXEL_BYTES, FILE_BYTES, METADATA_BYTES = 24, 8, 2**24
+FAINT = 16  # of 255; an image that differs less from its background is not seen
 GREY_PIXELS = 2**20  # pixels of a deep grey image that are scaled at a time
 # Numbers of TIFF tags.
 BITS_PER_SAMPLE, SAMPLE_FORMAT, MOST_VALUES = 258, 339, (281, 341)
@@ -116,6 +117,12 @@ def read_image(content: bytes | Path | SourceFile | np.ndarray | None, params: P
             image = _decode(data, params)
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def background_pixel(params: Preparation) -> np.ndarray:
+    """The background's colour as it is in a prepared image, uint8 (channels, 1, 1)."""
+    image = Image.new("RGB", (1, 1), tuple(params.background)).convert("L" if params.channels == 1 else "RGB")
+    return np.asarray(image).reshape(params.channels, 1, 1)
 
 
 def largest_grey(content: bytes | SourceFile | np.ndarray | None, max_pixels: int) -> int | None:

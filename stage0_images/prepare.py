@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stage0_images.dividing import Part
     from stage0_images.parameters import DataParams
     from stage0_images.quarantine import Quarantine
+    from stage0_images.writing import Written
     from tessera.images.prepared import Stats
 
 USES = ("data",)  # the sections of params.yaml that change what this stage makes
@@ -40,7 +41,7 @@ REFUSED = paths.PREPARED.with_name("quarantine.jsonl")  # the list of refused im
 # A warning is given if training pixels span fewer of the 256 values than DARK and the first images are grey with more
 # than 8 bits, or fewer than BLANK.
 DARK, BLANK, LOOKED_AT = 128, 16, 16
-NAMED = 5  # classes that a line names
+HIDDEN = 0.01  # of the training images; if more than that show nothing, it is a warning
 
 
 def mean_and_variance(histogram: np.ndarray) -> tuple[float, float]:
@@ -103,7 +104,8 @@ def write_all(source: Source, staging: Path, cache: Path, params: Params, proces
         )
     (staging / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
     quarantine.write(staging / "quarantine.jsonl")
-    said = [*source.notes, *_about_range(histogram, parts["train"], params.data), *_about_classes(stats)]
+    said = [*source.notes, *_about_range(histogram, parts["train"], params.data)]
+    said += [*_about_background(written["train"], params.data), *_about_classes(stats)]
     return [summary(stats, quarantine, source), *said]
 
 
@@ -141,16 +143,27 @@ def _about_range(histogram: np.ndarray, train: Part, params: DataParams) -> list
     return [f"warning: {span}; are these the right images?"] if values[-1] - values[0] < BLANK else []
 
 
+def _about_background(train: Written, params: DataParams) -> list[str]:
+    """A warning if training images show nothing but the background, as white drawings on a white one."""
+    if train.hidden <= HIDDEN * train.images:
+        return []
+    return [
+        f"warning: {train.hidden} of {train.images} training images show nothing but data.background "
+        f"({', '.join(map(str, params.background))}); if they are transparent drawings, set another colour"
+    ]
+
+
 def _about_classes(stats: Stats) -> list[str]:
     """A warning if classes have no training image."""
+    from stage0_images.columns import some_of
+
     absent = []
     if stats.classes:
         absent = [n for n, count in zip(stats.classes, stats.class_counts["train"], strict=True) if not count]
     if not absent:
         return []
-    names = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
     missing = f"{len(absent)} of {stats.num_classes} classes have no training image"
-    return [f"warning: {missing}, so they are never sampled: {names}"]
+    return [f"warning: {missing}, so they are never sampled: {some_of(absent)}"]
 
 
 def run(params: Params, arguments: argparse.Namespace) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 from stage0_images.columns import Source, SourceImage
 from stage0_images.dividing import divide
 from stage0_images.parameters import DataParams
-from stage0_images.pixels import decoding, largest_file, opened
+from stage0_images.pixels import FAINT, decoding, largest_file, opened
 from stage0_images.reading import encoded
 from tessera.errors import UserError
 
 SAMPLE = 200  # images that are opened
 SHOWN = 64  # pixels a side, at which an image's colours are looked at
 COLOUR = 8  # of 255; channels that differ by less are one grey
+BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}  # for transparent images
+VANISHED = 0.02  # the share of images that may vanish on white before another background is better
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Survey:
         aspects: width over height of these images, ascending.
         grey: whether all of them are grey.
         transparent: the share of them with transparent pixels.
+        vanish: the share of them that would vanish on each of `BACKGROUNDS`, as a white drawing does on white.
         refused: the share of images that could not be opened.
     """
 
@@ -41,7 +44,14 @@ class Survey:
     aspects: tuple[float, ...]
     grey: bool
     transparent: float
+    vanish: dict[str, float]
     refused: float
+
+    @property
+    def background(self) -> str:
+        """The one of `BACKGROUNDS` to lay transparent images over: white unless images vanish on it alone."""
+        best = min(self.vanish, key=self.vanish.__getitem__)
+        return best if self.vanish["white"] - self.vanish[best] > VANISHED else "white"
 
     @property
     def side(self) -> int:
@@ -65,7 +75,7 @@ def look(source: Source, params: DataParams) -> Survey:
             f"data.source: {params.source!r}: none of {len(rows)} images could be opened; `python -m "
             "stage0_images.prepare` tells why"
         )
-    sides, aspects, coloured, transparent = zip(*seen, strict=True)
+    sides, aspects, coloured, transparent, vanished = zip(*seen, strict=True)
     return Survey(
         images={name: len(part.rows) for name, part in parts.items()},
         given=tuple(source.splits),
@@ -74,15 +84,19 @@ def look(source: Source, params: DataParams) -> Survey:
         aspects=tuple(sorted(aspects)),
         grey=not any(coloured),
         transparent=sum(transparent) / len(seen),
+        vanish={name: sum(name in names for names in vanished) / len(seen) for name in BACKGROUNDS},
         refused=1 - len(seen) / len(rows),
     )
 
 
-def _seen(image: SourceImage, max_pixels: int) -> Iterator[tuple[int, float, bool, bool]]:
-    """An image's shorter side, its aspect, whether it is coloured and transparent; nothing if it cannot be opened."""
+def _seen(image: SourceImage, max_pixels: int) -> Iterator[tuple[int, float, bool, bool, set[str]]]:
+    """An image's shorter side, its aspect, whether it is coloured and transparent, and the backgrounds it vanishes on.
+
+    Yields nothing if the image cannot be opened.
+    """
     content = image.content
     if isinstance(content, np.ndarray):
-        yield min(content.shape), content.shape[1] / content.shape[0], False, False
+        yield min(content.shape), content.shape[1] / content.shape[0], False, False, set()
         return
     try:
         with encoded(content, largest_file(max_pixels)) as data, opened(data, max_pixels) as found:
@@ -94,4 +108,15 @@ def _seen(image: SourceImage, max_pixels: int) -> Iterator[tuple[int, float, boo
     pixels = np.asarray(small).astype(int)
     visible = pixels[pixels[..., 3] > 0][:, :3]
     coloured = bool(visible.size) and np.ptp(visible, axis=1).max() > COLOUR
-    yield min(width, height), width / height, coloured, bool((pixels[..., 3] < 255).any())
+    transparent = bool((pixels[..., 3] < 255).any())
+    vanished = {name for name, colour in BACKGROUNDS.items() if transparent and not shows(pixels, colour)}
+    yield min(width, height), width / height, coloured, transparent, vanished
+
+
+def shows(pixels: np.ndarray, background: tuple[int, int, int]) -> bool:
+    """Whether an image differs visibly from the background that it is laid over.
+
+    Args:
+        pixels: whole numbers (H, W, 4), RGBA from 0 to 255.
+    """
+    return bool((abs(pixels[..., :3] - background) * pixels[..., 3:]).max() >= FAINT * 255)

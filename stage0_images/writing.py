@@ -18,7 +18,7 @@ from stage0_images import reading
 from stage0_images.columns import PORTION_ROWS, SourceImage
 from stage0_images.dividing import Part
 from stage0_images.parameters import DataParams
-from stage0_images.pixels import BadImage, decoding, read_image
+from stage0_images.pixels import FAINT, BadImage, background_pixel, decoding, read_image
 from stage0_images.quarantine import Quarantine
 from tessera.artifacts.arrays import ArrayWriter, join_pieces
 from tessera.artifacts.files import flush
@@ -41,12 +41,14 @@ class Written:
         images: number of good images.
         histogram: how often each pixel value 0..255 occurs, int64 (256,).
         classes: how many good images each class has, int64 (classes,).
+        hidden: how many good images show nothing but the background.
         refused: the rows of the quarantine.
     """
 
     images: int
     histogram: np.ndarray
     classes: np.ndarray
+    hidden: int
     refused: list[dict[str, Any]]
 
 
@@ -63,7 +65,7 @@ class SplitFiles:
     """
 
     def __init__(self, folder: Path, part: Part, params: DataParams) -> None:
-        self.part = part
+        self.part, self.background = part, background_pixel(params)
         self.rank, self.size = world()
         self.files = {folder / "images.npy": ((params.channels, params.height, params.width), np.uint8)}
         if part.split.labels is not None:
@@ -91,7 +93,7 @@ class SplitFiles:
             classes: number of classes.
         """
         labels, quarantine = self.part.split.labels, Quarantine(len(self.own.rows))
-        written = Written(0, np.zeros(256, np.int64), np.zeros(classes, np.int64), quarantine.rows)
+        written = Written(0, np.zeros(256, np.int64), np.zeros(classes, np.int64), 0, quarantine.rows)
         start = self._start(self.rank)
         with contextlib.ExitStack() as stack:
             images, *numbers = [
@@ -107,6 +109,7 @@ class SplitFiles:
                     pixels = np.stack([pixels for _, pixels in kept])
                     written.histogram += np.bincount(pixels.ravel(), minlength=256)
                     written.images += len(pixels)
+                    written.hidden += int((_difference(pixels, self.background) < FAINT).sum())
                     images.append(pixels)
                 for writer in numbers if kept else ():
                     found = labels[[row for row, _ in kept]]
@@ -126,6 +129,11 @@ class SplitFiles:
         pieces = [slice(self._start(rank), self._start(rank) + count) for rank, count in enumerate(counts)]
         for path, (shape, dtype) in self.files.items():
             join_pieces(path, shape, dtype, pieces)
+
+
+def _difference(pixels: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """The largest difference of each image from the background, of uint8 (B, C, H, W) and uint8 (C, 1, 1): (B,)."""
+    return (np.maximum(pixels, background) - np.minimum(pixels, background)).max(axis=(1, 2, 3))
 
 
 def decoded(part: Part, params: DataParams, pool: Executor, ahead: int) -> Iterator[list]:
@@ -195,10 +203,13 @@ def gathered(
     lists = [json.loads((folder / f"refused-{rank}.json").read_text()) for rank in range(size)]
     whole, counts = {}, {}
     for name, own in written.items():
-        images = np.zeros(size, np.int64)
+        images, hidden = np.zeros(size, np.int64), np.array([own.hidden])
         images[rank] = own.images
-        parts = [torch.from_numpy(part).to(processes.device) for part in (images, own.histogram, own.classes)]
-        images, histogram, classes = (sum_over_processes(part).cpu().numpy() for part in parts)
+        parts = [torch.from_numpy(part).to(processes.device) for part in (images, own.histogram, own.classes, hidden)]
+        images, histogram, classes, hidden = (sum_over_processes(part).cpu().numpy() for part in parts)
         refused = [row for found in lists for row in found[name]]
-        whole[name], counts[name] = Written(int(images.sum()), histogram, classes, refused), images.tolist()
+        whole[name], counts[name] = (
+            Written(int(images.sum()), histogram, classes, int(hidden[0]), refused),
+            images.tolist(),
+        )
     return whole, counts

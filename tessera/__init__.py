@@ -6,10 +6,18 @@ it is first asked for: the ground floor imports no stage, and otherwise the code
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 __all__ = ["TwoStagePipeline"]
+
+if find_spec("tqdm") is None:  # which every command needs
+    raise ModuleNotFoundError(
+        f"the packages that Tessera needs are not installed for {sys.executable}; activate their environment (source "
+        ".venv/bin/activate), or install them (pip install -e .)"
+    )
 
 
 def __getattr__(name: str) -> Any:

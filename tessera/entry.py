@@ -20,6 +20,7 @@ from types import ModuleType
 
 from tessera import locks, paths, snapshot, times
 from tessera.artifacts.edited import first_difference
+from tessera.console import say
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.explained import explained
@@ -80,6 +81,7 @@ def main(
             with locks.one_run(_name(module)) if is_stage else nullcontext() as kept, snapshot.running() as code:
                 return _run(work, arguments, argv, parallel, kept, code)
         except KeyboardInterrupt:
+            say("stopped by SIGINT; run the same command again")
             return 128 + signal.SIGINT
         except Exception as error:
             alike = not working or isinstance(error, locks.Busy)

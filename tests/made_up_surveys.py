@@ -13,7 +13,14 @@ QUICK = Times(0.01, 0.01, 0.01, 1e-4, 1e-4, 1e-4, 1e-3, 10**6)
 
 
 def survey(train: int = 3000, sides: tuple[int, ...] = (64,), grey: bool = False, **changes: object) -> Survey:
-    values = {"classes": ("a", "b"), "given": ("train",), "transparent": 0.0, "refused": 0.0, "aspects": (1.0,)}
+    values = {
+        "classes": ("a", "b"),
+        "given": ("train",),
+        "transparent": 0.0,
+        "vanish": {"white": 0.0},
+        "refused": 0.0,
+        "aspects": (1.0,),
+    }
     images = {"train": train, "validation": max(1, train // 10), "test": max(1, train // 10)}
     return Survey(**({"images": images, "sides": sides, "grey": grey} | values | changes))
 

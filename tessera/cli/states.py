@@ -120,7 +120,7 @@ def show(runs: list[Run]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(5)] if rows else []
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{len(runs)} trainings, {_size(sum(run.bytes for run in runs))} in {all_states()}")
+    print(f"{len(runs)} training{'s' * (len(runs) != 1)}, {_size(sum(run.bytes for run in runs))} in {all_states()}")
 
 
 def delete(places: dict[Path, Run]) -> None:

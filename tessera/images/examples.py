@@ -15,9 +15,10 @@ def _evenly(count: int, total: int) -> np.ndarray:
 def spread_over_classes(split: Any, count: int) -> np.ndarray:
     """The rows of the images that stand for a split in a picture.
 
-    The classes take turns in their order: the first image of each class, then the second of each, and so on. A class
-    that has no image left is skipped. If there are more classes than `count`, the classes shown are evenly spaced. Of
-    unlabelled data the images are evenly spaced.
+    The classes take turns in their order: one image of each class, then another of each, and so on. A class that has no
+    image left is skipped. The images of a class are evenly spaced over all that it has, since neighbours are often
+    alike: frames of one film, or letters of one font. If there are more classes than `count`, the classes shown are
+    evenly spaced. Of unlabelled data the images are evenly spaced.
 
     Args:
         split: has a length n and `labels`, int64 (n,) or None: an `ImageSplit`, or a `CodeSplit` of the same images.
@@ -32,7 +33,10 @@ def spread_over_classes(split: Any, count: int) -> np.ndarray:
     labels = np.asarray(split.labels)
     by_class = np.argsort(labels, kind="stable")
     ordered = labels[by_class]
-    turn = np.arange(len(labels)) - np.searchsorted(ordered, ordered)  # how many images of its class come before it
-    found = by_class[np.lexsort((ordered, turn))]
+    first = np.searchsorted(ordered, ordered)  # where the images of the same class begin
+    turns = np.arange(len(labels)) - first
+    shown = np.lexsort((ordered, turns))  # places in `by_class`
     classes = len(np.unique(labels))
-    return found[:classes][_evenly(count, classes)] if classes > count else found[:count]
+    shown = shown[:classes][_evenly(count, classes)] if classes > count else shown[:count]
+    sizes, shares = (np.bincount(first[places], minlength=len(labels))[first[shown]] for places in (slice(None), shown))
+    return by_class[first[shown] + turns[shown] * sizes // shares]

@@ -71,6 +71,11 @@ def test_a_classifier_is_not_blamed_for_classes_of_very_different_sizes(said):
     assert "learned little" not in said("classifier", real_accuracy=0.05)  # an older evaluation, without the figure
 
 
+def test_a_classifier_that_is_a_little_better_than_the_most_frequent_class_is_named(said):
+    assert "learned little" in said("classifier", real_accuracy=0.41, majority_accuracy=0.31)
+    assert "learned little" not in said("classifier", real_accuracy=0.46, majority_accuracy=0.31)
+
+
 def test_a_classifier_that_is_never_right_is_named_too(said):
     assert "learned little" in said("classifier", real_accuracy=0.0, majority_accuracy=0.2)
 

@@ -100,7 +100,7 @@ def test_without_options_it_is_the_stage_and_with_them_the_stages_results_stay(r
     stage, before = read_manifest(paths.SAMPLES, "samples").identity, files()
     assert sample.main(["--output", "new/grid.png"]) == 0
     assert (
-        capsys.readouterr().out.splitlines()[-1]
+        capsys.readouterr().out.splitlines()[-2]
         == "new/grid.png: 3 images of each of 3 classes, seed 0, temperature 0.9, guidance_scale 2.0"
     )
     assert files() - before == {"new/grid.png"} and read_manifest(paths.SAMPLES, "samples").identity == stage
@@ -217,6 +217,15 @@ def test_a_class_without_training_images_is_neither_sampled_nor_offered(tiny_run
     capsys.readouterr()
     assert sample.main(["--class", "b", "--output", "b.png"]) == 2
     assert "no training image shows class 1 ('b')" in capsys.readouterr().err
+
+
+def test_names_that_the_font_of_the_picture_lacks_are_printed(tiny_run, capsys):
+    tiny_run(names=("digits & signs", "Ελληνικά", "😀 café"))
+    for command in ([], ["--count", "2", "--output", "a.png"]):
+        assert sample.main(command) == 0
+        assert "#1 is Ελληνικά, #2 cafe is 😀 café" in capsys.readouterr().out
+    assert sample.main(["--count", "2", "--output", "a.png", "--class", "digits & signs"]) == 0
+    assert " is " not in capsys.readouterr().out
 
 
 def test_decoding_steps_of_an_order_that_does_not_draw_by_them_are_said_to_change_nothing(tiny_run, capsys):

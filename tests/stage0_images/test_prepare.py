@@ -139,6 +139,30 @@ def test_pixels_of_a_small_part_of_the_range_are_a_warning(prepare, capsys, larg
     assert said is None or ("warning: the training pixels lie between" in lines[1] and said in lines[1])
 
 
+@pytest.mark.parametrize(
+    ("shades", "background", "channels", "hidden"),
+    [
+        ((255,), [255, 255, 255], 3, True),
+        ((255,), [0, 0, 0], 3, False),
+        ((250, 0), [255, 255, 255], 1, True),
+        ((30, 100), [255, 255, 255], 3, False),
+        ((76,), [255, 0, 0], 1, True),  # red is the grey value 76
+    ],
+)
+def test_drawings_that_vanish_on_their_background_are_a_warning(
+    prepare, capsys, shades, background, channels, hidden
+) -> None:
+    Path("drawings").mkdir()
+    for number in range(20):
+        pixels = np.full((8, 8, 4), shades[number % len(shades)], np.uint8)
+        pixels[..., 3] = np.eye(8) * 255
+        pixels[0, 0, :3] += np.uint8(number % 4)  # or all pixels of all images might be equal, which is refused
+        Image.fromarray(pixels).save(f"drawings/{number:02}.png")
+    assert prepare(source="drawings", background=background, channels=channels) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("training images show nothing but data.background" in line for line in lines) is hidden, lines
+
+
 def test_grey_range_uses_the_whole_range(prepare, capsys):
     write_greys("greys", 4080, np.uint16, "png")
     assert prepare(source="greys", grey_range=[0, 4080]) == 0

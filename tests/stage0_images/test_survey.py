@@ -60,6 +60,31 @@ def test_one_coloured_image_is_enough_and_hidden_colours_do_not_count(survey) ->
     assert not survey().grey
 
 
+@pytest.mark.parametrize(
+    ("drawings", "background"),
+    [
+        ([0, 0, 200], "white"),
+        ([255, 255, 90], "black"),
+        ([0, 255, 60], "grey"),
+        ([0, 128, 128], "white"),
+    ],
+)
+def test_transparent_drawings_get_a_background_on_which_they_can_be_seen(survey, drawings, background) -> None:
+    for number in range(12):
+        pixels = np.full((9, 9, 4), drawings[number % 3], np.uint8)
+        pixels[..., 3] = np.eye(9) * 255
+        path = Path(f"images/{number}.png")
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    assert survey().background == background
+
+
+def test_a_drawing_in_a_hundred_does_not_change_the_background(survey) -> None:
+    for number in range(120):
+        save(f"{number:03}.png", "RGBA", (9, 9), (255, 255, 255, 100) if number == 50 else (9, 9, 9, 100))
+    assert survey().background == "white"
+
+
 def test_images_that_cannot_be_opened_are_left_out(survey) -> None:
     for number in range(12):
         save(f"{number}.png", "L", (8, 8), number)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -47,6 +48,21 @@ def test_another_parameter_file_can_be_named(project):
     (project / "params.yaml").rename(project / "mine.yaml")
     assert entry.main(lambda *_: None, "doc", ["--params", "mine.yaml"]) == 0
     assert entry.main(lambda *_: None, "doc", []) == 2
+
+
+def test_ctrl_c_is_told_in_one_line(project, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    assert entry.main(interrupted, "doc", []) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT; run the same command again\n"
+
+
+def test_without_its_packages_a_command_says_to_activate_the_environment(repository):
+    bare = [sys.executable, "-S", "-m", "tessera", "--help"]  # as a Python without Tessera's packages
+    done = subprocess.run(bare, cwd=repository, capture_output=True, text=True, env={})
+    assert done.returncode == 1
+    assert "activate their environment (source .venv/bin/activate)" in done.stderr.splitlines()[-1]
 
 
 def fail(*_):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from evaluation.figures import (
@@ -94,7 +94,10 @@ class Comparison:
         return self.same_data and not changed and len(distortions) <= 1
 
     def best(self, figure: str) -> set[int]:
-        """The indices in `runs` of those with the best value of a figure; none if all are equal or no run is better."""
+        """The indices in `runs` of those with the best value of a figure; none if all are equal or no run is better.
+
+        No run is better if its interval overlaps that of a worse one.
+        """
         direction = better(figure)
         if direction is None or not self.same_data or (needs_the_same_codes(figure) and not self.same_codes):
             return set()
@@ -108,7 +111,18 @@ class Comparison:
         if len(set(values.values())) < 2:
             return set()
         extreme = max(values.values()) if direction == HIGHER else min(values.values())
-        return {place for place, value in values.items() if value == extreme}
+        found = {place for place, value in values.items() if value == extreme}
+        return set() if self._overlap(figure, found, values.keys() - found) else found
+
+    def _overlap(self, figure: str, some: Iterable[int], others: Iterable[int]) -> bool:
+        """Whether the interval of one of some runs overlaps that of one of the others; no, if there are no intervals.
+
+        Args:
+            some, others: indices in `runs`.
+        """
+        intervals = {place: self.runs[place].figures.get(f"{figure}_interval") for place in (*some, *others)}
+        pairs = [(intervals[one], intervals[other]) for one in some for other in others]
+        return any(one and other and one[0] <= other[1] and other[0] <= one[1] for one, other in pairs)
 
     def why_missing(self, figure: str, run: Run) -> str:
         """What stands in place of a figure that a run does not have."""

@@ -7,6 +7,7 @@ import os
 from itertools import count
 from pathlib import Path
 
+from stage0_images.columns import some_of
 from stage0_images.survey import Survey
 from tessera.artifacts.files import write_text
 from tessera.cli.preset import DEFAULT, PRESETS, editor, leaves, patch
@@ -104,8 +105,10 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
     sides = {survey.sides[0], survey.sides[-1]}
     size = " to ".join(str(side) for side in sorted(sides)) + " pixels on the shorter side"
     colours = "grey" if survey.grey else "colours"
-    clear = f", {survey.transparent:.0%} transparent" if survey.transparent else ""
-    labels = f"{len(survey.classes)} classes" if survey.classes else "no labels"
+    clear = f", {survey.transparent:.0%} transparent, laid over {survey.background}" if survey.transparent else ""
+    if survey.background != "white":
+        clear += f" ({survey.vanish['white']:.0%} would vanish on white)"
+    labels = f"{len(survey.classes)} classes ({some_of(survey.classes)})" if survey.classes else "no labels"
     low = machine.slow_bf16 or "bf16 is faster than fp32"
     cores = "1 core" if machine.threads == 1 else f"{machine.threads} cores"
     memory = f", {machine.memory / 2**30:.0f} GB of memory" if machine.memory else ""
@@ -160,7 +163,7 @@ def _stages(plan: Plan, minutes: float) -> list[str]:
     whole = f"{'in all':<18} {plan.expected_minutes:7.1f}   about, if nothing else runs"
     if plan.expected_minutes > minutes:
         least = (
-            f"{plan.expected_minutes:.0f} minutes are the least for these images here, more than the {minutes:g} given"
+            f"{plan.expected_minutes:.1f} minutes are the least for these images here, more than the {minutes:g} given"
         )
         smaller = "; a smaller --side takes less" if plan.params.data.height > SMALLEST else ""
         whole += f"\n{'':<18} {least}{smaller}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from stage0_images.survey import Survey
+from stage0_images.survey import BACKGROUNDS, Survey
 from tessera.cli.start.machine import Machine
 
 STAGE1, STAGE2 = "stage1_vqvae", "stage2_prior"
@@ -93,8 +93,10 @@ def images(survey: Survey, side: int, reason: str) -> Choice:
         "data.channels", 1 if survey.grey else 3, "all images are grey" if survey.grey else "images have colours"
     )
     if survey.transparent:
-        share = f"{survey.transparent:.0%} of the images are transparent"
-        chosen.set("data.background", [255, 255, 255], f"{share}; this colour is under them")
+        reason = f"{survey.transparent:.0%} of the images are transparent; this colour is under them"
+        if survey.background != "white":
+            reason += f", since {survey.vanish['white']:.0%} would vanish on white"
+        chosen.set("data.background", list(BACKGROUNDS[survey.background]), reason)
     return chosen
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from compared_runs import commit, compare, row, write_metrics
 
 from tessera import paths
@@ -39,6 +40,18 @@ def test_rates_of_different_codes_have_no_best_and_other_data_none_at_all(projec
     edit(paths.PARAMS, {"data.split_seed": 1})
     text = compare(capsys)
     assert "* " not in text and "different data" in text
+
+
+@pytest.mark.parametrize(("interval", "best"), [([0.05, 0.2], ""), ([0.25, 0.4], "* "), (None, "* ")])
+def test_a_distance_within_the_error_of_another_is_not_the_best(project, capsys, interval, best):
+    measured = {"weights": "abc", "default": {"kid": 0.1, "kid_interval": [-0.1, 0.2]}}
+    for kid, found in ((0.1, [-0.1, 0.2]), (0.3, interval)):
+        measured["default"] = {"kid": kid} | ({"kid_interval": found} if found else {})
+        file = paths.RESULTS / "evaluate" / "metrics.json"
+        write_text(file, json_text({"distribution": measured, "images": {"test": 252, "samples": 1000}}))
+        commit(str(kid))
+    text = compare(capsys, "HEAD~1", "HEAD")
+    assert row(text, "evaluate:distribution.default.kid") == ["lower", f"{best}0.1000", "0.3000", "+0.2"]
 
 
 def test_figures_that_are_not_there_say_why(project, capsys):

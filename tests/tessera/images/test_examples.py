@@ -14,8 +14,10 @@ def split(labels: list[int] | None, count: int = 0) -> ImageSplit:
     return ImageSplit(np.zeros((count, 1, 2, 2), np.uint8), None if labels is None else np.array(labels, np.int64))
 
 
-def test_classes_take_turns_and_each_shows_its_first_images():
+def test_classes_take_turns_and_each_shows_images_from_all_over_it():
     assert spread_over_classes(split([2, 2, 0, 0, 1, 0, 2, 1]), 6).tolist() == [2, 4, 0, 3, 7, 1]
+    labels = [0] * 10 + [7] * 9
+    assert spread_over_classes(split(labels), 5).tolist() == [0, 10, 3, 14, 6]
 
 
 def test_a_class_without_further_images_is_skipped_and_one_without_any_is_not_there():
