@@ -17,6 +17,8 @@ from whole_runs import HANGS, LIKE_DVC, Environment, alive, run, torchrun, wait_
 
 Write = Callable[..., None]
 STAGE = [sys.executable, "-m", "stage"]
+# Signals, with the exit status and the line of a stage that is ended by them.
+ENDS = [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "stopped by SIGINT; run the same command again\n")]
 
 
 def started(folder: Path, processes: int) -> list[psutil.Process]:
@@ -51,14 +53,13 @@ def test_one_process_passes_its_exit_status_on(
     assert done.stdout == ("threads 1\n" if does == "nothing" else "")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status", "said"), ENDS)
 def test_one_process_ends_by_a_signal_with_its_status(
-    stage: Path, environment: Environment, number: signal.Signals, status: int
+    stage: Path, environment: Environment, number: signal.Signals, status: int, said: str
 ) -> None:
     process = subprocess.Popen(STAGE, env=environment | {"STAGE_DOES": "wait"}, stderr=subprocess.PIPE, text=True)
     started(stage, 1)
     process.send_signal(number)
-    said = "stopped by SIGINT; run the same command again\n" if number == signal.SIGINT else ""
     assert process.communicate(timeout=HANGS)[1] == said and process.returncode == status
 
 
@@ -113,15 +114,15 @@ def test_several_processes_divide_the_cores(stage: Path, write_params: Write, en
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status", "said"), ENDS)
 def test_several_processes_end_by_a_signal_to_the_one_that_started_them(
-    stage: Path, write_params: Write, environment: Environment, number: signal.Signals, status: int
+    stage: Path, write_params: Write, environment: Environment, number: signal.Signals, status: int, said: str
 ) -> None:
     write_params({"runtime.processes": 2})
     process = subprocess.Popen(STAGE, env=environment | {"STAGE_DOES": "wait"}, stderr=subprocess.PIPE, text=True)
     trainers = started(stage, 2)
     process.send_signal(number)
-    assert process.communicate(timeout=HANGS)[1] == "" and process.returncode == status
+    assert process.communicate(timeout=HANGS)[1] == said and process.returncode == status
     assert not any(alive(trainer) for trainer in trainers)
 
 
