@@ -109,11 +109,11 @@ def _seen(image: SourceImage, max_pixels: int) -> Iterator[tuple[int, float, boo
     visible = pixels[pixels[..., 3] > 0][:, :3]
     coloured = bool(visible.size) and np.ptp(visible, axis=1).max() > COLOUR
     transparent = bool((pixels[..., 3] < 255).any())
-    vanished = {name for name, colour in BACKGROUNDS.items() if transparent and not shows(pixels, colour)}
+    vanished = {name for name, colour in BACKGROUNDS.items() if transparent and not _shows(pixels, colour)}
     yield min(width, height), width / height, coloured, transparent, vanished
 
 
-def shows(pixels: np.ndarray, background: tuple[int, int, int]) -> bool:
+def _shows(pixels: np.ndarray, background: tuple[int, int, int]) -> bool:
     """Whether an image differs visibly from the background that it is laid over.
 
     Args:
