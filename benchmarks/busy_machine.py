@@ -6,6 +6,7 @@ A thread that is done early spins for a while before it sleeps. On a busy machin
 it waits for. `default`: libgomp's own number of turns. `ours`: what `tessera.launch.threads` chooses. `passive`: no
 spinning at all. The other programs are loops that never wait. Every setting has a process of its own, in turn, and
 every second turn goes backwards. The times are medians over processes of the median step (quartiles of the medians).
+The mean over all steps tells how long a training takes: on a busy machine a few processes may be far slower than most.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
+from statistics import fmean, median
 
 import repository  # noqa: F401
 from timing import quartiles
@@ -103,12 +106,17 @@ def busy(load: int) -> Iterator[None]:
             other.wait()
 
 
-def step_seconds(model: str, setting: str, steps: int) -> float:
-    """The median step of one process."""
+def step_seconds(model: str, setting: str, steps: int) -> list[float]:
+    """The seconds of each step of one process."""
     kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     command = [sys.executable, __file__, "--model", model, "--steps", str(steps), "--measure", setting]
     done = subprocess.run(command, env=kept | SETTINGS[setting], capture_output=True, text=True, check=True)
-    return quartiles(json.loads(done.stdout.splitlines()[-1]))["median"]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def summary(processes: list[list[float]]) -> dict[str, float]:
+    """The quartiles of the median steps of processes, and the mean of all their steps, in seconds."""
+    return quartiles([median(steps) for steps in processes]) | {"mean": fmean(chain(*processes))}
 
 
 def main() -> None:
@@ -128,17 +136,18 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for model in [options.model] if options.model else MODELS:
         for load in options.load:
-            times: dict[str, list[float]] = {name: [] for name in options.settings}
+            times: dict[str, list[list[float]]] = {name: [] for name in options.settings}
             with busy(load):
                 for turn in range(options.repeats):
                     for name in options.settings[:: -1 if turn % 2 else 1]:
                         times[name].append(step_seconds(model, name, options.steps))
             print(f"\n{model}, {load} other programs: seconds a step", flush=True)
-            found[f"{model}, {load}"] = {name: quartiles(seconds) for name, seconds in times.items()}
-            first = found[f"{model}, {load}"][options.settings[0]]["median"]
+            found[f"{model}, {load}"] = {name: summary(processes) for name, processes in times.items()}
+            first = found[f"{model}, {load}"][options.settings[0]]
             for name, t in found[f"{model}, {load}"].items():
-                spread = f"{t['median']:.4f} ({t['low']:.4f} to {t['high']:.4f})"
-                print(f"  {name:14} {spread}, {first / t['median']:.2f} times as fast as {options.settings[0]}")
+                spread = f"{t['median']:.4f} ({t['low']:.4f} to {t['high']:.4f}), mean {t['mean']:.4f}"
+                faster = f"{first['median'] / t['median']:.2f} (means: {first['mean'] / t['mean']:.2f}) times as fast"
+                print(f"  {name:14} {spread}, {faster} as {options.settings[0]}")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
 

@@ -21,6 +21,7 @@ AS_LINES = "{desc}: {n:.0f}/{total} {unit}s, {elapsed} taken, {remaining} left{p
 
 
 _spoke = time.monotonic()  # when a line was last printed, or this module was loaded
+_start: _Clock | None = None  # of `starting`
 
 
 def speaks() -> bool:
@@ -33,6 +34,7 @@ def say(line: str) -> None:
     global _spoke
     if speaks():
         _spoke = time.monotonic()
+        _started()
         write = tqdm.write if sys.stderr.isatty() else print
         write(line, file=sys.stderr)
 
@@ -49,6 +51,7 @@ class Bar(tqdm):
 
     def __init__(self, total: float, desc: str, unit: str, initial: int = 0) -> None:
         """See `tqdm`. `unit` is one thing that is counted, such as "step"."""
+        _started()
         self.terminal = sys.stderr.isatty()
         often = {} if self.terminal else {"mininterval": 0.0}  # each update may print a line; `display` keeps the pace
         width = {"dynamic_ncols": bool(_columns()), "ncols": None if _columns() else COLUMNS} if self.terminal else {}
@@ -89,6 +92,41 @@ def _columns() -> int:
         return 0
 
 
+class _Clock(threading.Thread):
+    """Says what is being done and for how long, from `LONG` seconds after its beginning until `end`.
+
+    On a terminal it is a line that is replaced each second, and elsewhere a line each `PACE` seconds.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(daemon=True)
+        self._what, self._began, self._done = what, time.monotonic(), threading.Event()
+        self.start()
+
+    def end(self) -> float:
+        """Take the clock away, and return the seconds since its beginning."""
+        self._done.set()
+        self.join()
+        return time.monotonic() - self._began
+
+    def run(self) -> None:
+        if self._done.wait(LONG):
+            return
+        if not sys.stderr.isatty():
+            say(f"{self._what} ...")
+            while not self._done.wait(PACE):
+                say(f"{self._what} ... {_duration(time.monotonic() - self._began)}")
+            return
+        if _start is not self:
+            _started()
+        # The cursor goes back to the line's beginning, so that what others print stands in the clock's place.
+        clock: Any = tqdm(desc=self._what, bar_format="{desc} ... {elapsed}\r", leave=False, file=sys.stderr)
+        clock.start_t -= time.monotonic() - self._began
+        with clock:
+            while not self._done.wait(1.0):
+                clock.refresh()
+
+
 @contextmanager
 def waiting(what: str, report: bool = True) -> Iterator[None]:
     """Say what is being done if the block takes longer than `LONG` seconds, and how long it has been going on.
@@ -97,33 +135,36 @@ def waiting(what: str, report: bool = True) -> Iterator[None]:
         what: a noun, such as "compilation".
         report: whether a line says at the end how long it took, if that was longer than `LONG`.
     """
-    began, done = time.monotonic(), threading.Event()
     if not speaks():
         yield
         return
-    thread = threading.Thread(target=_watch, args=(what, began, done), daemon=True)
-    thread.start()
+    clock, seconds = _Clock(what), 0.0
     try:
         yield
     finally:
-        done.set()
-        thread.join()
-    seconds = time.monotonic() - began
+        seconds = clock.end()
     if report and seconds > LONG:
         say(f"{what}: {_duration(seconds)}")
 
 
-def _watch(what: str, began: float, done: threading.Event) -> None:
-    """Show `what` with a clock until `done` is set: on a terminal as a line that is replaced each second."""
-    if done.wait(LONG):
+@contextmanager
+def starting() -> Iterator[None]:
+    """On a terminal, show a clock until the block's first line, bar or other clock, if that takes longer than `LONG`.
+
+    Libraries alone may take many seconds to load from a slow disk.
+    """
+    global _start
+    if not (speaks() and sys.stderr.isatty()):
+        yield
         return
-    if not sys.stderr.isatty():
-        say(f"{what} ...")
-        while not done.wait(PACE):
-            say(f"{what} ... {_duration(time.monotonic() - began)}")
-        return
-    clock: Any = tqdm(desc=what, bar_format="{desc} ... {elapsed}", leave=False, file=sys.stderr)
-    clock.start_t -= time.monotonic() - began
-    with clock:
-        while not done.wait(1.0):
-            clock.refresh()
+    _start = _Clock("start")
+    try:
+        yield
+    finally:
+        _start.end()
+
+
+def _started() -> None:
+    """Take away the clock of `starting`, if it stands."""
+    if _start:
+        _start.end()

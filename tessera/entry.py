@@ -20,7 +20,7 @@ from types import ModuleType
 
 from tessera import locks, paths, snapshot, times
 from tessera.artifacts.edited import first_difference
-from tessera.console import say
+from tessera.console import say, starting
 from tessera.documents import read_json
 from tessera.errors import UserError
 from tessera.explained import explained
@@ -119,7 +119,8 @@ def _run(
             count = processes.number_of_processes(params.runtime.processes) if parallel else 1
             if count == 1:
                 used = _files_used(name, uses, params)
-                run(params, arguments)
+                with starting() if kept else nullcontext():  # a demonstration goes on after its last line
+                    run(params, arguments)
                 processes.leave()
         status = processes.start(count, name, argv, threads) if count > 1 else 0
         launched = int(os.environ.get("WORLD_SIZE", "1"))  # by torchrun, for example

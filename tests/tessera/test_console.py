@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 from whole_runs import wait_for
 
 from tessera import console
-from tessera.console import Bar, say, waiting
+from tessera.console import Bar, say, starting, waiting
 
 
 class Terminal(io.StringIO):
@@ -23,6 +24,17 @@ def as_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Put a terminal in place of standard error. A fixture could not: pytest replaces it between setup and test."""
     monkeypatch.setattr(sys, "stderr", Terminal())
     return sys.stderr
+
+
+def screen_of(text: str) -> list[str]:
+    """What stays on a terminal after text with carriage returns: each line that is not blank."""
+    rows = []
+    for line in text.split("\n"):
+        row = ""
+        for piece in line.split("\r"):
+            row = piece + row[len(piece) :]
+        rows.append(row.rstrip())
+    return [row for row in rows if row]
 
 
 @pytest.fixture
@@ -121,6 +133,48 @@ def test_on_a_terminal_what_takes_long_has_a_clock_that_goes_away(impatient, mon
     with waiting("validation", report=False):
         wait_for(lambda: "validation ... 00:0" in terminal.getvalue(), "no clock")
     assert "\n" not in terminal.getvalue() and terminal.getvalue().split("\r")[-2].strip() == ""
+
+
+def test_a_start_has_a_clock_on_a_terminal_until_the_first_line(impatient, monkeypatch) -> None:
+    terminal = as_terminal(monkeypatch)
+    with starting():
+        wait_for(lambda: "start ... 00:0" in terminal.getvalue(), "no clock")
+        say("a line")
+        shown = terminal.getvalue()
+        time.sleep(1.2)  # the clock was drawn each second
+    assert terminal.getvalue() == shown
+    assert screen_of(shown) == ["a line"]
+
+
+def test_what_another_prints_takes_the_place_of_a_clock(impatient, monkeypatch) -> None:
+    terminal = as_terminal(monkeypatch)
+    with starting():
+        wait_for(lambda: "start ... 00:0" in terminal.getvalue(), "no clock")
+        print("models/prior: published", file=terminal)
+    assert screen_of(terminal.getvalue()) == ["models/prior: published"]
+
+
+@pytest.mark.parametrize("sign", [lambda: Bar(10, "codes", "image"), lambda: waiting("validation")])
+def test_a_start_is_over_with_the_first_bar_or_other_clock(sign, impatient, monkeypatch) -> None:
+    terminal = as_terminal(monkeypatch)
+    with starting():
+        wait_for(lambda: "start ... 00:0" in terminal.getvalue(), "no clock")
+        with sign():
+            wait_for(lambda: re.search("codes:|validation ", terminal.getvalue()), "no sign")
+            time.sleep(1.2)
+            after = re.split("codes:|validation ", terminal.getvalue(), maxsplit=1)[1]
+    assert "start" not in after
+
+
+def test_a_quick_start_and_a_start_without_a_terminal_say_nothing(impatient, capsys, monkeypatch) -> None:
+    with starting():
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console, "LONG", 60)
+    terminal = as_terminal(monkeypatch)
+    with starting():
+        pass
+    assert terminal.getvalue() == ""
 
 
 def test_an_error_in_what_takes_long_arrives(impatient) -> None:
