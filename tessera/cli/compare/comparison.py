@@ -75,6 +75,10 @@ class Comparison:
                 "distances have no best here: they compare only between runs that the same network judged, with the "
                 "same weights"
             )
+        if close := [name for name in self.figures if self._overlap(name, *self._ranked(name))]:
+            self.notes.append(
+                f"no best is marked for {', '.join(close)}: the intervals of the best run and of another one overlap"
+            )
 
     def _differs(self, path: str) -> bool:
         users = [run for run in self.runs if path in run.parameters.values]
@@ -98,21 +102,30 @@ class Comparison:
 
         No run is better if its interval overlaps that of a worse one.
         """
+        found, others = self._ranked(figure)
+        return set() if self._overlap(figure, found, others) else found
+
+    def _ranked(self, figure: str) -> tuple[set[int], set[int]]:
+        """The indices in `runs` of those with the best value of a figure, and of those with worse ones.
+
+        Both are empty if the figure does not compare or is the same in all runs.
+        """
+        nothing: tuple[set[int], set[int]] = set(), set()
         direction = better(figure)
         if direction is None or not self.same_data or (needs_the_same_codes(figure) and not self.same_codes):
-            return set()
+            return nothing
         if needs_the_same_judge(figure) and not self.same_judge:
-            return set()
+            return nothing
         if needs_the_same_test_images(figure) and not self.same_test:
-            return set()
+            return nothing
         if needs_as_many_samples(figure) and not self.as_many_samples:
-            return set()
+            return nothing
         values = {place: run.figures[figure] for place, run in enumerate(self.runs) if number(run.figures.get(figure))}
         if len(set(values.values())) < 2:
-            return set()
+            return nothing
         extreme = max(values.values()) if direction == HIGHER else min(values.values())
         found = {place for place, value in values.items() if value == extreme}
-        return set() if self._overlap(figure, found, values.keys() - found) else found
+        return found, values.keys() - found
 
     def _overlap(self, figure: str, some: Iterable[int], others: Iterable[int]) -> bool:
         """Whether the interval of one of some runs overlaps that of one of the others; no, if there are no intervals.

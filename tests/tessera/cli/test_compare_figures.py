@@ -52,6 +52,7 @@ def test_a_distance_within_the_error_of_another_is_not_the_best(project, capsys,
         commit(str(kid))
     text = compare(capsys, "HEAD~1", "HEAD")
     assert row(text, "evaluate:distribution.default.kid") == ["lower", f"{best}0.1000", "0.3000", "+0.2"]
+    assert ("no best is marked for evaluate:distribution.default.kid" in text) == (not best)
 
 
 def test_figures_that_are_not_there_say_why(project, capsys):
