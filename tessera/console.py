@@ -120,9 +120,11 @@ class _Clock(threading.Thread):
         if _start is not self:
             _started()
         # The cursor goes back to the line's beginning, so that what others print stands in the clock's place.
-        clock: Any = tqdm(desc=self._what, bar_format="{desc} ... {elapsed}\r", leave=False, file=sys.stderr)
+        form = "{desc} ... {elapsed}\r"
+        clock: Any = tqdm(desc=self._what, bar_format=form, leave=False, file=sys.stderr, delay=LONG)
         clock.start_t -= time.monotonic() - self._began
         with clock:
+            clock.refresh()
             while not self._done.wait(1.0):
                 clock.refresh()
 

@@ -131,7 +131,7 @@ def test_what_takes_long_is_named_while_it_goes_on_and_timed_at_its_end(clock, i
 def test_on_a_terminal_what_takes_long_has_a_clock_that_goes_away(impatient, monkeypatch) -> None:
     terminal = as_terminal(monkeypatch)
     with waiting("validation", report=False):
-        wait_for(lambda: "validation ... 00:0" in terminal.getvalue(), "no clock")
+        wait_for(lambda: "validation ... 00:01" in terminal.getvalue(), "no clock")
     assert "\n" not in terminal.getvalue() and terminal.getvalue().split("\r")[-2].strip() == ""
 
 
