@@ -129,6 +129,19 @@ def test_a_class_without_training_images_is_no_part_of_the_classifiers_figures(t
         assert found[name] == pytest.approx(right.float().mean().item())
 
 
+def test_without_a_test_image_of_a_trained_class_the_classifiers_accuracy_is_unavailable(tiny_run):
+    folder = tiny_run(untrained=int(fixed_choice(20, 1)[0]) % 3)  # the class of the only image that is measured
+    run_all()
+    metrics = limit_images(folder, 1)
+    assert set(metrics["classifier"]) == {"sample_agreement", "unguided_agreement"}
+    assert {name.removeprefix("classifier.") for name in metrics["unavailable"] if "classifier." in name} == {
+        "real_accuracy",
+        "majority_accuracy",
+        "reconstruction_agreement",
+    }
+    assert "no test image is of a class" in metrics["unavailable"]["classifier.real_accuracy"]
+
+
 def test_an_unlabelled_run_of_two_levels_and_rectangles_says_unavailable(tiny_run):
     tiny_run((3, 8, 12), classes=0, strides=[2, 2], sizes=[5, 9])
     metrics = run_all()
