@@ -6,7 +6,7 @@ A thread that is done early spins for a while before it sleeps. On a busy machin
 it waits for. `default`: libgomp's own number of turns. `ours`: what `tessera.launch.threads` chooses. `passive`: no
 spinning at all. The other programs are loops that never wait. Every setting has a process of its own, in turn, and
 every second turn goes backwards. The times are medians over processes of the median step (quartiles of the medians).
-The mean over all steps tells how long a training takes: on a busy machine a few processes may be far slower than most.
+The mean over all steps counts the processes that are far slower than most, as some are on a busy machine.
 """
 
 from __future__ import annotations

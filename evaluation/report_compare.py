@@ -69,7 +69,7 @@ def _summary(compared: Comparison) -> Section:
         [Table("", ["figure", "better", *heads], rows) if rows else None],
         "The figures that are shown first, each with its stage. ★ marks the best value of a row, where the runs can be "
         "compared by it: rates only between priors of the same codes, distances only in the same network's features, "
-        "figures of test images only on the same ones.",
+        "figures of test images only on the same ones, and none where intervals overlap.",
         "The second column says which way is better.",
         "The row `evaluate:images.test` says on how many test images.",
     )

@@ -75,10 +75,9 @@ def legend(shown: Sequence[int], classes: Classes) -> str:
     Args:
         shown: the indices of the classes in the picture.
     """
-    pairs = [(_name(classes, number), classes.name(number)) for number in shown]
-    return ", ".join(
-        f"{drawn} is {printable(name)}" for drawn, name in pairs if drawn.startswith("#") and drawn != name
-    )
+    named = [(number, _name(classes, number), classes.name(number)) for number in shown]
+    replaced = [(drawn, name) for number, drawn, name in named if drawn != name and drawn.split()[0] == f"#{number}"]
+    return "; ".join(f"{drawn} is {printable(name)}" for drawn, name in replaced)
 
 
 def completions(

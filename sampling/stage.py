@@ -51,10 +51,10 @@ def sample(params: Params, module: str, uses: tuple[str, ...], share: Share | No
         folder.wait([part.name for part in parts])
         seconds = time.monotonic() - began
         if processes.is_main_process:
-            publish(pipeline, section, list(kinds), parts, folder)
+            shown = publish(pipeline, section, list(kinds), parts, folder)
             drawn = sum(part.rows.stop - part.rows.start for part in parts if part.name in set(folder.left))
             print(f"{paths.SAMPLES}: {drawn} images in {seconds:.1f} s, {drawn / seconds:.0f} images a second")
-            if names := legend(pipeline.classes.trained[:GRID_CLASSES], pipeline.classes):
+            if names := legend(shown, pipeline.classes):
                 print(f"{paths.SAMPLE_GRID}: {names}")
     processes.wait_for_everyone()
 
@@ -84,23 +84,26 @@ def make_parts(
 
 def publish(
     pipeline: TwoStagePipeline, section: SamplingParams, kinds: list[str], parts: list[SamplePart], folder: PartFolder
-) -> None:
-    """Publish the samples, with a picture of the first ones."""
+) -> tuple[int, ...]:
+    """Publish the samples, with a picture of the first ones. Returns the indices of the classes that it names."""
     rows, labels = part_rows(section.batch_size), pipeline.check_labels("each", section.images)
     labels = None if labels is None else labels.numpy()
     with publishing(paths.SAMPLES, "samples", pipeline.parents) as staging:
         folder.link([part.name for part in parts], staging)
         shape, classes = pipeline.layout.image_shape, pipeline.num_classes
         write_description(staging, kinds, section.images, shape, classes, rows, labels)
-        write_grid(staging, section, rows, pipeline.classes)
+        return write_grid(staging, section, rows, pipeline.classes)
 
 
-def write_grid(staging: Path, section: SamplingParams, part_rows: int, classes: Classes) -> None:
+def write_grid(staging: Path, section: SamplingParams, part_rows: int, classes: Classes) -> tuple[int, ...]:
     """Write grid.png, the first images of default/: a row for each class, or a square without classes.
 
     Args:
         staging: the folder that is to be published.
         part_rows: number of images in each part but the last.
+
+    Returns:
+        The indices of the classes that have a row.
     """
     count, columns, trained = section.images, section.grid_columns, len(classes.trained)
     if trained and count >= trained:
@@ -109,6 +112,7 @@ def write_grid(staging: Path, section: SamplingParams, part_rows: int, classes: 
         pixels = written_images(staging / "default", places.numpy(), part_rows)
         picture = classes_in_rows(pixels, list(shown), columns, classes)
     else:
-        places = torch.arange(min(count, columns**2))
+        shown, places = (), torch.arange(min(count, columns**2))
         picture = image_grid(written_images(staging / "default", places.numpy(), part_rows), square(len(places)))
     save_grid(picture, staging / paths.SAMPLE_GRID.name)
+    return shown

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Rows of a table bring their bytes into memory. So many rows are fetched at a time, but no more than so many bytes.
 PORTION_ROWS, PORTION_BYTES = 32, 2**22
-NAMED = 5  # of many names, those that a line has
+NAMED = 5  # how many of many names a line has
 LOOK_AHEAD = 4096  # rows whose sizes are looked up at a time
 
 

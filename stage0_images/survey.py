@@ -18,7 +18,7 @@ SAMPLE = 200  # images that are opened
 SHOWN = 64  # pixels a side, at which an image's colours are looked at
 COLOUR = 8  # of 255; channels that differ by less are one grey
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}  # for transparent images
-VANISHED = 0.02  # the share of images that may vanish on white before another background is better
+VANISHED = 0.02  # another background than white is better if so many fewer images vanish on it, as a share
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Survey:
 
     @property
     def background(self) -> str:
-        """The one of `BACKGROUNDS` to lay transparent images over: white unless images vanish on it alone."""
+        """The one of `BACKGROUNDS` to lay transparent images over: white unless another is better by `VANISHED`."""
         best = min(self.vanish, key=self.vanish.__getitem__)
         return best if self.vanish["white"] - self.vanish[best] > VANISHED else "white"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["TwoStagePipeline"]
 
-if find_spec("tqdm") is None:  # which every command needs
+if find_spec("tqdm") is None:  # one of the packages that every command needs
     raise ModuleNotFoundError(
         f"the packages that Tessera needs are not installed for {sys.executable}; activate their environment (source "
         ".venv/bin/activate), or install them (pip install -e .)"

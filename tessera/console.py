@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 LONG = 2.0  # seconds; what takes longer says what it is
 PACE = 30.0  # seconds between two lines where standard error is no terminal
-COLUMNS = 80  # of a terminal that does not say how wide it is
+COLUMNS, ROWS = 80, 24  # of a terminal that does not say how large it is
 
 ON_TERMINAL = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 AS_LINES = "{desc}: {n:.0f}/{total} {unit}s, {elapsed} taken, {remaining} left{postfix}"
 
 
 _spoke = time.monotonic()  # when a line was last printed, or this module was loaded
-_start: _Clock | None = None  # of `starting`
+_start: _Clock | None = None  # the one that `starting` shows
 
 
 def speaks() -> bool:
@@ -54,7 +54,6 @@ class Bar(tqdm):
         _started()
         self.terminal = sys.stderr.isatty()
         often = {} if self.terminal else {"mininterval": 0.0}  # each update may print a line; `display` keeps the pace
-        width = {"dynamic_ncols": bool(_columns()), "ncols": None if _columns() else COLUMNS} if self.terminal else {}
         form = ON_TERMINAL if self.terminal else AS_LINES
         super().__init__(
             total=total,
@@ -68,7 +67,7 @@ class Bar(tqdm):
             file=sys.stderr,
             smoothing=0,
             **often,
-            **width,
+            **(_width() if self.terminal else {}),
         )
 
     def forget_time(self) -> None:
@@ -90,6 +89,28 @@ def _columns() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns
     except OSError:
         return 0
+
+
+def _width() -> dict[str, Any]:
+    """tqdm's arguments for a line as wide as the terminal. tqdm shows nothing on one that says it has no rows."""
+    columns = _columns()
+    return {"dynamic_ncols": True} if columns else {"ncols": COLUMNS, "nrows": ROWS}
+
+
+class _ClockLine(tqdm):
+    """A line that leaves the cursor at its beginning, so that a longer line that others print takes its place."""
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        """See `tqdm.status_printer`."""
+        write = tqdm.status_printer(file)
+
+        def draw(text: str) -> None:
+            write(text)
+            file.write("\r")
+            file.flush()
+
+        return draw
 
 
 class _Clock(threading.Thread):
@@ -119,9 +140,8 @@ class _Clock(threading.Thread):
             return
         if _start is not self:
             _started()
-        # The cursor goes back to the line's beginning, so that what others print stands in the clock's place.
-        form = "{desc} ... {elapsed}\r"
-        clock: Any = tqdm(desc=self._what, bar_format=form, leave=False, file=sys.stderr, delay=LONG)
+        form = "{desc} ... {elapsed}"
+        clock: Any = _ClockLine(desc=self._what, bar_format=form, leave=False, file=sys.stderr, delay=LONG, **_width())
         clock.start_t -= time.monotonic() - self._began
         with clock:
             clock.refresh()

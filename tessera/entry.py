@@ -119,7 +119,8 @@ def _run(
             count = processes.number_of_processes(params.runtime.processes) if parallel else 1
             if count == 1:
                 used = _files_used(name, uses, params)
-                with starting() if kept else nullcontext():  # a demonstration goes on after its last line
+                # Other entry points than stages may go on for long after their last line, as `sampling.demo` does.
+                with starting() if kept else nullcontext():
                     run(params, arguments)
                 processes.leave()
         status = processes.start(count, name, argv, threads) if count > 1 else 0

@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from pkgutil import iter_modules
 
+from tessera.console import say
 from tessera.explained import exit_status
 from tessera.streams import lasting
 
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> int:
         try:
             return import_module(f"{__name__}.{name}").main(rest)
         except KeyboardInterrupt:
+            say("stopped by SIGINT")
             return 128 + signal.SIGINT
         except Exception as error:
             return exit_status(error)

@@ -223,9 +223,19 @@ def test_names_that_the_font_of_the_picture_lacks_are_printed(tiny_run, capsys):
     tiny_run(names=("digits & signs", "Ελληνικά", "😀 café"))
     for command in ([], ["--count", "2", "--output", "a.png"]):
         assert sample.main(command) == 0
-        assert "#1 is Ελληνικά, #2 cafe is 😀 café" in capsys.readouterr().out
+        assert "#1 is Ελληνικά; #2 cafe is 😀 café" in capsys.readouterr().out
     assert sample.main(["--count", "2", "--output", "a.png", "--class", "digits & signs"]) == 0
     assert " is " not in capsys.readouterr().out
+
+
+def test_a_picture_without_names_has_none_explained(tiny_run, capsys):
+    folder = tiny_run(names=("a", "b", "Ελληνικά"))
+    raw = json.loads((folder / "params.yaml").read_text())
+    raw["sampling"]["images"] = 2  # fewer than there are classes
+    (folder / "params.yaml").write_text(json.dumps(raw))
+    assert sample.main([]) == 0
+    said = capsys.readouterr().out
+    assert "2 images" in said and "Ελληνικά" not in said
 
 
 def test_decoding_steps_of_an_order_that_does_not_draw_by_them_are_said_to_change_nothing(tiny_run, capsys):

@@ -131,7 +131,7 @@ def test_what_takes_long_is_named_while_it_goes_on_and_timed_at_its_end(clock, i
 def test_on_a_terminal_what_takes_long_has_a_clock_that_goes_away(impatient, monkeypatch) -> None:
     terminal = as_terminal(monkeypatch)
     with waiting("validation", report=False):
-        wait_for(lambda: "validation ... 00:01" in terminal.getvalue(), "no clock")
+        wait_for(lambda: re.search(r"validation \.\.\. 00:0[1-9]", terminal.getvalue()), "no clock")
     assert "\n" not in terminal.getvalue() and terminal.getvalue().split("\r")[-2].strip() == ""
 
 
@@ -144,6 +144,15 @@ def test_a_start_has_a_clock_on_a_terminal_until_the_first_line(impatient, monke
         time.sleep(1.2)  # the clock was drawn each second
     assert terminal.getvalue() == shown
     assert screen_of(shown) == ["a line"]
+
+
+def test_a_clock_is_cut_to_the_width_of_the_terminal_and_gives_its_place_all_the_same(impatient, monkeypatch) -> None:
+    terminal = as_terminal(monkeypatch)
+    monkeypatch.setattr(console, "_width", lambda: {"ncols": 20})
+    with waiting("check of models/vqvae/and/more"):
+        wait_for(lambda: "check of models/vqva" in terminal.getvalue(), "no clock")
+        print("warning: of some library", file=terminal)
+    assert "warning: of some library" in screen_of(terminal.getvalue())
 
 
 def test_what_another_prints_takes_the_place_of_a_clock(impatient, monkeypatch) -> None:

@@ -58,8 +58,9 @@ def test_ctrl_c_is_told_in_one_line(project, capsys):
     assert capsys.readouterr().err == "stopped by SIGINT; run the same command again\n"
 
 
-def test_without_its_packages_a_command_says_to_activate_the_environment(repository):
-    bare = [sys.executable, "-S", "-m", "tessera", "--help"]  # as a Python without Tessera's packages
+@pytest.mark.parametrize("command", ["tessera", "stage0_images.prepare", "sampling.sample", "sampling.save"])
+def test_without_its_packages_a_command_says_to_activate_the_environment(repository, command):
+    bare = [sys.executable, "-S", "-m", command, "--help"]  # as a Python without Tessera's packages
     done = subprocess.run(bare, cwd=repository, capture_output=True, text=True, env={})
     assert done.returncode == 1
     assert "activate their environment (source .venv/bin/activate)" in done.stderr.splitlines()[-1]

@@ -107,9 +107,12 @@ def test_no_file_that_is_opened_becomes_a_closed_stream(tmp_path: Path, reposito
     assert (tmp_path / "opened").read_text() == "True"
 
 
-def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_a_command_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(argv: list[str]) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tessera.cli.check.main", interrupted)
     assert cli.main(["check"]) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"

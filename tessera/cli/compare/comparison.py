@@ -133,7 +133,7 @@ class Comparison:
         Args:
             some, others: indices in `runs`.
         """
-        intervals = {place: self.runs[place].figures.get(f"{figure}_interval") for place in (*some, *others)}
+        intervals = {place: interval(self.runs[place].figures.get(f"{figure}_interval")) for place in (*some, *others)}
         pairs = [(intervals[one], intervals[other]) for one in some for other in others]
         return any(one and other and one[0] <= other[1] and other[0] <= one[1] for one, other in pairs)
 
@@ -163,3 +163,8 @@ def _alike(one: Any, other: Any) -> bool:
 def number(value: Any) -> bool:
     """Whether a figure is a number that can be better than another: finite, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def interval(value: Any) -> list[float] | None:
+    """The lower and the upper bound of an interval; None for what is no interval."""
+    return value if isinstance(value, list) and len(value) == 2 and all(map(number, value)) else None

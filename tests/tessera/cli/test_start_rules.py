@@ -81,6 +81,20 @@ def test_whatever_the_images_and_the_machine_the_parameters_are_valid(train, mac
 
 
 @pytest.mark.parametrize(
+    ("vanish", "colour", "told"),
+    [
+        ({"white": 0.02, "black": 0.0, "grey": 0.0}, [255, 255, 255], ""),
+        ({"white": 0.5, "black": 0.1, "grey": 0.02}, [128, 128, 128], "50% would vanish on white"),
+        ({"white": 0.9, "black": 0.0, "grey": 0.0}, [0, 0, 0], "90% would vanish on white"),
+    ],
+)
+def test_drawings_lie_on_a_background_on_which_they_can_be_seen(vanish, colour, told) -> None:
+    chosen = choice(survey(transparent=1.0, vanish=vanish))
+    assert list(parameters(chosen).data.background) == colour
+    assert ("vanish" in chosen.reasons["data.background"]) == bool(told) and told in chosen.reasons["data.background"]
+
+
+@pytest.mark.parametrize(
     ("classes", "installed", "judge"),
     [(("a", "b"), "vgg16", "classifier"), (None, "vgg16", "vgg16"), (None, None, "none")],
 )
