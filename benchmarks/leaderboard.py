@@ -13,7 +13,9 @@ the machine. The other options are those of benchmarks/priors.py, for a table in
 A pair that the file --rows holds for the same steps, options, threads and parameters is not run again, and a training
 that was interrupted goes on, so that the same command resumes. The row of a training that went on has no minutes.
 Figures are of the test split and of the preset's number of samples. Fréchet distances are in the features that
-`evaluation.features` names. The images per second are of 256 images, drawn once with guidance 2 and plain sampling.
+`evaluation.features` names. gFD is of fewer images than rFD, which alone makes it larger: `distribution` in a row has
+the floor of each, which is the distance of as many training images. `bits` are those of an image's codes under the
+uniform prior. The images per second are of 256 images with guidance 2.
 Without DATASET the tables are printed alone, one for each budget that the file holds. --sort takes any of their
 columns.
 """
@@ -23,6 +25,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,20 +49,24 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
         QUANTIZER + "name": "residual",
         QUANTIZER + "residual.depth": 4,
     },
-    "multi_scale": {"stage1_vqvae.scales.sides": [1, 2, 3, 4, 6, 8]},
+    "multi_scale": {"stage1_vqvae.scales.sides": [1, 2, 3, 4, 6, 8], "sampling.guidance_schedule": "linear"},  # as VAR
 }
-PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order")
+PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order, annealed")
 MINUTES = 8  # of training, of each pair
+DROPOUT = 0.0  # priors have dropout in different places, so one rate would not be the same for all
 COLUMNS = {  # of the table: a row's value, and how it is written
     "tokenizer": "{}",
     "prior": "{}",
     "tokens": "{}",
+    "bits": "{:,.0f}",
+    "parameters": "{:,}",
     "steps": "{:,}",
     "distortion": "{:.4f}",
     "rate": "{:.4f}",
     "total": "{:.4f}",
     "rfd": "{:.2f}",
     "gfd": "{:.2f}",
+    "gfd_unguided": "{:.2f}",
     "agreement": "{:.1%}",
     "images_per_second": "{:.0f}",
     "minutes": "{:.1f}",
@@ -126,7 +133,7 @@ def settings_of(options: argparse.Namespace, changes: dict[str, Any] | None = No
 def settings_of_pair(tokenizer: str, prior: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
     """What a pair's row must agree in, besides the options, to be taken for this measurement."""
     options = argparse.Namespace(**vars(options) | {"changes": TOKENIZERS[tokenizer]})
-    pair = settings_of(options, priors.changes_of(prior, steps))
+    pair = settings_of(options, priors.changes_of(prior, steps, options.dropout))
     options.changes = {}
     return {"pair": pair, "shared": settings_of(options), "threads": number_of_threads(options.threads)}
 
@@ -150,20 +157,23 @@ def add_steps(file: Path, pair: str, entry: dict[str, Any]) -> dict[str, dict[st
     return found
 
 
-def tokens_of() -> int:
-    """The number of tokens of an image, of the codes in the current folder."""
-    return open_codes(paths.CODES).layout.num_tokens
+def size_of_codes() -> dict[str, float]:
+    """The number of tokens of an image, and its bits under the uniform prior, of the codes in the current folder."""
+    layout = open_codes(paths.CODES).layout
+    bits = [v.height * v.width * math.log2(size) for v in layout.levels for size in v.depth_sizes]
+    return {"tokens": layout.num_tokens, "bits": sum(bits)}
 
 
 def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str, Any]:
     """Trains, draws and measures a pair in the current folder."""
     steps = steps_of(tokenizer, prior, options)
     found = priors.measure(prior, steps, options)
-    bits, distances = found["bits_per_dim"], found["frechet_distance"]
+    bits = found["bits_per_dim"]
+    distances = {name: kind["frechet_distance"] for name, kind in found["distribution"].items() if type(kind) is dict}
     return {
         "tokenizer": tokenizer,
         "prior": prior,
-        "tokens": tokens_of(),
+        **size_of_codes(),
         "distortion": bits["distortion"],
         "rate": bits["rate_prior"],
         "bound": "rate_prior_standard_error" in bits,
@@ -180,7 +190,7 @@ def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str,
         "changes": options.overrides,
         "eager": options.eager,
         **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier")},
-        **{name: found[name] for name in ("completed", "completed_images")},
+        **{name: found[name] for name in ("distribution", "completed", "completed_images")},
     }
 
 
@@ -239,7 +249,8 @@ def import_code(options: argparse.Namespace) -> None:
     """Imports what all pairs use, whichever of them run now."""
     params = []
     for options.changes in TOKENIZERS.values():
-        params += [priors.params_of(options, priors.changes_of(prior, priors.VALIDATIONS)) for prior in PRIORS]
+        changes = [priors.changes_of(prior, priors.VALIDATIONS, options.dropout) for prior in PRIORS]
+        params += [priors.params_of(options, each) for each in changes]
     stages.import_code(params)
 
 
@@ -276,7 +287,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=absolute, default=RESULTS / "leaderboard_steps.json")
     found.add_argument("--sort", choices=tuple(COLUMNS), default="total", help="by which the table is sorted")
     priors.add_options(found)
-    found.set_defaults(preset="cifar10", grids=None, changes={})
+    found.set_defaults(preset="cifar10", grids=None, changes={}, dropout=DROPOUT)
     return found
 
 

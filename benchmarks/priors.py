@@ -81,11 +81,16 @@ PRIORS: dict[str, dict[str, Any]] = {  # by label: the option's name, and the ch
 TRAINED = [label for label in PRIORS if label not in ("uniform", "counts")]
 
 
-def changes_of(label: str, steps: int) -> dict[str, Any]:
-    """The changes of params.yaml, by dotted path, that choose a prior and train it for so many steps."""
+def changes_of(label: str, steps: int, dropout: float | None = None) -> dict[str, Any]:
+    """The changes of params.yaml, by dotted path, that choose a prior and train it for so many steps.
+
+    Args:
+        dropout: of every prior that is trained; None: as in `PRIORS`.
+    """
     name, section = PRIORS[label]["name"], PRIOR + PRIORS[label]["name"] + "."
     found = {PRIOR + "name": name} | {section + key: v for key, v in PRIORS[label].items() if key != "name"}
     if label in TRAINED:
+        found |= {} if dropout is None else {f"{section}dropout": dropout}
         validations = 2 if name == "masked" else VALIDATIONS  # a bound takes `bound_draws` passes
         training = TRAINING | {"steps": steps, "validate_every": steps // validations}
         training["channels_last"] = name.startswith("pixel")  # what convolutions are fastest in
@@ -97,7 +102,8 @@ def changes_of(label: str, steps: int) -> dict[str, Any]:
 def steps_in(minutes: float, label: str, options: argparse.Namespace) -> int:
     """The number of training steps that fit into the minutes, without compilation. It is a multiple of VALIDATIONS."""
     torch.compiler.reset()  # all families share one code object, of which only so many forms are kept
-    params, codes = params_of(options, changes_of(label, 1000) | {"runtime.log_every": 1}), open_codes(paths.CODES)
+    changes, codes = changes_of(label, 1000, options.dropout), open_codes(paths.CODES)
+    params = params_of(options, changes | {"runtime.log_every": 1})
     section = params.stage2_prior.chosen
     config = {**params.stage2_prior.config(), "layout": codes.layout.to_json(), "num_classes": codes.num_classes}
     torch.manual_seed(seed_of("initialise", section.training.seed))
@@ -136,7 +142,7 @@ def main_part_of(given: Iterable[str]) -> str:
 
 def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
     """A row: a prior that is trained for so many steps. `seconds`: None if the training went on from a saved state."""
-    params = params_of(options, changes_of(label, steps))
+    params = params_of(options, changes_of(label, steps, options.dropout))
     torch.compiler.reset()
     watched, began = Watched("train_prior"), time.monotonic()
     stages.run(train_prior, params)
@@ -173,11 +179,7 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
         "completion": completed,
         "completed": {given: found["completed"] for given, (found, _) in completions.items()},
         **{name: figures[name] for name in ("bits_per_dim", "nats_per_token", "classifier")},
-        "frechet_distance": {
-            name: found["frechet_distance"]
-            for name, found in figures.get("distribution", {}).items()
-            if isinstance(found, dict) and "frechet_distance" in found
-        },
+        "distribution": figures.get("distribution", {}),
     }
 
 
@@ -242,6 +244,7 @@ def main() -> None:
     parser.add_argument("--rows", type=absolute, default=RESULTS / "priors.jsonl")
     parser.add_argument("--grids", type=absolute, help="where grids are kept")
     add_options(parser)
+    parser.set_defaults(dropout=None)
     options = parser.parse_args()
     if options.steps is not None:
         if options.steps < VALIDATIONS or options.steps % VALIDATIONS:

@@ -37,9 +37,11 @@ def finished(leaderboard: ModuleType, monkeypatch: pytest.MonkeyPatch, in_tmp: P
         bits = {"distortion": 4.0, "rate_prior": 0.5, "total_prior": 4.5}
         if label == "masked":
             bits["rate_prior_standard_error"] = 0.01
+        distances = {"reconstructions": 1.0, "default": 2.0, "unguided": 3.0}
         return {
             **{"bits_per_dim": bits, "classifier": {"sample_agreement": 0.25}, "nats_per_token": {}},
-            "frechet_distance": {"reconstructions": 1.0, "default": 2.0, "unguided": 3.0},
+            "distribution": {"features": "classifier"}
+            | {kind: {"frechet_distance": d} for kind, d in distances.items()},
             "images_per_second": {"guided": 7.0, "unguided": 9.0},
             **{"seconds": 90.0, "steps": steps, "parameters": 3, "code": "c"},
             **{"completed": dict.fromkeys(options.given, 0.5), "completed_images": options.completed},
@@ -49,5 +51,5 @@ def finished(leaderboard: ModuleType, monkeypatch: pytest.MonkeyPatch, in_tmp: P
     monkeypatch.setattr(leaderboard.priors, "measure", measure)
     monkeypatch.setattr(leaderboard, "import_code", lambda options: None)
     monkeypatch.setattr(leaderboard.priors, "steps_in", lambda *a: asked.append(("timed", a[1])) or 8 * len(asked))
-    monkeypatch.setattr(leaderboard, "tokens_of", lambda: 64)
+    monkeypatch.setattr(leaderboard, "size_of_codes", lambda: {"tokens": 64, "bits": 576.0})
     return asked

@@ -24,7 +24,7 @@ def test_every_pair_of_the_leaderboard_is_valid(leaderboard: ModuleType, in_tmp:
 
 
 def test_a_pair_runs_once_and_its_steps_are_timed_once(leaderboard: ModuleType, finished: list[tuple]) -> None:
-    for words in (("--priors", "any_order"), (), ()):
+    for words in (("--priors", "any_order, annealed"), (), ()):
         leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "fsq", *words))
     runs = [entry for entry in finished if len(entry) == 4]  # of priors
     assert {entry[:2] for entry in runs} == {(t, p) for t in ("vq", "fsq") for p in leaderboard.PRIORS}
@@ -44,17 +44,17 @@ def test_a_pair_runs_once_and_its_steps_are_timed_once(leaderboard: ModuleType, 
 
 def test_tokenizers_come_first_and_each_prior_has_its_own(leaderboard: ModuleType, finished: list[tuple]) -> None:
     names = ("vq", "fsq", "multi_scale")
-    leaderboard.run(options_of(leaderboard, "--tokenizers", *names, "--priors", "any_order"))
+    leaderboard.run(options_of(leaderboard, "--tokenizers", *names, "--priors", "any_order, annealed"))
     runs = [entry for entry in finished if entry[0] == "tokenizer" or len(entry) == 4]
-    assert [entry[1] for entry in runs] == [*names, "any_order", "any_order", "any_order"]
+    assert [entry[1] for entry in runs] == [*names, "any_order, annealed", "any_order, annealed", "any_order, annealed"]
     assert [entry[0] for entry in runs[3:]] == list(names)
     assert [entry[-1] for entry in runs] == 2 * [leaderboard.TOKENIZERS[name] for name in names]
 
 
 def test_a_table_in_less_time_says_what_was_changed(leaderboard: ModuleType, finished: list[tuple]) -> None:
     less = ("-S", "evaluation.images=100", "sampling.images=20", "--given", "lower", "--completed", "50", "--eager")
-    options = options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order", *less)
-    changes = leaderboard.priors.changes_of("any_order", 80)
+    options = options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order, annealed", *less)
+    changes = leaderboard.priors.changes_of("any_order, annealed", 80)
     found = leaderboard.priors.params_of(options, changes)
     assert (found.evaluation.images, found.sampling.images) == (100, 20)
     compiled = [found.stage1_vqvae.training, found.stage2_prior.chosen.training, found.classifier.training]
@@ -89,7 +89,7 @@ def test_what_the_comparison_sets_cannot_be_changed(leaderboard: ModuleType, in_
 def test_a_folder_serves_one_set_of_parameters_before_the_prior(
     leaderboard: ModuleType, finished: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("--tokenizers", "vq", "--priors", "any_order")
+    words = ("--tokenizers", "vq", "--priors", "any_order, annealed")
     leaderboard.run(options_of(leaderboard, *words))
     Path("rows.jsonl").unlink()
     said = r"vq holds other parameters: stage1_vqvae.training.steps: \d+, and now 700; name another --folder"

@@ -14,7 +14,7 @@ from leaderboard_options import options_of
 def test_rows_of_another_budget_are_not_taken_for_those_that_are_asked_for(
     leaderboard: ModuleType, finished: list[tuple], repository: Path
 ) -> None:
-    words = ("--tokenizers", "vq", "--priors", "any_order")
+    words = ("--tokenizers", "vq", "--priors", "any_order, annealed")
     budgets = [(), ("-S", "sampling.images=20", "evaluation.images=9"), ("--given", "lower"), ("--completed", "50")]
     for more in [*budgets, ("--steps", "others.json", "--minutes", "2")]:
         for _ in range(2):
@@ -42,7 +42,7 @@ def test_rows_of_another_budget_are_not_taken_for_those_that_are_asked_for(
 def test_rows_of_other_parameters_or_threads_are_measured_again(
     leaderboard: ModuleType, finished: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["--tokenizers", "vq", "--priors", "any_order"]
+    words = ["--tokenizers", "vq", "--priors", "any_order, annealed"]
     file = Path("rows.jsonl").absolute()
 
     def rows_after(*more: str) -> int:
@@ -50,7 +50,7 @@ def test_rows_of_other_parameters_or_threads_are_measured_again(
         for _ in range(2):
             leaderboard.run(options)
         shown = leaderboard.tables(leaderboard.rows_of(options), "total")
-        assert shown.count("| vq | any_order |") == 1
+        assert shown.count("| vq | any_order, annealed |") == 1
         return len(leaderboard.read_rows(file))
 
     assert [rows_after(), rows_after("--threads", "2")] == [1, 2]
@@ -65,7 +65,7 @@ def test_rows_of_other_parameters_or_threads_are_measured_again(
 
 
 def test_steps_that_were_timed_for_other_minutes_are_refused(leaderboard: ModuleType, finished: list[tuple]) -> None:
-    words = ("--tokenizers", "vq", "--priors", "any_order", "--minutes")
+    words = ("--tokenizers", "vq", "--priors", "any_order, annealed", "--minutes")
     leaderboard.run(options_of(leaderboard, *words, "2"))
     Path("rows.jsonl").unlink()
     with pytest.raises(SystemExit, match=r"--minutes 3: .*steps.json holds the steps of 2.0 minutes for vq: any_order"):
@@ -102,7 +102,7 @@ def test_a_training_that_went_on_has_no_minutes(
 ) -> None:
     whole = leaderboard.priors.measure
     monkeypatch.setattr(leaderboard.priors, "measure", lambda *words: whole(*words) | {"seconds": None})
-    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order"))
+    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order, annealed"))
     rows = leaderboard.read_rows(Path("rows.jsonl"))
     assert [row["minutes"] for row in rows] == [None]
     assert leaderboard.table(rows, "minutes").splitlines()[2].split(" | ")[-2] == "–"
@@ -118,7 +118,7 @@ def test_steps_that_were_added_while_others_were_timed_stay(
         return 16
 
     monkeypatch.setattr(leaderboard.priors, "steps_in", timed)
-    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order"))
+    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order, annealed"))
     steps = json.loads(file.read_text(encoding="utf-8"))
-    assert {pair: entry["steps"] for pair, entry in steps.items()} == {"fsq: masked": 24, "vq: any_order": 16}
+    assert {pair: entry["steps"] for pair, entry in steps.items()} == {"fsq: masked": 24, "vq: any_order, annealed": 16}
     assert not list(Path().glob("steps.json.*"))
