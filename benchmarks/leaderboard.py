@@ -206,9 +206,8 @@ def table(rows: list[dict[str, Any]], column: str) -> str:
     for row in sorted(rows, key=key):
         cells = ["–" if row[name] is None else form.format(row[name]) for name, form in COLUMNS.items()]
         if row["bound"]:
-            cells = [
-                ("≤ " if name in ("rate", "total") else "") + cell for name, cell in zip(COLUMNS, cells, strict=True)
-            ]
+            bounds = ["≤ " if name in ("rate", "total") else "" for name in COLUMNS]
+            cells = [bound + cell for bound, cell in zip(bounds, cells, strict=True)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
