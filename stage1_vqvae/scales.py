@@ -28,9 +28,9 @@ class Scales(Network):
 
     In training, the commitment is on the sum up to each scale, in place of each scale's own: `commitment_cost` times
     mean((f − sg(sum))²), where sg stops the gradient, and mean((sg(f) − sum)²), which trains the convolutions, as the
-    reconstruction does. Both, and the quantizers' further losses, are means over scales. Codes are trained at their own scale, by what their
-    quantizer has for it. The estimator of each scale's quantizer passes the gradient on, through what was taken off
-    too; if quantizing changed nothing, this is the gradient of the sum.
+    reconstruction does. Both, and the quantizers' further losses, are means over scales. Codes are trained at their own
+    scale, by what their quantizer has for it. The estimator of each scale's quantizer passes the gradient on, through
+    what was taken off too; if quantizing changed nothing, this is the gradient of the sum.
 
     Args:
         network: of one level.

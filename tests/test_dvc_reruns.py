@@ -99,7 +99,8 @@ def test_what_a_run_writes_is_ignored_beforehand_or_kept_for_git(project):
         for out in outs:
             assert repo.scm.is_ignored(out.fs_path) == out.use_cache, out.def_path
         assert not repo.scm.is_ignored(str(project / "dvc.lock")), "DVC could not record experiments"
-        assert repo.scm.is_ignored(str(project / ".state" / "train_vqvae"))
+        for other in (".state/train_vqvae", "data/photographs/1.png", "dvc_plots/index.html"):
+            assert repo.scm.is_ignored(str(project / other)), other
         assert repo.dvcignore.is_ignored_dir(str(project / ".state"))
 
 

@@ -219,7 +219,7 @@ class Manifest:
 
 
 def _remedy(kind: str) -> str:
-    return f"make it anew with `{REMEDY[kind]}`" if REMEDY[kind] else f"a {kind} cannot be made anew"
+    return f"make it anew with `{REMEDY[kind]}` or `dvc repro`" if REMEDY[kind] else f"a {kind} cannot be made anew"
 
 
 def _parsed_entry(name: str, raw: dict[str, Any]) -> FileEntry:

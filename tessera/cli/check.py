@@ -1,5 +1,5 @@
 """Check the whole of a parameter file, its source of images, its trackers and the models that
-trainings begin with: python -m tessera check [FILE]."""
+trainings begin with: python -m tessera check [FILE]. `--params FILE` means the same, as for the stages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tessera.training.tracked import require_trackers
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tessera check", description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, default=paths.PARAMS, help="default: %(default)s")
+    parser.add_argument("file", nargs="?", type=Path, help=f"default: {paths.PARAMS}")
+    parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="the same")
     arguments = parser.parse_args(argv)
-    params = load(arguments.file)
+    file = arguments.file or arguments.params
+    params = load(file)
     check_places(params.data)
     require_trackers(params.runtime.trackers)
     require_initial_folders(params)
-    print(f"{arguments.file}: every parameter is valid")
+    print(f"{file}: every parameter is valid")
     return 0

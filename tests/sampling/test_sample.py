@@ -143,6 +143,21 @@ def test_models_may_lie_elsewhere(run):
     assert sample.main(["--count", "1", "--output", "a.png", "--models", "elsewhere"]) == 0
 
 
+def test_the_decoder_and_the_revision_are_those_that_are_named(run, monkeypatch, capsys):
+    real, asked = TwoStagePipeline.from_pretrained, []
+
+    def from_pretrained(source, revision=None, **choices):
+        asked.append((str(source), revision, choices["decoder"]))
+        return real(source, **choices)
+
+    monkeypatch.setattr(TwoStagePipeline, "from_pretrained", staticmethod(from_pretrained))
+    named = ["--models", "owner/name", "--revision", "v2"]
+    assert sample.main(["--count", "1", "--output", "a.png", *named, "--decoder", "likelihood"]) == 2
+    assert sample.main(["--count", "1", "--output", "a.png", "--decoder", "refined"]) == 2
+    assert asked == [("owner/name", "v2", "likelihood"), (str(paths.MODELS), None, "refined")]
+    assert "models/decoders/refined" in capsys.readouterr().err
+
+
 def test_images_without_labels_stand_in_a_square(tiny_run):
     tiny_run(classes=0)
     assert sample.main(["--count", "5", "--images", "found", "--output", "grid.png"]) == 0
@@ -226,16 +241,6 @@ def test_names_that_the_font_of_the_picture_lacks_are_printed(tiny_run, capsys):
         assert "#1 is Ελληνικά; #2 cafe is 😀 café" in capsys.readouterr().out
     assert sample.main(["--count", "2", "--output", "a.png", "--class", "digits & signs"]) == 0
     assert " is " not in capsys.readouterr().out
-
-
-def test_a_picture_without_names_has_none_explained(tiny_run, capsys):
-    folder = tiny_run(names=("a", "b", "Ελληνικά"))
-    raw = json.loads((folder / "params.yaml").read_text())
-    raw["sampling"]["images"] = 2  # fewer than there are classes
-    (folder / "params.yaml").write_text(json.dumps(raw))
-    assert sample.main([]) == 0
-    said = capsys.readouterr().out
-    assert "2 images" in said and "Ελληνικά" not in said
 
 
 def test_decoding_steps_of_an_order_that_does_not_draw_by_them_are_said_to_change_nothing(tiny_run, capsys):

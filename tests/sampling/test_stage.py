@@ -111,3 +111,27 @@ def test_each_process_draws_its_own_parts_and_all_of_them_together(run, monkeypa
     each = [(0, 4), (4, 4), (8, 4), (12, 2)]
     assert sorted(part for parts_of_one in dealt for part in parts_of_one) == sorted(2 * each)
     assert [len(parts_of_one) for parts_of_one in dealt] == [3, 3, 2]
+
+
+def test_shares_make_the_samples_of_one_job(run, capsys):
+    assert sample.main([]) == 0
+    whole = written()
+    shutil.rmtree(paths.SAMPLES)
+    shutil.rmtree(".state", ignore_errors=True)
+    capsys.readouterr()
+    for share in ("0/2", "1/2"):
+        assert sample.main(["--share", share]) == 0 and not paths.SAMPLES.exists()
+        assert f"share {share}: 4 parts made\n" in capsys.readouterr().out
+    assert sample.main([]) == 0
+    assert written() == whole
+    assert "results/sample: 0 images in" in capsys.readouterr().out, "nothing was left to draw"
+
+
+def test_a_picture_without_names_has_none_explained(tiny_run, capsys):
+    folder = tiny_run(names=("a", "b", "Ελληνικά"))
+    raw = json.loads((folder / "params.yaml").read_text())
+    raw["sampling"]["images"] = 2  # fewer than there are classes
+    (folder / "params.yaml").write_text(json.dumps(raw))
+    assert sample.main([]) == 0
+    said = capsys.readouterr().out
+    assert "2 images" in said and "Ελληνικά" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -181,6 +182,14 @@ def test_a_class_of_the_test_split_alone_is_a_class(opened, in_tmp):
     assert counts(source) == {"train": ["cat", "fox"], "test": ["cat", "owl"]}
 
 
+def test_a_class_whose_training_folder_is_empty_is_a_class_without_training_images(opened, in_tmp):
+    folder = write_images(in_tmp / "pets", {"train/cat/1.png": 1, "train/dog/2.png": 2, "test/fox/3.png": 3})
+    (folder / "train" / "fox").mkdir()
+    source = opened(folder)
+    assert source.classes == ("cat", "dog", "fox")
+    assert counts(source) == {"train": ["cat", "dog"], "test": ["fox"]}
+
+
 def test_folders_of_the_system_are_left_aside_and_counted(opened, in_tmp):
     names = ["@eaDir", "$RECYCLE.BIN", "cat/@eaDir", "__MACOSX"]
     folder = write_images(
@@ -206,6 +215,15 @@ def test_other_files_are_counted_by_their_endings(opened, in_tmp):
         "note": "without an ending",
         "note.txt": ".txt",
     }
+
+
+def test_an_archive_beside_images_is_left_aside(opened, in_tmp):
+    folder = write_images(in_tmp / "pets", {"1.png": 1, "2.png": 2})
+    with zipfile.ZipFile(folder / "more.zip", "w") as archive:
+        archive.writestr("3.png", png(3))
+    source = opened(folder)
+    assert [(one.file, one.kind) for one in source.aside] == [("more.zip", ".zip")]
+    assert sorted(values_of(source.splits["train"])) == [1, 2]
 
 
 def test_images_are_known_by_their_contents(opened, in_tmp):

@@ -95,11 +95,15 @@ def test_a_column_that_is_not_there_falls_to_the_only_one_and_this_is_said(opene
 )
 @pytest.mark.parametrize("name", ["label", "Class"])
 def test_a_column_called_label_or_class_is_used_if_it_can_only_be_labels(opened, in_tmp, name, values, classes):
-    source = opened(saved(in_tmp / "pets", train=table([1, 2, 3, 4], **{name: values})))
-    assert source.classes == classes and source.notes == ()
-    expected = sorted(set(values))
-    assert source.splits["train"].labels.tolist() == [expected.index(value) for value in values]
-    assert opened(in_tmp / "pets", use_labels=False).classes is None
+    saved(in_tmp / "pets", train=table([1, 2, 3, 4], **{name: values}))
+    (in_tmp / "parquet").mkdir()
+    table([1, 2, 3, 4], **{name: values}).to_parquet(in_tmp / "parquet" / "train.parquet")
+    for folder in ("pets", "parquet"):
+        source = opened(in_tmp / folder)
+        assert source.classes == classes and source.notes == ()
+        expected = sorted(set(values))
+        assert source.splits["train"].labels.tolist() == [expected.index(value) for value in values]
+        assert opened(in_tmp / folder, use_labels=False).classes is None
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,13 @@ def test_a_class_without_training_images_is_said_and_counted(prepare, capsys):
         assert stats.class_counts[split] == np.bincount(labels, minlength=3).tolist()
 
 
+def test_a_split_that_is_not_used_is_said(prepare, capsys):
+    write_images(Path("pets/train"), 60)
+    write_images(Path("pets/test"), 6, classes=False)
+    assert prepare(source="pets") == 0
+    assert "; splits not used: test (no labels)\n" in capsys.readouterr().out
+
+
 def write_greys(folder: str, largest: int, kind: type, ending: str) -> None:
     Path(folder).mkdir()
     ramp = np.linspace(0, largest, 64).reshape(8, 8)

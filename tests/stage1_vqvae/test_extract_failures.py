@@ -36,7 +36,7 @@ def test_a_vqvae_of_other_images_is_refused_and_old_codes_stay(
     error = capsys.readouterr().err
     assert error == (
         f"error: models/vqvae: made from another prepared: it names {before[:16]}, the prepared here is {after[:16]}; "
-        "make it anew with `python -m stage1_vqvae.train`\n"
+        "make it anew with `python -m stage1_vqvae.train` or `dvc repro`\n"
     )
     assert written(paths.CODES) == old
 

@@ -164,7 +164,9 @@ class Plan:
             bf16 = self.params.stage1_vqvae.training.precision == "bf16"
             lasts = max(LEAST_STEPS[name] * step, min(room, most * step))
             compiles = self.compiler and bf16 and lasts > WORTH_COMPILING
-            self.choice.set(f"{name}.training.compile", compiles, "for a long training" if compiles else "")
+            reason = "a long training" if compiles else "no C++ compiler" if not self.compiler else ""
+            reason = reason or ("a short training" if bf16 else "only bf16 is compiled")
+            self.choice.set(f"{name}.training.compile", compiles, reason)
             if compiles:
                 step, extra = COMPILED * step, extra + COMPILATION
         count = max(LEAST_STEPS[name], min(most, int((room - extra) / step)))

@@ -149,7 +149,7 @@ def stage1_training(survey: Survey) -> Choice:
     """How stage 1 is trained, but for the number of steps."""
     chosen, train = Choice(), survey.images["train"]
     batch = 128 if train >= FEW else 64 if train >= 128 else 16
-    chosen.set(f"{STAGE1}.training.batch_size", batch)
+    chosen.set(f"{STAGE1}.training.batch_size", batch, f"{train:,} training images")
     chosen.set(f"{STAGE1}.training.learning_rate", 2.0e-3)
     chosen.set(f"{STAGE1}.augmentation.shift", 0 if train >= MANY else 1, "few images" if train < MANY else "")
     chosen.set(f"{STAGE1}.training.codebook_images", min(2048, train))
@@ -176,7 +176,8 @@ def prior(survey: Survey) -> Choice:
     passes = train < MANY
     chosen.set("extract_codes.shift", 1 if passes else 0, "9 passes: few images" if passes else "there are many images")
     chosen.set("extract_codes.horizontal_flip", False, "true helps where a mirrored image is as good as the image")
-    chosen.set(f"{STAGE2}.training.batch_size", 128 if train >= FEW else 64 if train >= 128 else 16)
+    batch = 128 if train >= FEW else 64 if train >= 128 else 16
+    chosen.set(f"{STAGE2}.training.batch_size", batch, f"{train:,} training images")
     chosen.set(f"{STAGE2}.training.learning_rate", 1.0e-3 if train >= SOME else 2.0e-3)
     chosen.set(f"{STAGE2}.training.extra_pass_fraction", 0.8 if train < FEW else 0.5 if passes else 0.0)
     chosen.set(f"{STAGE2}.training.weight_decay", 0.05 if train < SOME else 0.01)
@@ -212,7 +213,8 @@ def sampling(survey: Survey, side: int) -> Choice:
     chosen, train = Choice(), survey.images["train"]
     labelled = survey.classes is not None
     chosen.set("sampling.temperature", 1.0 if train >= MANY else 0.9)
-    chosen.set("sampling.guidance_scale", 2.0 if labelled else 1.0, "" if labelled else "there are no labels")
+    reason = "shows classes clearly" if labelled else "there are no labels"
+    chosen.set("sampling.guidance_scale", 2.0 if labelled else 1.0, reason)
     chosen.set("sampling.grid_columns", 10)
     chosen.set("classifier.name", "conv" if labelled else "none", "" if labelled else "there are no labels")
     chosen.set("classifier.training.batch_size", 32, "small batches: more steps in the same time" if labelled else "")

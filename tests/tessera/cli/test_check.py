@@ -43,6 +43,14 @@ def test_a_good_file_is_called_valid(check):
     assert "valid" in check({"data.source": "pictures", "data.watch": "./pictures"})
 
 
+@pytest.mark.parametrize("words", [["other.yaml"], ["--params", "other.yaml"]])
+def test_another_file_is_checked_if_it_is_named(check, capsys, words):
+    check({})
+    Path("params.yaml").rename("other.yaml")
+    assert main(["check", *words]) == 0
+    assert capsys.readouterr().out == "other.yaml: every parameter is valid\n"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -66,6 +66,20 @@ def steps() -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in FOLDER.glob("*.png"))
 
 
+def test_pictures_can_be_seen_while_the_training_runs(painter, training: Callable, trained: Callable) -> None:
+    seen = {}
+
+    class Watched(Toy):
+        def batch(self, step: int, rows: slice) -> dict[str, torch.Tensor]:
+            seen[step] = steps()
+            for file in FOLDER.glob("*.png"):
+                Image.open(file).verify()
+            return super().batch(step, rows)
+
+    trained(Watched(training()), pictures=1.0)
+    assert seen[3] == [] and seen[6] == [4] and seen[9] == [4, 8], "batches may be read one step ahead"
+
+
 def test_a_picture_is_drawn_at_each_validation_and_the_training_is_the_same_without(
     painter, training: Callable, trained: Callable
 ) -> None:
