@@ -160,7 +160,7 @@ def waiting(what: str, report: bool = True) -> Iterator[None]:
     if not speaks():
         yield
         return
-    clock, seconds = _Clock(what), 0.0
+    clock = _Clock(what)
     try:
         yield
     finally:
