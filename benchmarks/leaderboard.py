@@ -222,7 +222,7 @@ def tables(rows: list[dict[str, Any]], column: str) -> str:
         changes, eager, *_ = priors.budget_of(row)
         words = [f"{row['budget_minutes']:g} minutes a prior", *(f"-S {change}" for change in changes)]
         words += ["--eager"] * eager
-        words += [f"{row['settings']['threads']} threads", f"settings {row['settings']['shared']}"]
+        words += [f"threads {row['settings']['threads']}", f"settings {row['settings']['shared']}"]
         of.setdefault(", ".join(words), {})[row["tokenizer"], row["prior"]] = row
     return "\n\n".join(f"{budget}:\n\n{table([*of[budget].values()], column)}" for budget in sorted(of))
 

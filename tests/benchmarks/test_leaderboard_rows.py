@@ -28,7 +28,7 @@ def test_rows_of_another_budget_are_not_taken_for_those_that_are_asked_for(
     eager = rows[0] | {"eager": True}
     shown = leaderboard.tables([rows[0], rows[1], eager, rows[-1]], "total")
     heads = [line for line in shown.splitlines() if line.endswith(":")]
-    heads = [head.partition(", 1 threads, settings ")[0] + ":" for head in heads]
+    heads = [head.partition(", threads 1, settings ")[0] + ":" for head in heads]
     small = "8 minutes a prior, -S evaluation.images=9, -S sampling.images=20:"
     assert sorted(heads) == ["2 minutes a prior:", "8 minutes a prior, --eager:", small, "8 minutes a prior:"]
     # The comparison of priors takes the same rows, and those that are older than the options.
