@@ -202,3 +202,25 @@ def test_fingerprints_do_not_depend_on_the_order_of_sets(repository, tmp_path):
         subprocess.run([sys.executable, "-m", "tessera", "fingerprint"], cwd=project, env=environment, check=True)
         found.append({path.name: path.read_bytes() for path in (project / "results/fingerprint").iterdir()})
     assert found[0] == found[1] and len(found[0]) > 5
+
+
+@pytest.mark.slow
+def test_after_a_failed_prepare_the_images_are_there_by_hand_and_come_back_from_the_cache_of_dvc(project, repository):
+    def images():
+        return {path.name: path.read_bytes() for path in (project / "data" / "prepared").glob("*") if path.is_file()}
+
+    copy_code(repository, project)
+    dvc(project, "repro", "prepare")
+    before = images()
+    (project / "broken").mkdir()
+    for number in range(5):
+        (project / "broken" / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    edit(project / "params.yaml", {"data.source": "broken", "data.watch": "broken"})
+    by_hand = [sys.executable, "-m", "stage0_images.prepare"]
+    done = subprocess.run(by_hand, cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    assert done.returncode == 2 and "1.png" in done.stderr, done.stderr
+    assert before and images() == before
+    assert "1.png" in dvc(project, "repro", "prepare", fails=True)
+    assert not images()
+    dvc(project, "checkout", "data/prepared")
+    assert images() == before

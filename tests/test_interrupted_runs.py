@@ -153,6 +153,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     assert code != 0, error
     if launcher in ("python", "two processes") and number != signal.SIGKILL:
         assert code == 128 + number
+        assert error.splitlines()[-1].startswith("stopped by SIGINT") and "Traceback" not in error, error
     # Of two processes only the one that started them was killed. They notice, save and end.
     if number != signal.SIGKILL or launcher == "two processes":
         number = signal.SIGTERM if number == signal.SIGKILL else number
