@@ -4,9 +4,9 @@
 
 Writes to results/evaluate: metrics.json, whose keys docs/likelihood.md explains; headlines.json with the few figures
 that DVC shows; images/reconstructions.png; images/closest.png, the samples that are nearest to training images, above
-these. Prints the figures, and sentences that say what they mean. `evaluation.images` in params.yaml limits how many
-test images are measured, and `evaluation.features` names the network that judges (docs/distances.md). Figures that need
-a classifier, or a network that is not here, are left out, and metrics.json says why.
+these. Prints the few figures, and sentences that say what all figures mean. `evaluation.images` in params.yaml limits
+how many test images are measured, and `evaluation.features` names the network that judges (docs/distances.md). Figures
+that need a classifier, or a network that is not here, are left out; the output and metrics.json say why.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ def _lines(figures: dict[str, Any], margin: str) -> Iterator[str]:
         if isinstance(value, dict):
             yield f"{margin}{name}"
             yield from _lines(value, f"{margin}  ")
-        elif isinstance(value, list) and len(value) == 2 and all(isinstance(bound, float) for bound in value):
-            yield f"{margin}{name:<26}{_shown(value[0]):>12} to {_shown(value[1])}"
-        elif not isinstance(value, list):
+        else:
             yield f"{margin}{name:<26}{_shown(value):>12}"
 
 
@@ -71,14 +69,15 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         if evaluation.distribution:
             save_grid(stacked_grid(evaluation.distribution.closest), CLOSEST)
         write_text(RESULTS / "metrics.json", json_text(metrics))
-        write_text(RESULTS / "headlines.json", json_text(headlines(metrics)))
-        print(table(metrics))
+        write_text(RESULTS / "headlines.json", json_text(first := headlines(metrics)))
+        print(table(first | {name: metrics[name] for name in ("unavailable",) if name in metrics}))
         total = len(evaluation.prepared["test"])
         if len(evaluation.rows) < total:
             print(f"measured on {len(evaluation.rows)} of the {total} test images, a fixed random choice")
         usage = measured(evaluation.codes["test"], evaluation.rows, evaluation.layout, evaluation.pipeline.vqvae.config)
         print("", *findings(metrics, usage, params), sep="\n")
-        print(f"samples: {paths.SAMPLE_GRID}; reconstructions: {RECONSTRUCTIONS}; every figure: docs/likelihood.md")
+        print(f"every figure: {RESULTS / 'metrics.json'} (docs/likelihood.md)")
+        print(f"samples: {paths.SAMPLE_GRID}; reconstructions: {RECONSTRUCTIONS}")
     processes.wait_for_everyone()
 
 

@@ -97,6 +97,8 @@ def test_a_labelled_run_is_sampled_and_measured(tiny_run, capsys):
     assert metrics["classifier"]["real_accuracy"] > 0.9  # brightness tells the classes apart
     printed = capsys.readouterr().out
     assert "images a second" in printed
+    assert "total_prior" in printed and "frechet_distance" not in printed, "all figures are many; a few are printed"
+    assert f"every figure: {paths.RESULTS / 'evaluate' / 'metrics.json'}" in printed
     closing = printed.splitlines()[-1]  # names pictures that are there
     assert all(Path(word.rstrip(";")).exists() for word in closing.split() if ".png" in word)
     assert closing.count(".png") == 2
