@@ -25,6 +25,7 @@ from tessera.codes.store import open_codes
 from tessera.images.prepared import open_prepared
 from tessera.images.samples import open_samples
 from tessera.parameters.parts import options
+from tessera.training.checkpoint import StateFolder
 
 Write = Callable[..., None]
 BEFORE_THE_PRIOR = (prepare, train_vqvae, extract, classifier)
@@ -57,6 +58,27 @@ def check_account(metrics: dict) -> None:
         assert bits[f"total_{prior}"] == pytest.approx(bits["distortion"] + bits[f"rate_{prior}"])
     figures = [*bits.values(), *metrics["nats_per_token"].values(), *metrics["reconstruction"].values()]
     assert np.isfinite(figures).all()
+
+
+def test_each_stage_names_what_takes_it_long(shades: Write, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    monkeypatch.setattr("tessera.console.LONG", -1.0)  # nothing is too short to be named
+    shades("transformer")
+    run(train_prior, sample, evaluate)
+    said = capsys.readouterr().err
+    for name in ("start from the data", "validation", "nats of each token", "hashes of models/prior", "distances"):
+        assert f"{name} ..." in said, name
+
+
+def test_a_training_that_is_asked_to_end_says_in_its_files_at_which_step_and_which_steps_repeat_it(
+    shades: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shades("transformer")
+    monkeypatch.setattr(StateFolder, "end_requested", lambda state: True)  # as `python -m tessera stop` leaves it
+    run(train_prior)
+    figures = json.loads((paths.RESULTS / "train_prior" / "metrics.json").read_text())["validation"]
+    assert (figures["step"], figures["steps"]) == (5, 5)
+    repeats = json.loads((paths.PRIOR / "manifest.json").read_text())["training"]
+    assert repeats == {"steps": 5, "schedule_steps": 10}
 
 
 def test_an_unlabelled_folder_of_rectangles_in_colour_goes_through_on_two_levels(

@@ -163,7 +163,7 @@ class Trainer:
         """
         if len(self.progress.choices) > 1:
             # The best weights of different steps have never been measured together.
-            with weights_in(self.task.model, self.best):
+            with waiting("validation", report=False), weights_in(self.task.model, self.best):
                 self.progress.metrics = self.task.validate()
         self.progress.finished = True
         published = {"training": self.params.after(self.progress.step), "metrics": self.metrics()}
