@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stage0_images import metadata
-from stage0_images.archives import list_archive
+from stage0_images.archives import is_packed_folder, list_archive
 from stage0_images.columns import Aside, Place, Source, SourceImage, SourceSplit, from_tables, shown
 from stage0_images.folders import Listing, list_files, plain_source, split_files
 from stage0_images.parameters import DataParams
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import datasets
 
 # In the Hub's layout, images lie in parquet files or in files with these endings.
-PARQUET, ZIP = ".parquet", ".zip"
-ARCHIVES = (".arrow", ".tar", ".json", ".jsonl", ".csv")
+PARQUET, ZIP, TAR = ".parquet", ".zip", ".tar"
+ARCHIVES = (".arrow", TAR, ".json", ".jsonl", ".csv")
 PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz")  # endings of archives that the user must unpack
 
 
@@ -104,7 +104,7 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
         tables = set(metadata.files_of(files))
         images = _images(files, tables)
     if not images:
-        _refuse_archives(list(listing.files), params)
+        _refuse_archives(listing.files, params)
         return from_tables(_tables(folder, listing, params, cache), params, place)
     described = metadata.read(files, params)
     aside += [_skipped(file) for file in files if file not in images and file not in tables]
@@ -152,9 +152,9 @@ def _beside_parquet(source: Source, files: Iterable[str]) -> list[Aside]:
     return [Aside(shown(f), shown(f"{_ending(f)} beside parquet"), "the parquet files hold the images") for f in unread]
 
 
-def _refuse_archives(files: list[str], params: DataParams) -> None:
+def _refuse_archives(files: dict[str, SourceFile], params: DataParams) -> None:
     """Refuses a folder that has no image and no file in which `datasets` finds images, by a UserError."""
-    packed = [file for file in files if _ending(file) in PACKED]
+    packed = [n for n, f in files.items() if _ending(n) in PACKED or (_ending(n) == TAR and is_packed_folder(f))]
     if packed:
         raise UserError(
             f"data.source: {params.source!r} has no image outside {shown(packed[0])}; unpack the archive, and set "
