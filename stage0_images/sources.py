@@ -144,12 +144,22 @@ def _skipped(file: str) -> Aside:
 
 
 def _beside_parquet(source: Source, files: Iterable[str]) -> list[Aside]:
-    """The images and archives beside parquet files, if these hold the images."""
+    """The files beside parquet files, if these hold the images. Left out are those that describe a dataset."""
     first = [image.content for split in source.splits.values() for image in split.fetch(np.arange(split.count)[:1])]
     if not all(isinstance(content, bytes) for content in first):
         return []
-    unread = [file for file in files if _ending(file) in image_suffixes() or _ending(file) in PACKED]
-    return [Aside(shown(f), shown(f"{_ending(f)} beside parquet"), "the parquet files hold the images") for f in unread]
+    unread = [file for file in files if _ending(file) != PARQUET and not _describes(PurePosixPath(file).name)]
+    return [
+        Aside(
+            shown(n), f"{shown(_ending(n)) or 'without an ending'} beside parquet", "the parquet files hold the images"
+        )
+        for n in unread
+    ]
+
+
+def _describes(name: str) -> bool:
+    """Whether a file is one of those that a dataset on the Hub has about itself, by its name."""
+    return name == "README.md" or name.startswith("LICENSE") or _ending(name) == ".json"
 
 
 def _refuse_archives(files: dict[str, SourceFile], params: DataParams) -> None:
