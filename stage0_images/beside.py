@@ -1,0 +1,48 @@
+"""Tells the user what lies in a folder beside the images that are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from stage0_images.columns import Aside, Source, shown
+
+PARQUET = ".parquet"
+
+
+def ending(file: str) -> str:
+    """The ending of a file's name, in lower case, with the dot."""
+    return PurePosixPath(file).suffix.lower()
+
+
+def skipped(file: str) -> Aside:
+    """A file that is no image, as far as can be told."""
+    return Aside(shown(file), _kind(file), "not an image in a format that is read")
+
+
+def _kind(file: str) -> str:
+    """What a file is counted as."""
+    return shown(ending(file)) or "without an ending"
+
+
+def beside_parquet(source: Source, files: Iterable[str]) -> list[Aside]:
+    """The files beside parquet files, if these hold the images. Left out are those that describe a dataset."""
+    first = [image.content for split in source.splits.values() for image in split.fetch(np.arange(split.count)[:1])]
+    if not all(isinstance(content, bytes) for content in first):
+        return []
+    unread = [file for file in files if ending(file) != PARQUET and not _describes(PurePosixPath(file).name)]
+    return [Aside(shown(n), f"{_kind(n)} beside parquet", "the parquet files hold the images") for n in unread]
+
+
+def _describes(name: str) -> bool:
+    """Whether a file is one of those that a dataset on the Hub has about itself, by its name."""
+    return name == "README.md" or name.startswith("LICENSE") or ending(name) == ".json"
+
+
+def about_links(links: list[str]) -> list[str]:
+    """Tells how many symbolic links lead out of the folder."""
+    if not links:
+        return []
+    return [f"{len(links)} symbolic links lead out of the folder and are followed, the first: {links[0]}"]
