@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from stage0_images.columns import Aside, Source, shown
+from stage0_images.columns import Aside, Source, shown, some_of
 
 PARQUET = ".parquet"
+
+Folder = tuple[str, ...]  # the name of a folder after those around it, outermost first
 
 
 def ending(file: str) -> str:
@@ -46,3 +48,50 @@ def about_links(links: list[str]) -> list[str]:
     if not links:
         return []
     return [f"{len(links)} symbolic links lead out of the folder and are followed, the first: {links[0]}"]
+
+
+def about_folders(
+    used: Mapping[Folder, Folder],
+    images: Iterable[str],
+    others: Iterable[str],
+    classes: list[str] | None,
+    splits: Collection[str],
+) -> list[str]:
+    """Names the folders without an image that lie beside class folders, or beside the only folder of images.
+
+    Args:
+        used: the folders of the images that are used, and the part of each from its class on.
+        images: all image files.
+        others: all other files.
+        classes: the names of the classes. None: there are no labels.
+        splits: the names of the folders of splits.
+    """
+    if not classes and any(used.values()):
+        return []  # some images lie in a folder and others beside it: no folder is a class
+    around = {folder[: len(folder) - len(rest)] for folder, rest in used.items()}
+    if not classes:  # all images lie in one folder, or in one of each split
+        around = {outer for folder in around for outer in _parents(folder, splits)}
+    names = [
+        shown("/".join(folder))
+        for folder in sorted(_all_folders(others) - _all_folders(images))
+        if folder[:-1] in around and folder[-1] not in (classes or ())
+    ]
+    if not names:
+        return []
+    where = f"the folder {names[0]}, so it is no class"
+    if len(names) > 1:
+        where = f"{len(names)} folders, so they are no classes: {some_of(names)}"
+    left = "" if classes else "; with one folder left, there are no labels"
+    return [f"no image can be read in {where}{left}; convert the images there to PNG or JPEG, if there are any"]
+
+
+def _parents(folder: Folder, splits: Collection[str]) -> list[Folder]:
+    """The folders around a folder, from its split on."""
+    first = max((depth for depth, name in enumerate(folder, 1) if name in splits), default=0)
+    return [folder[:depth] for depth in range(first, len(folder))]
+
+
+def _all_folders(files: Iterable[str]) -> set[Folder]:
+    """The folders of files, and the folders around these."""
+    folders = {tuple(file.split("/")[:-1]) for file in files}
+    return {path[:depth] for path in folders for depth in range(1, len(path) + 1)}

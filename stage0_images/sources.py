@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -110,17 +111,24 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
         _refuse_archives(listing.files, params)
         return from_tables(_tables(folder, listing, params, cache), params, place)
     described = metadata.read(files, params)
-    aside += [skipped(file) for file in files if file not in images and file not in tables]
+    others = [file for file in files if file not in images and file not in tables]
+    aside += map(skipped, others)
+    plain = partial(plain_source, images, params, others)
     if described.rows is None:
-        source = plain_source(images, params)
+        source = plain()
     else:
-        source = _described(described.rows, sorted(tables), images, params, place)
+        source = _described(described.rows, sorted(tables), images, params, place, plain)
     notes = (*described.notes, *about_links(listing.links), *source.notes)
     return replace(source, aside=(*aside, *source.aside), notes=notes)
 
 
 def _described(
-    rows: pa.Table, named: list[str], images: dict[str, SourceFile], params: DataParams, place: Place
+    rows: pa.Table,
+    named: list[str],
+    images: dict[str, SourceFile],
+    params: DataParams,
+    place: Place,
+    plain: Callable[[], Source],
 ) -> Source:
     """Opens images whose labels are in metadata files, or in class folders if the labels in the files are no classes.
 
@@ -130,11 +138,12 @@ def _described(
         images: the image files of the folder.
         params: the section `data` of params.yaml.
         place: the folder.
+        plain: opens the images by their folders.
     """
     opened, unnamed = metadata.tables(rows, split_files(list(images), params))
     source = from_tables(opened, params, replace(place, files=images))
     if source.classes is None and params.label_column is None:
-        folders = plain_source(images, params)
+        folders = plain()
         if folders.classes is not None:
             why = "; ".join(f"column {name!r} {fault}" for name, fault in label_faults(opened["train"]).items())
             note = f"{some_of(list(map(shown, named)))}: not used, since {why}; the folders are the classes"
