@@ -1,21 +1,25 @@
-"""Lists the images in zip archives as if they lay in a folder. Nothing is unpacked to disk."""
+"""Lists the images in zip archives as if they lay in a folder, and looks into tar archives. Nothing is unpacked."""
 
 from __future__ import annotations
 
 import io
 import os
+import tarfile
 import weakref
 import zipfile
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from stage0_images.folders import SYSTEM, Listing, system_folder
-from stage0_images.reading import BadImage, DiskFile
+from stage0_images.pixels import image_suffixes
+from stage0_images.reading import BadImage, DiskFile, SourceFile
 from tessera.errors import UserError
 
 # An archive's list of files is read at once. This is enough for two million names.
 DIRECTORY_BYTES = 2**28
+TAR_HEADERS = 1000  # files of a tar archive whose names are looked at
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,25 @@ def list_archive(path: Path, listing: Listing, name: str) -> None:
             raise UserError(f"data.source: {path}: has the file {place} twice; unpack it, and give the unpacked folder")
         listing.files[file] = Member(archive, info)
     listing.aside += map(system_folder, system_folders)
+
+
+def is_packed_folder(file: SourceFile) -> bool:
+    """Whether a tar archive has images in folders, and is no WebDataset shard. Only its first headers are read.
+
+    A shard has images in no folder, or files beside them that describe them: 000.cls has the label of 000.png.
+    A file that is no readable tar archive gives False. `datasets` then says why it cannot be read.
+    """
+    try:
+        with file.opened() as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            paths = [PurePosixPath(info.name) for info in islice(archive, TAR_HEADERS) if info.isfile()]
+    except (OSError, BadImage, tarfile.TarError, ValueError):
+        return False
+    paths = [path for path in paths if not path.name.startswith(".")]
+    images = {path for path in paths if path.suffix.lower() in image_suffixes()}
+    described = {_key(path) for path in paths if path not in images}
+    return any(len(path.parts) > 1 for path in images) and described.isdisjoint(map(_key, images))
+
+
+def _key(path: PurePosixPath) -> PurePosixPath:
+    """The part of a path that the files of one WebDataset sample share."""
+    return path.parent / path.name.split(".")[0]

@@ -44,7 +44,7 @@ def label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tup
         if len(declared) != 1:
             raise UserError(f"data.label_column: no column {wanted!r}; the columns are {', '.join(features)}")
         notes.append(f"data.label_column: no column {wanted!r}; {declared[0]!r}, the only one of class labels, is used")
-    faults = {name: _unfit(tables["train"], name) for name in features if name.lower() in LABEL_NAMES}
+    faults = label_faults(tables["train"])
     found = declared or [name for name, fault in faults.items() if fault is None]
     if len(found) > 1:
         raise UserError(f"data.label_column: several columns may be labels ({', '.join(found)}); name the one to use")
@@ -55,6 +55,11 @@ def label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tup
     if others:
         notes.append(f"no labels, but columns that could be labels: {', '.join(others)}; data.label_column names one")
     return None, notes
+
+
+def label_faults(table: datasets.Dataset) -> dict[str, str | None]:
+    """Why each column called like labels is not taken for them. None: it can only be labels."""
+    return {name: _unfit(table, name) for name in table.features if name.lower() in LABEL_NAMES}
 
 
 def _values(table: datasets.Dataset, column: str) -> pa.ChunkedArray:

@@ -6,8 +6,9 @@
 data/prepared/quarantine.jsonl (tessera/images/prepared.py lists the other files). The same source and parameters give
 the same bytes, whatever the number of processes and threads.
 
-If too many images cannot be used, the list goes to data/quarantine.jsonl. After an error data/prepared is as it was
-before. `dvc repro` deletes it before this stage starts, though, as it does with the outputs of every stage.
+If too many images cannot be used, or all training pixels are equal, the list goes to data/quarantine.jsonl. After an
+error data/prepared is as it was before. `dvc repro` deletes it before this stage starts, though, as it does with the
+outputs of every stage.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 USES = ("data",)  # the sections of params.yaml that change what this stage makes
 MEMORY = "runtime.threads, or data.max_pixels"  # by which it takes less memory
 
-REFUSED = paths.PREPARED.with_name("quarantine.jsonl")  # the list of refused images where there are too many
+REFUSED = paths.PREPARED.with_name("quarantine.jsonl")  # the list if nothing is prepared
 # A warning is given if training pixels span fewer of the 256 values than DARK and the first images are grey with more
 # than 8 bits, or fewer than BLANK.
 DARK, BLANK, LOOKED_AT = 128, 16, 16
@@ -98,9 +99,10 @@ def write_all(source: Source, staging: Path, cache: Path, params: Params, proces
     figures = mean_and_variance(histogram)
     stats = Stats(shape, source.classes, images, *figures, params.data.preparation(), by_class)
     if not stats.variance:
+        listed = f"; {REFUSED} lists what was refused or left aside" if quarantine.keep(REFUSED) else ""
         raise UserError(
             f"data.source: {params.data.source!r}: every training pixel has the same value: there is nothing to learn; "
-            "check the images, data.image_column, data.background and data.grey_range"
+            f"check the images, data.image_column, data.background and data.grey_range{listed}"
         )
     (staging / "stats.json").write_text(json_text(stats.to_json()), encoding="utf-8")
     quarantine.write(staging / "quarantine.jsonl")

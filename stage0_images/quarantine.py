@@ -40,6 +40,14 @@ class Quarantine:
         # A file name in a table may hold half of a surrogate pair. It is written with JSON's own escapes.
         file.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
+    def keep(self, place: Path) -> bool:
+        """Write the list to a place outside the prepared images, unless it is empty. Returns whether it is there."""
+        if not self.rows and not self.aside:
+            return False
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self.write(place)
+        return True
+
     def check(self, params: DataParams, kept: dict[str, int], place: Path) -> None:
         """Refuse a source of which too many images were refused. The whole list is then written to `place`.
 
@@ -54,8 +62,7 @@ class Quarantine:
         if len(self.rows) <= params.max_bad_fraction * self.total and not empty:
             place.unlink(missing_ok=True)
             return
-        place.parent.mkdir(parents=True, exist_ok=True)
-        self.write(place)
+        self.keep(place)
         why, remedy = f"over data.max_bad_fraction ({params.max_bad_fraction})", "or raise it"
         if len(self.rows) <= params.max_bad_fraction * self.total:
             why, remedy = f"all of the split {empty[0]}", "or add others"

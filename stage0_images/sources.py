@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stage0_images import metadata
-from stage0_images.archives import list_archive
-from stage0_images.columns import Aside, Place, Source, SourceImage, SourceSplit, from_tables, shown
+from stage0_images.archives import is_packed_folder, list_archive
+from stage0_images.beside import PARQUET, about_links, beside_parquet, ending, skipped
+from stage0_images.columns import Place, Source, SourceImage, SourceSplit, from_tables, shown, some_of
 from stage0_images.folders import Listing, list_files, plain_source, split_files
+from stage0_images.labels import label_faults
 from stage0_images.parameters import DataParams
 from stage0_images.pixels import image_suffixes, is_image
 from stage0_images.places import check_places
@@ -30,10 +33,11 @@ from tessera.explained import no_space
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
-# In the Hub's layout, images lie in parquet files or in files with these endings.
-PARQUET, ZIP = ".parquet", ".zip"
-ARCHIVES = (".arrow", ".tar", ".json", ".jsonl", ".csv")
+# In the Hub's layout, images lie in parquet files or in files with the endings `ARCHIVES`.
+ZIP, TAR = ".zip", ".tar"
+ARCHIVES = (".arrow", TAR, ".json", ".jsonl", ".csv")
 PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz")  # endings of archives that the user must unpack
 
 
@@ -91,12 +95,12 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
         raise UserError(f"data.source: {params.source!r} is an empty folder; put images there")
     tables, place = set(metadata.files_of(files)), Place((folder,), folder)
     saved = "dataset_dict.json" in files or {"state.json", "dataset_info.json"} <= set(files)
-    if saved or any(_ending(file) == PARQUET for file in files):
+    if saved or any(ending(file) == PARQUET for file in files):
         opened = _saved(folder, listing, params) if saved else _tables(folder, listing, params, cache)
         source = from_tables(opened, params, place)
-        return replace(source, aside=(*aside, *([] if saved else _beside_parquet(source, files))))
+        return replace(source, aside=(*aside, *([] if saved else beside_parquet(source, files))))
     images = _images(files, tables)
-    if not images and (archives := [file for file in files if _ending(file) == ZIP]):
+    if not images and (archives := [file for file in files if ending(file) == ZIP]):
         zipped = Listing(aside=aside)
         for one in archives:
             list_archive(folder / one, zipped, one[: -len(ZIP)])
@@ -104,64 +108,65 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
         tables = set(metadata.files_of(files))
         images = _images(files, tables)
     if not images:
-        _refuse_archives(list(listing.files), params)
+        _refuse_archives(listing.files, params)
         return from_tables(_tables(folder, listing, params, cache), params, place)
     described = metadata.read(files, params)
-    aside += [_skipped(file) for file in files if file not in images and file not in tables]
+    others = [file for file in files if file not in images and file not in tables]
+    aside += map(skipped, others)
+    plain = partial(plain_source, images, params, others)
     if described.rows is None:
-        source = plain_source(images, params)
+        source = plain()
     else:
-        opened, unnamed = metadata.tables(described.rows, split_files(list(images), params))
-        source, aside = from_tables(opened, params, replace(place, files=images)), aside + unnamed
-    notes = (*described.notes, *_about_links(listing), *source.notes)
-    return replace(source, aside=tuple(aside), notes=notes)
+        source = _described(described.rows, sorted(tables), images, params, place, plain)
+    notes = (*described.notes, *about_links(listing.links), *source.notes)
+    return replace(source, aside=(*aside, *source.aside), notes=notes)
+
+
+def _described(
+    rows: pa.Table,
+    named: list[str],
+    images: dict[str, SourceFile],
+    params: DataParams,
+    place: Place,
+    plain: Callable[[], Source],
+) -> Source:
+    """Opens images whose labels are in metadata files, or in class folders if the labels in the files are no classes.
+
+    Args:
+        rows: of all metadata files, from `metadata.read`.
+        named: the metadata files.
+        images: the image files of the folder.
+        params: the section `data` of params.yaml.
+        place: the folder.
+        plain: opens the images by their folders.
+    """
+    opened, unnamed = metadata.tables(rows, split_files(list(images), params))
+    source = from_tables(opened, params, replace(place, files=images))
+    if source.classes is None and params.label_column is None:
+        folders = plain()
+        if folders.classes is not None:
+            why = "; ".join(f"column {name!r} {fault}" for name, fault in label_faults(opened["train"]).items())
+            note = f"{some_of(list(map(shown, named)))}: not used, since {why}; the folders are the classes"
+            return replace(folders, notes=(note, *folders.notes))
+    return replace(source, aside=tuple(unnamed))
 
 
 def _images(files: dict[str, SourceFile], tables: set[str]) -> dict[str, SourceFile]:
     """The files that are images by their endings, or by their contents."""
     endings = image_suffixes()
-    return {n: file for n, file in files.items() if _ending(n) in endings or (n not in tables and is_image(file))}
+    return {n: file for n, file in files.items() if ending(n) in endings or (n not in tables and is_image(file))}
 
 
-def _about_links(listing: Listing) -> list[str]:
-    """Tells how many symbolic links lead out of the folder."""
-    if not listing.links:
-        return []
-    return [
-        f"{len(listing.links)} symbolic links lead out of the folder and are followed, the first: {listing.links[0]}"
-    ]
-
-
-def _ending(file: str) -> str:
-    """The ending of a file's name, in lower case, with the dot."""
-    return PurePosixPath(file).suffix.lower()
-
-
-def _skipped(file: str) -> Aside:
-    """A file that is no image, as far as can be told."""
-    ending = shown(_ending(file))
-    return Aside(shown(file), ending or "without an ending", "not an image in a format that is read")
-
-
-def _beside_parquet(source: Source, files: Iterable[str]) -> list[Aside]:
-    """The images and archives beside parquet files, if these hold the images."""
-    first = [image.content for split in source.splits.values() for image in split.fetch(np.arange(split.count)[:1])]
-    if not all(isinstance(content, bytes) for content in first):
-        return []
-    unread = [file for file in files if _ending(file) in image_suffixes() or _ending(file) in PACKED]
-    return [Aside(shown(f), shown(f"{_ending(f)} beside parquet"), "the parquet files hold the images") for f in unread]
-
-
-def _refuse_archives(files: list[str], params: DataParams) -> None:
+def _refuse_archives(files: dict[str, SourceFile], params: DataParams) -> None:
     """Refuses a folder that has no image and no file in which `datasets` finds images, by a UserError."""
-    packed = [file for file in files if _ending(file) in PACKED]
+    packed = [n for n, f in files.items() if ending(n) in PACKED or (ending(n) == TAR and is_packed_folder(f))]
     if packed:
         raise UserError(
             f"data.source: {params.source!r} has no image outside {shown(packed[0])}; unpack the archive, and set "
             "data.source and data.watch to the unpacked folder"
         )
-    if not any(_ending(file) in ARCHIVES for file in files):
-        found = sorted({shown(_ending(file)) or "no ending" for file in files})[:5]
+    if not any(ending(file) in ARCHIVES for file in files):
+        found = sorted({shown(ending(file)) or "no ending" for file in files})[:5]
         raise UserError(
             f"data.source: {params.source!r} has {len(files)} files but no image (found: {', '.join(found)}); expected "
             f"parquet, a save_to_disk folder, or images such as {' '.join(sorted(image_suffixes()))}"

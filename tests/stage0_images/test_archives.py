@@ -1,7 +1,9 @@
-"""A zip archive of images is read like the folder that it would unpack to, and nothing is unpacked to disk."""
+"""A zip archive is read like the folder that it would unpack to; folders of images in a tar archive are refused."""
 
 from __future__ import annotations
 
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from image_sources import png, values_of
 
 from stage0_images import archives
 from stage0_images.pixels import decoding, read_image
-from stage0_images.reading import BadImage
+from stage0_images.reading import BadImage, DiskFile
 
 
 def zipped(file: Path, names: dict[str, int | bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -100,3 +102,40 @@ def test_archives_that_cannot_be_read_are_refused(in_tmp, refused, monkeypatch):
             archive.writestr("x", b"y")
     assert "has the file x twice" in refused(folder)
     assert "p.zip; unpack the archive" in refused(zipped(in_tmp / "b" / "p.zip", {"notes.txt": b"x"}))
+
+
+def tarred(file: Path, names: dict[str, bytes]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for name, data in names.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.parent
+
+
+def test_a_tar_archive_with_folders_of_images_is_to_be_unpacked(in_tmp, refused, monkeypatch):
+    folder = tarred(in_tmp / "a" / "photos.tar", {"./cat/1.png": png(1), "./dog/2.PNG": png(2), "./notes.txt": b"x"})
+    (folder / "read me.txt").touch()
+    message = refused(folder)
+    assert "no image outside photos.tar; unpack the archive, and set data.source and data.watch" in message
+    monkeypatch.setattr(archives, "TAR_HEADERS", 2)
+    many = {f"cat/{number}.txt": b"x" for number in range(2)} | {"dog/2.png": png(2)}
+    assert not archives.is_packed_folder(DiskFile(tarred(in_tmp / "b" / "many.tar", many) / "many.tar"))
+
+
+def test_a_webdataset_shard_is_read_as_tables(opened, in_tmp):
+    flat = {f"{number:03}.png": png(number) for number in range(4)}
+    assert values_of(opened(tarred(in_tmp / "flat" / "1.tar", flat)).splits["train"]) == [0, 1, 2, 3]
+    shard = {
+        f"part/00{n}.{ending}": data for n in range(4) for ending, data in {"png": png(n), "cls": b"%d" % n}.items()
+    }
+    source = opened(tarred(in_tmp / "inside" / "1.tar", shard))
+    assert values_of(source.splits["train"]) == [0, 1, 2, 3]
+
+
+def test_a_damaged_tar_archive_is_left_to_datasets(in_tmp, refused):
+    (in_tmp / "a").mkdir()
+    (in_tmp / "a" / "photos.tar").write_bytes(b"no archive at all")
+    message = refused(in_tmp / "a")
+    assert "cannot be read as a dataset" in message and "unpack" not in message

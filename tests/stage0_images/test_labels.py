@@ -173,6 +173,35 @@ def test_metadata_without_labels_is_named_and_class_folders_still_count(opened, 
     assert opened(folder, use_labels=False).notes == ()
 
 
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ((0.5, 1.5, 0.5), "column 'label' is of type double; classes are whole numbers, texts or truth values"),
+        (("a", "b", "c"), "column 'label' has 3 different values in 3 rows, too many to be taken for classes"),
+    ],
+)
+def test_class_folders_count_if_the_labels_in_metadata_cannot_be_classes(opened, in_tmp, labels, reason):
+    images = {"cat/1.png": 1, "cat/2.png": 2, "dog/3.png": 3, "dog/4.png": 4}
+    folder = write_images(in_tmp / "pets", images)
+    rows = "".join(f"{name},{label}\n" for name, label in zip(images, labels, strict=False))
+    (folder / "metadata.csv").write_text("file_name,label\n" + rows, encoding="utf-8")
+    source = opened(folder)
+    assert source.classes == ("cat", "dog") and source.splits["train"].labels.tolist() == [0, 0, 1, 1]
+    assert values_of(source.splits["train"]) == [1, 2, 3, 4] and source.aside == ()
+    (note,) = source.notes
+    assert note.startswith(f"metadata.csv: not used, since {reason}") and note.endswith("the folders are the classes")
+
+
+def test_labels_in_metadata_that_cannot_be_classes_are_named_where_folders_give_none_either(opened, in_tmp, refused):
+    folder = described(in_tmp / "flat", "file_name,label\n1.png,0.5\n2.png,1.5\n")
+    source = opened(folder)
+    assert source.classes is None and source.notes[0].startswith("no labels: column 'label' is of type double")
+    assert values_of(source.splits["train"]) == [1, 2] and len(source.aside) == 4
+    write_images(in_tmp / "pets", {"cat/1.png": 1, "dog/2.png": 2})
+    (in_tmp / "pets" / "metadata.csv").write_text("file_name,label\ncat/1.png,0.5\ndog/2.png,1.5\n")
+    assert "'label' is of type double; expected class labels" in refused(in_tmp / "pets", label_column="label")
+
+
 def test_a_damaged_metadata_file_beside_a_good_one_is_refused(in_tmp, refused):
     folder = described(in_tmp / "pets", "file_name,label\n1.png,a\n2.png,b\n")
     write_images(folder / "more", {"7.png": 7})

@@ -112,6 +112,17 @@ def test_a_class_without_training_images_is_said_and_counted(prepare, capsys):
         assert stats.class_counts[split] == np.bincount(labels, minlength=3).tolist()
 
 
+def test_a_class_whose_training_folder_is_empty_is_said(prepare, capsys):
+    write_images(Path("pets/train"), 200)
+    write_images(Path("pets/test"), 6)
+    Path("pets/test/even").rename("pets/test/owl")
+    Path("pets/train/owl").mkdir()
+    assert prepare(source="pets") == 0
+    output = capsys.readouterr().out
+    assert "warning: 1 of 3 classes have no training image, so they are never sampled: owl\n" in output
+    assert open_prepared(PREPARED).stats.class_counts["train"][2] == 0
+
+
 def test_a_split_that_is_not_used_is_said(prepare, capsys):
     write_images(Path("pets/train"), 60)
     write_images(Path("pets/test"), 6, classes=False)
@@ -132,6 +143,7 @@ def write_greys(folder: str, largest: int, kind: type, ending: str) -> None:
         (255, np.int32, "tif", "reach 255 of 65535; data.grey_range: [0, 255]"),
         (255, np.uint16, "tif", "reach 255 of 65535; data.grey_range: [0, 255]"),
         (4080, np.uint16, "png", "reach 4080 of 65535; data.grey_range: [0, 4095]"),
+        (4080, np.uint16, "tif", "reach 4080 of 65535; data.grey_range: [0, 4095]"),
         (65535, np.uint16, "png", None),
         (255, np.uint8, "png", None),
         (60, np.uint8, "png", None),

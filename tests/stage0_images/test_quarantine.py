@@ -109,3 +109,19 @@ def test_a_split_whose_images_are_all_refused_stops_it(prepare, capsys):
     assert prepare(source="pets", max_bad_fraction=0.5) == 2
     assert "1 of 21 images refused, all of the split test" in capsys.readouterr().err
     assert not PREPARED.exists()
+
+
+def test_images_of_one_colour_stop_it_with_the_list_if_there_is_anything_to_list(prepare, capsys):
+    for number in range(20):
+        write_images(Path("blank") / str(number), 1, classes=False)
+    assert prepare(source="blank", use_labels=False) == 2
+    assert capsys.readouterr().err.endswith("data.background and data.grey_range\n")
+    assert not Path("data/quarantine.jsonl").exists()
+    Path("blank/note.txt").touch()
+    Path("blank/0/000.png").write_bytes(b"")
+    assert prepare(source="blank", use_labels=False, max_bad_fraction=0.1) == 2
+    error = capsys.readouterr().err
+    assert "every training pixel has the same value" in error and error.count("\n") == 1
+    assert error.endswith("; data/quarantine.jsonl lists what was refused or left aside\n")
+    rows = [json.loads(row) for row in Path("data/quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["file"], row["reason"][:5]) for row in rows] == [("0/000.png", "empty"), ("note.txt", "not a")]

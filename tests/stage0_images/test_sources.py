@@ -39,6 +39,27 @@ def test_a_folder_in_the_hubs_layout_is_read(opened, in_tmp, readme):
     assert sorted(folder.rglob("*")) == before, "the user's folder is left as it was"
 
 
+def test_files_beside_parquet_are_counted_unless_they_describe_the_dataset(opened, in_tmp):
+    folder = write_parquet(in_tmp / "pets", train=table([10, 20]))
+    write_images(folder, {"data/photo.png": 1})
+    others = ("notes.txt", "more.zip", "list.csv", "checksums")
+    for name in (*others, "README.md", "LICENSE", "LICENSE.txt", "card.json"):
+        (folder / name).touch()
+    source = opened(folder)
+    assert values_of(source.splits["train"]) == [10, 20]
+    kinds = {".png": "data/photo.png", ".txt": others[0], ".zip": others[1], ".csv": others[2]}
+    expected = {file: f"{ending} beside parquet" for ending, file in kinds.items()}
+    assert {one.file: one.kind for one in source.aside} == expected | {"checksums": "without an ending beside parquet"}
+
+
+def test_images_that_rows_of_parquet_name_are_not_left_aside(opened, in_tmp):
+    folder = write_images(in_tmp / "pets", {"1.png": 1})
+    rows = datasets.Dataset.from_dict({"image": ["1.png"]}).cast_column("image", datasets.Image(decode=False))
+    pq.write_table(rows.with_format("arrow")[:], folder / "train.parquet")
+    source = opened(folder)
+    assert values_of(source.splits["train"]) == [1] and source.aside == ()
+
+
 def test_two_folders_of_one_name_are_not_confused(opened, in_tmp):
     first = write_parquet(in_tmp / "a" / "pets", train=table([10]))
     second = write_parquet(in_tmp / "b" / "pets", train=table([20]))
