@@ -119,9 +119,9 @@ def precision(machine: Machine, side: int) -> Choice:
     chosen = Choice()
     low = machine.slow_bf16 is None and side > 16
     reason = (
-        "bf16 is slower here: the processor has no instructions for it"
+        "bf16 is not faster than fp32 on this machine"
         if machine.slow_bf16
-        else "faster here than fp32"
+        else "bf16 is faster than fp32 on this machine"
         if low
         else "images are so small that bf16 gains nothing"
     )
