@@ -72,6 +72,22 @@ def strides(side: int, machine: Machine) -> int:
     return next((factor for factor in factors if (side // factor) ** 2 <= 1.1 * tokens), factors[-1])
 
 
+def of_side(survey: Survey, side: int, reason: str, machine: Machine) -> Choice:
+    """All that the rules say of images of one side, but for the width of stage 1's network. `reason`: why this side."""
+    chosen = Choice()
+    for part in (
+        images(survey, side, reason),
+        codes(survey, side, machine),
+        precision(machine, side),
+        stage1_training(survey),
+        prior(survey),
+        sampling(survey, side),
+        judge(survey, machine),
+    ):
+        chosen = chosen.joined(part)
+    return chosen.joined(shared(chosen, machine.processes))
+
+
 def fractions(counts: dict[str, int]) -> Choice:
     """How large the splits are that the source does not have.
 
@@ -93,9 +109,9 @@ def images(survey: Survey, side: int, reason: str) -> Choice:
         "data.channels", 1 if survey.grey else 3, "all images are grey" if survey.grey else "images have colours"
     )
     if survey.transparent:
-        reason = f"{survey.transparent:.0%} of the images are transparent; this colour is under them"
+        reason = "lies under transparent images"
         if survey.background != "white":
-            reason += f", since {survey.vanish['white']:.0%} would vanish on white"
+            reason += f"; {survey.vanish['white']:.0%} of all images would vanish on white"
         chosen.set("data.background", list(BACKGROUNDS[survey.background]), reason)
     return chosen
 
