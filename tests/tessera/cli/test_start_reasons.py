@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,84 @@ def reasons_in(file: Path) -> dict[str, str]:
 
     look(editor().load(text), "")
     return {path: reason for path, reason in found.items() if reason}
+
+
+TRAININGS = ("stage1_vqvae.training", "stage2_prior.training", "classifier.training")
+ASKED_FOR = {
+    "resolution": ["data.height", "data.width"],
+    "grid": ["stage1_vqvae.network.conv.strides"],
+    "codebook": ["stage1_vqvae.quantizer.codebook_size"],
+    "widths": ["stage1_vqvae.network.conv.channels", "stage2_prior.width"],
+    "extra passes": ["extract_codes.shift"],
+    "dropout": ["stage2_prior.dropout"],
+    "guidance": ["sampling.guidance_scale"],
+    **{key: [f"{name}.{key}" for name in TRAININGS] for key in ("steps", "batch_size", "precision", "compile")},
+}
+
+
+@pytest.mark.parametrize("times", [SLOW, FAST], ids=["slow", "fast"])
+@pytest.mark.parametrize("machine", [CPU, OLD], ids=["bf16", "fp32"])
+@pytest.mark.parametrize(("train", "grey"), [(240, True), (3000, False), (57_000, True)])
+def test_the_file_says_why_of_every_value_that_matters(repository: Path, train, grey, machine, times) -> None:
+    write(Path("params.yaml"), chosen(survey(train, grey=grey), machine, 28, times=times))
+    found, before = reasons_in(Path("params.yaml")), reasons_in(repository / "presets" / "digits.yaml")
+    for what, places in ASKED_FOR.items():
+        for path in places:
+            reason = found.get(path, "")
+            assert " " in reason and reason != before.get(path), f"{what}: {path} has no reason"
+            assert not re.fullmatch(r"[\d,x]+ [a-z ]+", reason), f"{path}: {reason} is a number, and no reason"
+
+
+@pytest.mark.parametrize(
+    ("machine", "step", "reason"),
+    [
+        (CPU, 1.0, "worth it in a long training"),
+        (CPU, 0.01, "not worth it in a short training"),
+        (OLD, 1.0, "there is no C++ compiler"),
+        (dataclasses.replace(OLD, compiler=True), 1.0, "compiling was measured with bf16 only"),
+    ],
+)
+def test_the_reason_for_compiling_stage_1_is_the_true_one(machine: Machine, step: float, reason: str) -> None:
+    choice = chosen(survey(), machine, 64, times=dataclasses.replace(SLOW, vqvae_step=step))
+    assert choice.reasons["stage1_vqvae.training.compile"] == reason
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [(1e-4, "more would hardly help"), (0.3, "what the time allows"), (60.0, "the fewest that make sense")],
+)
+def test_the_reason_for_the_steps_is_the_true_one(step: float, reason: str) -> None:
+    choice = chosen(survey(), CPU, 64, times=dataclasses.replace(SLOW, vqvae_step=step))
+    assert choice.reasons["stage1_vqvae.training.steps"] == reason
+
+
+@pytest.mark.parametrize(
+    ("side", "machine", "why"),
+    [
+        (8, CPU, "4x4 codes an image: the least downsampling"),
+        (64, CPU, "8x8 codes an image: a finer grid"),
+        (64, GPU, "16x16 codes an image: a finer grid"),
+        (252, CPU, "63x63 codes an image: no larger downsampling divides 252 pixels"),
+    ],
+)
+def test_the_reason_for_the_grid_is_the_true_one(side: int, machine: Machine, why: str) -> None:
+    reason = rules.codes(survey(), side, machine).reasons["stage1_vqvae.network.conv.strides"]
+    assert reason.startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("train", "grey", "side", "size", "fewer"),
+    [
+        (240, True, 64, 64, ""),
+        (3000, True, 64, 64, "grey"),
+        (3000, False, 64, 128, ""),
+        (57_000, False, 8, 256, "small"),
+    ],
+)
+def test_fewer_codes_have_their_reason(train: int, grey: bool, side: int, size: int, fewer: str) -> None:
+    choice, path = rules.codes(survey(train, grey=grey), side, CPU), "stage1_vqvae.quantizer.codebook_size"
+    assert choice.values[path] == size
+    assert choice.reasons[path].endswith(f"{train:,}" + (f"; {fewer} images need fewer" if fewer else ""))
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU, OLD, SHARED], ids=["cpu", "gpu", "old", "shared"])
