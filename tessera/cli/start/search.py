@@ -59,7 +59,7 @@ def search(source: str, minutes: float, side: int | None, file: Path, runtime: d
     with waiting("timing a few steps"):
         choice, plan = _fit(first, survey, machine, minutes, side, reading)
     kept = write(file, choice)
-    return report(source, survey, machine, parameters(choice), plan, minutes, file, kept)
+    return report(source, survey, machine, parameters(choice), plan, minutes, file, kept, opened.understood())
 
 
 def parameters(choice: Choice) -> Params:
