@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -113,6 +114,13 @@ class Aside:
     reason: str
 
 
+def left_aside(aside: Sequence[Aside]) -> str:
+    """How many files of each kind are not read, the most frequent kind first; "" if there are none."""
+    kinds = Counter(one.kind for one in aside)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+    return f"left aside: {counts}" if counts else ""
+
+
 @dataclass(frozen=True)
 class Source:
     """An opened source of images.
@@ -130,6 +138,15 @@ class Source:
     unused: tuple[str, ...] = ()
     aside: tuple[Aside, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def splits_left_out(self) -> str:
+        """Which splits are not used; "" if all are."""
+        return f"splits not used: {', '.join(self.unused)}" if self.unused else ""
+
+    def understood(self) -> list[str]:
+        """How the source was understood, a line for each thing that the user may not expect."""
+        return [line for line in (left_aside(self.aside), self.splits_left_out, *self.notes) if line]
 
 
 @dataclass(frozen=True)

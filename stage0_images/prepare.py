@@ -115,7 +115,7 @@ def summary(stats: Stats, quarantine: Quarantine, source: Source) -> str:
     """What was prepared, in one line."""
     each = ", ".join(f"{name} {count}" for name, count in stats.images.items())
     classes = f"{stats.num_classes} classes" if stats.classes else "no labels"
-    unused = f"; splits not used: {', '.join(source.unused)}" if source.unused else ""
+    unused = f"; {source.splits_left_out}" if source.unused else ""
     refused = quarantine.summary(paths.PREPARED / "quarantine.jsonl")
     return f"{each} images of {'x'.join(map(str, stats.image_shape))}, {classes}, {refused}{unused}"
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stage0_images.columns import Aside
+from stage0_images.columns import Aside, left_aside
 from stage0_images.parameters import DataParams
 from tessera.errors import UserError
 
@@ -78,9 +77,6 @@ class Quarantine:
         Args:
             place: where the list is, which is named if it is not empty.
         """
-        kinds = Counter(one.kind for one in self.aside)
-        aside = ", ".join(
-            f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-        )
-        text = f"{len(self.rows)} refused" + (f", left aside: {aside}" if aside else "")
+        aside = left_aside(self.aside)
+        text = f"{len(self.rows)} refused" + (f", {aside}" if aside else "")
         return f"{text} (listed in {place})" if self.rows or self.aside else text

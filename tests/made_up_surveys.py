@@ -27,9 +27,4 @@ def survey(train: int = 3000, sides: tuple[int, ...] = (64,), grey: bool = False
 
 def choice(found: Survey, machine: Machine = CPU, side: int = 64) -> rules.Choice:
     """All that the rules say of images of one side."""
-    known = (
-        rules.images(found, side, "why")
-        .joined(rules.codes(found, side, machine))
-        .joined(rules.precision(machine, side))
-    )
-    return known.joined(rules.stage1_training(found)).joined(rules.prior(found)).joined(rules.sampling(found, side))
+    return rules.of_side(found, side, "why", machine)

@@ -3,6 +3,8 @@
 For every stage of dvc.yaml, results/fingerprint/STAGE.json holds the parameters and the code that the stage uses with
 the options that params.yaml chooses (`tessera.fingerprint`). The stages depend on these files, and so run again only
 when what they use has changed.
+
+Parameters that would refuse a later training are refused here, before any time is spent.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from tessera.artifacts.files import json_text, write_text
 from tessera.errors import UserError
 from tessera.fingerprint import fingerprint
 from tessera.parameters import load, read_yaml
+from tessera.training.checks import require_trainings
 from tessera.training.tracked import require_trackers
 
 PIPELINE = Path("dvc.yaml")
@@ -49,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="parameter file (default: %(default)s)")
     params = load(parser.parse_args(argv).params)
     require_trackers(params.runtime.trackers)
+    require_trainings(params)
     for name, module in stages().items():
         found = fingerprint(module, import_module(module).USES, params)
         write_text(paths.FINGERPRINTS / f"{name}.json", json_text(found))

@@ -1,4 +1,4 @@
-"""Whether bf16 is slow on this machine. A CPU or a GPU without instructions for it computes it by emulation."""
+"""Whether bf16 is slow on this machine. A CPU or a GPU without instructions for bf16 emulates it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _slowness() -> dict[str, float]:
 
 
 def slow_bf16(device: torch.device) -> str | None:
-    """What bf16 costs on a device where it is slower than fp32, for a message; None where it is not.
+    """What bf16 costs on a device where it is not faster than fp32, for a message; None where it is faster.
 
     A CPU is measured. A GPU is asked whether it has instructions for bf16.
     """
@@ -58,8 +58,8 @@ def slow_bf16(device: torch.device) -> str | None:
     if device.type != "cpu":
         return None
     slow = bf16_slowness()
-    # With instructions a product takes half the time, without them ten to fifty times as long.
-    if slow["matrix products"] < 2:
+    # With instructions a product takes half the time in bf16, without them ten to fifty times as long.
+    if slow["matrix products"] < 1:
         return None
-    factors = ", ".join(f"{name} {factor:.0f} times" for name, factor in slow.items())
-    return f"bf16 is slower than fp32 on this processor, which has no instructions for it ({factors} as long)"
+    factors = ", ".join(f"{name} {factor:.1f} times" for name, factor in slow.items())
+    return f"bf16 is not faster than fp32 on this processor ({factors} as long)"

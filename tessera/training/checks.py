@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from tessera.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tessera.parameters import Params
     from tessera.parameters.training import RuntimeParams, TrainingParams
     from tessera.training.task import Task
@@ -25,16 +27,47 @@ def require_trainable(task: Task, params: TrainingParams, runtime: RuntimeParams
         UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches, or
             train.csv would have too many rows.
     """
+    if fault := next(_faults(task.section, params, runtime, processes), None):
+        raise UserError(fault)
+    require_pieces(task, runtime)
+
+
+def require_trainings(params: Params) -> None:
+    """Check of every training what params.yaml alone tells: global batches and the rows of train.csv.
+
+    Where `runtime.processes` is null, batches are not checked, because GPUs are not counted here.
+
+    Raises:
+        UserError: one line with the faults of all trainings.
+    """
+    processes, faults = params.runtime.processes or 1, []
+    for section, training in params.trainings().items():
+        if section != "classifier.training" or params.data.use_labels:  # without labels there is no classifier
+            faults += _faults(section, training, params.runtime, processes)
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def _faults(section: str, params: TrainingParams, runtime: RuntimeParams, processes: int) -> Iterator[str]:
+    """What refuses a training whatever its task is, a message for each fault."""
     if params.batch_size % processes:
-        raise UserError(
-            f"{task.section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
+        yield (
+            f"{section}.batch_size: {params.batch_size} is the global batch and must be a multiple of the "
             f"{processes} processes; change one of them"
         )
     if (rows := params.steps // runtime.log_every) > MOST_ROWS:
-        raise UserError(
+        yield (
             f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
             f"state holds, and {MOST_ROWS:,} are the most; raise it"
         )
+
+
+def require_pieces(task: Task, runtime: RuntimeParams) -> None:
+    """Check that a task can be trained in micro-batches, if there are any.
+
+    Raises:
+        UserError: its loss has none.
+    """
     if runtime.micro_batch and task.whole_batch:
         raise UserError(
             f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "

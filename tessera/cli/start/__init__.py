@@ -1,8 +1,8 @@
 """Write params.yaml for a folder of images and for this machine: python -m tessera start FOLDER [--minutes 15].
 
-It looks at the images and at the machine, times a few steps, and writes a whole params.yaml, in which the reason stands
-beside each value that it chose. It prints what will be made, how long each stage will take, and how much disk it needs.
-Nothing else is spent before `dvc repro`. docs/guide/sizes.md has the rules.
+It looks at the images and at the machine, times a few steps, and writes a whole params.yaml. There a comment beside
+each of the most important values says why it was chosen. It prints what will be made, how long each stage will take,
+and how much disk it needs. Nothing else is spent before `dvc repro`. docs/guide/sizes.md has the rules.
 """
 
 from __future__ import annotations

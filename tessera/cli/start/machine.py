@@ -43,6 +43,11 @@ class Machine:
         return torch.device("cuda" if self.gpu else "cpu")
 
 
+def has_compiler(kind: str) -> bool:
+    """Whether torch.compile finds the compiler that it needs for a device of this kind, cpu or cuda."""
+    return any(shutil.which(name) for name in COMPILERS[kind])
+
+
 def look(threads: int | None, processes: int = 1) -> Machine:
     """The machine as it is now.
 
@@ -58,7 +63,7 @@ def look(threads: int | None, processes: int = 1) -> Machine:
         memory=pages or None,
         gpu=gpu,
         slow_bf16=slow_bf16(torch.device(kind)),
-        compiler=any(shutil.which(name) for name in COMPILERS[kind]),
+        compiler=has_compiler(kind),
         processes=processes,
         judge=next((name for name in options(PACKAGE) if parameters_of(PACKAGE, name).at_hand()), None),
     )

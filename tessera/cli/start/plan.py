@@ -164,15 +164,16 @@ class Plan:
             bf16 = self.params.stage1_vqvae.training.precision == "bf16"
             lasts = max(LEAST_STEPS[name] * step, min(room, most * step))
             compiles = self.compiler and bf16 and lasts > WORTH_COMPILING
-            reason = "a long training" if compiles else "no C++ compiler" if not self.compiler else ""
-            reason = reason or ("a short training" if bf16 else "only bf16 is compiled")
+            reason = "worth it in a long training" if compiles else "" if self.compiler else "there is no C++ compiler"
+            reason = reason or ("not worth it in a short training" if bf16 else "compiling was measured with bf16 only")
             self.choice.set(f"{name}.training.compile", compiles, reason)
             if compiles:
                 step, extra = COMPILED * step, extra + COMPILATION
         count = max(LEAST_STEPS[name], min(most, int((room - extra) / step)))
         every = rounded(count / VALIDATIONS)
         self.steps[name] = every * VALIDATIONS
-        reason = "more would hardly help" if count == most else "what the time allows"
+        reason = "the fewest that make sense" if count == LEAST_STEPS[name] else "what the time allows"
+        reason = "more would hardly help" if count == most else reason
         self.choice.set(f"{name}.training.steps", self.steps[name], reason)
         self.choice.set(f"{name}.training.validate_every", every)
         self.choice.set(f"{name}.training.warmup_steps", min(100, self.steps[name] // 10))

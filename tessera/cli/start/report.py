@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -89,15 +90,17 @@ def report(
     minutes: float,
     file: Path,
     kept: Path | None = None,
+    understood: Sequence[str] = (),
 ) -> str:
     """What was found and what will be made, as lines for a person.
 
     Args:
         kept: the copy of the parameter file as it was before, see `write`.
+        understood: how the source was understood, see `Source.understood`.
     """
-    return "\n".join(
-        [*_found(source, survey, machine), "", *_made(params), "", *_stages(plan, minutes), "", *_end(file, kept)]
-    )
+    images, *others = _found(source, survey, machine)
+    found = [images, *(f"{'':<10}{line}" for line in understood), *others]
+    return "\n".join([*found, "", *_made(params), "", *_stages(plan, minutes), "", *_end(file, kept)])
 
 
 def _found(source: str, survey: Survey, machine: Machine) -> list[str]:

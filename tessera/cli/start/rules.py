@@ -1,7 +1,7 @@
 """The rules by which `start` chooses parameters. docs/guide/sizes.md has them as a table, with the trials behind them.
 
-A rule looks at the images, at the machine and at the time there is. It gives values of params.yaml by dotted path, each
-with the reason that stands beside it in the file.
+A rule looks at the images, at the machine and at the time there is. It gives values of params.yaml by dotted path. The
+most important values have a reason, which stands beside them in the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ STAGE1, STAGE2 = "stage1_vqvae", "stage2_prior"
 NATIVE = 32  # pixels; images of one size up to this keep it
 SMALLEST, LARGEST, LARGEST_CPU = 8, 256, 64  # pixels a side
 FEW, SOME, MANY = 1_000, 5_000, 20_000  # training images
-TOKENS_CPU, TOKENS_GPU = 64, 256  # codes an image, about
+TOKENS_CPU, TOKENS_GPU, MORE = 64, 256, 1.1  # codes an image, about: up to 1.1 times as many
+FACTORS = (2, 4, 8, 16)  # of downsampling
 
 
 @dataclass
@@ -67,9 +68,29 @@ def strides(side: int, machine: Machine) -> int:
 
     If none does, it is the largest that divides the side.
     """
-    tokens = TOKENS_GPU if machine.gpu else TOKENS_CPU
-    factors = [factor for factor in (2, 4, 8, 16) if side % factor == 0]
-    return next((factor for factor in factors if (side // factor) ** 2 <= 1.1 * tokens), factors[-1])
+    factors = [factor for factor in FACTORS if side % factor == 0]
+    return next((factor for factor in factors if (side // factor) ** 2 <= MORE * _tokens(machine)), factors[-1])
+
+
+def _tokens(machine: Machine) -> int:
+    """The number of codes an image that a prior can take, about."""
+    return TOKENS_GPU if machine.gpu else TOKENS_CPU
+
+
+def of_side(survey: Survey, side: int, reason: str, machine: Machine) -> Choice:
+    """All that the rules say of images of one side, but for the width of stage 1's network. `reason`: why this side."""
+    chosen = Choice()
+    for part in (
+        images(survey, side, reason),
+        codes(survey, side, machine),
+        precision(machine, side),
+        stage1_training(survey),
+        prior(survey),
+        sampling(survey, side),
+        judge(survey, machine),
+    ):
+        chosen = chosen.joined(part)
+    return chosen.joined(shared(chosen, machine.processes))
 
 
 def fractions(counts: dict[str, int]) -> Choice:
@@ -88,14 +109,14 @@ def images(survey: Survey, side: int, reason: str) -> Choice:
     """The size and the colours of the images. `reason`: why this side."""
     chosen = Choice()
     chosen.set("data.height", side, reason)
-    chosen.set("data.width", side)
+    chosen.set("data.width", side, "as the height, since images are square")
     chosen.set(
         "data.channels", 1 if survey.grey else 3, "all images are grey" if survey.grey else "images have colours"
     )
     if survey.transparent:
-        reason = f"{survey.transparent:.0%} of the images are transparent; this colour is under them"
+        reason = "lies under transparent images"
         if survey.background != "white":
-            reason += f", since {survey.vanish['white']:.0%} would vanish on white"
+            reason += f"; {survey.vanish['white']:.0%} of all images would vanish on white"
         chosen.set("data.background", list(BACKGROUNDS[survey.background]), reason)
     return chosen
 
@@ -103,15 +124,28 @@ def images(survey: Survey, side: int, reason: str) -> Choice:
 def codes(survey: Survey, side: int, machine: Machine) -> Choice:
     """The grid and the codebook."""
     chosen, train, factor = Choice(), survey.images["train"], strides(side, machine)
-    grid = side // factor
     chosen.set(f"{STAGE1}.network.name", "conv")
-    chosen.set(f"{STAGE1}.network.conv.strides", [factor], f"{grid}x{grid} codes an image")
+    chosen.set(f"{STAGE1}.network.conv.strides", [factor], _why_strides(side, factor, machine))
     size = 64 if train < FEW else 128 if train < SOME else 256 if train < MANY else 512
-    if side <= 16 or survey.grey:
-        size = max(64, size // 2)
+    reason = f"more images can train more codes, and there are {train:,}"
+    if size > 64 and (side <= 16 or survey.grey):
+        size //= 2
+        reason += f"; {'grey' if survey.grey else 'small'} images need fewer"
     chosen.set(f"{STAGE1}.quantizer.name", "vq")
-    chosen.set(f"{STAGE1}.quantizer.codebook_size", size, f"{train:,} training images")
+    chosen.set(f"{STAGE1}.quantizer.codebook_size", size, reason)
     return chosen
+
+
+def _why_strides(side: int, factor: int, machine: Machine) -> str:
+    """The reason for the downsampling, see `strides`."""
+    grid = side // factor
+    if grid**2 > MORE * _tokens(machine):
+        why = f"no larger downsampling divides {side} pixels"
+    elif factor == min(FACTORS):
+        why = "the least downsampling loses the fewest details"
+    else:
+        why = "a finer grid would be too many for a prior on this machine"
+    return f"{grid}x{grid} codes an image: {why}"
 
 
 def precision(machine: Machine, side: int) -> Choice:
@@ -119,16 +153,17 @@ def precision(machine: Machine, side: int) -> Choice:
     chosen = Choice()
     low = machine.slow_bf16 is None and side > 16
     reason = (
-        "bf16 is slower here: the processor has no instructions for it"
+        "bf16 is not faster than fp32 on this machine"
         if machine.slow_bf16
-        else "faster here than fp32"
+        else "bf16 is faster than fp32 on this machine"
         if low
         else "images are so small that bf16 gains nothing"
     )
     for section in (STAGE1, STAGE2, "classifier"):
         chosen.set(f"{section}.training.precision", "bf16" if low else "fp32", reason)
         chosen.set(f"{section}.training.channels_last", low and section != STAGE2)
-        chosen.set(f"{section}.training.compile", False)
+        # The plan decides about stage 1.
+        chosen.set(f"{section}.training.compile", False, "the time that compiling takes was measured for stage 1 only")
     return chosen
 
 
@@ -140,18 +175,30 @@ def widths(side: int, narrow: bool) -> Iterator[Choice]:
     """
     for channels in (64,) if side <= 16 else (128, 96, 64, *[32] * narrow):
         chosen = Choice()
-        chosen.set(f"{STAGE1}.network.conv.channels", channels, "the widest that the time allows enough steps for")
+        reason = "the narrowest, so that the time allows more steps"
+        if side <= 16:
+            reason = "images are so small that a wider network is not needed"
+        elif channels > 32:
+            reason = "the widest that the time allows enough steps for"
+        chosen.set(f"{STAGE1}.network.conv.channels", channels, reason)
         chosen.set(f"{STAGE1}.network.conv.stem_channels", channels // 2)
         yield chosen
+
+
+def _batch(train: int) -> tuple[int, str]:
+    """The images of a training step, and the reason."""
+    if train >= FEW:
+        return 128, f"large batches make steady steps, and {train:,} training images are enough for them"
+    return 64 if train >= 128 else 16, f"larger batches would repeat the {train:,} training images more often"
 
 
 def stage1_training(survey: Survey) -> Choice:
     """How stage 1 is trained, but for the number of steps."""
     chosen, train = Choice(), survey.images["train"]
-    batch = 128 if train >= FEW else 64 if train >= 128 else 16
-    chosen.set(f"{STAGE1}.training.batch_size", batch, f"{train:,} training images")
+    chosen.set(f"{STAGE1}.training.batch_size", *_batch(train))
     chosen.set(f"{STAGE1}.training.learning_rate", 2.0e-3)
-    chosen.set(f"{STAGE1}.augmentation.shift", 0 if train >= MANY else 1, "few images" if train < MANY else "")
+    reason = f"below {MANY:,} images shifted copies help" if train < MANY else ""
+    chosen.set(f"{STAGE1}.augmentation.shift", 0 if train >= MANY else 1, reason)
     chosen.set(f"{STAGE1}.training.codebook_images", min(2048, train))
     return chosen
 
@@ -170,14 +217,18 @@ def prior(survey: Survey) -> Choice:
     chosen.set(f"{STAGE2}.name", "transformer")
     chosen.set(f"{STAGE2}.transformer.architecture", "llama", "had the best likelihood at equal time")
     chosen.set(f"{STAGE2}.layers", layers)
-    chosen.set(f"{STAGE2}.width", width, f"{train:,} training images")
+    reason = f"a wider prior learns few images by heart, and there are {train:,}"
+    if train >= MANY:
+        reason = f"wide, since so many images are not soon learned by heart: {train:,}"
+    chosen.set(f"{STAGE2}.width", width, reason)
     chosen.set(f"{STAGE2}.heads", heads)
-    chosen.set(f"{STAGE2}.dropout", dropout, "the fewer images, the more")
+    chosen.set(f"{STAGE2}.dropout", dropout, "the fewer the images, the sooner they are learned by heart without it")
     passes = train < MANY
-    chosen.set("extract_codes.shift", 1 if passes else 0, "9 passes: few images" if passes else "there are many images")
+    reason = f"9 passes: below {MANY:,} images the prior needs shifted copies"
+    reason = reason if passes else "there are enough images without"
+    chosen.set("extract_codes.shift", 1 if passes else 0, reason)
     chosen.set("extract_codes.horizontal_flip", False, "true helps where a mirrored image is as good as the image")
-    batch = 128 if train >= FEW else 64 if train >= 128 else 16
-    chosen.set(f"{STAGE2}.training.batch_size", batch, f"{train:,} training images")
+    chosen.set(f"{STAGE2}.training.batch_size", *_batch(train))
     chosen.set(f"{STAGE2}.training.learning_rate", 1.0e-3 if train >= SOME else 2.0e-3)
     chosen.set(f"{STAGE2}.training.extra_pass_fraction", 0.8 if train < FEW else 0.5 if passes else 0.0)
     chosen.set(f"{STAGE2}.training.weight_decay", 0.05 if train < SOME else 0.01)
@@ -204,7 +255,8 @@ def shared(choice: Choice, processes: int) -> Choice:
     chosen = Choice()
     for path, value in choice.values.items():
         if path.endswith(".batch_size") and value % processes:
-            chosen.set(path, value + processes - value % processes, f"a multiple of {processes} processes")
+            reason = f"a multiple of {processes}, so that the processes share it equally"
+            chosen.set(path, value + processes - value % processes, reason)
     return chosen
 
 
@@ -213,11 +265,11 @@ def sampling(survey: Survey, side: int) -> Choice:
     chosen, train = Choice(), survey.images["train"]
     labelled = survey.classes is not None
     chosen.set("sampling.temperature", 1.0 if train >= MANY else 0.9)
-    reason = "shows classes clearly" if labelled else "there are no labels"
+    reason = "shows classes clearly" if labelled else "there are no labels to be guided by"
     chosen.set("sampling.guidance_scale", 2.0 if labelled else 1.0, reason)
     chosen.set("sampling.grid_columns", 10)
     chosen.set("classifier.name", "conv" if labelled else "none", "" if labelled else "there are no labels")
-    chosen.set("classifier.training.batch_size", 32, "small batches: more steps in the same time" if labelled else "")
+    chosen.set("classifier.training.batch_size", 32, "small batches: more steps in the same time")
     if side > NATIVE:
         chosen.set("classifier.conv.channels", 16, "large images: more steps in the same time")
     chosen.set("data.use_labels", True)

@@ -59,7 +59,7 @@ def search(source: str, minutes: float, side: int | None, file: Path, runtime: d
     with waiting("timing a few steps"):
         choice, plan = _fit(first, survey, machine, minutes, side, reading)
     kept = write(file, choice)
-    return report(source, survey, machine, parameters(choice), plan, minutes, file, kept)
+    return report(source, survey, machine, parameters(choice), plan, minutes, file, kept, opened.understood())
 
 
 def parameters(choice: Choice) -> Params:
@@ -76,16 +76,7 @@ def _fit(
     enough = ENOUGH if survey.images["train"] >= FEW else ENOUGH_FOR_FEW
     sides = rules.sides(survey, side, machine)
     for pixels, reason in sides.items():
-        known = first.joined(rules.images(survey, pixels, reason)).joined(rules.codes(survey, pixels, machine))
-        for part in (
-            rules.precision(machine, pixels),
-            rules.stage1_training(survey),
-            rules.prior(survey),
-            rules.sampling(survey, pixels),
-            rules.judge(survey, machine),
-        ):
-            known = known.joined(part)
-        known = known.joined(rules.shared(known, machine.processes))
+        known = first.joined(rules.of_side(survey, pixels, reason, machine))
         for width in rules.widths(pixels, narrow=pixels == min(sides)):
             choice = known.joined(width)
             params = parameters(choice)

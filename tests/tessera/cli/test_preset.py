@@ -12,10 +12,11 @@ import torch
 from tessera.cli import main as command
 from tessera.cli import preset
 from tessera.cli.preset import PRESETS, apply, edit, leaves, main, read_preset
+from tessera.cli.start import machine
 from tessera.parameters import load, read_yaml
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-OWN = preset._slow_bf16  # which a fixture replaces
+OWN, OWN_COMPILER = preset._slow_bf16, preset._has_compiler  # which a fixture replaces
 
 
 @pytest.fixture
@@ -25,8 +26,9 @@ def file(in_tmp: Path, repository: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def a_machine_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_machine_with_bf16_and_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preset, "_slow_bf16", lambda: None)
+    monkeypatch.setattr(preset, "_has_compiler", lambda: True)
 
 
 def comments(text: str) -> list[str]:
@@ -227,6 +229,30 @@ def test_a_gpu_without_bf16_is_slow_for_a_preset(file, capsys, monkeypatch):
     assert load(file).stage1_vqvae.training.precision == "fp32"
 
 
+def test_without_a_compiler_a_preset_says_that_it_compiles_nothing(file, capsys, monkeypatch):
+    monkeypatch.setattr(preset, "_has_compiler", OWN_COMPILER)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    assert main(["fashion_mnist"]) == 0
+    note = capsys.readouterr().out.splitlines()[-1]
+    paths = "stage1_vqvae.training.compile, stage2_prior.training.compile"
+    assert note == f"note: there is no C++ compiler, so these are false: {paths}"
+    assert not any(training.compile for training in load(file).trainings().values())
+    main(["fashion_mnist", "-S", "stage1_vqvae.training.compile=true"])
+    assert load(file).stage1_vqvae.training.compile, "what the user asks for stays"
+    assert "note: there is no C++ compiler, so these are false: stage2_prior.t" in capsys.readouterr().out
+    monkeypatch.setattr(machine.shutil, "which", lambda name: name if name == "g++" else None)
+    assert main(["fashion_mnist"]) == 0 and load(file).stage1_vqvae.training.compile
+    assert "note" not in capsys.readouterr().out
+
+
+def test_a_preset_in_fp32_is_compiled_where_there_is_a_compiler(file, monkeypatch):
+    monkeypatch.setattr(preset, "_slow_bf16", lambda: "bf16 is slow here")
+    assert main(["fashion_mnist"]) == 0
+    training = load(file).stage1_vqvae.training
+    assert (training.precision, training.compile) == ("fp32", True)
+
+
 def test_a_preset_without_bf16_does_not_measure_the_machine(file, capsys, monkeypatch):
     monkeypatch.setattr(preset, "_slow_bf16", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(preset, "_has_compiler", lambda: pytest.fail("looked for"))
     assert main(["digits"]) == 0 and "note" not in capsys.readouterr().out

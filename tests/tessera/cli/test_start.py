@@ -72,6 +72,36 @@ def test_a_folder_gives_a_whole_valid_file_and_a_plan(folder, classes: int, caps
     assert main(["check"]) == 0
 
 
+def test_how_the_source_was_understood_stands_below_its_images(folder, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(search, "measure", lambda *_: QUICK)
+    source = folder(2)
+    image = next(Path(source).rglob("0.png")).read_bytes()
+    for name in ("train", "test"):
+        Path(source, name).mkdir()
+    for name in ("class 0", "class 1"):
+        Path(source, name).rename(Path(source, "train", name))
+    for number in range(20):
+        Path(source, "train", "class 0", f"{number}.heic").write_bytes(b"no image that Pillow reads")
+        Path(source, "test", f"{number}.png").write_bytes(image)
+    assert main(["start", source, "--minutes", "2"]) == 0
+    images, *others = capsys.readouterr().out.splitlines()
+    assert images.startswith(f"images    {source}: ") and "2 classes" in images
+    assert others[:2] == ["          left aside: 20 .heic", "          splits not used: test (no labels)"]
+    assert others[2].startswith("machine   ")
+
+
+def test_a_column_of_labels_that_cannot_serve_is_named(folder, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(search, "measure", lambda *_: QUICK)
+    source = folder(0)
+    names = sorted(path.name for path in Path(source).iterdir())
+    rows = "".join(f"{name},{name}\n" for name in names)
+    Path(source, "metadata.csv").write_text(f"file_name,label\n{rows}", encoding="utf-8")
+    assert main(["start", source, "--minutes", "2"]) == 0
+    images, note, *_ = capsys.readouterr().out.splitlines()
+    assert "; no labels; not all are square" in images
+    assert note.startswith("          no labels: column 'label' ")
+
+
 def test_starting_again_loses_no_file_that_the_user_edited(folder, capsys, monkeypatch) -> None:
     monkeypatch.setattr(search, "measure", lambda *_: QUICK)
     source, own = folder(2), Path("params.yaml").read_text(encoding="utf-8")

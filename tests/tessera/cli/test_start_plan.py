@@ -130,6 +130,19 @@ def test_the_page_on_sizes_has_the_bounds_of_the_steps(repository: Path) -> None
     assert f"fewer than {stage1} steps (stage 1), {stage2} (prior) and {classifier} (classifier)" in page
 
 
+@pytest.mark.parametrize(("train", "passes", "code"), [(2000, 9, 1), (30_000, 1, 2)])
+def test_the_disk_that_is_told_is_the_sum_of_all_that_a_run_leaves(train: int, passes: int, code: int) -> None:
+    found = survey(train)
+    plan = plan_of(found)
+    images, pixels = train + 2 * (train // 10), 3 * 64 * 64
+    prepared, models, samples = images * pixels, 4 * 10**6, 2 * SAMPLED * pixels
+    codes = (images + (passes - 1) * train) * 8 * 8 * code
+    states = 2 * (4 * 4 * 10**6)  # two, each with the weights, the best, and two moments
+    assert plan.disk == 2 * (prepared + codes + models + samples) + states, "DVC's cache has a second copy"
+    text = report("folder", found, CPU, plan.params, plan, 60, Path("params.yaml"))
+    assert f"\ndisk      about {plan.disk // 2**20:,} MB, caches and saved states included\n" in text
+
+
 def plan_of(found: Survey) -> Plan:
     return Plan(found, parameters(choice(found)), QUICK, 60, 1e-3, False)
 

@@ -81,11 +81,23 @@ def test_whatever_the_images_and_the_machine_the_parameters_are_valid(train, mac
 
 
 @pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (CPU, "bf16 is faster than fp32 on this machine"),
+        (dataclasses.replace(GPU, slow_bf16="no instructions"), "bf16 is not faster than fp32 on this machine"),
+    ],
+)
+def test_the_reason_for_the_precision_names_no_processor(machine: Machine, reason: str) -> None:
+    reasons = rules.precision(machine, 64).reasons
+    assert {text for path, text in reasons.items() if path.endswith(".precision")} == {reason}
+
+
+@pytest.mark.parametrize(
     ("vanish", "colour", "told"),
     [
         ({"white": 0.02, "black": 0.0, "grey": 0.0}, [255, 255, 255], ""),
-        ({"white": 0.5, "black": 0.1, "grey": 0.02}, [128, 128, 128], "50% would vanish on white"),
-        ({"white": 0.9, "black": 0.0, "grey": 0.0}, [0, 0, 0], "90% would vanish on white"),
+        ({"white": 0.5, "black": 0.1, "grey": 0.02}, [128, 128, 128], "50% of all images would vanish on white"),
+        ({"white": 0.9, "black": 0.0, "grey": 0.0}, [0, 0, 0], "90% of all images would vanish on white"),
     ],
 )
 def test_drawings_lie_on_a_background_on_which_they_can_be_seen(vanish, colour, told) -> None:

@@ -27,12 +27,21 @@ def told(**environment: str) -> str:
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="hides instructions of x86 processors")
 def test_a_processor_without_instructions_for_bf16_is_told_with_what_it_costs() -> None:
     found = told(ONEDNN_MAX_CPU_ISA="AVX2", ATEN_CPU_CAPABILITY="avx2")
-    assert found.startswith("bf16 is slower than fp32 on this processor, which has no instructions for it (matrix")
+    assert found.startswith("bf16 is not faster than fp32 on this processor (matrix products ")
 
 
 @pytest.mark.skipif("avx512_bf16" not in CPU and "amx_bf16" not in CPU, reason="needs a processor with bf16")
 def test_a_processor_with_instructions_for_bf16_is_not_warned_of() -> None:
     assert told() == "None"
+
+
+@pytest.mark.parametrize(("product", "slow"), [(0.5, False), (0.99, False), (1.0, True), (1.5, True), (30.0, True)])
+def test_bf16_is_slow_unless_a_product_takes_less_time_than_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, product: float, slow: bool
+) -> None:
+    monkeypatch.setattr(precision, "bf16_slowness", lambda: {"matrix products": product, "convolutions": 1.25})
+    said = f"bf16 is not faster than fp32 on this processor (matrix products {product} times, convolutions 1.2 times as"
+    assert slow_bf16(torch.device("cpu")) == (f"{said} long)" if slow else None)
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -41,6 +41,27 @@ def test_curves_have_a_row_each_log_step_and_each_validation(training: Callable,
     assert [row["learning_rate"] for row in progress.train] == [learning_rate(s - 1, training()) for s in (3, 6, 9)]
 
 
+def test_the_bar_shows_the_loss_another_figure_and_that_of_the_last_validation(
+    training: Callable, trained: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr(loop.Bar, "set_postfix_str", lambda self, text, refresh: shown.append(text))
+    task = Regression(training())
+    task.shown = "seen"
+    progress = trained(task, log_every=3).progress
+    third, sixth, ninth = (f"loss {row['loss']:.4g}, seen {row['seen']:.4g}" for row in progress.train)
+    fourth, eighth, tenth = (f"validation error {row['error']:.4g}" for row in progress.validation)
+    assert shown[:4] == [third, f"{third}, {fourth}", f"{sixth}, {fourth}", f"{sixth}, {eighth}"]
+    assert shown[4:] == [f"{ninth}, {eighth}", f"{ninth}, {tenth}"]
+
+
+def test_the_bar_leaves_out_what_a_task_does_not_have(training: Callable, trained: Callable) -> None:
+    trainer = trained(Regression(training()), log_every=20)
+    assert trainer._figures() == f"validation error {trainer.progress.validation[-1]['error']:.4g}"
+    trainer.progress.validation.clear()
+    assert trainer._figures() == ""
+
+
 def test_curves_can_be_read_while_the_training_runs(training: Callable, trained: Callable) -> None:
     task, read = Regression(training()), {}
 
