@@ -36,7 +36,7 @@ class Adversaries(nn.Module):
 
 
 class Adversarial(NotedTask):
-    criterion = "distance"
+    section, criterion = "toy.training", "distance"
     losses = {"generator": 1.0, "discriminator": 0.0}  # noqa: RUF012
 
     def __init__(self, params: TrainingParams) -> None:

@@ -21,7 +21,7 @@ from tessera.training.task import Batch, ParameterGroup, Task
 class Halves(Task):
     """Two networks that share nothing, with losses and criteria of their own."""
 
-    criterion = "left"
+    section, criterion = "toy.training", "left"
     losses = {"loss_left": 1.0, "loss_right": 3.0}  # noqa: RUF012
 
     def __init__(self, params: TrainingParams, left: list[float], right: list[float]) -> None:

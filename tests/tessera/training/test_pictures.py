@@ -22,7 +22,7 @@ FOLDER = Path("results/test/images")
 
 
 class Toy(Task):
-    criterion = "error"
+    section, criterion = "toy.training", "error"
 
     def __init__(self, params: object) -> None:
         torch.manual_seed(0)
