@@ -144,7 +144,7 @@ def _why_strides(side: int, factor: int, machine: Machine) -> str:
     elif factor == min(FACTORS):
         why = "the least downsampling loses the fewest details"
     else:
-        why = "a finer grid would be too many for a prior on this machine"
+        why = "a finer grid has too many for a prior on this machine"
     return f"{grid}x{grid} codes an image: {why}"
 
 
