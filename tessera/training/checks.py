@@ -29,7 +29,11 @@ def require_trainable(task: Task, params: TrainingParams, runtime: RuntimeParams
     """
     if fault := next(_faults(task.section, params, runtime, processes), None):
         raise UserError(fault)
-    require_pieces(task, runtime)
+    if runtime.micro_batch and task.whole_batch:
+        raise UserError(
+            f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
+            f"{task.section}.batch_size"
+        )
 
 
 def require_trainings(params: Params) -> None:
@@ -59,19 +63,6 @@ def _faults(section: str, params: TrainingParams, runtime: RuntimeParams, proces
         yield (
             f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
             f"state holds, and {MOST_ROWS:,} are the most; raise it"
-        )
-
-
-def require_pieces(task: Task, runtime: RuntimeParams) -> None:
-    """Check that a task can be trained in micro-batches, if there are any.
-
-    Raises:
-        UserError: its loss has none.
-    """
-    if runtime.micro_batch and task.whole_batch:
-        raise UserError(
-            f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
-            f"{task.section}.batch_size"
         )
 
 

@@ -145,6 +145,14 @@ def test_a_refined_decoder_is_judged_where_one_is_trained(
     assert [finding.text.split()[0] for finding in found[:3]] == ["train_vqvae", "refine_decoder", "train_prior"]
 
 
+@pytest.mark.parametrize("name", ["counts", "uniform"])
+def test_a_prior_that_is_not_trained_needs_no_memory_for_it(
+    project: Path, write_params: Write, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    found = rooms(write_params, monkeypatch, 10**12, stage2_prior__name=name)
+    assert [finding.text.split()[0] for finding in found] == ["train_vqvae"]
+
+
 def test_weights_that_are_missing_are_an_error(
     project: Path, write_params: Write, capsys: pytest.CaptureFixture
 ) -> None:
