@@ -37,17 +37,20 @@ def require_trainable(task: Task, params: TrainingParams, runtime: RuntimeParams
 
 
 def require_trainings(params: Params) -> None:
-    """Check of every training what params.yaml alone tells: global batches and the rows of train.csv.
+    """Check the global batches and the rows of train.csv of all trainings that params.yaml makes certain.
 
-    Where `runtime.processes` is null, batches are not checked, because GPUs are not counted here.
+    The classifier is left out, because it is trained only if the images have labels and are large enough. Where
+    `runtime.processes` is null, batches are not checked, because GPUs are not counted here.
 
     Raises:
         UserError: one line with the faults of all trainings.
     """
-    processes, faults = params.runtime.processes or 1, []
-    for section, training in params.trainings().items():
-        if section != "classifier.training" or params.data.use_labels:  # without labels there is no classifier
-            faults += _faults(section, training, params.runtime, processes)
+    processes, faults, certain = params.runtime.processes or 1, [], params.trainings()
+    certain.pop("classifier.training", None)
+    if not params.stage2_prior.chosen.learns():  # a chain has the section even if no link is trained
+        certain.pop("stage2_prior.training", None)
+    for section, training in certain.items():
+        faults += _faults(section, training, params.runtime, processes)
     if faults:
         raise UserError("; ".join(faults))
 

@@ -91,16 +91,16 @@ def test_a_model_to_begin_with_that_is_not_there_is_refused(check, section):
     ("changes", "faults"),
     [
         (
-            {"runtime.processes": 3, "stage2_prior.training.batch_size": 9},
+            {"runtime.processes": 3},
             [
                 "stage1_vqvae.training.batch_size: 128 is the global batch and must be a multiple of the 3 processes; "
                 "change one of them",
-                "classifier.training.batch_size: 128 is the global batch and must be a multiple of the 3 processes; "
+                "stage2_prior.training.batch_size: 128 is the global batch and must be a multiple of the 3 processes; "
                 "change one of them",
             ],
         ),
         (
-            {"runtime.processes": 5, "data.use_labels": False, "stage1_vqvae.training.batch_size": 10},
+            {"runtime.processes": 5, "stage1_vqvae.training.batch_size": 10},
             ["stage2_prior.t"],
         ),
         (
@@ -122,6 +122,14 @@ def test_what_would_refuse_a_later_training_is_refused_at_once(check, capsys, co
 def test_batches_that_processes_share_equally_are_valid(check):
     assert "valid" in check({"runtime.processes": 4})
     assert "valid" in check({"runtime.processes": None, "stage1_vqvae.training.batch_size": 7})
+
+
+@pytest.mark.parametrize("prior", [{"name": "transformer", "batch": 96}, {"name": "counts"}, {"name": "chain"}])
+def test_a_batch_is_valid_where_its_training_is_not_certain(check, prior):
+    """A classifier is trained only with labels, and no link of this chain is trained."""
+    changes = {"stage2_prior.name": prior["name"], "stage2_prior.training.batch_size": prior.get("batch", 128)}
+    changes |= {"runtime.processes": 3, "stage1_vqvae.training.batch_size": 96}
+    assert "valid" in check(changes | {"stage2_prior.chain.links": [{"name": "counts"}]})
 
 
 @pytest.mark.parametrize("prior", ["counts", "uniform", "transformer"])
