@@ -64,8 +64,8 @@ def _faults(section: str, params: TrainingParams, runtime: RuntimeParams, proces
         )
     if (rows := params.steps // runtime.log_every) > MOST_ROWS:
         yield (
-            f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
-            f"state holds, and {MOST_ROWS:,} are the most; raise it"
+            f"runtime.log_every: {runtime.log_every}: with {section}.steps, train.csv would have {rows:,} rows, all of "
+            f"which every saved state holds, and {MOST_ROWS:,} are the most; raise log_every"
         )
 
 

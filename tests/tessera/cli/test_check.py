@@ -104,8 +104,13 @@ def test_a_model_to_begin_with_that_is_not_there_is_refused(check, section):
             ["stage2_prior.t"],
         ),
         (
-            {"runtime.log_every": 1, "stage2_prior.training.steps": 10**8},
-            ["runtime.log_every: 1: train.csv would have 100,000,000 rows, all of which every saved state holds, and "],
+            {"runtime.log_every": 1, "stage1_vqvae.training.steps": 10**7, "stage2_prior.training.steps": 10**8},
+            [
+                "runtime.log_every: 1: with stage1_vqvae.training.steps, train.csv would have 10,000,000 rows, all of "
+                "which every saved state holds, and 1,000,000 are the most; raise log_every",
+                "runtime.log_every: 1: with stage2_prior.training.steps, train.csv would have 100,000,000 rows, all of "
+                "which every saved state holds, and 1,000,000 are the most; raise log_every",
+            ],
         ),
     ],
 )
@@ -115,8 +120,8 @@ def test_what_would_refuse_a_later_training_is_refused_at_once(check, capsys, co
         assert main(["fingerprint"]) == 2 and not Path("results").exists()
         said = capsys.readouterr().err
     assert said.startswith(f"error: {faults[0]}") and said.endswith("\n")
-    assert all(fault in said for fault in faults)
-    assert said.count("change one of them") + said.count("raise it") == len(faults)
+    assert all(said.count(fault) == 1 for fault in faults)
+    assert said.count("change one of them") + said.count("raise log_every") == len(faults)
 
 
 def test_batches_that_processes_share_equally_are_valid(check):

@@ -169,7 +169,7 @@ def test_weights_that_are_missing_are_an_error(
         ({"runtime.processes": 3}, "training     stage1_vqvae.training.batch_size: 8 is the global batch"),
         (
             {"runtime.log_every": 1, "stage2_prior.training.steps": 2_000_000},
-            "training     runtime.log_every: 1: train",
+            "training     runtime.log_every: 1: with stage2_prior.training.steps, train.csv would have 2,000,000 rows",
         ),
         (
             {"runtime.micro_batch": 4, "stage1_vqvae.quantizer.vq.entropy_bonus": 0.1},
