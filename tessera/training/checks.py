@@ -24,13 +24,21 @@ def require_trainable(task: Task, params: TrainingParams, runtime: RuntimeParams
     """Check that a task can be trained with these parameters by so many processes.
 
     Raises:
-        UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches, or
-            train.csv would have too many rows.
+        UserError: one line with all that `task_faults` finds.
     """
-    if fault := next(_faults(task.section, params, runtime, processes), None):
-        raise UserError(fault)
+    if faults := list(task_faults(task, params, runtime, processes)):
+        raise UserError("; ".join(faults))
+
+
+def task_faults(task: Task, params: TrainingParams, runtime: RuntimeParams, processes: int) -> Iterator[str]:
+    """What refuses the training of a task, a message for each fault.
+
+    The global batch cannot be divided equally among the processes, train.csv would have too many rows, or the loss has
+    no micro-batches.
+    """
+    yield from _faults(task.section, params, runtime, processes)
     if runtime.micro_batch and task.whole_batch:
-        raise UserError(
+        yield (
             f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
             f"{task.section}.batch_size"
         )

@@ -21,7 +21,7 @@ from tessera.launch.memory import free_bytes
 from tessera.launch.processes import number_of_processes
 from tessera.parameters import Params
 from tessera.parameters.training import TrainingParams
-from tessera.training.checks import require_trainable
+from tessera.training.checks import task_faults
 from tessera.training.needs import needs
 from tessera.training.task import Task
 
@@ -92,10 +92,8 @@ def _room(params: Params, stats: Stats, device: torch.device, processes: int) ->
     """
     free, weights = free_bytes(device), 0
     for stage, task, training in _tasks(params, stats):
-        try:
-            require_trainable(task, training, params.runtime, processes)
-        except UserError as error:
-            yield Finding(Level.ERROR, "training", str(error))
+        for fault in task_faults(task, training, params.runtime, processes):
+            yield Finding(Level.ERROR, "training", fault)
         task.model.to(device)
         share = -(-training.batch_size // processes)
         images = min(share, params.runtime.micro_batch or share)
