@@ -86,7 +86,7 @@ def test_the_file_says_why_of_every_value_that_matters(repository: Path, train, 
     [
         (CPU, 1.0, "worth it in a long training"),
         (CPU, 0.01, "not worth it in a short training"),
-        (OLD, 1.0, "there is no C++ compiler"),
+        (OLD, 1.0, "there is no compiler"),
         (dataclasses.replace(OLD, compiler=True), 1.0, "compiling was measured with bf16 only"),
     ],
 )
