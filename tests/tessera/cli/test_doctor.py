@@ -201,18 +201,9 @@ def test_what_will_refuse_a_training_is_an_error(
     assert f"error    {said}" in capsys.readouterr().out
 
 
-def test_all_that_will_refuse_a_training_is_told(
-    project: Path, write_params: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_params(
-        {
-            "runtime.log_every": 1,
-            "runtime.micro_batch": 4,
-            "stage1_vqvae.training.steps": 2_000_000,
-            "stage1_vqvae.quantizer.vq.entropy_bonus": 0.1,
-            "stage2_prior.name": "counts",
-        }
-    )
+def test_all_that_will_refuse_a_training_is_told(project: Path, write_params: Write) -> None:
+    changes = {"stage1_vqvae.training.steps": 2_000_000, "stage1_vqvae.quantizer.vq.entropy_bonus": 0.1}
+    write_params(changes | {"runtime.log_every": 1, "runtime.micro_batch": 4, "stage2_prior.name": "counts"})
     params = load(Path("params.yaml"))
     found = machine._room(params, machine.image_stats(params), torch.device("cpu"), 3)
     told = [finding.text.split(":")[0] for finding in found if finding.about == "training"]
