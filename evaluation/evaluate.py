@@ -4,9 +4,10 @@
 
 Writes to results/evaluate: metrics.json, whose keys docs/likelihood.md explains; headlines.json with the few figures
 that DVC shows; images/reconstructions.png; images/closest.png, the samples that are nearest to training images, above
-these. Prints the few figures, and sentences that say what all figures mean. `evaluation.images` in params.yaml limits
-how many test images are measured, and `evaluation.features` names the network that judges (docs/distances.md). Figures
-that need a classifier, or a network that is not here, are left out; the output and metrics.json say why.
+these. Prints the few figures, and sentences that say what is good or bad about the models and how to improve them.
+`evaluation.images` in params.yaml limits how many test images are measured, and `evaluation.features` names the network
+that judges (docs/distances.md). Figures that need a classifier, or a network that is not here, are left out; the output
+and metrics.json say why.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _lines(figures: dict[str, Any], margin: str) -> Iterator[str]:
             yield f"{margin}{name}"
             yield from _lines(value, f"{margin}  ")
         else:
-            yield f"{margin}{name:<26}{_shown(value):>12}"
+            yield f"{margin}{name:<26} {_shown(value):>11}"
 
 
 def _shown(value: float | int | str) -> str:

@@ -4,7 +4,8 @@ For every stage of dvc.yaml, results/fingerprint/STAGE.json holds the parameters
 the options that params.yaml chooses (`tessera.fingerprint`). The stages depend on these files, and so run again only
 when what they use has changed.
 
-Parameters that would refuse a later training are refused here, before any time is spent.
+It refuses batch sizes that `runtime.processes` cannot share equally, and a `runtime.log_every` for which train.csv
+would have too many rows, before any time is spent.
 """
 
 from __future__ import annotations

@@ -206,52 +206,28 @@ def apply(file: Path, name: str, changes: dict[str, Any]) -> list[str]:
 def for_this_machine(preset: dict[str, Any], changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What a preset's values must be changed to for this machine, and lines that say so.
 
-    Where bf16 is slow, fp32 takes its place. Where there is no C++ compiler, `compile` is false.
+    Where bf16 is not faster than fp32, fp32 takes its place. Where there is no compiler, `compile` is false.
 
     Args:
         preset: the preset's values by dotted path.
         changes: the user's values, which stay.
     """
-    mended, notes = _in_fp32(preset, changes)
-    compiled = sorted(path for path in preset.keys() - changes.keys() if path.endswith(".compile") and preset[path])
-    if compiled and not _has_compiler():
-        mended |= dict.fromkeys(compiled, False)
-        notes.append(f"note: there is no C++ compiler, so these are false: {', '.join(compiled)}")
-    return mended, notes
-
-
-def _in_fp32(preset: dict[str, Any], changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What a preset's values must be changed to where this machine is slow at bf16, and a line that says so.
-
-    Arguments are as in `for_this_machine`.
-    """
-    low = [path for path in preset.keys() - changes.keys() if path.endswith(".precision") and preset[path] == "bf16"]
-    slow = _slow_bf16() if low else None
-    if slow is None:
+    own = {path: preset[path] for path in sorted(preset.keys() - changes.keys())}
+    low = [path for path, value in own.items() if path.endswith(".precision") and value == "bf16"]
+    compiled = [path for path, value in own.items() if path.endswith(".compile") and value]
+    if not low and not compiled:
         return {}, []
-    mended: dict[str, Any] = dict.fromkeys(sorted(low), "fp32")
-    channels = [path.replace(".precision", ".channels_last") for path in sorted(low)]
-    mended |= {path: False for path in channels if preset.get(path)}
-    mended = {path: value for path, value in mended.items() if path not in changes}
-    return mended, [f"note: {slow}; in place of the preset's bf16: {', '.join(mended)}"] if mended else []
+    from tessera.cli.start import machine  # it imports torch, which takes seconds
 
-
-def _has_compiler() -> bool:
-    """Whether torch.compile works on this machine."""
-    import torch  # takes seconds, and only presets that compile need it
-
-    from tessera.cli.start.machine import has_compiler
-
-    return has_compiler("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _slow_bf16() -> str | None:
-    """Why bf16 is slow on this machine, or None where it is not."""
-    import torch  # takes seconds, and only presets with bf16 need it
-
-    from tessera.launch.precision import slow_bf16
-
-    return slow_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    found, mended, notes = machine.look(None), {}, []
+    if low and found.slow_bf16:
+        channels = [path.replace(".precision", ".channels_last") for path in low]
+        mended = dict.fromkeys(low, "fp32") | {path: False for path in channels if own.get(path)}
+        notes.append(f"note: {found.slow_bf16}; in place of the preset's bf16: {', '.join(mended)}")
+    if compiled and not found.compiler:
+        mended |= dict.fromkeys(compiled, False)
+        notes.append(f"note: there is no compiler, so these are false: {', '.join(compiled)}")
+    return mended, notes
 
 
 def _replace(file: Path, before: Any, text: str) -> list[str]:

@@ -24,26 +24,41 @@ def require_trainable(task: Task, params: TrainingParams, runtime: RuntimeParams
     """Check that a task can be trained with these parameters by so many processes.
 
     Raises:
-        UserError: the global batch cannot be divided equally among the processes, the loss has no micro-batches, or
-            train.csv would have too many rows.
+        UserError: one line with all that `task_faults` finds.
     """
-    if fault := next(_faults(task.section, params, runtime, processes), None):
-        raise UserError(fault)
-    require_pieces(task, runtime)
+    if faults := list(task_faults(task, params, runtime, processes)):
+        raise UserError("; ".join(faults))
+
+
+def task_faults(task: Task, params: TrainingParams, runtime: RuntimeParams, processes: int) -> Iterator[str]:
+    """What refuses the training of a task, a message for each fault.
+
+    The global batch cannot be divided equally among the processes, train.csv would have too many rows, or the loss has
+    no micro-batches.
+    """
+    yield from _faults(task.section, params, runtime, processes)
+    if runtime.micro_batch and task.whole_batch:
+        yield (
+            f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
+            f"{task.section}.batch_size"
+        )
 
 
 def require_trainings(params: Params) -> None:
-    """Check of every training what params.yaml alone tells: global batches and the rows of train.csv.
+    """Check the global batches and the rows of train.csv of all trainings that params.yaml makes certain.
 
-    Where `runtime.processes` is null, batches are not checked, because GPUs are not counted here.
+    The classifier is left out, because it is trained only if the images have labels and are large enough. Where
+    `runtime.processes` is null, batches are not checked, because GPUs are not counted here.
 
     Raises:
         UserError: one line with the faults of all trainings.
     """
-    processes, faults = params.runtime.processes or 1, []
-    for section, training in params.trainings().items():
-        if section != "classifier.training" or params.data.use_labels:  # without labels there is no classifier
-            faults += _faults(section, training, params.runtime, processes)
+    processes, faults, certain = params.runtime.processes or 1, [], params.trainings()
+    certain.pop("classifier.training", None)
+    if not params.stage2_prior.chosen.learns():  # a chain has the section even if no link is trained
+        certain.pop("stage2_prior.training", None)
+    for section, training in certain.items():
+        faults += _faults(section, training, params.runtime, processes)
     if faults:
         raise UserError("; ".join(faults))
 
@@ -57,21 +72,8 @@ def _faults(section: str, params: TrainingParams, runtime: RuntimeParams, proces
         )
     if (rows := params.steps // runtime.log_every) > MOST_ROWS:
         yield (
-            f"runtime.log_every: {runtime.log_every}: train.csv would have {rows:,} rows, all of which every saved "
-            f"state holds, and {MOST_ROWS:,} are the most; raise it"
-        )
-
-
-def require_pieces(task: Task, runtime: RuntimeParams) -> None:
-    """Check that a task can be trained in micro-batches, if there are any.
-
-    Raises:
-        UserError: its loss has none.
-    """
-    if runtime.micro_batch and task.whole_batch:
-        raise UserError(
-            f"runtime.micro_batch: {runtime.micro_batch}: {task.whole_batch}; or set micro_batch to null and lower "
-            f"{task.section}.batch_size"
+            f"runtime.log_every: {runtime.log_every}: with {section}.steps, train.csv would have {rows:,} rows, all of "
+            f"which every saved state holds, and {MOST_ROWS:,} are the most; raise log_every"
         )
 
 

@@ -111,7 +111,7 @@ class Trainer:
     def _train(self) -> None:
         if self.params.precision == "bf16" and (slow := slow_bf16(self.device)):
             faster = f"-S {self.task.section}.precision=fp32 -S {self.task.section}.channels_last=false"
-            say(f"warning: {slow}; this training is faster with `dvc exp run {faster}`")
+            say(f"warning: {slow}; this training may be faster with `dvc exp run {faster}`")
         self.stepper.prepare()
         self._show()
         bar = Bar(self.params.steps, self.state.stage, "step", self.progress.step)

@@ -1,4 +1,4 @@
-"""What the figures say in sentences: a good run, and each thing that may be wrong with one."""
+"""What the figures say in sentences: a good run, and each thing that may be wrong with one; and the figures' table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 
 import pytest
 
+from evaluation.evaluate import table
 from evaluation.findings import findings, of_a_curve
 from evaluation.usage import Usage
 
@@ -31,6 +32,16 @@ def said(params):
         return "\n".join(map(str, findings(metrics, usage, params(changes or {}))))
 
     return say
+
+
+def test_a_space_is_between_each_name_and_its_value():
+    left_out = {"distribution.reconstructions": "it takes two images"}
+    assert table({"codebook": {"usage": 0.9}, "unavailable": left_out}) == (
+        "codebook\n"
+        "  usage                           0.9000\n"
+        "unavailable\n"
+        "  distribution.reconstructions it takes two images"
+    )
 
 
 def test_a_good_run_is_told_its_savings_and_its_agreement_and_nothing_else(said):

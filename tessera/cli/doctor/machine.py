@@ -21,7 +21,7 @@ from tessera.launch.memory import free_bytes
 from tessera.launch.processes import number_of_processes
 from tessera.parameters import Params
 from tessera.parameters.training import TrainingParams
-from tessera.training.checks import require_trainable
+from tessera.training.checks import task_faults
 from tessera.training.needs import needs
 from tessera.training.task import Task
 
@@ -63,10 +63,10 @@ def _speed(sections: dict[str, TrainingParams], found: machines.Machine) -> Iter
     compiled = [name for name, training in sections.items() if training.compile]
     if compiled and not found.compiler:
         mend = " ".join(f"-S {name}.compile=false" for name in compiled)
-        yield Finding(Level.ERROR, "compile", f"torch.compile finds no C++ compiler; install one, or {mend}")
+        yield Finding(Level.ERROR, "compile", f"torch.compile finds no compiler; install one, or {mend}")
 
 
-def tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingParams]]:
+def _tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingParams]]:
     """Each training over random images: its stage, its task and its parameters.
 
     Raises:
@@ -76,8 +76,8 @@ def tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingPar
     yield "train_vqvae", task, params.stage1_vqvae.training
     if params.refine_decoder.name != "none":
         yield "refine_decoder", decoder_task(params, task), params.refine_decoder.training
-    prior = prior_task(params, task.vqvae.layout, stats.num_classes)
-    if any(parameter.requires_grad for parameter in prior.model.parameters()):
+    if params.stage2_prior.chosen.learns():
+        prior = prior_task(params, task.vqvae.layout, stats.num_classes)
         yield "train_prior", prior, params.stage2_prior.chosen.training
     if stats.num_classes and params.classifier.name != "none":
         classifier = classifier_task(params, stats, stats.num_classes)
@@ -88,14 +88,12 @@ def _room(params: Params, stats: Stats, device: torch.device, processes: int) ->
     """What refuses a training; and memory of each, and disk for the whole run, against what is free.
 
     Raises:
-        UserError: see `tasks`.
+        UserError: see `_tasks`.
     """
     free, weights = free_bytes(device), 0
-    for stage, task, training in tasks(params, stats):
-        try:
-            require_trainable(task, training, params.runtime, processes)
-        except UserError as error:
-            yield Finding(Level.ERROR, "training", str(error))
+    for stage, task, training in _tasks(params, stats):
+        for fault in task_faults(task, training, params.runtime, processes):
+            yield Finding(Level.ERROR, "training", fault)
         task.model.to(device)
         share = -(-training.batch_size // processes)
         images = min(share, params.runtime.micro_batch or share)

@@ -24,8 +24,8 @@ class Machine:
         threads: number of threads that each process of a stage takes.
         memory: bytes of main memory, or None where the system does not say.
         gpu: the name of the first GPU, or None.
-        slow_bf16: why bf16 is slow here, or None where it is not.
-        compiler: whether torch.compile finds what it needs.
+        slow_bf16: why bf16 is not faster than fp32 here, or None where it is.
+        compiler: whether torch.compile finds a compiler.
         processes: number of processes of a stage.
         judge: the name of a feature network whose weights are installed, or None.
     """
@@ -44,7 +44,7 @@ class Machine:
 
 
 def has_compiler(kind: str) -> bool:
-    """Whether torch.compile finds the compiler that it needs for a device of this kind, cpu or cuda."""
+    """Whether there is a compiler for torch.compile on a device of this kind: of C++ on cpu, of C on cuda."""
     return any(shutil.which(name) for name in COMPILERS[kind])
 
 

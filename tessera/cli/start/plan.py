@@ -40,7 +40,7 @@ class Plan:
         times: what was measured.
         minutes: for the whole pipeline.
         reading: seconds that reading one image takes.
-        compiler: whether torch.compile works on this machine.
+        compiler: whether torch.compile finds a compiler.
 
     Attributes:
         choice: numbers of steps and of images, and what depends on them.
@@ -164,7 +164,7 @@ class Plan:
             bf16 = self.params.stage1_vqvae.training.precision == "bf16"
             lasts = max(LEAST_STEPS[name] * step, min(room, most * step))
             compiles = self.compiler and bf16 and lasts > WORTH_COMPILING
-            reason = "worth it in a long training" if compiles else "" if self.compiler else "there is no C++ compiler"
+            reason = "worth it in a long training" if compiles else "" if self.compiler else "there is no compiler"
             reason = reason or ("not worth it in a short training" if bf16 else "compiling was measured with bf16 only")
             self.choice.set(f"{name}.training.compile", compiles, reason)
             if compiles:

@@ -123,7 +123,7 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
     return [
         f"images    {source}: {counts}; {size}, {colours}{clear}; {labels}{squares}{refused}",
         f"machine   {machine.gpu or f'{cores}, no GPU'}{memory}; {low}"
-        + ("" if machine.compiler else "; no C++ compiler, so nothing is compiled"),
+        + ("" if machine.compiler else "; no compiler, so nothing is compiled"),
         *_processes(machine),
         *_others(),
     ]

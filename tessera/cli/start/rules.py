@@ -90,7 +90,11 @@ def of_side(survey: Survey, side: int, reason: str, machine: Machine) -> Choice:
         judge(survey, machine),
     ):
         chosen = chosen.joined(part)
-    return chosen.joined(shared(chosen, machine.processes))
+    chosen = chosen.joined(shared(chosen, machine.processes))
+    if survey.classes is None:  # values of a classifier that is not trained need no reasons
+        unused = ("classifier.training.", "classifier.conv.")
+        chosen.reasons = {path: reason for path, reason in chosen.reasons.items() if not path.startswith(unused)}
+    return chosen
 
 
 def fractions(counts: dict[str, int]) -> Choice:
@@ -222,10 +226,10 @@ def prior(survey: Survey) -> Choice:
         reason = f"wide, since so many images are not soon learned by heart: {train:,}"
     chosen.set(f"{STAGE2}.width", width, reason)
     chosen.set(f"{STAGE2}.heads", heads)
-    chosen.set(f"{STAGE2}.dropout", dropout, "the fewer the images, the sooner they are learned by heart without it")
+    chosen.set(f"{STAGE2}.dropout", dropout, "fewer images need more dropout, or the prior learns them by heart")
     passes = train < MANY
     reason = f"9 passes: below {MANY:,} images the prior needs shifted copies"
-    reason = reason if passes else "there are enough images without"
+    reason = reason if passes else f"from {MANY:,} images on, the prior needs no shifted copies"
     chosen.set("extract_codes.shift", 1 if passes else 0, reason)
     chosen.set("extract_codes.horizontal_flip", False, "true helps where a mirrored image is as good as the image")
     chosen.set(f"{STAGE2}.training.batch_size", *_batch(train))

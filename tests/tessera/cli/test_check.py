@@ -91,21 +91,26 @@ def test_a_model_to_begin_with_that_is_not_there_is_refused(check, section):
     ("changes", "faults"),
     [
         (
-            {"runtime.processes": 3, "stage2_prior.training.batch_size": 9},
+            {"runtime.processes": 3},
             [
                 "stage1_vqvae.training.batch_size: 128 is the global batch and must be a multiple of the 3 processes; "
                 "change one of them",
-                "classifier.training.batch_size: 128 is the global batch and must be a multiple of the 3 processes; "
+                "stage2_prior.training.batch_size: 128 is the global batch and must be a multiple of the 3 processes; "
                 "change one of them",
             ],
         ),
         (
-            {"runtime.processes": 5, "data.use_labels": False, "stage1_vqvae.training.batch_size": 10},
+            {"runtime.processes": 5, "stage1_vqvae.training.batch_size": 10},
             ["stage2_prior.t"],
         ),
         (
-            {"runtime.log_every": 1, "stage2_prior.training.steps": 10**8},
-            ["runtime.log_every: 1: train.csv would have 100,000,000 rows, all of which every saved state holds, and "],
+            {"runtime.log_every": 1, "stage1_vqvae.training.steps": 10**7, "stage2_prior.training.steps": 10**8},
+            [
+                "runtime.log_every: 1: with stage1_vqvae.training.steps, train.csv would have 10,000,000 rows, all of "
+                "which every saved state holds, and 1,000,000 are the most; raise log_every",
+                "runtime.log_every: 1: with stage2_prior.training.steps, train.csv would have 100,000,000 rows, all of "
+                "which every saved state holds, and 1,000,000 are the most; raise log_every",
+            ],
         ),
     ],
 )
@@ -115,8 +120,8 @@ def test_what_would_refuse_a_later_training_is_refused_at_once(check, capsys, co
         assert main(["fingerprint"]) == 2 and not Path("results").exists()
         said = capsys.readouterr().err
     assert said.startswith(f"error: {faults[0]}") and said.endswith("\n")
-    assert all(fault in said for fault in faults)
-    assert said.count("change one of them") + said.count("raise it") == len(faults)
+    assert all(said.count(fault) == 1 for fault in faults)
+    assert said.count("change one of them") + said.count("raise log_every") == len(faults)
 
 
 def test_batches_that_processes_share_equally_are_valid(check):
@@ -124,12 +129,17 @@ def test_batches_that_processes_share_equally_are_valid(check):
     assert "valid" in check({"runtime.processes": None, "stage1_vqvae.training.batch_size": 7})
 
 
-def test_pieces_of_a_batch_are_refused_where_the_loss_needs_the_whole(check):
-    said = check({"runtime.micro_batch": 4, "stage1_vqvae.quantizer.name": "lfq"})
-    assert said.startswith("error: runtime.micro_batch: 4: the loss has an entropy of the whole batch")
-    assert said.endswith("; or set micro_batch to null and lower stage1_vqvae.training.batch_size\n")
-    assert "valid" in check({"runtime.micro_batch": None})
-    assert "valid" in check({"runtime.micro_batch": 4, "stage1_vqvae.quantizer.name": "vq"})
+@pytest.mark.parametrize("prior", [{"name": "transformer", "batch": 96}, {"name": "counts"}, {"name": "chain"}])
+def test_a_batch_is_valid_where_its_training_is_not_certain(check, prior):
+    """A classifier is trained only with labels, and no link of this chain is trained."""
+    changes = {"stage2_prior.name": prior["name"], "stage2_prior.training.batch_size": prior.get("batch", 128)}
+    changes |= {"runtime.processes": 3, "stage1_vqvae.training.batch_size": 96}
+    assert "valid" in check(changes | {"stage2_prior.chain.links": [{"name": "counts"}]})
+
+
+@pytest.mark.parametrize("prior", ["counts", "uniform", "transformer"])
+def test_pieces_of_a_batch_are_valid_whatever_the_prior(check, prior):
+    assert "valid" in check({"runtime.micro_batch": 4, "stage2_prior.name": prior})
 
 
 def test_a_stand_in_that_is_gone_is_to_be_restored(check):

@@ -145,6 +145,14 @@ def test_a_refined_decoder_is_judged_where_one_is_trained(
     assert [finding.text.split()[0] for finding in found[:3]] == ["train_vqvae", "refine_decoder", "train_prior"]
 
 
+@pytest.mark.parametrize("name", ["counts", "uniform"])
+def test_a_prior_that_is_not_trained_needs_no_memory_for_it(
+    project: Path, write_params: Write, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    found = rooms(write_params, monkeypatch, 10**12, stage2_prior__name=name)
+    assert [finding.text.split()[0] for finding in found] == ["train_vqvae"]
+
+
 def test_weights_that_are_missing_are_an_error(
     project: Path, write_params: Write, capsys: pytest.CaptureFixture
 ) -> None:
@@ -161,7 +169,7 @@ def test_weights_that_are_missing_are_an_error(
         ({"runtime.processes": 3}, "training     stage1_vqvae.training.batch_size: 8 is the global batch"),
         (
             {"runtime.log_every": 1, "stage2_prior.training.steps": 2_000_000},
-            "training     runtime.log_every: 1: train",
+            "training     runtime.log_every: 1: with stage2_prior.training.steps, train.csv would have 2,000,000 rows",
         ),
         (
             {"runtime.micro_batch": 4, "stage1_vqvae.quantizer.vq.entropy_bonus": 0.1},
@@ -191,6 +199,15 @@ def test_what_will_refuse_a_training_is_an_error(
     write_params(changes)
     assert main(["doctor"]) == 1
     assert f"error    {said}" in capsys.readouterr().out
+
+
+def test_all_that_will_refuse_a_training_is_told(project: Path, write_params: Write) -> None:
+    changes = {"stage1_vqvae.training.steps": 2_000_000, "stage1_vqvae.quantizer.vq.entropy_bonus": 0.1}
+    write_params(changes | {"runtime.log_every": 1, "runtime.micro_batch": 4, "stage2_prior.name": "counts"})
+    params = load(Path("params.yaml"))
+    found = machine._room(params, machine.image_stats(params), torch.device("cpu"), 3)
+    told = [finding.text.split(":")[0] for finding in found if finding.about == "training"]
+    assert told == ["stage1_vqvae.training.batch_size", "runtime.log_every", "runtime.micro_batch"]
 
 
 def test_a_failure_of_git_is_told_in_its_own_words(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

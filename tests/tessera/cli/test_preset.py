@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from made_up_surveys import CPU
 
 from tessera.cli import main as command
-from tessera.cli import preset
 from tessera.cli.preset import PRESETS, apply, edit, leaves, main, read_preset
 from tessera.cli.start import machine
 from tessera.parameters import load, read_yaml
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-OWN, OWN_COMPILER = preset._slow_bf16, preset._has_compiler  # which a fixture replaces
+LOOK = machine.look  # which a fixture replaces
 
 
 @pytest.fixture
@@ -27,8 +28,7 @@ def file(in_tmp: Path, repository: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def a_machine_with_bf16_and_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preset, "_slow_bf16", lambda: None)
-    monkeypatch.setattr(preset, "_has_compiler", lambda: True)
+    monkeypatch.setattr(machine, "look", lambda threads: CPU)
 
 
 def comments(text: str) -> list[str]:
@@ -208,7 +208,7 @@ def test_a_link_to_the_users_own_file_stays(file):
 
 
 def test_where_bf16_is_slow_a_preset_says_that_it_writes_fp32_in_its_place(file, capsys, monkeypatch):
-    monkeypatch.setattr(preset, "_slow_bf16", lambda: "bf16 is slow here (7 times)")
+    monkeypatch.setattr(machine, "look", lambda threads: replace(CPU, slow_bf16="bf16 is slow here (7 times)"))
     assert main(["fashion_mnist", "-S", "stage2_prior.training.precision=bf16"]) == 0
     note = capsys.readouterr().out.splitlines()[-1]
     assert note.startswith("note: bf16 is slow here (7 times); in place of the preset's bf16: classifier.training.")
@@ -221,7 +221,7 @@ def test_where_bf16_is_slow_a_preset_says_that_it_writes_fp32_in_its_place(file,
 
 
 def test_a_gpu_without_bf16_is_slow_for_a_preset(file, capsys, monkeypatch):
-    monkeypatch.setattr(preset, "_slow_bf16", OWN)
+    monkeypatch.setattr(machine, "look", LOOK)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
@@ -230,29 +230,29 @@ def test_a_gpu_without_bf16_is_slow_for_a_preset(file, capsys, monkeypatch):
 
 
 def test_without_a_compiler_a_preset_says_that_it_compiles_nothing(file, capsys, monkeypatch):
-    monkeypatch.setattr(preset, "_has_compiler", OWN_COMPILER)
+    monkeypatch.setattr(machine, "look", LOOK)
+    monkeypatch.setattr(machine, "slow_bf16", lambda device: None)
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)
     assert main(["fashion_mnist"]) == 0
     note = capsys.readouterr().out.splitlines()[-1]
     paths = "stage1_vqvae.training.compile, stage2_prior.training.compile"
-    assert note == f"note: there is no C++ compiler, so these are false: {paths}"
+    assert note == f"note: there is no compiler, so these are false: {paths}"
     assert not any(training.compile for training in load(file).trainings().values())
     main(["fashion_mnist", "-S", "stage1_vqvae.training.compile=true"])
     assert load(file).stage1_vqvae.training.compile, "what the user asks for stays"
-    assert "note: there is no C++ compiler, so these are false: stage2_prior.t" in capsys.readouterr().out
+    assert "note: there is no compiler, so these are false: stage2_prior.t" in capsys.readouterr().out
     monkeypatch.setattr(machine.shutil, "which", lambda name: name if name == "g++" else None)
     assert main(["fashion_mnist"]) == 0 and load(file).stage1_vqvae.training.compile
     assert "note" not in capsys.readouterr().out
 
 
 def test_a_preset_in_fp32_is_compiled_where_there_is_a_compiler(file, monkeypatch):
-    monkeypatch.setattr(preset, "_slow_bf16", lambda: "bf16 is slow here")
+    monkeypatch.setattr(machine, "look", lambda threads: replace(CPU, slow_bf16="bf16 is slow here"))
     assert main(["fashion_mnist"]) == 0
     training = load(file).stage1_vqvae.training
     assert (training.precision, training.compile) == ("fp32", True)
 
 
-def test_a_preset_without_bf16_does_not_measure_the_machine(file, capsys, monkeypatch):
-    monkeypatch.setattr(preset, "_slow_bf16", lambda: pytest.fail("measured"))
-    monkeypatch.setattr(preset, "_has_compiler", lambda: pytest.fail("looked for"))
+def test_a_preset_without_bf16_and_compiling_does_not_look_at_the_machine(file, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "look", lambda threads: pytest.fail("looked at"))
     assert main(["digits"]) == 0 and "note" not in capsys.readouterr().out

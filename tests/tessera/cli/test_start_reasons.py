@@ -86,7 +86,7 @@ def test_the_file_says_why_of_every_value_that_matters(repository: Path, train, 
     [
         (CPU, 1.0, "worth it in a long training"),
         (CPU, 0.01, "not worth it in a short training"),
-        (OLD, 1.0, "there is no C++ compiler"),
+        (OLD, 1.0, "there is no compiler"),
         (dataclasses.replace(OLD, compiler=True), 1.0, "compiling was measured with bf16 only"),
     ],
 )
@@ -131,6 +131,27 @@ def test_fewer_codes_have_their_reason(train: int, grey: bool, side: int, size: 
     choice, path = rules.codes(survey(train, grey=grey), side, CPU), "stage1_vqvae.quantizer.codebook_size"
     assert choice.values[path] == size
     assert choice.reasons[path].endswith(f"{train:,}" + (f"; {fewer} images need fewer" if fewer else ""))
+
+
+@pytest.mark.parametrize("machine", [CPU, SHARED], ids=["cpu", "shared"])
+def test_a_classifier_that_is_not_trained_has_one_reason(machine: Machine) -> None:
+    reasons = chosen(survey(classes=None), machine, 64, times=dataclasses.replace(SLOW, classifier_step=0.0)).reasons
+    about = {path: reason for path, reason in reasons.items() if path.startswith("classifier.")}
+    assert about == {"classifier.name": "there are no labels"}
+    assert any(path.startswith("classifier.training.") for path in chosen(survey(), machine, 64).reasons)
+
+
+@pytest.mark.parametrize(
+    ("train", "shift"),
+    [
+        (19_999, "9 passes: below 20,000 images the prior needs shifted copies"),
+        (20_000, "from 20,000 images on, the prior needs no shifted copies"),
+    ],
+)
+def test_the_reasons_for_the_prior_are_true(train: int, shift: str) -> None:
+    reasons = rules.prior(survey(train)).reasons
+    assert reasons["extract_codes.shift"] == shift
+    assert reasons["stage2_prior.dropout"] == "fewer images need more dropout, or the prior learns them by heart"
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU, OLD, SHARED], ids=["cpu", "gpu", "old", "shared"])

@@ -1,4 +1,4 @@
-"""Whether bf16 is slow on this machine."""
+"""Whether bf16 is faster than fp32 on this machine."""
 
 from __future__ import annotations
 
@@ -35,13 +35,18 @@ def test_a_processor_with_instructions_for_bf16_is_not_warned_of() -> None:
     assert told() == "None"
 
 
-@pytest.mark.parametrize(("product", "slow"), [(0.5, False), (0.99, False), (1.0, True), (1.5, True), (30.0, True)])
-def test_bf16_is_slow_unless_a_product_takes_less_time_than_in_fp32(
-    monkeypatch: pytest.MonkeyPatch, product: float, slow: bool
+@pytest.mark.parametrize(
+    ("product", "convolution", "slow"),
+    [(0.5, 0.5, False), (0.99, 0.99, False), (0.5, 1.5, True), (1.0, 0.5, True), (0.5, 1.0, True), (30.0, 5.0, True)],
+)
+def test_bf16_is_slow_unless_a_product_and_a_convolution_take_less_time_than_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, product: float, convolution: float, slow: bool
 ) -> None:
-    monkeypatch.setattr(precision, "bf16_slowness", lambda: {"matrix products": product, "convolutions": 1.25})
-    said = f"bf16 is not faster than fp32 on this processor (matrix products {product} times, convolutions 1.2 times as"
-    assert slow_bf16(torch.device("cpu")) == (f"{said} long)" if slow else None)
+    found = {"matrix products": product, "convolutions": convolution}
+    monkeypatch.setattr(precision, "bf16_slowness", lambda: found)
+    said = f"(matrix products {product} times, convolutions {convolution} times as long)"
+    said = f"bf16 is not faster than fp32 on this processor {said}"
+    assert slow_bf16(torch.device("cpu")) == (said if slow else None)
 
 
 @pytest.mark.parametrize("fast", [True, False])

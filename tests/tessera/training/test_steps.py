@@ -60,6 +60,8 @@ def test_a_loss_of_the_whole_batch_is_refused_in_pieces(trained: Callable, train
         UserError, match=r"runtime\.micro_batch: 3: the loss looks at a whole batch; set looks to false; or set micro_"
     ):
         trained(Squares(training(), whole_batch="the loss looks at a whole batch; set looks to false"), micro_batch=3)
+    with pytest.raises(UserError, match=r"^runtime\.log_every: 1: with .*; runtime\.micro_batch: 3: a loss"):
+        trained(Squares(training(steps=10**7), whole_batch="a loss of the whole"), micro_batch=3, log_every=1)
 
 
 class Reads(TorchDispatchMode):
