@@ -114,14 +114,48 @@ def tarred(file: Path, names: dict[str, bytes]) -> Path:
     return file.parent
 
 
-def test_a_tar_archive_with_folders_of_images_is_to_be_unpacked(in_tmp, refused, monkeypatch):
+def test_a_tar_archive_with_folders_of_images_is_to_be_unpacked(in_tmp, refused):
     folder = tarred(in_tmp / "a" / "photos.tar", {"./cat/1.png": png(1), "./dog/2.PNG": png(2), "./notes.txt": b"x"})
     (folder / "read me.txt").touch()
     message = refused(folder)
     assert "no image outside photos.tar; unpack the archive, and set data.source and data.watch" in message
+
+
+def is_packed(file: Path, names: dict[str, bytes]) -> bool:
+    return archives.is_packed_folder(DiskFile(tarred(file, names) / file.name))
+
+
+@pytest.mark.parametrize(
+    ("names", "packed"),
+    [
+        (["cat\\1.jpg", "dog\\2.jpg"], True),
+        (["cat/1.jpg", "cat/1.xmp"], True),
+        (["cat/1.jpg", "cat/2.txt", "labels.json"], True),
+        (["cat/1.jpg", "cat/1.cls"], False),
+        (["cat/1.left.jpg", "cat/1.label.TXT"], False),
+        (["1.jpg", "2.jpg", "about/me.txt"], False),
+    ],
+)
+def test_a_shard_has_labels_beside_its_images_or_no_folders(in_tmp, names, packed):
+    assert is_packed(in_tmp / "a" / "x.tar", dict.fromkeys(names, b"x")) == packed
+
+
+def test_only_the_first_headers_of_a_tar_archive_are_read(in_tmp, monkeypatch):
     monkeypatch.setattr(archives, "TAR_HEADERS", 2)
     many = {f"cat/{number}.txt": b"x" for number in range(2)} | {"dog/2.png": png(2)}
-    assert not archives.is_packed_folder(DiskFile(tarred(in_tmp / "b" / "many.tar", many) / "many.tar"))
+    assert not is_packed(in_tmp / "a" / "x.tar", many)
+
+
+@pytest.mark.parametrize("size", [1, 2**40])
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_headers_made_to_exhaust_memory_or_the_stack_do_no_harm(in_tmp, kind, size):
+    image = tarfile.TarInfo("cat/1.png").tobuf()
+    long = tarfile.TarInfo("long")
+    long.type, long.size = kind, size
+    file = in_tmp / "x.tar"
+    for before in (b"", image):
+        file.write_bytes(before + (long.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 2000)
+        assert archives.is_packed_folder(DiskFile(file)) == bool(before)
 
 
 def test_a_webdataset_shard_is_read_as_tables(opened, in_tmp):
