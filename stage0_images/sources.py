@@ -158,12 +158,12 @@ def _images(files: dict[str, SourceFile], tables: set[str]) -> dict[str, SourceF
 
 
 def _refuse_archives(files: dict[str, SourceFile], params: DataParams) -> None:
-    """Refuses a folder that has no image and no file in which `datasets` finds images, by a UserError."""
+    """Refuses a folder without an image file, by a UserError, if it has a packed archive or nothing for `datasets`."""
     packed = [n for n, f in files.items() if ending(n) in PACKED or (ending(n) == TAR and is_packed_folder(f))]
     if packed:
         raise UserError(
-            f"data.source: {params.source!r} has no image outside {shown(packed[0])}; unpack the archive, and set "
-            "data.source and data.watch to the unpacked folder"
+            f"data.source: {params.source!r}: no image is read from {shown(packed[0])} while it is packed; unpack it, "
+            "and set data.source and data.watch to the unpacked folder, or remove it"
         )
     if not any(ending(file) in ARCHIVES for file in files):
         found = sorted({shown(ending(file)) or "no ending" for file in files})[:5]

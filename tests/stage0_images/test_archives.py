@@ -101,7 +101,7 @@ def test_archives_that_cannot_be_read_are_refused(in_tmp, refused, monkeypatch):
         with zipfile.ZipFile(folder / "p.zip", "a") as archive:
             archive.writestr("x", b"y")
     assert "has the file x twice" in refused(folder)
-    assert "p.zip; unpack the archive" in refused(zipped(in_tmp / "b" / "p.zip", {"notes.txt": b"x"}))
+    assert "no image is read from p.zip while" in refused(zipped(in_tmp / "b" / "p.zip", {"notes.txt": b"x"}))
 
 
 def tarred(file: Path, names: dict[str, bytes]) -> Path:
@@ -117,8 +117,9 @@ def tarred(file: Path, names: dict[str, bytes]) -> Path:
 def test_a_tar_archive_with_folders_of_images_is_to_be_unpacked(in_tmp, refused):
     folder = tarred(in_tmp / "a" / "photos.tar", {"./cat/1.png": png(1), "./dog/2.PNG": png(2), "./notes.txt": b"x"})
     (folder / "read me.txt").touch()
+    tarred(in_tmp / "a" / "1.tar", {"1.png": png(1), "1.cls": b"0"})
     message = refused(folder)
-    assert "no image outside photos.tar; unpack the archive, and set data.source and data.watch" in message
+    assert "no image is read from photos.tar while it is packed; unpack it, and set data.source and data" in message
 
 
 def is_packed(file: Path, names: dict[str, bytes]) -> bool:
