@@ -19,7 +19,7 @@ import numpy as np
 
 from stage0_images import metadata
 from stage0_images.archives import is_packed_folder, list_archive
-from stage0_images.beside import PARQUET, about_links, beside_parquet, ending, skipped
+from stage0_images.beside import PARQUET, about_folders, about_links, beside_parquet, ending, skipped
 from stage0_images.columns import Place, Source, SourceImage, SourceSplit, from_tables, shown, some_of
 from stage0_images.folders import Listing, list_files, plain_source, split_files
 from stage0_images.labels import label_faults
@@ -113,12 +113,12 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
     described = metadata.read(files, params)
     others = [file for file in files if file not in images and file not in tables]
     aside += map(skipped, others)
-    plain = partial(plain_source, images, params, others)
+    plain = partial(plain_source, images, params)
     if described.rows is None:
         source = plain()
     else:
         source = _described(described.rows, sorted(tables), images, params, place, plain)
-    notes = (*described.notes, *about_links(listing.links), *source.notes)
+    notes = (*described.notes, *about_links(listing.links), *about_folders(images, others), *source.notes)
     return replace(source, aside=(*aside, *source.aside), notes=notes)
 
 
