@@ -83,6 +83,8 @@ def _unfit(table: datasets.Dataset, column: str) -> str | None:
     feature = table.features[column]
     if not isinstance(feature, datasets.Value):
         return f"is of type {feature}; classes are whole numbers, texts or truth values"
+    if not len(table):
+        return "has no value for any training image"
     values = _values(table, column)
     if not _is_class(values.type):
         return f"is of type {values.type}; classes are whole numbers, texts or truth values"

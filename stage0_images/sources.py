@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,6 @@ from tessera.explained import no_space
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 # In the Hub's layout, images lie in parquet files or in files with the endings `ARCHIVES`.
 ZIP, TAR = ".zip", ".tar"
@@ -110,45 +108,43 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
     if not images:
         _refuse_archives(listing.files, params)
         return from_tables(_tables(folder, listing, params, cache), params, place)
-    described = metadata.read(files, params)
     others = [file for file in files if file not in images and file not in tables]
     aside += map(skipped, others)
-    plain = partial(plain_source, images, params)
-    if described.rows is None:
-        source = plain()
-    else:
-        source = _described(described.rows, sorted(tables), images, params, place, plain)
-    notes = (*described.notes, *about_links(listing.links), *about_folders(images, others), *source.notes)
+    source = _described(files, images, params, place)
+    notes = (*about_links(listing.links), *about_folders(images, others), *source.notes)
     return replace(source, aside=(*aside, *source.aside), notes=notes)
 
 
-def _described(
-    rows: pa.Table,
-    named: list[str],
-    images: dict[str, SourceFile],
-    params: DataParams,
-    place: Place,
-    plain: Callable[[], Source],
-) -> Source:
-    """Opens images whose labels are in metadata files, or in class folders if the labels in the files are no classes.
+def _described(files: dict[str, SourceFile], images: dict[str, SourceFile], params: DataParams, place: Place) -> Source:
+    """Opens images whose labels are in metadata files, or in class folders if the files give no labels.
 
     Args:
-        rows: of all metadata files, from `metadata.read`.
-        named: the metadata files.
-        images: the image files of the folder.
+        files: all files of the folder.
+        images: the image files among them.
         params: the section `data` of params.yaml.
         place: the folder.
-        plain: opens the images by their folders.
     """
-    opened, unnamed = metadata.tables(rows, split_files(list(images), params))
+    described = metadata.read(files, images, params)
+    if described.rows is None:
+        return _by_folders(images, params, described.notes)
+    opened, unnamed = metadata.tables(described.rows, split_files(list(images), params))
     source = from_tables(opened, params, replace(place, files=images))
     if source.classes is None and params.label_column is None:
-        folders = plain()
+        named = some_of(list(map(shown, sorted(metadata.files_of(files)))))
+        why = "; ".join(f"column {name!r} {fault}" for name, fault in label_faults(opened["train"]).items())
+        folders = _by_folders(images, params, [*described.notes, f"{named}: not used, since {why}"])
         if folders.classes is not None:
-            why = "; ".join(f"column {name!r} {fault}" for name, fault in label_faults(opened["train"]).items())
-            note = f"{some_of(list(map(shown, named)))}: not used, since {why}; the folders are the classes"
-            return replace(folders, notes=(note, *folders.notes))
-    return replace(source, aside=tuple(unnamed))
+            return folders
+    return replace(source, aside=tuple(unnamed), notes=(*described.notes, *source.notes))
+
+
+def _by_folders(images: dict[str, SourceFile], params: DataParams, notes: list[str]) -> Source:
+    """Opens images by their folders. The notes say why metadata files are not used. An error has them, too."""
+    try:
+        source = plain_source(images, params)
+    except UserError as error:
+        raise UserError("; ".join([str(error), *map(printable, notes)])) from error
+    return replace(source, notes=(*notes, *source.notes))
 
 
 def _images(files: dict[str, SourceFile], tables: set[str]) -> dict[str, SourceFile]:
