@@ -102,7 +102,8 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
         zipped = Listing(aside=aside)
         for one in archives:
             list_archive(folder / one, zipped, one[: -len(ZIP)])
-        files = dict(sorted(zipped.files.items()))
+        beside = {file: content for file, content in files.items() if ending(file) != ZIP}
+        files = dict(sorted((beside | zipped.files).items()))
         tables = set(metadata.files_of(files))
         images = _images(files, tables)
     if not images:

@@ -49,6 +49,16 @@ def test_metadata_inside_an_archive_gives_labels(opened, in_tmp):
     assert source.splits["train"].labels.tolist() == [1, 0, 1, 0]
 
 
+def test_files_beside_archives_are_counted_and_metadata_beside_them_gives_labels(opened, in_tmp):
+    folder = zipped(in_tmp / "a" / "p.zip", {f"{number}.png": number for number in range(1, 5)} | {"in.txt": b"x"})
+    (folder / "notes.txt").touch()
+    (folder / "more.7z").touch()
+    (folder / "metadata.csv").write_text("file_name,label\np/1.png,owl\np/2.png,fox\np/3.png,owl\np/4.png,fox\n")
+    source = opened(folder)
+    assert source.classes == ("fox", "owl") and source.splits["train"].labels.tolist() == [1, 0, 1, 0]
+    assert {one.file: one.kind for one in source.aside} == {"notes.txt": ".txt", "more.7z": ".7z", "p/in.txt": ".txt"}
+
+
 def test_names_that_lead_out_of_an_archive_stay_inside_it(opened, in_tmp):
     names = {"../../etc/1.png": 1, "/absolute/2.png": 2, "win\\dows\\3.png": 3}
     split = opened(zipped(in_tmp / "a" / "p.zip", names), use_labels=False).splits["train"]
