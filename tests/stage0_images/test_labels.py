@@ -74,7 +74,7 @@ def test_a_column_that_is_not_there_falls_to_the_only_one_and_this_is_said(opene
     assert values_of(source.splits["train"]) == [1, 2] and source.classes == ("cat", "dog")
     assert source.notes == (
         "data.image_column: no column 'img'; 'picture', the only one of image type, is used",
-        "data.label_column: no column 'label'; 'animal', the only one of class labels, is used",
+        "data.label_column: no column 'label'; 'animal', the only label column, is used",
     )
     assert opened(folder, image_column="picture", label_column="animal").notes == ()
     plain = write_images(in_tmp / "plain", {"cat/1.png": 1, "dog/2.png": 2})
@@ -231,6 +231,15 @@ def test_named_metadata_columns_may_be_labels(opened, in_tmp):
     folder = described(in_tmp / "csv", "file_name,animal\n" + rows)
     assert "data.label_column names another" in opened(folder).notes[0]
     assert opened(folder, label_column="animal").classes == ("cat", "dog")
+
+
+def test_labels_in_metadata_may_have_another_name_than_in_a_preset(opened, in_tmp, refused):
+    rows = "".join(f"{i}.png,{'cat' if i % 2 else 'dog'},{i % 3}\n" for i in range(1, 7))
+    source = opened(described(in_tmp / "one", "file_name,class,weight\n" + rows), label_column="label")
+    assert source.classes == ("cat", "dog") and source.splits["train"].labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert source.notes == ("data.label_column: no column 'label'; 'class', the only label column, is used",)
+    two = described(in_tmp / "two", "file_name,class,classes\n" + rows)
+    assert "no column 'label'; the columns are image, class, classes" in refused(two, label_column="label")
 
 
 def test_metadata_is_read_in_each_split(opened, in_tmp, refused):
