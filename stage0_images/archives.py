@@ -7,6 +7,7 @@ import os
 import tarfile
 import weakref
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -14,12 +15,13 @@ from typing import BinaryIO
 
 from stage0_images.folders import SYSTEM, Listing, system_folder
 from stage0_images.pixels import image_suffixes
-from stage0_images.reading import BadImage, DiskFile, SourceFile
+from stage0_images.reading import BadImage, DiskFile, Header, SourceFile
 from tessera.errors import UserError
 
 # An archive's list of files is read at once. This is enough for two million names.
 DIRECTORY_BYTES = 2**28
 TAR_HEADERS = 1000  # files of a tar archive whose names are looked at
+LABELS = (".cls", ".class", ".index", ".label", ".json", ".txt")  # endings of labels and captions in WebDataset shards
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,18 @@ def list_archive(path: Path, listing: Listing, name: str) -> None:
 def is_packed_folder(file: SourceFile) -> bool:
     """Whether a tar archive has images in folders, and is no WebDataset shard. Only its first headers are read.
 
-    A shard has images in no folder, or files beside them that describe them: 000.cls has the label of 000.png.
+    A shard has images in no folder, or the label of an image in a file beside it: 000.cls has the label of 000.png.
     A file that is no readable tar archive gives False. `datasets` then says why it cannot be read.
     """
-    try:
-        with file.opened() as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-            paths = [PurePosixPath(info.name) for info in islice(archive, TAR_HEADERS) if info.isfile()]
-    except (OSError, BadImage, tarfile.TarError, ValueError):
-        return False
+    paths = []
+    # tarfile raises many kinds of errors on damaged files. The files before the damage count.
+    with suppress(Exception), file.opened() as stream, tarfile.open(fileobj=Header(stream), mode="r:") as archive:
+        for info in islice(archive, TAR_HEADERS):
+            paths += [PurePosixPath(info.name.replace("\\", "/"))] if info.isfile() else []
     paths = [path for path in paths if not path.name.startswith(".")]
-    images = {path for path in paths if path.suffix.lower() in image_suffixes()}
-    described = {_key(path) for path in paths if path not in images}
-    return any(len(path.parts) > 1 for path in images) and described.isdisjoint(map(_key, images))
+    images = [path for path in paths if path.suffix.lower() in image_suffixes()]
+    labelled = {_key(path) for path in paths if path.suffix.lower() in LABELS}
+    return any(len(path.parts) > 1 for path in images) and labelled.isdisjoint(map(_key, images))
 
 
 def _key(path: PurePosixPath) -> PurePosixPath:

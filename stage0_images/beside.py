@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy as np
 from stage0_images.columns import Aside, Source, shown, some_of
 
 PARQUET = ".parquet"
-
-Folder = tuple[str, ...]  # the name of a folder after those around it, outermost first
+# Endings of pictures in formats that are not read, or not by every build of Pillow.
+PICTURES = (".heic", ".heif", ".hif", ".jxl", ".avif", ".jp2", ".svg", ".psd", ".tga", ".dcm")
+PICTURES += (".raw", ".dng", ".arw", ".cr2", ".cr3", ".nef")  # of cameras
 
 
 def ending(file: str) -> str:
@@ -50,48 +51,30 @@ def about_links(links: list[str]) -> list[str]:
     return [f"{len(links)} symbolic links lead out of the folder and are followed, the first: {links[0]}"]
 
 
-def about_folders(
-    used: Mapping[Folder, Folder],
-    images: Iterable[str],
-    others: Iterable[str],
-    classes: list[str] | None,
-    splits: Collection[str],
-) -> list[str]:
-    """Names the folders without an image that lie beside class folders, or beside the only folder of images.
+def about_folders(images: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Names the outermost folders in which no file is an image, but some file may be a picture in another format.
 
     Args:
-        used: the folders of the images that are used, and the part of each from its class on.
         images: all image files.
         others: all other files.
-        classes: the names of the classes. None: there are no labels.
-        splits: the names of the folders of splits.
     """
-    if not classes and any(used.values()):
-        return []  # some images lie in a folder and others beside it: no folder is a class
-    around = {folder[: len(folder) - len(rest)] for folder, rest in used.items()}
-    if not classes:  # all images lie in one folder, or in one of each split
-        around = {outer for folder in around for outer in _parents(folder, splits)}
-    names = [
-        shown("/".join(folder))
-        for folder in sorted(_all_folders(others) - _all_folders(images))
-        if folder[:-1] in around and folder[-1] not in (classes or ())
-    ]
+    used = {folder for file in images for folder in _folders(file)}
+    outermost = (
+        next((folder for folder in _folders(file) if folder not in used), None)
+        for file in others
+        if ending(file) in PICTURES
+    )
+    names = sorted({shown(folder) for folder in outermost if folder is not None})
     if not names:
         return []
-    where = f"the folder {names[0]}, so it is no class"
-    if len(names) > 1:
-        where = f"{len(names)} folders, so they are no classes: {some_of(names)}"
-    left = "" if classes else "; with one folder left, there are no labels"
-    return [f"no image can be read in {where}{left}; convert the images there to PNG or JPEG, if there are any"]
+    if len(names) == 1:
+        where, what = f"the folder {names[0]}: convert its images", "as it is, it is neither a split nor a class"
+    else:
+        where = f"{len(names)} folders ({some_of(names)}): convert their images"
+        what = "as they are, they are neither splits nor classes"
+    return [f"no image can be read in {where} to PNG or JPEG; {what}"]
 
 
-def _parents(folder: Folder, splits: Collection[str]) -> list[Folder]:
-    """The folders around a folder, from its split on."""
-    first = max((depth for depth, name in enumerate(folder, 1) if name in splits), default=0)
-    return [folder[:depth] for depth in range(first, len(folder))]
-
-
-def _all_folders(files: Iterable[str]) -> set[Folder]:
-    """The folders of files, and the folders around these."""
-    folders = {tuple(file.split("/")[:-1]) for file in files}
-    return {path[:depth] for path in folders for depth in range(1, len(path) + 1)}
+def _folders(file: str) -> list[str]:
+    """The folders around a file, outermost first."""
+    return [str(folder) for folder in reversed(PurePosixPath(file).parents)][1:]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from stage0_images.beside import about_folders
 from stage0_images.columns import Aside, Source, SourceImage, SourceSplit, shown
 from stage0_images.parameters import DataParams
 from stage0_images.reading import DiskFile, SourceFile
@@ -97,7 +96,7 @@ def _note_link(entry: os.DirEntry, name: str, root: str, listing: Listing) -> No
         listing.links.append(name)
 
 
-def plain_source(files: Mapping[str, SourceFile], params: DataParams, others: Iterable[str] = ()) -> Source:
+def plain_source(files: Mapping[str, SourceFile], params: DataParams) -> Source:
     """Finds splits and classes by the folders around image files.
 
     A single folder around everything is skipped. If the folders then found at the top are splits by their names
@@ -108,7 +107,6 @@ def plain_source(files: Mapping[str, SourceFile], params: DataParams, others: It
     Args:
         files: image files by their paths relative to the folder, with forward slashes, sorted.
         params: the parameters, of which those about columns and labels and, for messages, `source` are used.
-        others: the files that are no images. A note names folders that are no classes because they have no other files.
 
     Raises:
         UserError: split folders lie beside other folders or images, or inside them; there is no training split; or only
@@ -130,9 +128,6 @@ def plain_source(files: Mapping[str, SourceFile], params: DataParams, others: It
         splits[split] = SourceSplit(chosen[split], len(own), labels, partial(_fetch, files, own))
     named = [(name, getattr(params, name)) for name in ("image_column", "label_column")]
     notes = [f"data.{name}: {value!r} is not used: a folder of images has no columns" for name, value in named if value]
-    if params.use_labels:
-        used = {tuple(file.split("/")[:-1]): rest for group in groups.values() for file, rest in group.items()}
-        notes += about_folders(used, files, others, classes, chosen.values())
     return Source(splits, classes and tuple(map(shown, classes)), tuple(unused), notes=tuple(notes))
 
 

@@ -37,20 +37,20 @@ def label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tup
 
     features = tables["train"].features
     declared = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    wanted, notes = params.label_column, []
+    wanted = params.label_column
     if wanted is not None and wanted in features:
-        return wanted, notes
-    if wanted is not None:
-        if len(declared) != 1:
-            raise UserError(f"data.label_column: no column {wanted!r}; the columns are {', '.join(features)}")
-        notes.append(f"data.label_column: no column {wanted!r}; {declared[0]!r}, the only one of class labels, is used")
+        return wanted, []
     faults = label_faults(tables["train"])
     found = declared or [name for name, fault in faults.items() if fault is None]
+    if wanted is not None:
+        if len(found) != 1:
+            raise UserError(f"data.label_column: no column {wanted!r}; the columns are {', '.join(features)}")
+        return found[0], [f"data.label_column: no column {wanted!r}; {found[0]!r}, the only label column, is used"]
     if len(found) > 1:
         raise UserError(f"data.label_column: several columns may be labels ({', '.join(found)}); name the one to use")
     if found:
-        return found[0], notes
-    notes += [f"no labels: column {name!r} {fault}" for name, fault in faults.items()]
+        return found[0], []
+    notes = [f"no labels: column {name!r} {fault}" for name, fault in faults.items()]
     others = [name for name in features if name not in faults and _unfit(tables["train"], name) is None]
     if others:
         notes.append(f"no labels, but columns that could be labels: {', '.join(others)}; data.label_column names one")
@@ -83,6 +83,8 @@ def _unfit(table: datasets.Dataset, column: str) -> str | None:
     feature = table.features[column]
     if not isinstance(feature, datasets.Value):
         return f"is of type {feature}; classes are whole numbers, texts or truth values"
+    if not len(table):
+        return "has no value for any training image"
     values = _values(table, column)
     if not _is_class(values.type):
         return f"is of type {values.type}; classes are whole numbers, texts or truth values"

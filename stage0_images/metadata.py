@@ -7,12 +7,12 @@ The format is that of `imagefolder` in `datasets`: a row an image, with its path
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from stage0_images.columns import Aside, shown
+from stage0_images.columns import Aside, shown, some_of
 from stage0_images.labels import LABEL_NAMES
 from stage0_images.parameters import DataParams
 from stage0_images.reading import BadImage, SourceFile, encoded
@@ -47,11 +47,12 @@ def files_of(files: Iterable[str]) -> list[str]:
     return [file for file in files if PurePosixPath(file).name in NAMES]
 
 
-def read(files: Mapping[str, SourceFile], params: DataParams) -> Metadata:
+def read(files: Mapping[str, SourceFile], images: Collection[str], params: DataParams) -> Metadata:
     """Reads the metadata files that give labels.
 
     Args:
         files: all files of the folder, by their paths relative to it.
+        images: the image files among them.
 
     Raises:
         UserError: some of the metadata files can be used and others cannot, or an image is named twice.
@@ -64,7 +65,7 @@ def read(files: Mapping[str, SourceFile], params: DataParams) -> Metadata:
     notes = []
     for file in files_of(files):
         try:
-            tables[file] = _usable(_rows(file, files[file]), params)
+            tables[file] = _usable(_rows(file, files), params)
         except ValueError as error:
             notes.append(f"{shown(file)}: not used, since {' '.join(str(error).split())}")
     if tables and notes:
@@ -83,19 +84,21 @@ def read(files: Mapping[str, SourceFile], params: DataParams) -> Metadata:
     twice, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise UserError(f"data.source: {params.source!r}: metadata names {twice} twice; keep one of the rows")
+    if not set(names).intersection(images):
+        return Metadata(None, [f"{some_of(list(map(shown, tables)))}: not used, since no image that it names is there"])
     gone = sorted(set(names).difference(files))
     if gone:
         notes.append(f"metadata names {len(gone)} files that are not there: {', '.join(gone[:3])}")
     return Metadata(rows, notes)
 
 
-def _rows(file: str, content: SourceFile) -> pa.Table:
+def _rows(file: str, files: Mapping[str, SourceFile]) -> pa.Table:
     """The rows of a metadata file, with paths relative to the folder. Raises ValueError with the reason."""
     import pyarrow as pa
     from pyarrow import csv, json
 
     try:
-        with encoded(content, LARGEST) as data:
+        with encoded(files[file], LARGEST) as data:
             if file.endswith(".csv"):
                 # An empty field is no label, but any text is one, "NA" too.
                 values = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
@@ -109,7 +112,10 @@ def _rows(file: str, content: SourceFile) -> pa.Table:
     if FILE not in table.column_names:
         raise ValueError(f"it has no column {FILE}, which would name the images (its columns: {columns})")
     place = PurePosixPath(file).parent
-    names = [(place / str(name)).as_posix() for name in table[FILE].to_pylist()]
+    names = [str(name) for name in table[FILE].to_pylist()]
+    # Paths that Windows wrote have backslashes. Elsewhere, a backslash may be a part of a file's name.
+    names = [name if (place / name).as_posix() in files else name.replace("\\", "/") for name in names]
+    names = [(place / name).as_posix() for name in names]
     others = {name: table[name] for name in table.column_names if name not in (FILE, IMAGE)}
     return pa.table({IMAGE: pa.array(names, pa.string()), **others})
 

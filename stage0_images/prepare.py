@@ -115,9 +115,9 @@ def summary(stats: Stats, quarantine: Quarantine, source: Source) -> str:
     """What was prepared, in one line."""
     each = ", ".join(f"{name} {count}" for name, count in stats.images.items())
     classes = f"{stats.num_classes} classes" if stats.classes else "no labels"
-    unused = f"; {source.splits_left_out}" if source.unused else ""
     refused = quarantine.summary(paths.PREPARED / "quarantine.jsonl")
-    return f"{each} images of {'x'.join(map(str, stats.image_shape))}, {classes}, {refused}{unused}"
+    line = f"{each} images of {'x'.join(map(str, stats.image_shape))}, {classes}, {refused}"
+    return "; ".join(filter(None, (line, source.splits_left_out)))
 
 
 def _about_range(histogram: np.ndarray, train: Part, params: DataParams) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-HEADER_BYTES = 2**25  # the most that is read of a file to see whether it is an image
+HEADER_BYTES = 2**25  # the most that is read of a file to see whether it is an image, or what lies in a tar archive
 OUTSIDE = "names a file outside the source's folder; only files inside it are read"
 
 
@@ -96,7 +96,7 @@ class DiskFile:
 
 
 class Header:
-    """A file of which at most `HEADER_BYTES` are read in all, for Pillow, which would hold a chunk of any length."""
+    """A file of which at most `HEADER_BYTES` are read in all. Pillow and tarfile would hold a chunk of any length."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell = file.seek, file.tell

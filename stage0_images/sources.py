@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from stage0_images import metadata
 from stage0_images.archives import is_packed_folder, list_archive
-from stage0_images.beside import PARQUET, about_links, beside_parquet, ending, skipped
+from stage0_images.beside import PARQUET, about_folders, about_links, beside_parquet, ending, skipped
 from stage0_images.columns import Place, Source, SourceImage, SourceSplit, from_tables, shown, some_of
 from stage0_images.folders import Listing, list_files, plain_source, split_files
 from stage0_images.labels import label_faults
@@ -33,7 +32,6 @@ from tessera.explained import no_space
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 # In the Hub's layout, images lie in parquet files or in files with the endings `ARCHIVES`.
 ZIP, TAR = ".zip", ".tar"
@@ -104,51 +102,50 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
         zipped = Listing(aside=aside)
         for one in archives:
             list_archive(folder / one, zipped, one[: -len(ZIP)])
-        files = dict(sorted(zipped.files.items()))
+        beside = {file: content for file, content in files.items() if ending(file) != ZIP}
+        files = dict(sorted((beside | zipped.files).items()))
         tables = set(metadata.files_of(files))
         images = _images(files, tables)
     if not images:
         _refuse_archives(listing.files, params)
         return from_tables(_tables(folder, listing, params, cache), params, place)
-    described = metadata.read(files, params)
     others = [file for file in files if file not in images and file not in tables]
     aside += map(skipped, others)
-    plain = partial(plain_source, images, params, others)
-    if described.rows is None:
-        source = plain()
-    else:
-        source = _described(described.rows, sorted(tables), images, params, place, plain)
-    notes = (*described.notes, *about_links(listing.links), *source.notes)
+    source = _described(files, images, params, place)
+    notes = (*about_links(listing.links), *about_folders(images, others), *source.notes)
     return replace(source, aside=(*aside, *source.aside), notes=notes)
 
 
-def _described(
-    rows: pa.Table,
-    named: list[str],
-    images: dict[str, SourceFile],
-    params: DataParams,
-    place: Place,
-    plain: Callable[[], Source],
-) -> Source:
-    """Opens images whose labels are in metadata files, or in class folders if the labels in the files are no classes.
+def _described(files: dict[str, SourceFile], images: dict[str, SourceFile], params: DataParams, place: Place) -> Source:
+    """Opens images whose labels are in metadata files, or in class folders if the files give no labels.
 
     Args:
-        rows: of all metadata files, from `metadata.read`.
-        named: the metadata files.
-        images: the image files of the folder.
+        files: all files of the folder.
+        images: the image files among them.
         params: the section `data` of params.yaml.
         place: the folder.
-        plain: opens the images by their folders.
     """
-    opened, unnamed = metadata.tables(rows, split_files(list(images), params))
+    described = metadata.read(files, images, params)
+    if described.rows is None:
+        return _by_folders(images, params, described.notes)
+    opened, unnamed = metadata.tables(described.rows, split_files(list(images), params))
     source = from_tables(opened, params, replace(place, files=images))
     if source.classes is None and params.label_column is None:
-        folders = plain()
+        named = some_of(list(map(shown, sorted(metadata.files_of(files)))))
+        why = "; ".join(f"column {name!r} {fault}" for name, fault in label_faults(opened["train"]).items())
+        folders = _by_folders(images, params, [*described.notes, f"{named}: not used, since {why}"])
         if folders.classes is not None:
-            why = "; ".join(f"column {name!r} {fault}" for name, fault in label_faults(opened["train"]).items())
-            note = f"{some_of(list(map(shown, named)))}: not used, since {why}; the folders are the classes"
-            return replace(folders, notes=(note, *folders.notes))
-    return replace(source, aside=tuple(unnamed))
+            return folders
+    return replace(source, aside=tuple(unnamed), notes=(*described.notes, *source.notes))
+
+
+def _by_folders(images: dict[str, SourceFile], params: DataParams, notes: list[str]) -> Source:
+    """Opens images by their folders. The notes say why metadata files are not used. An error has them, too."""
+    try:
+        source = plain_source(images, params)
+    except UserError as error:
+        raise UserError("; ".join([str(error), *map(printable, notes)])) from error
+    return replace(source, notes=(*notes, *source.notes))
 
 
 def _images(files: dict[str, SourceFile], tables: set[str]) -> dict[str, SourceFile]:
@@ -158,12 +155,12 @@ def _images(files: dict[str, SourceFile], tables: set[str]) -> dict[str, SourceF
 
 
 def _refuse_archives(files: dict[str, SourceFile], params: DataParams) -> None:
-    """Refuses a folder that has no image and no file in which `datasets` finds images, by a UserError."""
+    """Refuses a folder without an image file, by a UserError, if it has a packed archive or nothing for `datasets`."""
     packed = [n for n, f in files.items() if ending(n) in PACKED or (ending(n) == TAR and is_packed_folder(f))]
     if packed:
         raise UserError(
-            f"data.source: {params.source!r} has no image outside {shown(packed[0])}; unpack the archive, and set "
-            "data.source and data.watch to the unpacked folder"
+            f"data.source: {params.source!r}: no image is read from {shown(packed[0])} while it is packed; unpack it, "
+            "and set data.source and data.watch to the unpacked folder, or remove it"
         )
     if not any(ending(file) in ARCHIVES for file in files):
         found = sorted({shown(ending(file)) or "no ending" for file in files})[:5]

@@ -49,6 +49,16 @@ def test_metadata_inside_an_archive_gives_labels(opened, in_tmp):
     assert source.splits["train"].labels.tolist() == [1, 0, 1, 0]
 
 
+def test_files_beside_archives_are_counted_and_metadata_beside_them_gives_labels(opened, in_tmp):
+    folder = zipped(in_tmp / "a" / "p.zip", {f"{number}.png": number for number in range(1, 5)} | {"in.txt": b"x"})
+    (folder / "notes.txt").touch()
+    (folder / "more.7z").touch()
+    (folder / "metadata.csv").write_text("file_name,label\np/1.png,owl\np/2.png,fox\np/3.png,owl\np/4.png,fox\n")
+    source = opened(folder)
+    assert source.classes == ("fox", "owl") and source.splits["train"].labels.tolist() == [1, 0, 1, 0]
+    assert {one.file: one.kind for one in source.aside} == {"notes.txt": ".txt", "more.7z": ".7z", "p/in.txt": ".txt"}
+
+
 def test_names_that_lead_out_of_an_archive_stay_inside_it(opened, in_tmp):
     names = {"../../etc/1.png": 1, "/absolute/2.png": 2, "win\\dows\\3.png": 3}
     split = opened(zipped(in_tmp / "a" / "p.zip", names), use_labels=False).splits["train"]
@@ -101,7 +111,7 @@ def test_archives_that_cannot_be_read_are_refused(in_tmp, refused, monkeypatch):
         with zipfile.ZipFile(folder / "p.zip", "a") as archive:
             archive.writestr("x", b"y")
     assert "has the file x twice" in refused(folder)
-    assert "p.zip; unpack the archive" in refused(zipped(in_tmp / "b" / "p.zip", {"notes.txt": b"x"}))
+    assert "no image is read from p.zip while" in refused(zipped(in_tmp / "b" / "p.zip", {"notes.txt": b"x"}))
 
 
 def tarred(file: Path, names: dict[str, bytes]) -> Path:
@@ -114,14 +124,49 @@ def tarred(file: Path, names: dict[str, bytes]) -> Path:
     return file.parent
 
 
-def test_a_tar_archive_with_folders_of_images_is_to_be_unpacked(in_tmp, refused, monkeypatch):
+def test_a_tar_archive_with_folders_of_images_is_to_be_unpacked(in_tmp, refused):
     folder = tarred(in_tmp / "a" / "photos.tar", {"./cat/1.png": png(1), "./dog/2.PNG": png(2), "./notes.txt": b"x"})
     (folder / "read me.txt").touch()
+    tarred(in_tmp / "a" / "1.tar", {"1.png": png(1), "1.cls": b"0"})
     message = refused(folder)
-    assert "no image outside photos.tar; unpack the archive, and set data.source and data.watch" in message
+    assert "no image is read from photos.tar while it is packed; unpack it, and set data.source and data" in message
+
+
+def is_packed(file: Path, names: dict[str, bytes]) -> bool:
+    return archives.is_packed_folder(DiskFile(tarred(file, names) / file.name))
+
+
+@pytest.mark.parametrize(
+    ("names", "packed"),
+    [
+        (["cat\\1.jpg", "dog\\2.jpg"], True),
+        (["cat/1.jpg", "cat/1.xmp"], True),
+        (["cat/1.jpg", "cat/2.txt", "labels.json"], True),
+        (["cat/1.jpg", "cat/1.cls"], False),
+        (["cat/1.left.jpg", "cat/1.label.TXT"], False),
+        (["1.jpg", "2.jpg", "about/me.txt"], False),
+    ],
+)
+def test_a_shard_has_labels_beside_its_images_or_no_folders(in_tmp, names, packed):
+    assert is_packed(in_tmp / "a" / "x.tar", dict.fromkeys(names, b"x")) == packed
+
+
+def test_only_the_first_headers_of_a_tar_archive_are_read(in_tmp, monkeypatch):
     monkeypatch.setattr(archives, "TAR_HEADERS", 2)
     many = {f"cat/{number}.txt": b"x" for number in range(2)} | {"dog/2.png": png(2)}
-    assert not archives.is_packed_folder(DiskFile(tarred(in_tmp / "b" / "many.tar", many) / "many.tar"))
+    assert not is_packed(in_tmp / "a" / "x.tar", many)
+
+
+@pytest.mark.parametrize("size", [1, 2**40])
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_headers_made_to_exhaust_memory_or_the_stack_do_no_harm(in_tmp, kind, size):
+    image = tarfile.TarInfo("cat/1.png").tobuf()
+    long = tarfile.TarInfo("long")
+    long.type, long.size = kind, size
+    file = in_tmp / "x.tar"
+    for before in (b"", image):
+        file.write_bytes(before + (long.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 2000)
+        assert archives.is_packed_folder(DiskFile(file)) == bool(before)
 
 
 def test_a_webdataset_shard_is_read_as_tables(opened, in_tmp):

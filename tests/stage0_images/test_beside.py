@@ -1,14 +1,11 @@
-"""Folders beside those of the classes in which no image can be read are named, since they might be classes too."""
+"""Folders in which no image can be read are named if they may hold pictures: each might be a split or a class."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from image_sources import write_images
-
-CONVERT = "; convert the images there to PNG or JPEG, if there are any"
-LEFT = "; with one folder left, there are no labels"
+from image_sources import values_of, write_images
 
 
 def pets(folder: Path, images: list[str], others: list[str]) -> Path:
@@ -20,46 +17,50 @@ def pets(folder: Path, images: list[str], others: list[str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("images", "others", "classes", "said"),
+    ("images", "others", "named"),
     [
-        (["cat/1.png"], ["dog/2.HEIC"], None, f"the folder dog, so it is no class{LEFT}"),
-        (["pets/cat/1.png"], ["pets/dog/2.heic"], None, f"the folder pets/dog, so it is no class{LEFT}"),
-        (["cat/1.png", "fox/2.png"], ["dog/3.HEIC"], ("cat", "fox"), "the folder dog, so it is no class"),
-        (
-            ["cat/1.png", "fox/2.png"],
-            [f"{name}/deep/3.HEIC" for name in "abcdef"],
-            ("cat", "fox"),
-            "6 folders, so they are no classes: a, b, c, d, e, ...",
-        ),
-        (
-            ["train/cat/1.png", "train/fox/2.png", "test/cat/3.png"],
-            ["train/dog/4.HEIC", "test/dog/5.HEIC"],
-            ("cat", "fox"),
-            "2 folders, so they are no classes: test/dog, train/dog",
-        ),
-        (
-            ["train/cat/1.png", "test/cat/3.png"],
-            ["train/dog/4.HEIC"],
-            None,
-            f"the folder train/dog, so it is no class{LEFT}",
-        ),
+        (["cat/1.png"], ["dog/2.HEIC"], "dog"),
+        (["pets/cat/1.png"], ["pets/dog/2.heic"], "pets/dog"),
+        (["cat/in/1.png", "cat/out/2.png"], ["dog/in/3.heic", "dog/notes.txt", "4.heic"], "dog"),
+        (["train/cat/1.png", "train/dog/2.png"], ["test/cat/3.heic", "test/dog/4.heic"], "test"),
+        (["train/1.png"], ["test/3.heic"], "test"),
+        (["train/cat/1.png", "test/2.png"], ["train/dog/3.heic"], "train/dog"),
+        (["train/cat/1.png", "test/cat/3.png"], ["train/dog/4.HEIC", "train/cat/5.HEIC"], "train/dog"),
+        (["images/1.png"], ["raw\n/1.NEF"], "raw\\n"),
     ],
 )
-def test_a_folder_beside_classes_without_an_image_is_named(opened, in_tmp, images, others, classes, said):
+def test_a_folder_of_pictures_that_cannot_be_read_is_named(opened, in_tmp, images, others, named):
     folder = pets(in_tmp / "pets", images, others)
+    note = (
+        f"no image can be read in the folder {named}: convert its images to PNG or JPEG; as it is, it is neither a "
+        "split nor a class"
+    )
+    assert opened(folder).notes == opened(folder, use_labels=False).notes == (note,)
+
+
+def test_of_many_folders_of_pictures_the_first_are_named(opened, in_tmp):
+    source = opened(pets(in_tmp / "pets", ["cat/1.png", "fox/2.png"], [f"{name}/deep/3.HEIC" for name in "fedcba"]))
+    assert source.classes == ("cat", "fox") and source.notes == (
+        "no image can be read in 6 folders (a, b, c, d, e, ...): convert their images to PNG or JPEG; as they are, "
+        "they are neither splits nor classes",
+    )
+
+
+def test_a_folder_of_pictures_is_named_beside_images_with_metadata(opened, in_tmp):
+    folder = pets(in_tmp / "pets", ["train/1.png", "train/2.png", "train/3.png", "train/4.png"], ["test/5.heic"])
+    rows = "".join(f"train/{number}.png,{number % 2}\n" for number in range(1, 5))
+    (folder / "metadata.csv").write_text("file_name,label\n" + rows)
     source = opened(folder)
-    assert source.classes == classes and source.notes == (f"no image can be read in {said}{CONVERT}",)
-    assert opened(folder, use_labels=False).notes == ()
+    assert source.classes == ("0", "1") and values_of(source.splits["train"]) == [1] * 4
+    assert len(source.notes) == 1 and "in the folder test:" in source.notes[0]
 
 
 @pytest.mark.parametrize(
     ("images", "others"),
     [
-        (["cat/1.png", "fox/2.png"], ["cat/raw/1.HEIC", "fox/3.HEIC", "notes.txt"]),
-        (["archive/cat/1.png", "archive/fox/2.png"], ["notes/about.txt"]),
-        (["train/cat/1.png", "train/fox/2.png", "test/fox/3.png"], ["test/cat/4.HEIC"]),
-        (["1.png", "2.png"], ["notes/about.txt"]),
-        (["cat/1.png", "2.png"], ["notes/about.txt"]),
+        (["cat/1.png", "fox/2.png"], ["fox/3.HEIC", "4.heic", "notes.txt"]),
+        (["images/1.png"], ["annotations/1.xml"]),
+        (["cat/1.png", "fox/2.png"], ["notes/about.txt", "notes/.hidden.heic"]),
         (["train/1.png", "test/2.png"], ["notes.txt", "train.txt"]),
     ],
 )

@@ -241,7 +241,7 @@ def test_an_archive_alone_that_is_no_zip_is_to_be_unpacked(in_tmp, refused):
         folder.mkdir()
         (folder / f"photos.{ending}").write_bytes(b"PK")
         message = refused(folder)
-        assert f"photos.{ending}; unpack the archive" in message
+        assert f"photos.{ending} while it is packed; unpack it" in message
 
 
 def test_names_that_are_not_utf8_are_read_and_shown_by_escapes(opened, in_tmp):

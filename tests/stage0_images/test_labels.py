@@ -74,7 +74,7 @@ def test_a_column_that_is_not_there_falls_to_the_only_one_and_this_is_said(opene
     assert values_of(source.splits["train"]) == [1, 2] and source.classes == ("cat", "dog")
     assert source.notes == (
         "data.image_column: no column 'img'; 'picture', the only one of image type, is used",
-        "data.label_column: no column 'label'; 'animal', the only one of class labels, is used",
+        "data.label_column: no column 'label'; 'animal', the only label column, is used",
     )
     assert opened(folder, image_column="picture", label_column="animal").notes == ()
     plain = write_images(in_tmp / "plain", {"cat/1.png": 1, "dog/2.png": 2})
@@ -189,7 +189,23 @@ def test_class_folders_count_if_the_labels_in_metadata_cannot_be_classes(opened,
     assert source.classes == ("cat", "dog") and source.splits["train"].labels.tolist() == [0, 0, 1, 1]
     assert values_of(source.splits["train"]) == [1, 2, 3, 4] and source.aside == ()
     (note,) = source.notes
-    assert note.startswith(f"metadata.csv: not used, since {reason}") and note.endswith("the folders are the classes")
+    assert note.startswith(f"metadata.csv: not used, since {reason}")
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("label\ncat/1.png,0.5", "column 'label' is of type double"),
+        ("animal\ncat/1.png,cat", "it has no column label or class"),
+        ("label\n7.png,cat", "no image that it names is there"),
+    ],
+)
+def test_a_refusal_says_why_metadata_does_not_give_the_labels(in_tmp, refused, rows, reason):
+    folder = write_images(in_tmp / "pets", {"cat/1.png": 1, "dog/2.png": 2, "5.png": 5})
+    (folder / "metadata.csv").write_text(f"file_name,{rows}\n")
+    message = refused(folder)
+    assert "some images lie in class folders (cat, dog) and others do not (5.png)" in message
+    assert f"; metadata.csv: not used, since {reason}" in message
 
 
 def test_labels_in_metadata_that_cannot_be_classes_are_named_where_folders_give_none_either(opened, in_tmp, refused):
@@ -217,6 +233,15 @@ def test_named_metadata_columns_may_be_labels(opened, in_tmp):
     assert opened(folder, label_column="animal").classes == ("cat", "dog")
 
 
+def test_labels_in_metadata_may_have_another_name_than_in_a_preset(opened, in_tmp, refused):
+    rows = "".join(f"{i}.png,{'cat' if i % 2 else 'dog'},{i % 3}\n" for i in range(1, 7))
+    source = opened(described(in_tmp / "one", "file_name,class,weight\n" + rows), label_column="label")
+    assert source.classes == ("cat", "dog") and source.splits["train"].labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert source.notes == ("data.label_column: no column 'label'; 'class', the only label column, is used",)
+    two = described(in_tmp / "two", "file_name,class,classes\n" + rows)
+    assert "no column 'label'; the columns are image, class, classes" in refused(two, label_column="label")
+
+
 def test_metadata_is_read_in_each_split(opened, in_tmp, refused):
     for split, count in (("train", 4), ("test", 2)):
         rows = "".join(f"{i}.png,{i % 2}\n" for i in range(1, count + 1))
@@ -233,3 +258,33 @@ def test_metadata_that_names_an_image_twice_or_none_that_is_there(opened, in_tmp
     source = opened(described(in_tmp / "gone", "file_name,label\n" + rows))
     assert source.notes == ("metadata names 2 files that are not there: 7.png, 8.png",)
     assert source.splits["train"].count == 6
+
+
+def test_paths_in_metadata_may_have_the_separators_of_windows(opened, in_tmp):
+    folder = write_images(in_tmp / "pets", {"a/1.png": 1, "a/2.png": 2, "a\\1.png": 3, "b/4.png": 4})
+    rows = "a\\1.png,cat\na\\2.png,dog\n.\\b\\4.png,dog\na/1.png,cat\n"
+    (folder / "metadata.csv").write_text("file_name,label\n" + rows)
+    source = opened(folder)
+    assert source.notes == () and source.aside == () and source.classes == ("cat", "dog")
+    assert values_of(source.splits["train"]) == [1, 2, 3, 4]
+    assert source.splits["train"].labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("label_column", [None, "label"])
+def test_metadata_that_names_no_image_is_not_used(opened, in_tmp, label_column):
+    note = "metadata.csv: not used, since no image that it names is there"
+    write_images(in_tmp / "pets", {"cat/1.png": 1, "dog/2.png": 2})
+    (in_tmp / "pets" / "notes.txt").write_text("about the images")
+    for folder, classes in (("pets", ("cat", "dog")), ("flat", None)):
+        described(in_tmp / folder, "file_name,label\n7.png,a\nnotes.txt,b\n", count=0 if classes else 2)
+        source = opened(in_tmp / folder, label_column=label_column)
+        assert source.notes[0] == note and source.classes == classes
+        assert values_of(source.splits["train"]) == [1, 2]
+
+
+def test_metadata_that_names_no_training_image_leaves_the_classes_to_the_folders(opened, in_tmp):
+    folder = write_images(in_tmp / "pets", {"train/cat/1.png": 1, "train/dog/2.png": 2, "test/cat/3.png": 3})
+    (folder / "metadata.csv").write_text("file_name,label\ntest/cat/3.png,a\n")
+    source = opened(folder)
+    assert source.notes == ("metadata.csv: not used, since column 'label' has no value for any training image",)
+    assert source.classes == ("cat", "dog") and values_of(source.splits["train"]) == [1, 2]
