@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,7 +162,8 @@ def test_a_batch_that_the_processes_cannot_share_equally_is_refused(training: Ca
 def test_more_rows_than_a_state_can_hold_are_refused_before_the_first_step(
     training: Callable, trained: Callable
 ) -> None:
-    with pytest.raises(UserError, match=r"runtime\.log_every: 1: with toy\.training\.steps, train\.csv would have 2,000,000 rows"):
+    told = "runtime.log_every: 1: with toy.training.steps, train.csv would have 2,000,000 rows"
+    with pytest.raises(UserError, match=re.escape(told)):
         trained(Regression(training(steps=2_000_000)), log_every=1)
 
 
