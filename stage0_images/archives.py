@@ -61,7 +61,7 @@ def list_archive(path: Path, listing: Listing, name: str) -> None:
         name: of the folder that stands for the archive.
 
     Raises:
-        UserError: the file is no readable archive, or two of its files have one name.
+        UserError: the file is no readable archive, or one of its files has the name of another file in the listing.
     """
     try:
         with DiskFile(path).opened() as file:
@@ -84,7 +84,10 @@ def list_archive(path: Path, listing: Listing, name: str) -> None:
             system_folders["/".join(parts[: system + 1])] = None
             continue
         if (file := "/".join(parts)) in listing.files:
-            raise UserError(f"data.source: {path}: has the file {place} twice; unpack it, and give the unpacked folder")
+            raise UserError(
+                f"data.source: {path}: its file {place} would be {file}, and there is another file of this name; "
+                "unpack the archive, and give the unpacked folder"
+            )
         listing.files[file] = Member(archive, info)
     listing.aside += map(system_folder, system_folders)
 

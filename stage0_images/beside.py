@@ -67,12 +67,8 @@ def about_folders(images: Iterable[str], others: Iterable[str]) -> list[str]:
     names = sorted({shown(folder) for folder in outermost if folder is not None})
     if not names:
         return []
-    if len(names) == 1:
-        where, what = f"the folder {names[0]}: convert its images", "as it is, it is neither a split nor a class"
-    else:
-        where = f"{len(names)} folders ({some_of(names)}): convert their images"
-        what = "as they are, they are neither splits nor classes"
-    return [f"no image can be read in {where} to PNG or JPEG; {what}"]
+    where = f"the folder {names[0]}" if len(names) == 1 else f"{len(names)} folders ({some_of(names)})"
+    return [f"no image can be read in {where}; convert the pictures there to PNG or JPEG, or they are not used"]
 
 
 def _folders(file: str) -> list[str]:

@@ -51,7 +51,8 @@ def label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tup
     if found:
         return found[0], []
     notes = [f"no labels: column {name!r} {fault}" for name, fault in faults.items()]
-    others = [name for name in features if name not in faults and _unfit(tables["train"], name) is None]
+    own = [name for name in features if name not in faults and not name.startswith("__")]  # as `__url__` of WebDataset
+    others = [name for name in own if _unfit(tables["train"], name) is None]
     if others:
         notes.append(f"no labels, but columns that could be labels: {', '.join(others)}; data.label_column names one")
     return None, notes

@@ -6,6 +6,8 @@ The format is that of `imagefolder` in `datasets`: a row an image, with its path
 
 from __future__ import annotations
 
+import codecs
+import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 FILE = "file_name"  # the column that names the images
-LARGEST = 2**30  # bytes of such a file
+LARGEST, PIECE = 2**30, 2**20  # bytes of such a file, and of the text that is checked at a time
 IMAGE = "image"  # the column of images in the tables that are made here
 
 
@@ -99,6 +101,7 @@ def _rows(file: str, files: Mapping[str, SourceFile]) -> pa.Table:
 
     try:
         with encoded(files[file], LARGEST) as data:
+            _require_utf8(data)
             if file.endswith(".csv"):
                 # An empty field is no label, but any text is one, "NA" too.
                 values = csv.ConvertOptions(null_values=[""], strings_can_be_null=True)
@@ -109,15 +112,27 @@ def _rows(file: str, files: Mapping[str, SourceFile]) -> pa.Table:
     except (BadImage, pa.ArrowException) as error:
         raise ValueError(f"it cannot be read ({error})") from error
     columns = ", ".join(table.column_names)
+    if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
+        raise ValueError(f"it has the column {twice[0]} more than once (its columns: {columns})")
     if FILE not in table.column_names:
         raise ValueError(f"it has no column {FILE}, which would name the images (its columns: {columns})")
     place = PurePosixPath(file).parent
     names = [str(name) for name in table[FILE].to_pylist()]
     # Paths that Windows wrote have backslashes. Elsewhere, a backslash may be a part of a file's name.
-    names = [name if (place / name).as_posix() in files else name.replace("\\", "/") for name in names]
-    names = [(place / name).as_posix() for name in names]
+    names = [name if posixpath.normpath(place / name) in files else name.replace("\\", "/") for name in names]
+    names = [posixpath.normpath(place / name) for name in names]
     others = {name: table[name] for name in table.column_names if name not in (FILE, IMAGE)}
     return pa.table({IMAGE: pa.array(names, pa.string()), **others})
+
+
+def _require_utf8(data: bytes) -> None:
+    """Checks a file's text a piece at a time. pyarrow would give bytes in place of texts, or fail later."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(data), PIECE):
+            decoder.decode(data[start : start + PIECE], final=start + PIECE >= len(data))
+    except UnicodeDecodeError as error:
+        raise ValueError("its text is not UTF-8; save it as UTF-8") from error
 
 
 def _usable(rows: pa.Table, params: DataParams) -> pa.Table:
@@ -141,7 +156,8 @@ def tables(rows: pa.Table, splits: dict[str, list[str]]) -> tuple[dict[str, data
         splits: the image files of each split, relative to the folder.
 
     Returns:
-        The table of each split; and the images that no row names.
+        The table of each split, without validation and test splits of which no image is named; and the images that no
+        row names.
     """
     import datasets
     import pyarrow as pa
@@ -150,13 +166,15 @@ def tables(rows: pa.Table, splits: dict[str, list[str]]) -> tuple[dict[str, data
     found, aside = {}, []
     for split, files in splits.items():
         named = [file for file in files if file in place]
-        chosen = rows.take(pa.array([place[file] for file in named], pa.int64()))
-        paths = pa.array(named, pa.string())
-        table = datasets.Dataset(chosen.set_column(0, IMAGE, paths))
-        found[split] = table.cast_column(IMAGE, datasets.Image(decode=False))
         aside += [
             Aside(shown(file), "images not named in metadata", "no metadata file names it")
             for file in files
             if file not in place
         ]
+        if not named and split != "train":
+            continue
+        chosen = rows.take(pa.array([place[file] for file in named], pa.int64()))
+        paths = pa.array(named, pa.string())
+        table = datasets.Dataset(chosen.set_column(0, IMAGE, paths))
+        found[split] = table.cast_column(IMAGE, datasets.Image(decode=False))
     return found, aside

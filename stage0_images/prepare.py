@@ -179,19 +179,19 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
 
     from stage0_images.sources import open_source
     from tessera.artifacts.publishing import publishing, scratch
-    from tessera.distributed import text_of_main
+    from tessera.distributed import largest_over_processes, text_of_main
     from tessera.launch.devices import accelerator
 
     processes = accelerator(params.runtime, apart=True)
     main, lines = processes.is_main_process, []
 
     def shared(folder: Path | None) -> Path:
-        """A folder of the main process."""
+        """A folder of the main process. All look for it before any goes on: the main process may fail and remove it."""
         found = Path(text_of_main(str(folder), processes.device))
-        if not found.is_dir():
+        if largest_over_processes(int(not found.is_dir()), processes.device):
             raise UserError(
-                f"{found}: the first process made this folder, and it is not here; the machines of one run need one "
-                "shared working folder"
+                f"{found}: the first process made this folder, and not every process finds it; the machines of one run "
+                "need one shared working folder"
             )
         return found
 

@@ -99,24 +99,25 @@ def _local(folder: Path, params: DataParams, cache: Path) -> Source:
         return replace(source, aside=(*aside, *([] if saved else beside_parquet(source, files))))
     images = _images(files, tables)
     if not images and (archives := [file for file in files if ending(file) == ZIP]):
-        zipped = Listing(aside=aside)
+        zipped = Listing({file: content for file, content in files.items() if ending(file) != ZIP}, aside)
         for one in archives:
             list_archive(folder / one, zipped, one[: -len(ZIP)])
-        beside = {file: content for file, content in files.items() if ending(file) != ZIP}
-        files = dict(sorted((beside | zipped.files).items()))
+        files = dict(sorted(zipped.files.items()))
         tables = set(metadata.files_of(files))
         images = _images(files, tables)
     if not images:
-        _refuse_archives(listing.files, params)
+        _refuse_archives(listing.files, files, params)
         return from_tables(_tables(folder, listing, params, cache), params, place)
     others = [file for file in files if file not in images and file not in tables]
     aside += map(skipped, others)
-    source = _described(files, images, params, place)
-    notes = (*about_links(listing.links), *about_folders(images, others), *source.notes)
+    source = _described(files, images, params, place, about_folders(images, others))
+    notes = (*about_links(listing.links), *source.notes)
     return replace(source, aside=(*aside, *source.aside), notes=notes)
 
 
-def _described(files: dict[str, SourceFile], images: dict[str, SourceFile], params: DataParams, place: Place) -> Source:
+def _described(
+    files: dict[str, SourceFile], images: dict[str, SourceFile], params: DataParams, place: Place, notes: list[str]
+) -> Source:
     """Opens images whose labels are in metadata files, or in class folders if the files give no labels.
 
     Args:
@@ -124,23 +125,25 @@ def _described(files: dict[str, SourceFile], images: dict[str, SourceFile], para
         images: the image files among them.
         params: the section `data` of params.yaml.
         place: the folder.
+        notes: what to tell the user besides.
     """
     described = metadata.read(files, images, params)
+    notes = [*notes, *described.notes]
     if described.rows is None:
-        return _by_folders(images, params, described.notes)
+        return _by_folders(images, params, notes)
     opened, unnamed = metadata.tables(described.rows, split_files(list(images), params))
     source = from_tables(opened, params, replace(place, files=images))
     if source.classes is None and params.label_column is None:
         named = some_of(list(map(shown, sorted(metadata.files_of(files)))))
         why = "; ".join(f"column {name!r} {fault}" for name, fault in label_faults(opened["train"]).items())
-        folders = _by_folders(images, params, [*described.notes, f"{named}: not used, since {why}"])
+        folders = _by_folders(images, params, [*notes, f"{named}: not used, since {why}"])
         if folders.classes is not None:
             return folders
-    return replace(source, aside=tuple(unnamed), notes=(*described.notes, *source.notes))
+    return replace(source, aside=tuple(unnamed), notes=(*notes, *source.notes))
 
 
 def _by_folders(images: dict[str, SourceFile], params: DataParams, notes: list[str]) -> Source:
-    """Opens images by their folders. The notes say why metadata files are not used. An error has them, too."""
+    """Opens images by their folders. The notes say what is not used, and why. An error has them, too."""
     try:
         source = plain_source(images, params)
     except UserError as error:
@@ -154,19 +157,25 @@ def _images(files: dict[str, SourceFile], tables: set[str]) -> dict[str, SourceF
     return {n: file for n, file in files.items() if ending(n) in endings or (n not in tables and is_image(file))}
 
 
-def _refuse_archives(files: dict[str, SourceFile], params: DataParams) -> None:
-    """Refuses a folder without an image file, by a UserError, if it has a packed archive or nothing for `datasets`."""
-    packed = [n for n, f in files.items() if ending(n) in PACKED or (ending(n) == TAR and is_packed_folder(f))]
+def _refuse_archives(files: dict[str, SourceFile], unpacked: dict[str, SourceFile], params: DataParams) -> None:
+    """Refuses a folder without an image file, by a UserError, if it has a packed archive or nothing for `datasets`.
+
+    Args:
+        files: the files of the folder.
+        unpacked: the same, with those in zip archives in place of these.
+    """
+    packed = [n for n, f in unpacked.items() if ending(n) in PACKED or (ending(n) == TAR and is_packed_folder(f))]
     if packed:
         raise UserError(
             f"data.source: {params.source!r}: no image is read from {shown(packed[0])} while it is packed; unpack it, "
             "and set data.source and data.watch to the unpacked folder, or remove it"
         )
     if not any(ending(file) in ARCHIVES for file in files):
-        found = sorted({shown(ending(file)) or "no ending" for file in files})[:5]
+        found = sorted({shown(ending(file)) or "no ending" for file in unpacked})[:5]
+        zips = "" if unpacked is files else ", those in zip archives counted,"
         raise UserError(
-            f"data.source: {params.source!r} has {len(files)} files but no image (found: {', '.join(found)}); expected "
-            f"parquet, a save_to_disk folder, or images such as {' '.join(sorted(image_suffixes()))}"
+            f"data.source: {params.source!r} has {len(unpacked)} files{zips} but no image (found: {', '.join(found)}); "
+            f"expected parquet, a save_to_disk folder, or images such as {' '.join(sorted(image_suffixes()))}"
         )
 
 

@@ -118,6 +118,18 @@ def test_one_two_and_three_processes_prepare_the_same(
     assert len(refused) == (10 if bad else 0) and len(folders[0]) == 9
 
 
+def test_a_source_that_is_refused_is_refused_by_its_own_reason_in_three_processes(
+    in_tmp: Path, write_params: Write, environment: Environment
+) -> None:
+    """The first process fails and removes its folder for the copy, which the others look for."""
+    (in_tmp / "images").mkdir()
+    images = str(in_tmp / "images")
+    write_params({"data.source": images, "data.watch": images, "runtime.processes": 3})
+    done = run(in_tmp, ["python", "-m", "stage0_images.prepare"], environment)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith("is an empty folder; put images there")
+    assert "made this folder" not in done.stderr
+
+
 PARTS = {
     "stage1_vqvae.extract": ("extract_codes", {"extract_codes.shift": 2, "extract_codes.horizontal_flip": True}),
     "sampling.sample": ("sample", {"sampling.images": 6000, "sampling.batch_size": 50}),

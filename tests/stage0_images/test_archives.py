@@ -110,8 +110,19 @@ def test_archives_that_cannot_be_read_are_refused(in_tmp, refused, monkeypatch):
         zipped(folder / "p.zip", {"x": b"x"})
         with zipfile.ZipFile(folder / "p.zip", "a") as archive:
             archive.writestr("x", b"y")
-    assert "has the file x twice" in refused(folder)
-    assert "no image is read from p.zip while" in refused(zipped(in_tmp / "b" / "p.zip", {"notes.txt": b"x"}))
+    assert "its file x would be p/x, and there is another file of this name" in refused(folder)
+    message = refused(zipped(in_tmp / "b" / "p.zip", {"notes.txt": b"x", "1.heic": b"x"}))
+    assert "has 2 files, those in zip archives counted, but no image (found: .heic, .txt)" in message
+
+
+def test_files_beside_and_in_archives_that_would_have_one_name_are_refused(in_tmp, refused):
+    folder = zipped(in_tmp / "a" / "p.zip", {"1.png": 1, "metadata.csv": b"file_name,label\n1.png,a\n"})
+    (folder / "p").mkdir()
+    (folder / "p" / "metadata.csv").write_text("file_name,label\n1.png,b\n")
+    assert "its file metadata.csv would be p/metadata.csv, and there is another" in refused(folder)
+    both = zipped(in_tmp / "b" / "p.zip", {"1.png": 1})
+    zipped(in_tmp / "b" / "p.ZIP", {"1.png": 1})
+    assert "its file 1.png would be p/1.png, and there is another" in refused(both)
 
 
 def tarred(file: Path, names: dict[str, bytes]) -> Path:

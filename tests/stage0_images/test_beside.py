@@ -32,8 +32,7 @@ def pets(folder: Path, images: list[str], others: list[str]) -> Path:
 def test_a_folder_of_pictures_that_cannot_be_read_is_named(opened, in_tmp, images, others, named):
     folder = pets(in_tmp / "pets", images, others)
     note = (
-        f"no image can be read in the folder {named}: convert its images to PNG or JPEG; as it is, it is neither a "
-        "split nor a class"
+        f"no image can be read in the folder {named}; convert the pictures there to PNG or JPEG, or they are not used"
     )
     assert opened(folder).notes == opened(folder, use_labels=False).notes == (note,)
 
@@ -41,8 +40,8 @@ def test_a_folder_of_pictures_that_cannot_be_read_is_named(opened, in_tmp, image
 def test_of_many_folders_of_pictures_the_first_are_named(opened, in_tmp):
     source = opened(pets(in_tmp / "pets", ["cat/1.png", "fox/2.png"], [f"{name}/deep/3.HEIC" for name in "fedcba"]))
     assert source.classes == ("cat", "fox") and source.notes == (
-        "no image can be read in 6 folders (a, b, c, d, e, ...): convert their images to PNG or JPEG; as they are, "
-        "they are neither splits nor classes",
+        "no image can be read in 6 folders (a, b, c, d, e, ...); convert the pictures there to PNG or JPEG, or they "
+        "are not used",
     )
 
 
@@ -52,7 +51,12 @@ def test_a_folder_of_pictures_is_named_beside_images_with_metadata(opened, in_tm
     (folder / "metadata.csv").write_text("file_name,label\n" + rows)
     source = opened(folder)
     assert source.classes == ("0", "1") and values_of(source.splits["train"]) == [1] * 4
-    assert len(source.notes) == 1 and "in the folder test:" in source.notes[0]
+    assert len(source.notes) == 1 and "in the folder test;" in source.notes[0]
+
+
+def test_a_refusal_names_the_folder_of_pictures_that_would_have_been_the_training_split(in_tmp, refused):
+    message = refused(pets(in_tmp / "pets", ["test/cat/1.png", "test/dog/2.png"], ["train/cat/3.heic"]))
+    assert "no training split" in message and "no image can be read in the folder train;" in message
 
 
 @pytest.mark.parametrize(
