@@ -25,7 +25,7 @@ class Machine:
         memory: bytes of main memory, or None where the system does not say.
         gpu: the name of the first GPU, or None.
         slow_bf16: why bf16 is not faster than fp32 here, or None where it is.
-        compiler: whether torch.compile finds a compiler.
+        compiler: whether torch.compile finds a compiler: of C++ for a CPU, of C for a GPU.
         processes: number of processes of a stage.
         judge: the name of a feature network whose weights are installed, or None.
     """
@@ -43,11 +43,6 @@ class Machine:
         return torch.device("cuda" if self.gpu else "cpu")
 
 
-def has_compiler(kind: str) -> bool:
-    """Whether there is a compiler for torch.compile on a device of this kind: of C++ on cpu, of C on cuda."""
-    return any(shutil.which(name) for name in COMPILERS[kind])
-
-
 def look(threads: int | None, processes: int = 1) -> Machine:
     """The machine as it is now.
 
@@ -63,7 +58,7 @@ def look(threads: int | None, processes: int = 1) -> Machine:
         memory=pages or None,
         gpu=gpu,
         slow_bf16=slow_bf16(torch.device(kind)),
-        compiler=has_compiler(kind),
+        compiler=any(shutil.which(name) for name in COMPILERS[kind]),
         processes=processes,
         judge=next((name for name in options(PACKAGE) if parameters_of(PACKAGE, name).at_hand()), None),
     )
