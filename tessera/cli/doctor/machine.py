@@ -63,11 +63,8 @@ def _speed(sections: dict[str, TrainingParams], found: machines.Machine) -> Iter
     compiled = [name for name, training in sections.items() if training.compile]
     if compiled and not found.compiler:
         mend = " ".join(f"-S {name}.compile=false" for name in compiled)
-        yield Finding(
-            Level.ERROR,
-            "compile",
-            f"torch.compile finds no compiler (C++ for a CPU, C for a GPU); install one, or {mend}",
-        )
+        missing = "torch.compile finds no compiler (C++ for a CPU, C for a GPU)"
+        yield Finding(Level.ERROR, "compile", f"{missing}; install one, or {mend}")
 
 
 def _tasks(params: Params, stats: Stats) -> Iterator[tuple[str, Task, TrainingParams]]:
