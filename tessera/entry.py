@@ -26,7 +26,7 @@ from tessera.errors import UserError
 from tessera.explained import explained
 from tessera.fingerprint import fingerprint
 from tessera.launch import failures, processes
-from tessera.launch.parents import LAUNCHER_PID, stop_with_parent
+from tessera.launch.parents import LAUNCHER_PID, stop_with_parent, wait_for_launcher
 from tessera.launch.threads import number_of_threads, thread_environment
 from tessera.parameters import Params, load
 from tessera.project import ROOT
@@ -81,6 +81,7 @@ def main(
             with locks.one_run(_name(module)) if is_stage else nullcontext() as kept, snapshot.running() as code:
                 return _run(work, arguments, argv, parallel, kept, code)
         except KeyboardInterrupt:
+            wait_for_launcher()
             say("stopped by SIGINT; run the same command again")
             return 128 + signal.SIGINT
         except Exception as error:

@@ -28,11 +28,30 @@ NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # what a lau
 DVC_STAGE = "DVC_STAGE"  # DVC sets it to the name of the stage
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 LOOK_EVERY = 1.0  # seconds
+STARTED_BY = os.getppid()  # process id
+PATIENCE = 2.0  # seconds; after Ctrl-C `accelerate launch` waits a quarter of a second, and then prints its traceback
 
 
 def inside_launcher() -> bool:
     """Whether torchrun, `accelerate launch` or an entry point with several processes started this process."""
     return any(name in os.environ for name in LAUNCHER_VARIABLES)
+
+
+def wait_for_launcher() -> None:
+    """After Ctrl-C: wait until `accelerate launch` is gone, so that its traceback comes above this process's last line.
+
+    It is gone before its only process, whatever this one does. A launcher of several processes, such as torchrun, waits
+    for them, and so does one that received no Ctrl-C. Nothing is waited for then, or `PATIENCE` at most. A signal that
+    comes meanwhile, such as the one for the parent's death, is ignored.
+    """
+    if sys.platform == "win32" or not inside_launcher() or "WORLD_SIZE" in os.environ:
+        return
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+    end = time.monotonic() + PATIENCE
+    while os.getppid() == STARTED_BY and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def check_variables() -> None:
@@ -68,7 +87,7 @@ def stop_with_parent() -> None:
         return
     import ctypes
 
-    parent = int(os.environ.get(LAUNCHER_PID, os.getppid()))
+    parent = int(os.environ.get(LAUNCHER_PID, STARTED_BY))
     ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it died before the call, so no signal will come
         os.kill(os.getpid(), signal.SIGTERM)

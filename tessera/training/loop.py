@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -26,7 +25,7 @@ from tessera.training.pictures import Pictures
 from tessera.training.progress import Progress
 from tessera.training.saving import Artifact, Saver
 from tessera.training.steps import Stepper
-from tessera.training.stopping import StopRequest
+from tessera.training.stopping import StopRequest, leave
 from tessera.training.task import Task
 from tessera.training.tracked import Trackers, require_trackers
 from tessera.training.tracking import GrowingCurve, line, write_results
@@ -152,7 +151,7 @@ class Trainer:
                 if ends:  # even after a signal, with which `_finish` deals: going on later would forget the request
                     break
                 if number is not None:
-                    self._stop(signal.Signals(number))
+                    self._stop(number)
                 self.saver.after_step(self.progress, self._best, minutes_passed)
 
     def _finish(self, stop: StopRequest) -> None:
@@ -170,8 +169,7 @@ class Trainer:
         published |= {"artifact": {**asdict(self.artifact), "part": self.task.part}} if self.artifact else {}
         self.saver.finish(self.progress, self.best, published)
         if number := stop.agreed(self._asked(stop))[0]:
-            say(f"stopped by {signal.Signals(number).name}; the training is done, and the same command publishes it")
-            raise SystemExit(128 + number)
+            leave(number, "the training is done, and the same command publishes it")
 
     def _asked(self, stop: StopRequest, also: bool = False) -> int:
         """The largest of what the processes ask for now, see `StopRequest.asked`. All must call it."""
@@ -232,7 +230,7 @@ class Trainer:
         missing = [name for group in self.groups for name in group.state if name not in self.best]
         return self.best | copied(self.task.model, missing)
 
-    def _stop(self, number: signal.Signals) -> None:
+    def _stop(self, number: int) -> None:
         """Save and leave.
 
         Raises:
@@ -240,8 +238,7 @@ class Trainer:
         """
         saved = self.saver.save(self.progress, self._best())
         where = "from here" if saved else "from its last saved state"
-        say(f"stopped by {number.name}; the same command goes on {where}")
-        raise SystemExit(128 + number)
+        leave(number, f"the same command goes on {where}")
 
 
 def train(

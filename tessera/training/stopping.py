@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import NoReturn
 
+from tessera.console import say
 from tessera.distributed import world
+from tessera.launch.parents import wait_for_launcher
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME = 1.0  # seconds within which a second Ctrl-C is the same request
@@ -68,3 +71,18 @@ class StopRequest:
         if world()[1] == 1:
             largest = self.asked(also)
         return largest // 2 or None, largest == 1
+
+
+def leave(number: int, text: str) -> NoReturn:
+    """Say that a signal stopped this training, as the last line, and end the process.
+
+    Args:
+        text: what the same command does next.
+
+    Raises:
+        SystemExit: always, with 128 and the signal's number.
+    """
+    if number == signal.SIGINT:
+        wait_for_launcher()
+    say(f"stopped by {signal.Signals(number).name}; {text}")
+    raise SystemExit(128 + number)
