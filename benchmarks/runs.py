@@ -36,6 +36,7 @@ from tessera.training.tracking import Row
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 STAGE1 = "stage1_vqvae."
+INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX"}  # by flag of Linux
 NO_SETTINGS = ("runtime.", "data.source", "data.watch")  # beginnings of what changes no figure
 
 
@@ -51,13 +52,18 @@ def hash_of(params: Params) -> str:
 
 
 def processor(device: str | None = None) -> str:
-    """The name of what computes on a device, "cpu" or "cuda"; None: of this machine's GPU, or else of its processor."""
+    """The name of what computes on a device, "cpu" or "cuda"; None: of this machine's GPU, or else of its processor.
+
+    Processors of one name may differ in their vector instructions, so these are part of it.
+    """
     if device != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    instructions = [INSTRUCTIONS[flag] for flag in INSTRUCTIONS if flag in first.get("flags", "").split()]
+    name = first.get("model name") or platform.processor() or platform.machine()
+    return f"{name} ({', '.join(instructions)})" if instructions else name
 
 
 def absolute(text: str) -> Path:

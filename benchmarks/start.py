@@ -4,9 +4,9 @@
 
 DATASET: a local folder, `digits`, or `drawings`, which the script makes: transparent shapes in six classes. `--images`
 takes so many training images of it, of each class its share. Everything is trained in a folder of its own, stage by
-stage without DVC. A row of figures and minutes is added to FILE; a row that is there, of as many cores, is not
-measured again. `--show` prints the rows as a table. Other programs should rest meanwhile; `taskset` gives it a core of
-its own.
+stage without DVC. A row of figures and minutes is added to FILE; a row that is there, of as many cores of the same
+processor, is not measured again. `--show` prints the rows as a table. Other programs should rest meanwhile; `taskset`
+gives it a core of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 from repository import REPOSITORY
-from runs import RESULTS, absolute, add_row, read_rows
+from runs import RESULTS, absolute, add_row, processor, read_rows
 
 from tessera.launch.threads import available_cores
 
@@ -140,6 +140,7 @@ def measure(dataset: str, images: int | None, minutes: float, scratch: Path) -> 
         "dataset": Path(dataset).name,
         "images": images,
         "cores": available_cores(),
+        "processor": processor("cpu"),
         "minutes": minutes,
         "planned": planned,
         "taken": round(sum(taken.values()), 1),
@@ -158,15 +159,15 @@ def measure(dataset: str, images: int | None, minutes: float, scratch: Path) -> 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a table of Markdown."""
     columns = (
-        "data | images | cores | minutes: given, planned, taken | rate, bits/dim | below counts | NMSE | accuracy | "
-        "majority | agreement"
+        "data | images | cores | processor | minutes: given, planned, taken | rate, bits/dim | below counts | NMSE | "
+        "accuracy | majority | agreement"
     )
     lines = [f"| {columns} |", "|" + " --- |" * len(columns.split(" | "))]
     for row in rows:
         below = 1 - row["rate_prior"] / row["rate_counts"]
         shares = ["–" if row[key] is None else f"{row[key]:.0%}" for key in ("accuracy", "majority", "agreement")]
         lines.append(
-            f"| {row['dataset']} | {row['images'] or 'all'} | {row['cores']} | "
+            f"| {row['dataset']} | {row['images'] or 'all'} | {row['cores']} | {row['processor']} | "
             f"{row['minutes']:g}, {row['planned']}, {row['taken']} | "
             f"{row['rate_prior']:.3f} | {below:.0%} | {row['nmse']:.3f} | {' | '.join(shares)} |"
         )
@@ -187,7 +188,7 @@ def main() -> None:
         dataset = options.dataset
         dataset = dataset if dataset in ("digits", "drawings") else str(absolute(dataset))
         wanted = {"dataset": Path(dataset).name, "images": options.images, "minutes": options.minutes}
-        wanted |= {"cores": available_cores()}
+        wanted |= {"cores": available_cores(), "processor": processor("cpu")}
         if wanted in [{key: row[key] for key in wanted} for row in rows]:
             print(f"{wanted} is in {options.rows} already")
         else:

@@ -1,4 +1,4 @@
-"""benchmarks/start.py takes no image twice, and measures a data set again on another number of cores."""
+"""benchmarks/start.py takes no image twice, and measures a data set again on other cores."""
 
 from __future__ import annotations
 
@@ -36,20 +36,24 @@ def test_some_images_are_different_ones_and_more_than_there_are_are_refused(star
     assert not list(in_tmp.glob("others/images/*"))
 
 
-def test_a_row_of_another_number_of_cores_does_not_count_as_measured(
+def test_a_row_of_other_cores_does_not_count_as_measured(
     start: ModuleType, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here: list[int] = []
+    here: list[tuple[int, str]] = []
 
     def measure(dataset: str, images: int | None, minutes: float, scratch: Path) -> dict[str, Any]:
-        return ROW | {"dataset": dataset, "images": images, "minutes": minutes, "cores": here[-1]}
+        cores, processor = here[-1]
+        what = {"dataset": dataset, "images": images, "minutes": minutes}
+        return ROW | what | {"cores": cores, "processor": processor}
 
     monkeypatch.setattr(start, "measure", measure)
-    monkeypatch.setattr(start, "available_cores", lambda: here[-1])
+    monkeypatch.setattr(start, "available_cores", lambda: here[-1][0])
+    monkeypatch.setattr(start, "processor", lambda device: here[-1][1])
     monkeypatch.setattr(sys, "argv", ["start.py", "digits", "--rows", "rows.jsonl"])
     found = []
-    for cores in (1, 2, 2, 1):
+    for cores in ((1, "A"), (2, "A"), (2, "A"), (1, "B"), (1, "A")):
         here.append(cores)
         start.main()
-        found.append([json.loads(line)["cores"] for line in Path("rows.jsonl").read_text().splitlines()])
-    assert found == [[1], [1, 2], [1, 2], [1, 2]]
+        rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+        found.append([f"{row['cores']} {row['processor']}" for row in rows])
+    assert found == [["1 A"], ["1 A", "2 A"], ["1 A", "2 A"], ["1 A", "2 A", "1 B"], ["1 A", "2 A", "1 B"]]
