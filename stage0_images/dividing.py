@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stage0_images.columns import some_of
 from stage0_images.parameters import DataParams
 from tessera import paths
 from tessera.errors import UserError
@@ -42,7 +43,7 @@ def divide(source: Source, params: DataParams) -> dict[str, Part]:
         needed = ("one image is needed", "two images are needed", "three images are needed")[len(cut)]
         raise UserError(
             f"data.source: {params.source!r}: {needed}, one for each of {', '.join(['train', *cut])}; it has "
-            f"{train.count} to divide, so add images"
+            f"{train.count} to divide, so add images{_unread(source)}"
         )
     if sum(sizes.values()) >= train.count:
         raise UserError(
@@ -61,6 +62,11 @@ def divide(source: Source, params: DataParams) -> dict[str, Part]:
     if empty:
         raise UserError(f"data.source: {params.source!r}: the split {empty[0]} has no image; add images, or remove it")
     return {name: parts[name] for name in paths.SPLITS}
+
+
+def _unread(source: Source) -> str:
+    """Names the first files that lie beside the images of a source and are not read."""
+    return f" (not read: {some_of([one.file for one in source.aside])})" if source.aside else ""
 
 
 def shares(counts: np.ndarray, size: int) -> np.ndarray:

@@ -53,6 +53,11 @@ def label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tup
     notes = [f"no labels: column {name!r} {fault}" for name, fault in faults.items()]
     own = [name for name in features if name not in faults and not name.startswith("__")]  # as `__url__` of WebDataset
     others = [name for name in own if _unfit(tables["train"], name) is None]
+    fields = [(name, field) for name in own for field in _label_fields(features[name])]
+    notes += [
+        f"no labels: {field!r} is a field inside column {name!r}; only a column of its own is taken for labels"
+        for name, field in fields
+    ]
     if others:
         notes.append(f"no labels, but columns that could be labels: {', '.join(others)}; data.label_column names one")
     return None, notes
@@ -61,6 +66,11 @@ def label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tup
 def label_faults(table: datasets.Dataset) -> dict[str, str | None]:
     """Why each column called like labels is not taken for them. None: it can only be labels."""
     return {name: _unfit(table, name) for name in table.features if name.lower() in LABEL_NAMES}
+
+
+def _label_fields(feature: Any) -> list[str]:
+    """The fields called like labels of a column of records, such as the `.json` files of a WebDataset shard."""
+    return [name for name in feature if name.lower() in LABEL_NAMES] if isinstance(feature, dict) else []
 
 
 def _values(table: datasets.Dataset, column: str) -> pa.ChunkedArray:

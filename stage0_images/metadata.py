@@ -82,12 +82,16 @@ def read(files: Mapping[str, SourceFile], images: Collection[str], params: DataP
             f"data.source: {params.source!r}: {', '.join(tables)} have columns of different types ({reason}); write "
             "each column alike in all of them"
         ) from error
+    unnamed = rows[IMAGE].null_count
+    rows = rows.filter(rows[IMAGE].is_valid())
     names = rows[IMAGE].to_pylist()
     twice, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise UserError(f"data.source: {params.source!r}: metadata names {twice} twice; keep one of the rows")
     if not set(names).intersection(images):
         return Metadata(None, [f"{some_of(list(map(shown, tables)))}: not used, since no image that it names is there"])
+    if unnamed:
+        notes.append(f"rows of metadata without a {FILE}: {unnamed}")
     gone = sorted(set(names).difference(files))
     if gone:
         notes.append(f"metadata names {len(gone)} files that are not there: {', '.join(gone[:3])}")
@@ -116,13 +120,21 @@ def _rows(file: str, files: Mapping[str, SourceFile]) -> pa.Table:
         raise ValueError(f"it has the column {twice[0]} more than once (its columns: {columns})")
     if FILE not in table.column_names:
         raise ValueError(f"it has no column {FILE}, which would name the images (its columns: {columns})")
-    place = PurePosixPath(file).parent
-    names = [str(name) for name in table[FILE].to_pylist()]
-    # Paths that Windows wrote have backslashes. Elsewhere, a backslash may be a part of a file's name.
-    names = [name if posixpath.normpath(place / name) in files else name.replace("\\", "/") for name in names]
-    names = [posixpath.normpath(place / name) for name in names]
+    if len(table) == table[FILE].null_count:
+        raise ValueError(f"it has no row with a {FILE}")
+    place, names = PurePosixPath(file).parent, table[FILE].to_pylist()
+    names = [None if name is None else _path(str(name), place, files) for name in names]
     others = {name: table[name] for name in table.column_names if name not in (FILE, IMAGE)}
     return pa.table({IMAGE: pa.array(names, pa.string()), **others})
+
+
+def _path(name: str, place: PurePosixPath, files: Collection[str]) -> str:
+    """An image's path relative to the folder.
+
+    Paths that Windows wrote have backslashes. Elsewhere, a backslash may be a part of a file's name.
+    """
+    path = posixpath.normpath(place / name)
+    return path if path in files else posixpath.normpath(place / name.replace("\\", "/"))
 
 
 def _require_utf8(data: bytes) -> None:
@@ -138,8 +150,6 @@ def _require_utf8(data: bytes) -> None:
 def _usable(rows: pa.Table, params: DataParams) -> pa.Table:
     """The rows as they are. Raises ValueError with the reason if they give no labels."""
     columns = rows.column_names[1:]
-    if not len(rows):
-        raise ValueError("it has no row")
     if params.label_column not in columns and not any(name.lower() in LABEL_NAMES for name in columns):
         raise ValueError(
             f"it has no column label or class (its columns: {', '.join([FILE, *columns])}); data.label_column names "

@@ -132,13 +132,14 @@ def _described(
     if described.rows is None:
         return _by_folders(images, params, notes)
     opened, unnamed = metadata.tables(described.rows, split_files(list(images), params))
-    source = from_tables(opened, params, replace(place, files=images))
-    if source.classes is None and params.label_column is None:
+    faults = label_faults(opened["train"])
+    if params.label_column not in opened["train"].features and None not in faults.values():
         named = some_of(list(map(shown, sorted(metadata.files_of(files)))))
-        why = "; ".join(f"column {name!r} {fault}" for name, fault in label_faults(opened["train"]).items())
+        why = "; ".join(f"column {name!r} {fault}" for name, fault in faults.items())
         folders = _by_folders(images, params, [*notes, f"{named}: not used, since {why}"])
         if folders.classes is not None:
             return folders
+    source = from_tables(opened, params, replace(place, files=images))
     return replace(source, aside=tuple(unnamed), notes=(*notes, *source.notes))
 
 

@@ -190,6 +190,16 @@ def test_a_webdataset_shard_is_read_as_tables(opened, in_tmp):
     assert values_of(source.splits["train"]) == [0, 1, 2, 3]
 
 
+def test_a_label_inside_the_json_files_of_a_shard_is_named_as_not_used(opened, in_tmp):
+    files = {}
+    for number in range(4):
+        files |= {f"{number:03}.png": png(number), f"{number:03}.json": b'{"label": %d, "width": 8}' % (number % 2)}
+    source = opened(tarred(in_tmp / "shard" / "1.tar", files))
+    assert source.classes is None
+    line = "no labels: 'label' is a field inside column 'json'; only a column of its own is taken for labels"
+    assert source.notes == (line,)
+
+
 def test_a_damaged_tar_archive_is_left_to_datasets(in_tmp, refused):
     (in_tmp / "a").mkdir()
     (in_tmp / "a" / "photos.tar").write_bytes(b"no archive at all")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from stage0_images.columns import Source, SourceSplit
+from stage0_images.columns import Aside, Source, SourceSplit
 from stage0_images.dividing import divide, shares
 from tessera.errors import UserError
 
@@ -55,6 +56,12 @@ def test_no_split_is_ever_empty(data):
 def test_too_few_images_say_how_many_are_needed(data, splits, line):
     with pytest.raises(UserError, match=line):
         divide(source_of(**splits), data())
+
+
+def test_too_few_images_name_what_lies_beside_them(data):
+    source = replace(source_of(train=1), aside=(Aside("photos.zip", ".zip", "no image"),))
+    with pytest.raises(UserError, match=r"it has 1 to divide, so add images \(not read: photos.zip\)"):
+        divide(source, data())
 
 
 def test_each_class_gives_the_same_fraction(data):

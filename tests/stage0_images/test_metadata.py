@@ -70,6 +70,9 @@ def test_class_folders_count_if_the_labels_in_metadata_cannot_be_classes(opened,
     assert values_of(source.splits["train"]) == [1, 2, 3, 4] and source.aside == ()
     (note,) = source.notes
     assert note.startswith(f"metadata.csv: not used, since {reason}")
+    (folder / "metadata.csv").write_text("file_name,class\n" + rows, encoding="utf-8")
+    source = opened(folder, label_column="label")  # as a preset names it
+    assert source.classes == ("cat", "dog") and "column 'class' " in source.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,18 @@ def test_metadata_that_names_an_image_twice_or_none_that_is_there(opened, in_tmp
     source = opened(described(in_tmp / "gone", "file_name,label\n" + rows))
     assert source.notes == ("metadata names 2 files that are not there: 7.png, 8.png",)
     assert source.splits["train"].count == 6
+
+
+def test_metadata_rows_that_name_no_image_are_counted(opened, in_tmp):
+    rows = "".join(f"{i}.png,{'cat' if i % 2 else 'dog'}\n" for i in range(1, 7))
+    source = opened(described(in_tmp / "some", f"file_name,label\n{rows},cat\n,dog\n"))
+    assert source.notes == ("rows of metadata without a file_name: 2",)
+    assert source.splits["train"].count == 6 and source.classes == ("cat", "dog")
+    source = opened(described(in_tmp / "none", "file_name,label\n,cat\n"))
+    assert source.notes == ("metadata.csv: not used, since it has no row with a file_name",)
+    lines = "".join(f'{{"file_name": "{i}.png", "label": {i % 2}}}\n' for i in range(1, 7))
+    source = opened(described(in_tmp / "lines", lines + '{"label": 1}\n', "metadata.jsonl"))
+    assert source.notes == ("rows of metadata without a file_name: 1",) and source.classes == ("0", "1")
 
 
 def test_paths_in_metadata_may_have_the_separators_of_windows(opened, in_tmp):
