@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stage1_vqvae.likelihoods.build import build_likelihood
 from stage1_vqvae.networks.build import build_network, network_class
@@ -27,7 +27,7 @@ from tessera.codes.layout import CodeLayout, Level
 from tessera.images.pixels import to_float
 from tessera.randomness import seed_of
 
-Move = Callable[[int, torch.Tensor], torch.Tensor]  # what a level's z (B, h, w, D) becomes before it is quantized
+Move = Callable[[int, Tensor], Tensor]  # what a level's z (B, h, w, D) becomes before it is quantized
 
 
 class VQVAE(nn.Module):
@@ -50,8 +50,7 @@ class VQVAE(nn.Module):
         self.config = config
         image_shape = tuple(config["image_shape"])
         self.likelihood = build_likelihood(config["likelihood"])
-        outputs = self.likelihood.parameter_channels(image_shape[0])
-        network = config["network"]
+        outputs, network = self.likelihood.parameter_channels(image_shape[0]), config["network"]
         grids = network_class(network).grids_of(image_shape, **network[network["name"]])
         scales, quantizer = config.get("scales"), config["quantizer"]
         if scales:
@@ -99,55 +98,63 @@ class VQVAE(nn.Module):
         if loss:
             self._loss = torch.compile(self.likelihood.loss)
 
-    def _z_of_levels(self, features: list[torch.Tensor], quantized: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yields z (B, h, w, D) of each level, coarsest first.
+    def _z_of_levels(self, features: list[Tensor], quantized: list[Tensor], contexts: list[Any]) -> Iterator[Tensor]:
+        """Yields z (B, h, w, D) of each level, coarsest first, and appends what it is conditioned on to `contexts`.
 
-        Finer levels are conditioned on coarser ones. Before the caller asks for the next z, it appends z_q
-        (B, h, w, D) of the level to `quantized`.
+        Before the caller asks for the next z, it appends z_q (B, h, w, D) of the level to `quantized`.
         """
         context = None
         for level, feature in enumerate(features):
             if level:
                 context = self.network.context(level - 1, planes(quantized[-1]), context)
+                contexts.append(context)
             yield self.network.latent(level, feature, context).permute(0, 2, 3, 1)
 
-    def quantize(self, images: torch.Tensor, seeds: torch.Tensor | None = None) -> list[QuantizerOutput]:
-        """Encodes and quantizes images.
+    def quantize(self, images: Tensor, seeds: Tensor | None = None) -> list[QuantizerOutput]:
+        """Encodes and quantizes images. Returns the output of each level's quantizer, coarsest first.
 
         Args:
             images: float (B, C, H, W) in [-1, 1].
             seeds: int64 (B,), random seeds, one per image. None uses torch's global generator.
 
-        Returns:
-            the output of each level's quantizer, coarsest first.
-
         Raises:
             ValueError: the images have another shape than the model's.
         """
+        if self.training:
+            return self.quantize_for_decoder(images, seeds)[0]
         self._check(images)
-        encode = self._encode if self.training else self.network.encode
-        return self.quantize_features(encode(images), lambda level, z: z, seeds)
+        return self.quantize_features(self.network.encode(images), lambda level, z: z, seeds)[0]
+
+    def quantize_for_decoder(
+        self, images: Tensor, seeds: Tensor | None = None
+    ) -> tuple[list[QuantizerOutput], list[Tensor]]:
+        """What `quantize` returns, and what `decode_inputs` takes."""
+        self._check(images)
+        features = (self._encode if self.training else self.network.encode)(images)
+        outputs, contexts = self.quantize_features(features, lambda level, z: z, seeds)
+        if self.training:
+            return self.network.trained_by(features, outputs, contexts, seeds)
+        return outputs, self.network.decoder_inputs([planes(output.z_q) for output in outputs])
 
     def quantize_features(
-        self, features: list[torch.Tensor], move: Move, seeds: torch.Tensor | None = None
-    ) -> list[QuantizerOutput]:
+        self, features: list[Tensor], move: Move, seeds: Tensor | None = None
+    ) -> tuple[list[QuantizerOutput], list[Any]]:
         """Quantizes what `network.encode` returned, after `move(level, z)` has changed z of each level.
 
-        Finer levels are conditioned on the moved coarser ones. See `quantize` for `seeds` and the result.
+        Finer levels are conditioned on the moved coarser ones. Returns the output of each level's quantizer, and what
+        each level but the coarsest is conditioned on (`Network.context`).
         """
-        outputs, quantized = [], []
-        for level, z in enumerate(self._z_of_levels(features, quantized)):
+        outputs, quantized, contexts = [], [], []
+        for level, z in enumerate(self._z_of_levels(features, quantized, contexts)):
             outputs.append(self.quantizer_of(level)(move(level, z), derived(seeds, level)))
             quantized.append(outputs[-1].z_q)
-        return self.network.trained_by(features, outputs, seeds) if self.training else outputs
+        return outputs, contexts
 
-    def _check(self, images: torch.Tensor) -> None:
+    def _check(self, images: Tensor) -> None:
         if tuple(images.shape[1:]) != self.layout.image_shape:
             raise ValueError(f"expected images {self.layout.image_shape}, got {tuple(images.shape[1:])}")
 
-    def forward(
-        self, images: torch.Tensor, seeds: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the training loss.
 
         Args:
@@ -162,26 +169,26 @@ class VQVAE(nn.Module):
             ValueError: the images have another shape than the model's.
         """
         images = to_float(images) if images.dtype == torch.uint8 else images
-        outputs = self.quantize(images, seeds)
-        parameters = self.decode_quantized([planes(output.z_q) for output in outputs])
+        outputs, inputs = self.quantize_for_decoder(images, seeds)
+        parameters = self.decode_inputs(inputs)
         distortion, quantizer_loss = self.distortion(parameters, images), summed_loss(outputs)
         return distortion + quantizer_loss, {"distortion": distortion, "quantizer_loss": quantizer_loss}
 
-    def decode_quantized(self, quantized: list[torch.Tensor]) -> torch.Tensor:
-        """Turns z_q (B, D, h, w) of all levels into the likelihood's parameters, as a training step does."""
-        return self._decode(quantized) if self.training else self.network.decode(quantized)
+    def decode_inputs(self, inputs: list[Tensor]) -> Tensor:
+        """Turns `network.decoder_inputs` into the likelihood's parameters, as a training step does."""
+        return self._decode(inputs) if self.training else self.network.decode(inputs)
 
-    def distortion(self, parameters: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    def distortion(self, parameters: Tensor, images: Tensor) -> Tensor:
         """The likelihood's training loss, a scalar in float32, of parameters (B, outputs, H, W) and float images."""
         loss = self._loss if self.training else self.likelihood.loss
         with torch.autocast(images.device.type, enabled=False):
             return loss(parameters, images, self.config["data_variance"])
 
-    def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def encode(self, images: Tensor) -> list[Tensor]:
         """Turns float images (B, C, H, W) in [-1, 1] into code grids, int64 (B, h, w, depth), coarsest level first."""
         return [output.indices for output in self.quantize(images)]
 
-    def draw(self, images: torch.Tensor, seeds: torch.Tensor) -> list[torch.Tensor]:
+    def draw(self, images: Tensor, seeds: Tensor) -> list[Tensor]:
         """Turns images into code grids drawn at random. Quantizers that cannot draw take the best codes.
 
         Each level is conditioned on the codes drawn for coarser levels, because the decoder receives these codes too.
@@ -195,13 +202,13 @@ class VQVAE(nn.Module):
         """
         self._check(images)
         grids, quantized = [], []
-        for level, z in enumerate(self._z_of_levels(self.network.encode(images), quantized)):
+        for level, z in enumerate(self._z_of_levels(self.network.encode(images), quantized, [])):
             quantizer = self.quantizer_of(level)
             grids.append(quantizer.draw(z, derived(seeds, level)) if quantizer.can_draw else quantizer(z).indices)
             quantized.append(quantizer.lookup(grids[-1]))
         return grids
 
-    def decode_parameters(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
+    def decode_parameters(self, codes: list[Tensor], levels: list[int] | None = None) -> Tensor:
         """Turns code grids into the parameters of the likelihood.
 
         Args:
@@ -220,18 +227,17 @@ class VQVAE(nn.Module):
             raise ValueError(f"expected levels from 0 to {len(codes) - 1}, got {levels}")
         quantized = [planes(self.quantizer_of(level).lookup(grid)) for level, grid in enumerate(codes)]
         if levels is not None:
-            left_out = self.network.left_out
-            quantized = [z_q if level in levels else left_out(z_q) for level, z_q in enumerate(quantized)]
-        return self.network.decode(quantized).float()
+            quantized = [z if level in levels else self.network.left_out(z) for level, z in enumerate(quantized)]
+        return self.network.decode(self.network.decoder_inputs(quantized)).float()
 
-    def decode(self, codes: list[torch.Tensor], levels: list[int] | None = None) -> torch.Tensor:
+    def decode(self, codes: list[Tensor], levels: list[int] | None = None) -> Tensor:
         """Turns code grids into images: the likelihood's mean, float32 (B, C, H, W) in [-1, 1].
 
         See `decode_parameters` for the arguments and what is raised.
         """
         return self.likelihood.mean(self.decode_parameters(codes, levels))
 
-    def update(self, step: int, seed: int) -> dict[str, torch.Tensor]:
+    def update(self, step: int, seed: int) -> dict[str, Tensor]:
         """Moves the codebooks after an optimizer step. Call it once per step, on every process.
 
         Args:
@@ -243,10 +249,9 @@ class VQVAE(nn.Module):
             its name followed by `_level0` and so on.
         """
         found = [q.update(step, seed_of("level", seed, level)) for level, q in enumerate(self.quantizers)]
-        scalars = {name: torch.stack([figures[name] for figures in found]).mean() for name in found[0]}
-        if len(found) > 1:
-            scalars |= {f"{name}_level_{i}": value for i, f in enumerate(found) for name, value in f.items()}
-        return scalars
+        means = {name: torch.stack([figures[name] for figures in found]).mean() for name in found[0]}
+        named = {f"{name}_level_{i}": value for i, f in enumerate(found) for name, value in f.items()}
+        return means | named if len(found) > 1 else means
 
     def discard(self) -> None:
         """Forgets what the quantizers gathered, after a step that was skipped."""
@@ -258,7 +263,7 @@ class VQVAE(nn.Module):
         """Whether all levels share one quantizer. False if there is one level only."""
         return len(self.quantizers) < len(self.layout.levels)
 
-    def vectors(self, levels: range, images: torch.Tensor) -> torch.Tensor:
+    def vectors(self, levels: range, images: Tensor) -> Tensor:
         """z, float32 (M, D), of some consecutive levels, level by level; coarser levels are quantized.
 
         Args:
@@ -266,7 +271,7 @@ class VQVAE(nn.Module):
             images: float (B, C, H, W) in [-1, 1].
         """
         found, quantized = [], []
-        for level, z in enumerate(self._z_of_levels(self.network.encode(images), quantized)):
+        for level, z in enumerate(self._z_of_levels(self.network.encode(images), quantized, [])):
             if level in levels:
                 found.append(z.flatten(0, 2).float())
             if level + 1 == levels.stop:

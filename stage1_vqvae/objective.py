@@ -14,7 +14,7 @@ from stage1_vqvae.model import VQVAE
 from stage1_vqvae.objectives.base import Term
 from stage1_vqvae.objectives.build import build_terms
 from stage1_vqvae.objectives.frozen import Frozen
-from stage1_vqvae.quantizers.output import planes, summed_loss
+from stage1_vqvae.quantizers.output import summed_loss
 from tessera.distributed import sum_over_processes, world
 from tessera.images.pixels import to_float
 
@@ -85,10 +85,11 @@ class Objective(nn.Module):
         """
         parts: dict[str, Tensor] = {}
         if quantized is None:
-            outputs = self.vqvae.quantize(images, seeds)
-            quantized = [planes(output.z_q) for output in outputs]
+            outputs, inputs = self.vqvae.quantize_for_decoder(images, seeds)
             parts["quantizer_loss"] = summed_loss(outputs)
-        parameters = self.vqvae.decode_quantized(quantized)
+        else:
+            inputs = self.vqvae.network.decoder_inputs(quantized)
+        parameters = self.vqvae.decode_inputs(inputs)
         parts["distortion"] = self.vqvae.distortion(parameters, images)
         with torch.autocast(images.device.type, enabled=False):
             made = self.vqvae.likelihood.mean(parameters)

@@ -75,8 +75,9 @@ class _Search:
 
     def measure(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The codes, and float64 (B,) -log p(x | z) with gradients for `moves`."""
-        outputs = self.model.quantize_features(self.features, self._moved)
-        parameters = self.model.network.decode([planes(output.z_q) for output in outputs])
+        outputs, _ = self.model.quantize_features(self.features, self._moved)
+        network = self.model.network
+        parameters = network.decode(network.decoder_inputs([planes(output.z_q) for output in outputs]))
         return [output.indices for output in outputs], self.model.likelihood.nll(parameters.float(), self.pixels)
 
     def set_gradients(self, nats: torch.Tensor) -> None:

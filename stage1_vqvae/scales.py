@@ -6,13 +6,29 @@ algorithms 1 and 2, and the released code of its quantizer.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from stage1_vqvae.networks.base import Network
 from stage1_vqvae.quantizers.noise import derived, uniforms
 from stage1_vqvae.quantizers.output import QuantizerOutput, planes
+
+
+class Sums(NamedTuple):
+    """What the scales up to one bring up, float32 (B, D, h, w) of the finest grid.
+
+    Attributes:
+        total: the sum.
+        of_weights: the same values. They have a gradient for the convolutions alone, and none for z_q.
+    """
+
+    total: torch.Tensor
+    of_weights: torch.Tensor
 
 
 class Scales(Network):
@@ -62,40 +78,56 @@ class Scales(Network):
         )
         for convolution in self.convolutions:
             nn.init.dirac_(convolution.weight)
+        self.register_buffer("identity", nn.init.dirac_(torch.empty(dim, dim, 3, 3)), persistent=False)
+        for level, (height, width) in enumerate(self.grids):
+            self.register_buffer(f"rows_{level}", bicubic(height, self.grids[-1][0]), persistent=False)
+            self.register_buffer(f"columns_{level}", bicubic(width, self.grids[-1][1]), persistent=False)
 
     def encode(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The feature map (B, D, h, w) of the finest grid, once for each scale."""
         (feature,) = self.network.encode(images)
         return [self.network.latent(0, feature, None)] * len(self.grids)
 
-    def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+    def latent(self, level: int, feature: torch.Tensor, context: Sums | None) -> torch.Tensor:
         """What the coarser scales left, as means over the cells of a scale's grid, float32 (B, D, h, w)."""
         with torch.autocast(feature.device.type, enabled=False):
-            left = feature.float() if context is None else feature.float() - context
+            left = feature.float() if context is None else feature.float() - context.total
             return F.adaptive_avg_pool2d(left, self.grids[level])
 
-    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-        """The sum of what the scales up to this one bring up, float32 (B, D, h, w) of the finest grid."""
+    def context(self, level: int, z_q: torch.Tensor, context: Sums | None) -> Sums:
+        """The sum of what the scales up to this one bring up."""
         with torch.autocast(z_q.device.type, enabled=False):
-            brought = self.brought_up(level, z_q.float())
-            return brought if context is None else context + brought
+            convolution = self.convolutions[level * len(self.convolutions) // len(self.grids)]
+            kernel = (1 - self.strength) * self.identity + self.strength * convolution.weight
+            enlarged = self._enlarged(level, z_q.float())
+            if torch.is_grad_enabled():
+                brought = Sums(*_Convolved.apply(enlarged, kernel))
+                return brought if context is None else Sums(*map(torch.add, context, brought))
+            total = F.conv2d(enlarged, kernel, padding=1)
+            total = total if context is None else context.total + total
+            return Sums(total, total)
 
-    def brought_up(self, level: int, z_q: torch.Tensor) -> torch.Tensor:
-        """What a scale's z_q (B, D, h, w) adds to the sum, (B, D, h, w) of the finest grid."""
-        if self.grids[level] != self.grids[-1]:
-            z_q = F.interpolate(z_q, self.grids[-1], mode="bicubic", align_corners=False)
-        convolution = self.convolutions[level * len(self.convolutions) // len(self.grids)]
-        return (1 - self.strength) * z_q + self.strength * convolution(z_q)
+    def _enlarged(self, level: int, z_q: torch.Tensor) -> torch.Tensor:
+        """z_q (B, D, h, w) of a scale on the finest grid, by bicubic interpolation."""
+        if self.grids[level] == self.grids[-1]:
+            return z_q
+        rows, columns = getattr(self, f"rows_{level}"), getattr(self, f"columns_{level}")
+        stored = rows @ z_q.permute(0, 2, 3, 1).flatten(2)  # channels come last in memory
+        return (columns @ stored.unflatten(2, (-1, z_q.shape[1]))).permute(0, 3, 1, 2)
 
     @property
     def last_layer(self) -> nn.Module:
         return self.network.last_layer
 
-    def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
-        total = None
+    def decoder_inputs(self, quantized: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The sum of what all scales bring up, float32 (B, D, h, w) of the finest grid."""
+        sums = None
         for level, z_q in enumerate(quantized):
-            total = self.context(level, z_q, total)
-        return self.network.decode([total])
+            sums = self.context(level, z_q, sums)
+        return [sums.total]
+
+    def decode(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        return self.network.decode(inputs)
 
     def left_out(self, z_q: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(z_q)
@@ -105,19 +137,26 @@ class Scales(Network):
         return list(range(level + 1))
 
     def trained_by(
-        self, features: list[torch.Tensor], outputs: list[QuantizerOutput], seeds: torch.Tensor | None
-    ) -> list[QuantizerOutput]:
-        """The outputs with the commitment on the sums in their losses; dropped scales of an image have z_q of zeros."""
+        self,
+        features: list[torch.Tensor],
+        outputs: list[QuantizerOutput],
+        contexts: list[Any],
+        seeds: torch.Tensor | None,
+    ) -> tuple[list[QuantizerOutput], list[torch.Tensor]]:
+        """The outputs with the commitment on the sums in their losses, and the sum of the scales that are kept."""
+        level = len(outputs) - 1
+        sums = [*contexts, self.context(level, planes(outputs[-1].z_q), contexts[-1] if contexts else None)]
         with torch.autocast(features[0].device.type, enabled=False):
-            feature, total, found = features[0].float(), None, []
+            feature, found = features[0].float(), []
             kept = self._kept(len(feature), seeds, feature.device)
-            for level, output in enumerate(outputs):
-                total = self.context(level, planes(output.z_q.detach()), total)
-                commitment = self.commitment_cost * F.mse_loss(feature, total.detach())
-                loss = (output.loss + commitment + F.mse_loss(total, feature.detach())) / len(outputs)
-                z_q = output.z_q if kept is None else output.z_q * (level < kept)[:, None, None, None]
-                found.append(output._replace(loss=loss, z_q=z_q))
-        return found
+            decoded = sums[-1].total if kept is None else sums[0].total
+            for level, (output, each) in enumerate(zip(outputs, sums, strict=True)):
+                commitment = self.commitment_cost * F.mse_loss(feature, each.total.detach())
+                loss = (output.loss + commitment + F.mse_loss(each.of_weights, feature.detach())) / len(outputs)
+                found.append(output._replace(loss=loss))
+                if kept is not None and level:
+                    decoded = torch.where((level < kept)[:, None, None, None], each.total, decoded)
+        return found, [decoded]
 
     def _kept(self, images: int, seeds: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
         """How many scales of each image are decoded, int64 (B,), all or any smaller number; None: all of all images."""
@@ -126,3 +165,33 @@ class Scales(Network):
         drawn = uniforms((images, 2), derived(seeds, len(self.grids)), device)
         some = 1 + (drawn[:, 1] * (len(self.grids) - 1)).long()
         return torch.where(drawn[:, 0] < self.dropout, some, len(self.grids))
+
+
+def bicubic(small: int, large: int) -> torch.Tensor:
+    """The matrix (large, small) that bicubic interpolation multiplies rows or columns by."""
+    return F.interpolate(torch.eye(small)[None, None], (large, small), mode="bicubic", align_corners=False)[0, 0]
+
+
+class _Convolved(torch.autograd.Function):
+    """A 3x3 convolution, and the same values again with a gradient for the weights alone.
+
+    Two convolutions would give the same, with twice the work in the forward pass and for the weights' gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(x, weight)
+        result = F.conv2d(x, weight, padding=1)
+        return result, result.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, gradient: torch.Tensor, of_weights: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight = ctx.needs_input_grad
+        return (
+            conv2d_input(x.shape, weight, gradient, padding=1) if for_x else None,
+            conv2d_weight(x, weight.shape, gradient + of_weights, padding=1) if for_weight else None,
+        )

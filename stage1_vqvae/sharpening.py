@@ -206,7 +206,8 @@ def decoder_parameters(model: VQVAE) -> frozenset[str]:
     model.eval()
     with torch.enable_grad():
         encoded = model.vectors(range(len(model.layout.levels)), images).sum()
-        decoded = model.network.decode([planes(output.z_q).detach() for output in model.quantize(images)]).sum()
+        codes = [planes(output.z_q).detach() for output in model.quantize(images)]
+        decoded = model.network.decode(model.network.decoder_inputs(codes)).sum()
         uses = [torch.autograd.grad(v, list(named.values()), allow_unused=True) for v in (encoded, decoded)]
     model.train(training)
     found = (name for name, before, after in zip(named, *uses, strict=True) if before is None and after is not None)

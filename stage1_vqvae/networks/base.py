@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from stage1_vqvae.quantizers.output import QuantizerOutput
+from stage1_vqvae.quantizers.output import QuantizerOutput, planes
 
 
 class Network(nn.Module):
@@ -39,7 +38,7 @@ class Network(nn.Module):
         """Turns images (B, C, H, W) in [-1, 1] into one feature map per level."""
         raise NotImplementedError
 
-    def latent(self, level: int, feature: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+    def latent(self, level: int, feature: torch.Tensor, context: Any) -> torch.Tensor:
         """Computes z of a level.
 
         Args:
@@ -52,7 +51,7 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def context(self, level: int, z_q: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+    def context(self, level: int, z_q: torch.Tensor, context: Any) -> Any:
         """Computes what the next finer level is conditioned on. It is called for all levels but the finest.
 
         Args:
@@ -71,12 +70,16 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def decode(self, quantized: list[torch.Tensor]) -> torch.Tensor:
-        """Turns z_q (B, D, h, w) of all levels into the parameters of the likelihood (B, outputs, H, W)."""
+    def decoder_inputs(self, quantized: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What `decode` takes, computed from z_q (B, D, h, w) of all levels. By default it is these."""
+        return quantized
+
+    def decode(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        """Turns what `decoder_inputs` returned into the parameters of the likelihood (B, outputs, H, W)."""
         raise NotImplementedError
 
     def left_out(self, z_q: torch.Tensor) -> torch.Tensor:
-        """What `decode` gets for z_q (B, D, h, w) of a level that is left out. By default its mean embedding."""
+        """What stands for z_q (B, D, h, w) of a level that is left out. By default its mean embedding."""
         return z_q.mean((0, 2, 3), keepdim=True).expand_as(z_q)
 
     def shown_with(self, level: int) -> list[int]:
@@ -84,13 +87,20 @@ class Network(nn.Module):
         return [level]
 
     def trained_by(
-        self, features: list[torch.Tensor], outputs: list[QuantizerOutput], seeds: torch.Tensor | None
-    ) -> list[QuantizerOutput]:
-        """What training takes in place of the quantizers' outputs. By default they stay as they are.
+        self,
+        features: list[torch.Tensor],
+        outputs: list[QuantizerOutput],
+        contexts: list[Any],
+        seeds: torch.Tensor | None,
+    ) -> tuple[list[QuantizerOutput], list[torch.Tensor]]:
+        """What training takes: the quantizers' outputs, and what `decode` turns into the parameters.
+
+        By default, the outputs stay as they are, and their z_q is decoded.
 
         Args:
             features: what `encode` returned.
             outputs: the output of each level's quantizer.
+            contexts: what `context` returned for each level but the finest.
             seeds: int64 (B,), random seeds, one per image. None uses torch's global generator.
         """
-        return outputs
+        return outputs, self.decoder_inputs([planes(output.z_q) for output in outputs])

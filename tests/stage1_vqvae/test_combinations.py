@@ -80,7 +80,7 @@ def check(task: VQVAETask, params: Params) -> None:
     with torch.no_grad():
         outputs = model.quantize(images)
         codes = model.encode(images)
-        direct = model.network.decode([planes(output.z_q) for output in outputs])
+        direct = model.network.decode(model.network.decoder_inputs([planes(output.z_q) for output in outputs]))
         assert torch.equal(model.decode_parameters(codes), direct)
         decoded = model.likelihood.loss(direct, images, model.config["data_variance"])
         assert torch.equal(model(images)[1]["distortion"], decoded)

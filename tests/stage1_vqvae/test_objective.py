@@ -38,13 +38,15 @@ class Plain(nn.Module):
         self.likelihood = SimpleNamespace(mean=lambda parameters: parameters)
         self.decoded = 0
 
-    def quantize(self, images: torch.Tensor, seeds: None = None) -> list[QuantizerOutput]:
-        z = self.encoder(images).permute(0, 2, 3, 1)
-        return [QuantizerOutput(z, z.new_zeros(()), z.square().mean(), None, None)]
+    def quantize_for_decoder(
+        self, images: torch.Tensor, seeds: None = None
+    ) -> tuple[list[QuantizerOutput], list[torch.Tensor]]:
+        z = self.encoder(images)
+        return [QuantizerOutput(z, z.new_zeros(()), z.square().mean(), None, None)], [z]
 
-    def decode_quantized(self, quantized: list[torch.Tensor]) -> torch.Tensor:
+    def decode_inputs(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         self.decoded += 1
-        return self.network.last_layer(self.network.first(quantized[0]).tanh())
+        return self.network.last_layer(self.network.first(inputs[0]).tanh())
 
     def distortion(self, parameters: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         return F.mse_loss(parameters, images)
@@ -104,8 +106,8 @@ def test_each_side_gets_its_own_losss_gradient_and_nothing_of_the_others(trainer
     second = named_gradients(discriminator)
 
     # Each loss by itself, written out and differentiated for its own parameters alone.
-    (output,) = vqvae.quantize(images)
-    rebuilt = vqvae.decode_quantized([output.z_q.permute(0, 3, 1, 2)])
+    (output,), inputs = vqvae.quantize_for_decoder(images)
+    rebuilt = vqvae.decode_inputs(inputs)
     distortion, deceit = F.mse_loss(rebuilt, images), -discriminator(rebuilt)[0].mean()
     weight = vqvae.network.last_layer.weight
     norms = [torch.autograd.grad(each, weight, retain_graph=True)[0].norm() for each in (distortion, deceit)]

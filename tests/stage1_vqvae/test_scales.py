@@ -119,13 +119,13 @@ def test_codes_and_sums_are_those_of_the_definition(build, shared, convolutions,
     total, brought = None, []
     for scale, output in enumerate(outputs):
         assert torch.equal(output.indices[..., 0], codes[scale])
-        brought.append(network.brought_up(scale, planes(output.z_q)))
+        brought.append(network.context(scale, planes(output.z_q), None).total)
         total = network.context(scale, planes(output.z_q), total)
-        torch.testing.assert_close(total.double(), sums[scale], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(total.total.double(), sums[scale], rtol=1e-5, atol=1e-5)
     # What the scales brought up and what is left add up to the feature map.
     left = network.latent(3, feature.float(), total)
     torch.testing.assert_close(sum(brought) + left, feature.float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(network.decode([planes(o.z_q) for o in outputs]), network.network.decode([total]))
+    assert torch.equal(network.decoder_inputs([planes(o.z_q) for o in outputs])[0], total.total)
 
 
 @torch.no_grad()
@@ -162,7 +162,8 @@ def test_the_loss_is_the_commitment_on_the_sums(build, update) -> None:
     (to_map,) = torch.autograd.grad(found, model.network.convolutions[0].weight, retain_graph=True)
     assert to_map.abs().sum() > 0
     feature = model.network.encode(pixels)[0].detach().requires_grad_()
-    outputs = model.quantize_features([feature] * 4, lambda level, z: z)
+    outputs, contexts = model.quantize_features([feature] * 4, lambda level, z: z)
+    outputs, _ = model.network.trained_by([feature] * 4, outputs, contexts, None)
     (pull,) = torch.autograd.grad(sum(output.loss for output in outputs), feature)
     wanted = sum(0.3 * 2 * (feature.detach().double() - total) for total in sums) / 4 / feature.numel()
     torch.testing.assert_close(pull.double(), wanted, rtol=1e-4, atol=1e-7)
@@ -173,13 +174,41 @@ def test_a_gradient_passes_to_the_feature_map_as_if_nothing_were_quantized(build
     for convolution in model.network.convolutions:
         torch.nn.init.dirac_(convolution.weight)
     feature = model.network.encode(images())[0].detach().requires_grad_()
-    outputs = model.quantize_features([feature] * 4, lambda level, z: z)
-    total = None
-    for scale, output in enumerate(outputs):
-        total = model.network.context(scale, planes(output.z_q), total)
+    outputs, contexts = model.quantize_features([feature] * 4, lambda level, z: z)
+    _, (total,) = model.network.trained_by([feature] * 4, outputs, contexts, None)
     weights = torch.randn_like(total)
     (found,) = torch.autograd.grad((total * weights).sum(), feature)
     torch.testing.assert_close(found, weights, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_are_those_of_the_definition(build) -> None:
+    """The loss's second term trains convolutions alone; what the decoder receives trains the encoder too."""
+    model = initialised(build(strength=0.3))
+    network = model.network
+    feature = network.encode(images())[0].detach().requires_grad_()
+    outputs, contexts = model.quantize_features([feature] * 4, lambda level, z: z)
+    weights = torch.randn_like(feature)
+    found, (decoded,) = network.trained_by([feature] * 4, outputs, contexts, None)
+    loss = sum(output.loss for output in found) + (decoded * weights).sum()
+
+    def brought(scale: int, z_q: Tensor) -> Tensor:
+        large = F.interpolate(z_q, GRIDS[-1], mode="bicubic", align_corners=False)
+        convolution = network.convolutions[scale * len(network.convolutions) // len(GRIDS)]
+        return 0.7 * large + 0.3 * convolution(large)
+
+    total, fixed, wanted = 0, 0, 0
+    for scale in range(4):
+        z = F.adaptive_avg_pool2d(feature - total, GRIDS[scale]).permute(0, 2, 3, 1)
+        output = model.quantizer_of(scale)(z)
+        total = total + brought(scale, planes(output.z_q))
+        fixed = fixed + brought(scale, planes(output.z_q).detach())
+        commitment = network.commitment_cost * F.mse_loss(feature, fixed.detach())
+        wanted = wanted + (output.loss + commitment + F.mse_loss(fixed, feature.detach())) / 4
+    wanted = wanted + (total * weights).sum()
+    learned = [feature, *network.convolutions.parameters()]
+    for one, other in zip(*(torch.autograd.grad(each, learned) for each in (loss, wanted)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()
@@ -187,16 +216,19 @@ def test_dropout_leaves_out_the_finest_scales_of_some_images_whatever_their_batc
     model = initialised(build(dropout=0.5))
     assert model.stochastic and not build().stochastic
     pixels, seeds = images(64), torch.arange(64)
-    outputs = model.quantize(pixels, seeds)
-    there = torch.stack([output.z_q.abs().amax((1, 2, 3)) > 0 for output in outputs], 1)
-    counts = there.sum(1)
-    assert torch.equal(there, torch.arange(4) < counts[:, None])  # always the first scales
+    outputs, (decoded,) = model.quantize_for_decoder(pixels, seeds)
+    quantized, left_out = [planes(output.z_q) for output in outputs], model.network.left_out
+    first = [quantized[:count] + list(map(left_out, quantized[count:])) for count in range(1, 5)]
+    sums = torch.stack([model.network.decoder_inputs(some)[0] for some in first])
+    same = (decoded - sums).abs().amax((2, 3, 4)) < 1e-5  # each image is decoded from its first scales
+    assert (same.sum(0) == 1).all()
+    counts = 1 + same.int().argmax(0)
     assert set(counts.tolist()) == {1, 2, 3, 4} and 20 < int((counts == 4).sum()) < 44
-    alone = model.quantize(pixels[9:11], seeds[9:11])
-    for output, one in zip(outputs, alone, strict=True):
-        assert torch.equal(output.z_q[9:11] != 0, one.z_q != 0)
+    _, (alone,) = model.quantize_for_decoder(pixels[9:11], seeds[9:11])
+    torch.testing.assert_close(alone, decoded[9:11])
     model.eval()
-    assert all((output.z_q.abs().amax((1, 2, 3)) > 0).all() for output in model.quantize(pixels, seeds))
+    _, (decoded,) = model.quantize_for_decoder(pixels, seeds)
+    torch.testing.assert_close(decoded, sums[-1])
 
 
 @pytest.mark.parametrize("case", ["vq", "vq cosine", "fsq", "bsq", "simvq", "residual"])
