@@ -1,11 +1,12 @@
 """How fast is stage 1? The quantizer, a training step, and extraction, each beside what it should be compared with.
 
-    python benchmarks/stage1_speed.py [quantizer step extraction] [--repeats 20] [--threads N] [--json FILE]
+    python benchmarks/stage1_speed.py [quantizer step scales extraction] [--repeats 20] [--threads N] [--json FILE]
 
 quantizer: forward + backward + EMA on 16,384 vectors, ours against vector_quantize_pytorch with the same settings and
 states, and against the bare matrix product; then what one step adds to the peak of resident memory (Linux).
 step: one step of the zalandoresearch network at batch 256, ours (bf16, channels-last, compiled) against its plain
 form in fp32 (benchmarks/plain.py), and how far their losses are apart from equal weights.
+scales: one step of the preset next_scale_cifar10, fp32, not compiled, against that of its network without scales.
 extraction: images to codes, against the encoder's own forward pass on the same batches.
 Random data; needs the `dev` extra. Times are medians (quartiles), taken in turn in one process.
 """
@@ -110,6 +111,23 @@ def measure_step(repeats: int) -> dict[str, Any]:
     return {"ratio": ratio, "times": times, "loss_difference": apart}
 
 
+def measure_scales(repeats: int) -> dict[str, Any]:
+    plain = {STAGE1 + "training.precision": "fp32", STAGE1 + "training.compile": False, "runtime.log_every": 1}
+    plain["runtime.threads"] = torch.get_num_threads()
+    actions = {}
+    for name, changes in {"without scales": {STAGE1 + "scales.sides": None}, "scales": {}}.items():
+        params = parameters(plain | changes, "next_scale_cifar10")
+        training = params.stage1_vqvae.training
+        task = task_of(params, smooth_images(8 * training.batch_size))
+        step, batches = Steps(task, training, params.runtime), itertools.count()
+        actions[name] = lambda task=task, step=step, batches=batches: step(task.batch(next(batches), slice(None)))
+    times = in_turn(actions, repeats, warmup=3)
+    ratio = times["scales"]["median"] / times["without scales"]["median"]
+    print(f"\ntraining step of scales, fp32: {ratio:.2f} times as long as without scales")
+    show(times)
+    return {"ratio": ratio, "times": times}
+
+
 @torch.no_grad()
 def measure_extraction(repeats: int) -> dict[str, Any]:
     prepared = smooth_images(20 * TOGETHER)
@@ -129,7 +147,12 @@ def measure_extraction(repeats: int) -> dict[str, Any]:
     return {"images_per_second": rates, "share": share, "times": times}
 
 
-PARTS = {"quantizer": measure_quantizer, "step": measure_step, "extraction": measure_extraction}
+PARTS = {
+    "quantizer": measure_quantizer,
+    "step": measure_step,
+    "scales": measure_scales,
+    "extraction": measure_extraction,
+}
 
 
 def main() -> None:
