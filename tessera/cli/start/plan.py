@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from evaluation.distribution import TRAINING
 from stage0_images.survey import Survey
 from tessera.cli.start.disk import passes, run_bytes
-from tessera.cli.start.rules import FEW, STAGE1, STAGE2, Choice
+from tessera.cli.start.rules import FEW, STAGE1, STAGE2, Choice, usual_batch
 from tessera.cli.start.timing import Times
 from tessera.parameters import Params
 
@@ -54,9 +54,9 @@ class Plan:
     minutes: float
     reading: float
     compiler: bool
-    choice: Choice = field(default_factory=Choice)
-    seconds: dict[str, float] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
+    choice: Choice = field(default_factory=Choice, init=False)
+    seconds: dict[str, float] = field(default_factory=dict, init=False)
+    steps: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         images, times, repeats = self.survey.images, self.times, passes(self.params)
@@ -180,8 +180,11 @@ class Plan:
         return self.steps[name] * step + extra
 
     def _most(self, name: str) -> int:
-        """The steps of a training after which more would hardly help."""
-        return MOST_STEPS[name] // (1 if self.survey.images["train"] >= FEW else 2)
+        """The steps of a training after which more would hardly help. Smaller batches of the prior count as less."""
+        train = self.survey.images["train"]
+        most = MOST_STEPS[name] // (1 if train >= FEW else 2)
+        usual, own = usual_batch(train)[0], self.params.stage2_prior.chosen.training.batch_size
+        return most * usual // own if name == STAGE2 and own < usual else most
 
     def _validation(self, name: str) -> float:
         """Seconds of one validation."""

@@ -18,6 +18,7 @@ STAGE1, STAGE2 = "stage1_vqvae", "stage2_prior"
 NATIVE = 32  # pixels; images of one size up to this keep it
 SMALLEST, LARGEST, LARGEST_CPU = 8, 256, 64  # pixels a side
 FEW, SOME, MANY = 1_000, 5_000, 20_000  # training images
+SMALLER_BATCHES = (64, 32)  # of the prior, where the time allows few steps
 TOKENS_CPU, TOKENS_GPU, MORE = 64, 256, 1.1  # codes an image, about: up to 1.1 times as many
 FACTORS = (2, 4, 8, 16)  # of downsampling
 
@@ -189,17 +190,30 @@ def widths(side: int, narrow: bool) -> Iterator[Choice]:
         yield chosen
 
 
-def _batch(train: int) -> tuple[int, str]:
-    """The images of a training step, and the reason."""
+def usual_batch(train: int) -> tuple[int, str]:
+    """The images of a training step, and the reason. The prior has fewer where the time allows few steps."""
     if train >= FEW:
         return 128, f"large batches make steady steps, and {train:,} training images are enough for them"
     return 64 if train >= 128 else 16, f"larger batches would repeat the {train:,} training images more often"
 
 
+def smaller_batches(survey: Survey, processes: int) -> Iterator[Choice]:
+    """The smaller batches that the prior may have, largest first. The first with which there are enough steps is taken.
+
+    Args:
+        processes: that share a batch.
+    """
+    usual, _ = usual_batch(survey.images["train"])
+    for images in (size for size in SMALLER_BATCHES if size < usual):
+        chosen = Choice()
+        chosen.set(f"{STAGE2}.training.batch_size", images, f"smaller than {usual}, so that the time allows more steps")
+        yield chosen.joined(shared(chosen, processes))
+
+
 def stage1_training(survey: Survey) -> Choice:
     """How stage 1 is trained, but for the number of steps."""
     chosen, train = Choice(), survey.images["train"]
-    chosen.set(f"{STAGE1}.training.batch_size", *_batch(train))
+    chosen.set(f"{STAGE1}.training.batch_size", *usual_batch(train))
     chosen.set(f"{STAGE1}.training.learning_rate", 2.0e-3)
     reason = f"below {MANY:,} images shifted copies help" if train < MANY else ""
     chosen.set(f"{STAGE1}.augmentation.shift", 0 if train >= MANY else 1, reason)
@@ -232,7 +246,7 @@ def prior(survey: Survey) -> Choice:
     reason = reason if passes else f"from {MANY:,} images on, the prior needs no shifted copies"
     chosen.set("extract_codes.shift", 1 if passes else 0, reason)
     chosen.set("extract_codes.horizontal_flip", False, "true helps where a mirrored image is as good as the image")
-    chosen.set(f"{STAGE2}.training.batch_size", *_batch(train))
+    chosen.set(f"{STAGE2}.training.batch_size", *usual_batch(train))
     chosen.set(f"{STAGE2}.training.learning_rate", 1.0e-3 if train >= SOME else 2.0e-3)
     chosen.set(f"{STAGE2}.training.extra_pass_fraction", 0.8 if train < FEW else 0.5 if passes else 0.0)
     chosen.set(f"{STAGE2}.training.weight_decay", 0.05 if train < SOME else 0.01)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from tessera.cli.start.machine import Machine
 from tessera.cli.start.plan import USED, Plan
 from tessera.cli.start.rehearsal import image_stats, vqvae_task
 from tessera.cli.start.report import report, write
-from tessera.cli.start.rules import FEW, Choice
-from tessera.cli.start.timing import measure, step_seconds
+from tessera.cli.start.rules import FEW, STAGE2, Choice
+from tessera.cli.start.timing import measure, prior_step, step_seconds
 from tessera.console import waiting
 from tessera.launch.devices import configure_torch
 from tessera.launch.processes import number_of_processes
@@ -30,6 +32,7 @@ from tessera.launch.threads import available_cores
 from tessera.parameters import Params, read_yaml, validate
 
 ENOUGH, ENOUGH_FOR_FEW = 1500, 700  # steps of stage 1
+ENOUGH_FOR_PRIOR = 1000  # steps of the prior; with fewer, smaller batches bring it further in the same time
 STAGE1_PART = 0.35  # of the time: about what stage 1 has
 READ = 20  # images that are read to see how long it takes
 
@@ -87,8 +90,26 @@ def _fit(
         else:
             continue
         break
-    times = measure(params, len(survey.classes or ()), machine.processes)
-    plan = Plan(survey, params, times, minutes, reading, machine.compiler)
+    classes = len(survey.classes or ())
+    plan = Plan(survey, params, measure(params, classes, machine.processes), minutes, reading, machine.compiler)
+    return with_steps_of_prior(choice, plan, machine, lambda params: prior_step(params, classes, machine.processes))
+
+
+def with_steps_of_prior(
+    choice: Choice, plan: Plan, machine: Machine, seconds: Callable[[Params], float]
+) -> tuple[Choice, Plan]:
+    """All that was chosen, with smaller batches of the prior if the time allows it few steps otherwise.
+
+    Args:
+        choice: what was chosen before the plan.
+        seconds: measures the prior's training step with these parameters.
+    """
+    for smaller in rules.smaller_batches(plan.survey, machine.processes):
+        if plan.steps[STAGE2] >= ENOUGH_FOR_PRIOR:
+            break
+        choice = choice.joined(smaller)
+        params = parameters(choice)
+        plan = replace(plan, params=params, times=replace(plan.times, prior_step=seconds(params)))
     return choice.joined(plan.choice), plan
 
 

@@ -117,6 +117,12 @@ def measure(params: Params, classes: int, processes: int = 1) -> Times:
     )
 
 
+def prior_step(params: Params, classes: int, processes: int = 1) -> float:
+    """`Times.prior_step` alone, for another batch size; see `measure`."""
+    layout = vqvae_task(params, image_stats(params)).vqvae.layout
+    return step_seconds(prior_task(params, layout, classes), params.stage2_prior.chosen.training, params, processes)
+
+
 def _judging(params: Params, classifier: nn.Module | None, images: torch.Tensor) -> tuple[float, float]:
     """`Times.judging` and `Times.comparing`; zeros where no network judges, or where its weights are missing."""
     features = params.evaluation.features

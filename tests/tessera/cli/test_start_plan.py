@@ -26,9 +26,10 @@ from tessera.cli.start.plan import (
     rounded,
 )
 from tessera.cli.start.report import report
-from tessera.cli.start.search import parameters
+from tessera.cli.start.search import parameters, with_steps_of_prior
 from tessera.cli.start.timing import Times
 from tessera.errors import UserError
+from tessera.parameters import Params
 from tessera.training.progress import Progress
 from tessera.training.steps import Stepper
 from tessera.training.task import Batch
@@ -171,6 +172,31 @@ def test_several_processes_share_batches_and_images(monkeypatch: pytest.MonkeyPa
     plan = Plan(found, params, QUICK, 60, 1e-3, False)
     told = report("folder", found, dataclasses.replace(CPU, processes=3), params, plan, 60, Path("params.yaml"))
     assert "3 processes share the work" in told
+
+
+@pytest.mark.parametrize(
+    ("train", "step", "batch"),
+    [(57_000, 0.2, 128), (57_000, 1.0, 64), (57_000, 2.0, 32), (900, 20.0, 32), (90, 20.0, 16)],
+)
+def test_where_the_time_allows_few_steps_the_prior_has_smaller_batches(train: int, step: float, batch: int) -> None:
+    """A step takes `step` seconds with batches of 128, and a part of that with smaller ones."""
+    found = survey(train)
+    known = choice(found)
+
+    def seconds(params: Params) -> float:
+        return step * params.stage2_prior.chosen.training.batch_size / 128
+
+    times = dataclasses.replace(QUICK, prior_step=seconds(parameters(known)))
+    first = Plan(found, parameters(known), times, 15, 1e-6, False)
+    chosen, plan = with_steps_of_prior(known, first, CPU, seconds)
+    assert chosen.values["stage2_prior.training.batch_size"] == batch
+    assert parameters(chosen).stage2_prior.chosen.training.steps == plan.steps["stage2_prior"]
+    assert plan.expected_minutes <= first.expected_minutes * 1.01
+    if batch < 128 and step < 20:
+        assert plan.steps["stage2_prior"] >= 0.95 * first.steps["stage2_prior"] * 128 / batch
+        assert "so that the time allows more steps" in chosen.reasons["stage2_prior.training.batch_size"]
+        # The minutes that would help are those of as many images.
+        assert plan.useful_minutes == pytest.approx(first.useful_minutes, rel=0.05)
 
 
 def test_drawing_and_measuring_take_a_fifth_of_the_time_at_most() -> None:
