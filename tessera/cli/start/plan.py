@@ -19,7 +19,8 @@ FIGURES = 10.0  # seconds that `evaluate` takes besides, for its own libraries a
 MEASURING = 0.2  # of the time: the most that drawing and measuring may take
 SHARES = {STAGE1: 0.44, STAGE2: 0.44, CLASSIFIER: 0.12}  # of the time that trainings have
 STAGES = {STAGE1: "train_vqvae", STAGE2: "train_prior", CLASSIFIER: "train_classifier"}
-VALIDATIONS = 8  # of each training
+VALIDATIONS, LEAST_VALIDATIONS = 8, 2  # of each training
+VALIDATING = 0.2  # of a training's time: the most that its validations may take, unless they are the fewest
 MOST_STEPS = {STAGE1: 4000, STAGE2: 3000, CLASSIFIER: 4000}  # of many images; half of it for few
 LEAST_STEPS = {STAGE1: 300, STAGE2: 200, CLASSIFIER: 200}
 COMPILED = 1.1  # time of a step of stage 1 in a long compiled training, over that of a few eager ones; in one trial
@@ -158,7 +159,10 @@ class Plan:
             step: seconds that one takes.
             room: seconds.
         """
-        extra = VALIDATIONS * self._validation(name)
+        validation = self._validation(name)
+        affordable = int(VALIDATING * room / validation) if validation else VALIDATIONS
+        validations = min(VALIDATIONS, max(LEAST_VALIDATIONS, affordable))
+        extra = validations * validation
         most = self._most(name)
         if name == STAGE1:
             bf16 = self.params.stage1_vqvae.training.precision == "bf16"
@@ -170,8 +174,8 @@ class Plan:
             if compiles:
                 step, extra = COMPILED * step, extra + COMPILATION
         count = max(LEAST_STEPS[name], min(most, int((room - extra) / step)))
-        every = rounded(count / VALIDATIONS)
-        self.steps[name] = every * VALIDATIONS
+        every = rounded(count / validations)
+        self.steps[name] = every * validations
         reason = "the fewest that make sense" if count == LEAST_STEPS[name] else "what the time allows"
         reason = "more would hardly help" if count == most else reason
         self.choice.set(f"{name}.training.steps", self.steps[name], reason)

@@ -14,6 +14,7 @@ from tessera.cli.start import rules, timing
 from tessera.cli.start.plan import (
     FIGURES,
     LEAST_STEPS,
+    LEAST_VALIDATIONS,
     MEASURED,
     MOST_STEPS,
     OFF,
@@ -21,6 +22,7 @@ from tessera.cli.start.plan import (
     STAGES,
     START,
     USED,
+    VALIDATING,
     VALIDATIONS,
     Plan,
     rounded,
@@ -46,7 +48,8 @@ def test_a_plan_fits_into_the_time_or_is_the_least_that_makes_sense(minutes: int
     assert set(plan.seconds) >= set(STAGES.values())
     for name, steps in plan.steps.items():
         every = plan.choice.values[f"{name}.training.validate_every"]
-        assert steps == VALIDATIONS * every and plan.choice.values[f"{name}.training.steps"] == steps
+        assert steps % every == 0 and LEAST_VALIDATIONS <= steps // every <= VALIDATIONS
+        assert plan.choice.values[f"{name}.training.steps"] == steps
     parameters(choice(found).joined(plan.choice))
 
 
@@ -172,6 +175,20 @@ def test_several_processes_share_batches_and_images(monkeypatch: pytest.MonkeyPa
     plan = Plan(found, params, QUICK, 60, 1e-3, False)
     told = report("folder", found, dataclasses.replace(CPU, processes=3), params, plan, 60, Path("params.yaml"))
     assert "3 processes share the work" in told
+
+
+@pytest.mark.parametrize(("seconds", "validations"), [(0.1, 8), (15.0, 7), (60.0, 2)])
+def test_validations_take_a_fifth_of_a_training_at_most_unless_they_are_the_fewest(
+    seconds: float, validations: int
+) -> None:
+    found = survey(train=57_000)
+    times = dataclasses.replace(QUICK, prior_step=0.5, nats=seconds / found.images["validation"])
+    plan = Plan(found, parameters(choice(found)), times, 15, 1e-6, False)
+    every = plan.choice.values["stage2_prior.training.validate_every"]
+    assert plan.steps["stage2_prior"] == validations * every
+    took = plan.seconds["train_prior"] - START
+    assert took == pytest.approx(plan.steps["stage2_prior"] * 0.5 + validations * seconds)
+    assert validations * seconds <= VALIDATING * took * 1.05 or validations == LEAST_VALIDATIONS
 
 
 @pytest.mark.parametrize(
