@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_vqvae.codebooks import initialise_codebooks
-from stage1_vqvae.edits import tell_of_edits
 from stage1_vqvae.model import VQVAE, load_vqvae
 from stage1_vqvae.pictures import reconstructions
 from stage1_vqvae.quantizers.output import planes
@@ -298,11 +296,3 @@ def test_scales_may_have_codebooks_of_different_sizes(build) -> None:
 def test_scales_that_make_no_sense_are_refused(params, changes, message) -> None:
     with pytest.raises(UserError, match=message):
         params({SECTION + key: value for key, value in changes.items()})
-
-
-def test_a_stage_by_hand_says_that_scales_were_switched_on_or_off(params, capsys) -> None:
-    without, scaled = params({}), params({"stage1_vqvae.scales.sides": [1, 2, 4]})
-    for made, now in ((without, scaled), (scaled, without)):
-        prepared = SimpleNamespace(stats=SimpleNamespace(preparation=made.data.preparation()))
-        tell_of_edits(prepared, SimpleNamespace(config=made.stage1_vqvae.model()), now)
-        assert "stage1_vqvae.scales" in capsys.readouterr().err
