@@ -36,6 +36,7 @@ from tessera.training.tracking import Row
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 STAGE1 = "stage1_vqvae."
+CPU_INFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX"}  # by flag of Linux
 NO_SETTINGS = ("runtime.", "data.source", "data.watch")  # beginnings of what changes no figure
 
@@ -58,8 +59,7 @@ def processor(device: str | None = None) -> str:
     """
     if device != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.exists() else []
     first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
     instructions = [INSTRUCTIONS[flag] for flag in INSTRUCTIONS if flag in first.get("flags", "").split()]
     name = first.get("model name") or platform.processor() or platform.machine()

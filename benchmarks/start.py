@@ -140,7 +140,7 @@ def measure(dataset: str, images: int | None, minutes: float, scratch: Path) -> 
         "dataset": Path(dataset).name,
         "images": images,
         "cores": available_cores(),
-        "processor": processor("cpu"),
+        "processor": processor(),
         "minutes": minutes,
         "planned": planned,
         "taken": round(sum(taken.values()), 1),
@@ -188,7 +188,7 @@ def main() -> None:
         dataset = options.dataset
         dataset = dataset if dataset in ("digits", "drawings") else str(absolute(dataset))
         wanted = {"dataset": Path(dataset).name, "images": options.images, "minutes": options.minutes}
-        wanted |= {"cores": available_cores(), "processor": processor("cpu")}
+        wanted |= {"cores": available_cores(), "processor": processor()}
         if wanted in [{key: row[key] for key in wanted} for row in rows]:
             print(f"{wanted} is in {options.rows} already")
         else:

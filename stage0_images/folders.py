@@ -127,7 +127,7 @@ def plain_source(files: Mapping[str, SourceFile], params: DataParams) -> Source:
         labels = np.array([classes.index(group[file][0]) for file in own], np.int64) if classes else None
         splits[split] = SourceSplit(chosen[split], len(own), labels, partial(_fetch, files, own))
     named = [(name, getattr(params, name)) for name in ("image_column", "label_column")]
-    notes = [f"data.{name}: {value!r} is not used: a folder of images has no columns" for name, value in named if value]
+    notes = [f"data.{name}: {value!r} is not used: images are files, not table rows" for name, value in named if value]
     return Source(splits, classes and tuple(map(shown, classes)), tuple(unused), notes=tuple(notes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +45,8 @@ def label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tup
     found = declared or [name for name, fault in faults.items() if fault is None]
     if wanted is not None:
         if len(found) != 1:
-            raise UserError(f"data.label_column: no column {wanted!r}; the columns are {', '.join(features)}")
+            told = [f"no column {wanted!r}", f"the columns are {', '.join(features)}", *_label_fields(features)]
+            raise UserError(f"data.label_column: {'; '.join(told)}")
         return found[0], [f"data.label_column: no column {wanted!r}; {found[0]!r}, the only label column, is used"]
     if len(found) > 1:
         raise UserError(f"data.label_column: several columns may be labels ({', '.join(found)}); name the one to use")
@@ -53,11 +55,7 @@ def label_column(tables: dict[str, datasets.Dataset], params: DataParams) -> tup
     notes = [f"no labels: column {name!r} {fault}" for name, fault in faults.items()]
     own = [name for name in features if name not in faults and not name.startswith("__")]  # as `__url__` of WebDataset
     others = [name for name in own if _unfit(tables["train"], name) is None]
-    fields = [(name, field) for name in own for field in _label_fields(features[name])]
-    notes += [
-        f"no labels: {field!r} is a field inside column {name!r}; only a column of its own is taken for labels"
-        for name, field in fields
-    ]
+    notes += [f"no labels: {told}" for told in _label_fields(features)]
     if others:
         notes.append(f"no labels, but columns that could be labels: {', '.join(others)}; data.label_column names one")
     return None, notes
@@ -68,9 +66,15 @@ def label_faults(table: datasets.Dataset) -> dict[str, str | None]:
     return {name: _unfit(table, name) for name in table.features if name.lower() in LABEL_NAMES}
 
 
-def _label_fields(feature: Any) -> list[str]:
-    """The fields called like labels of a column of records, such as the `.json` files of a WebDataset shard."""
-    return [name for name in feature if name.lower() in LABEL_NAMES] if isinstance(feature, dict) else []
+def _label_fields(features: Mapping[str, Any]) -> list[str]:
+    """Names the fields called like labels in columns of records, such as the `.json` files of a WebDataset shard."""
+    records = {column: feature for column, feature in features.items() if isinstance(feature, dict)}
+    return [
+        f"{field!r} is a field inside column {column!r}, and only a column of its own is taken for labels"
+        for column, fields in records.items()
+        for field in fields
+        if field.lower() in LABEL_NAMES
+    ]
 
 
 def _values(table: datasets.Dataset, column: str) -> pa.ChunkedArray:

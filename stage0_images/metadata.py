@@ -120,10 +120,10 @@ def _rows(file: str, files: Mapping[str, SourceFile]) -> pa.Table:
         raise ValueError(f"it has the column {twice[0]} more than once (its columns: {columns})")
     if FILE not in table.column_names:
         raise ValueError(f"it has no column {FILE}, which would name the images (its columns: {columns})")
-    if len(table) == table[FILE].null_count:
-        raise ValueError(f"it has no row with a {FILE}")
     place, names = PurePosixPath(file).parent, table[FILE].to_pylist()
-    names = [None if name is None else _path(str(name), place, files) for name in names]
+    names = [None if name in (None, "") else _path(str(name), place, files) for name in names]
+    if not any(names):
+        raise ValueError(f"it has no row with a {FILE}")
     others = {name: table[name] for name in table.column_names if name not in (FILE, IMAGE)}
     return pa.table({IMAGE: pa.array(names, pa.string()), **others})
 

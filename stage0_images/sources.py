@@ -132,11 +132,12 @@ def _described(
     if described.rows is None:
         return _by_folders(images, params, notes)
     opened, unnamed = metadata.tables(described.rows, split_files(list(images), params))
-    faults = label_faults(opened["train"])
-    if params.label_column not in opened["train"].features and None not in faults.values():
+    faults, columns, wanted = label_faults(opened["train"]), described.rows.column_names, params.label_column
+    if wanted not in columns and None not in faults.values():
         named = some_of(list(map(shown, sorted(metadata.files_of(files)))))
-        why = "; ".join(f"column {name!r} {fault}" for name, fault in faults.items())
-        folders = _by_folders(images, params, [*notes, f"{named}: not used, since {why}"])
+        why = [f"column {name!r} {fault}" for name, fault in faults.items()]
+        why += [] if wanted is None else [f"it has no column {wanted!r} (its columns: {', '.join(columns[1:])})"]
+        folders = _by_folders(images, params, [*notes, f"{named}: not used, since {'; '.join(why)}"])
         if folders.classes is not None:
             return folders
     source = from_tables(opened, params, replace(place, files=images))

@@ -24,7 +24,7 @@ class Sums(NamedTuple):
 
     Attributes:
         total: the sum.
-        of_weights: the same values. They have a gradient for the convolutions alone, and none for z_q.
+        of_weights: the same values. In training, they have a gradient for the convolutions alone, and none for z_q.
     """
 
     total: torch.Tensor
@@ -78,7 +78,6 @@ class Scales(Network):
         )
         for convolution in self.convolutions:
             nn.init.dirac_(convolution.weight)
-        self.register_buffer("identity", nn.init.dirac_(torch.empty(dim, dim, 3, 3)), persistent=False)
         for level, (height, width) in enumerate(self.grids):
             self.register_buffer(f"rows_{level}", bicubic(height, self.grids[-1][0]), persistent=False)
             self.register_buffer(f"columns_{level}", bicubic(width, self.grids[-1][1]), persistent=False)
@@ -97,13 +96,12 @@ class Scales(Network):
     def context(self, level: int, z_q: torch.Tensor, context: Sums | None) -> Sums:
         """The sum of what the scales up to this one bring up."""
         with torch.autocast(z_q.device.type, enabled=False):
-            convolution = self.convolutions[level * len(self.convolutions) // len(self.grids)]
-            kernel = (1 - self.strength) * self.identity + self.strength * convolution.weight
+            weight = self.convolutions[level * len(self.convolutions) // len(self.grids)].weight
             enlarged = self._enlarged(level, z_q.float())
-            if torch.is_grad_enabled():
-                brought = Sums(*_Convolved.apply(enlarged, kernel))
+            if self.training:
+                brought = Sums(*_Convolved.apply(enlarged, weight, self.strength))
                 return brought if context is None else Sums(*map(torch.add, context, brought))
-            total = F.conv2d(enlarged, kernel, padding=1)
+            total = convolved(enlarged, weight, self.strength)
             total = total if context is None else context.total + total
             return Sums(total, total)
 
@@ -172,26 +170,34 @@ def bicubic(small: int, large: int) -> torch.Tensor:
     return F.interpolate(torch.eye(small)[None, None], (large, small), mode="bicubic", align_corners=False)[0, 0]
 
 
-class _Convolved(torch.autograd.Function):
-    """A 3x3 convolution, and the same values again with a gradient for the weights alone.
+def convolved(x: torch.Tensor, weight: torch.Tensor, strength: float) -> torch.Tensor:
+    """What a convolution makes of x (B, D, h, w): (1 - strength) times x, plus `strength` times 3x3 weights of it."""
+    return torch.lerp(x, F.conv2d(x, weight, padding=1), strength)
 
-    Two convolutions would give the same, with twice the work in the forward pass and for the weights' gradient.
+
+class _Convolved(torch.autograd.Function):
+    """`convolved`, and the same values again with a gradient for the weights alone.
+
+    Two calls of `convolved` would give the same, with twice the work in the forward pass and for the weights' gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(x, weight)
-        result = F.conv2d(x, weight, padding=1)
+        ctx.strength = strength
+        result = convolved(x, weight, strength)
         return result, result.clone()
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, gradient: torch.Tensor, of_weights: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        for_x, for_weight = ctx.needs_input_grad
+        for_x, for_weight, _ = ctx.needs_input_grad
+        both = ctx.strength * (gradient + of_weights)
         return (
-            conv2d_input(x.shape, weight, gradient, padding=1) if for_x else None,
-            conv2d_weight(x, weight.shape, gradient + of_weights, padding=1) if for_weight else None,
+            torch.lerp(gradient, conv2d_input(x.shape, weight, gradient, padding=1), ctx.strength) if for_x else None,
+            conv2d_weight(x, weight.shape, both, padding=1) if for_weight else None,
+            None,
         )

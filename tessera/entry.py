@@ -196,7 +196,8 @@ def _exit_on_signals() -> Iterator[None]:
 
     A handler that is there already stays, and an ignored signal stays ignored. Python allows handlers in the main
     thread only. Further signals are ignored, since they would interrupt that removal, and since Linux sends several
-    when a parent dies.
+    when a parent dies. They are ignored after Ctrl-C, too, which may have ended the parent. A second Ctrl-C still
+    interrupts.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     ends = (signal.SIGTERM, signal.SIGHUP) if main_thread else ()
@@ -207,6 +208,14 @@ def _exit_on_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
+    def interrupt(number: int, frame: object) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        signal.default_int_handler(number, frame)
+
+    interrupts = main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interrupts:
+        signal.signal(signal.SIGINT, interrupt)
     for number in handled:
         signal.signal(number, leave)
     try:
@@ -214,6 +223,8 @@ def _exit_on_signals() -> Iterator[None]:
     finally:
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
+        if interrupts:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _failed(error: Exception, memory: str, alike: bool) -> int:

@@ -41,17 +41,29 @@ def wait_for_launcher() -> None:
     """After Ctrl-C: wait until `accelerate launch` is gone, so that its traceback comes above this process's last line.
 
     It is gone before its only process, whatever this one does. A launcher of several processes, such as torchrun, waits
-    for them, and so does one that received no Ctrl-C. Nothing is waited for then, or `PATIENCE` at most. A signal that
-    comes meanwhile, such as the one for the parent's death, is ignored.
+    for them, so nothing is waited for then. Neither does `accelerate launch` end if it received no Ctrl-C; then
+    `PATIENCE` is waited for. Signals that come meanwhile, such as the one for the parent's death, are ignored.
     """
-    if sys.platform == "win32" or not inside_launcher() or "WORLD_SIZE" in os.environ:
+    if "WORLD_SIZE" in os.environ or not _started_by_accelerate():
         return
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
     end = time.monotonic() + PATIENCE
     while os.getppid() == STARTED_BY and time.monotonic() < end:
         time.sleep(0.05)
+
+
+def _started_by_accelerate() -> bool:
+    """Whether the process that started this one is `accelerate launch`, and still there."""
+    import psutil
+
+    if not inside_launcher() or sys.platform == "win32":  # Windows tells nobody that a parent is gone
+        return False
+    try:
+        return any("accelerate" in word for word in psutil.Process(STARTED_BY).cmdline())
+    except psutil.Error:
+        return False
 
 
 def check_variables() -> None:

@@ -52,6 +52,18 @@ def test_every_quantizer_of_the_comparison_is_valid_and_has_576_bits(
     assert sum(v.height * v.width * v.depth * math.log2(v.codebook_size) for v in levels) == pytest.approx(576)
 
 
+def test_a_processor_is_named_with_its_vector_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, file = script("runs", monkeypatch), tmp_path / "cpuinfo"
+    monkeypatch.setattr(runs, "CPU_INFO", file)
+    for flags, name in (
+        ("fpu avx2", "A (AVX2)"),
+        ("avx2 avx512f avx512_bf16", "A (AVX2, AVX-512, bf16)"),
+        ("fpu", "A"),
+    ):
+        file.write_text(f"model name\t: A\nflags\t\t: {flags}\n\nmodel name\t: B\nflags\t\t: amx_bf16\n")
+        assert runs.processor("cpu") == name
+
+
 def test_rows_of_several_seeds_have_bars_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = script("quantizers", monkeypatch).bar_labels
     assert labels([{"label": "ibq"}, {"label": "gumbel", "seed": 0}]) == ["ibq", "gumbel"]  # older rows are of seed 0

@@ -48,7 +48,7 @@ def test_a_row_of_other_cores_does_not_count_as_measured(
 
     monkeypatch.setattr(start, "measure", measure)
     monkeypatch.setattr(start, "available_cores", lambda: here[-1][0])
-    monkeypatch.setattr(start, "processor", lambda device: here[-1][1])
+    monkeypatch.setattr(start, "processor", lambda: here[-1][1])
     monkeypatch.setattr(sys, "argv", ["start.py", "digits", "--rows", "rows.jsonl"])
     found = []
     for cores in ((1, "A"), (2, "A"), (2, "A"), (1, "B"), (1, "A")):

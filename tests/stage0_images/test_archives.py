@@ -190,14 +190,15 @@ def test_a_webdataset_shard_is_read_as_tables(opened, in_tmp):
     assert values_of(source.splits["train"]) == [0, 1, 2, 3]
 
 
-def test_a_label_inside_the_json_files_of_a_shard_is_named_as_not_used(opened, in_tmp):
+def test_a_label_inside_the_json_files_of_a_shard_is_named_as_not_used(opened, in_tmp, refused):
     files = {}
     for number in range(4):
         files |= {f"{number:03}.png": png(number), f"{number:03}.json": b'{"label": %d, "width": 8}' % (number % 2)}
     source = opened(tarred(in_tmp / "shard" / "1.tar", files))
     assert source.classes is None
-    line = "no labels: 'label' is a field inside column 'json'; only a column of its own is taken for labels"
-    assert source.notes == (line,)
+    line = "'label' is a field inside column 'json', and only a column of its own is taken for labels"
+    assert source.notes == (f"no labels: {line}",)
+    assert line in refused(in_tmp / "shard", label_column="label")  # as a preset names it
 
 
 def test_a_damaged_tar_archive_is_left_to_datasets(in_tmp, refused):

@@ -73,6 +73,8 @@ def test_class_folders_count_if_the_labels_in_metadata_cannot_be_classes(opened,
     (folder / "metadata.csv").write_text("file_name,class\n" + rows, encoding="utf-8")
     source = opened(folder, label_column="label")  # as a preset names it
     assert source.classes == ("cat", "dog") and "column 'class' " in source.notes[0]
+    assert "it has no column 'label' (its columns: class)" in source.notes[0]
+    assert source.notes[1] == "data.label_column: 'label' is not used: images are files, not table rows"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,10 @@ def test_metadata_rows_that_name_no_image_are_counted(opened, in_tmp):
     lines = "".join(f'{{"file_name": "{i}.png", "label": {i % 2}}}\n' for i in range(1, 7))
     source = opened(described(in_tmp / "lines", lines + '{"label": 1}\n', "metadata.jsonl"))
     assert source.notes == ("rows of metadata without a file_name: 1",) and source.classes == ("0", "1")
+    empty = lines + 2 * '{"file_name": "", "label": 1}\n'
+    assert opened(described(in_tmp / "empty", empty, "metadata.jsonl")).notes == (
+        "rows of metadata without a file_name: 2",
+    )
 
 
 def test_paths_in_metadata_may_have_the_separators_of_windows(opened, in_tmp):

@@ -180,3 +180,22 @@ def test_what_does_not_fit_is_refused_with_its_place(params: Callable[..., Param
         return
     with pytest.raises(UserError, match=said):
         params(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scales.sides": [1, 4, 3]}, r"scales.sides: \[4, 4\] before \[3, 3\], but each scale must be larger"),
+        ({"scales.sides": [1, [2, 1], [1, 2], 4]}, r"scales.sides: \[2, 1\] before \[1, 2\]"),
+        ({"scales.sides": [2, 2, 4]}, r"scales.sides: \[2, 2\] before \[2, 2\]"),
+        ({"scales.sides": [1, 3]}, r"the last is \[3, 3\], but the network's grid is \[4, 4\]"),
+        ({"scales.sides": [1, 2], "network.conv.strides": [2, 2]}, r"conv has 2 levels here"),
+        ({"scales.sides": [1, 4], "quantizer.name": "ibq"}, r"codes of ibq do not approximate"),
+        ({"scales.sides": [1, 4], "quantizer.name": "gumbel"}, r"codes of gumbel do not approximate"),
+        ({"scales.sides": [1, 2, 4], "quantizer.codebook_size": [4, 4]}, r"2 codebook sizes for 3 levels"),
+        ({"scales.sides": []}, r"scales.sides"),
+    ],
+)
+def test_scales_that_make_no_sense_are_refused(params, changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        params({f"stage1_vqvae.{key}": value for key, value in changes.items()})

@@ -191,6 +191,23 @@ def test_a_repeated_sigterm_does_not_interrupt_the_removal_of_temporary_files(pr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_death_of_a_parent_after_ctrl_c_does_not_hide_the_line(project, capsys, number):
+    removed = []
+
+    def run(*_):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(number)
+            removed.append(True)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert entry.main(run, "doc", []) == 130 and removed
+    assert capsys.readouterr().err == "stopped by SIGINT; run the same command again\n"
+    assert signal.getsignal(signal.SIGINT) is before and signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_stage_with_its_status_after_temporary_files_are_removed(project, number):
     removed = []
 

@@ -159,11 +159,11 @@ class Plan:
             step: seconds that one takes.
             room: seconds.
         """
-        validation = self._validation(name)
-        affordable = int(VALIDATING * room / validation) if validation else VALIDATIONS
+        validation, most = self._validation(name), self._most(name)
+        whole = min(room, most * step / (1 - VALIDATING))
+        affordable = int(VALIDATING * whole / validation) if validation else VALIDATIONS
         validations = min(VALIDATIONS, max(LEAST_VALIDATIONS, affordable))
         extra = validations * validation
-        most = self._most(name)
         if name == STAGE1:
             bf16 = self.params.stage1_vqvae.training.precision == "bf16"
             lasts = max(LEAST_STEPS[name] * step, min(room, most * step))
@@ -181,6 +181,9 @@ class Plan:
         self.choice.set(f"{name}.training.steps", self.steps[name], reason)
         self.choice.set(f"{name}.training.validate_every", every)
         self.choice.set(f"{name}.training.warmup_steps", min(100, self.steps[name] // 10))
+        patience = self.params.stage2_prior.chosen.training.patience
+        if name == STAGE2 and patience and validations <= patience + 1:  # the first one always improves
+            self.choice.set(f"{name}.training.patience", None, "there are too few validations to end early")
         return self.steps[name] * step + extra
 
     def _most(self, name: str) -> int:

@@ -189,6 +189,17 @@ def test_validations_take_a_fifth_of_a_training_at_most_unless_they_are_the_fewe
     took = plan.seconds["train_prior"] - START
     assert took == pytest.approx(plan.steps["stage2_prior"] * 0.5 + validations * seconds)
     assert validations * seconds <= VALIDATING * took * 1.05 or validations == LEAST_VALIDATIONS
+    known = choice(found).joined(plan.choice)
+    assert known.values["stage2_prior.training.patience"] == (5 if validations > 6 else None)
+    assert ("too few validations" in known.reasons["stage2_prior.training.patience"]) == (validations <= 6)
+
+
+def test_validations_of_a_training_that_needs_little_of_the_time_are_few_too() -> None:
+    found = survey(train=57_000)  # the most steps take 30 seconds, and there is an hour
+    times = dataclasses.replace(QUICK, nats=3 / found.images["validation"])
+    plan = Plan(found, parameters(choice(found)), times, 60, 1e-6, False)
+    every = plan.choice.values["stage2_prior.training.validate_every"]
+    assert plan.steps["stage2_prior"] // every == 2 and plan.steps["stage2_prior"] == MOST_STEPS["stage2_prior"]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +225,14 @@ def test_where_the_time_allows_few_steps_the_prior_has_smaller_batches(train: in
         assert "so that the time allows more steps" in chosen.reasons["stage2_prior.training.batch_size"]
         # The minutes that would help are those of as many images.
         assert plan.useful_minutes == pytest.approx(first.useful_minutes, rel=0.05)
+
+
+def test_a_smaller_batch_that_is_hardly_faster_is_not_taken() -> None:
+    found = survey(57_000)
+    known = choice(found)
+    plan = Plan(found, parameters(known), dataclasses.replace(QUICK, prior_step=2.0), 15, 1e-6, False)
+    chosen, same = with_steps_of_prior(known, plan, CPU, lambda params: 1.5)
+    assert chosen.values["stage2_prior.training.batch_size"] == 128 and same is plan
 
 
 def test_drawing_and_measuring_take_a_fifth_of_the_time_at_most() -> None:
