@@ -28,7 +28,6 @@ NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # what a lau
 DVC_STAGE = "DVC_STAGE"  # DVC sets it to the name of the stage
 SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 LOOK_EVERY = 1.0  # seconds
-STARTED_BY = os.getppid()  # process id
 PATIENCE = 2.0  # seconds; after Ctrl-C `accelerate launch` waits a quarter of a second, and then prints its traceback
 
 
@@ -44,24 +43,25 @@ def wait_for_launcher() -> None:
     for them, so nothing is waited for then. Neither does `accelerate launch` end if it received no Ctrl-C; then
     `PATIENCE` is waited for. Signals that come meanwhile, such as the one for the parent's death, are ignored.
     """
-    if "WORLD_SIZE" in os.environ or not _started_by_accelerate():
+    launcher = os.getppid()
+    if "WORLD_SIZE" in os.environ or not _is_accelerate(launcher):
         return
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
     end = time.monotonic() + PATIENCE
-    while os.getppid() == STARTED_BY and time.monotonic() < end:
+    while os.getppid() == launcher and time.monotonic() < end:
         time.sleep(0.05)
 
 
-def _started_by_accelerate() -> bool:
-    """Whether the process that started this one is `accelerate launch`, and still there."""
+def _is_accelerate(parent: int) -> bool:
+    """Whether this process's parent is `accelerate launch`. If that is gone, another process is the parent by now."""
     import psutil
 
     if not inside_launcher() or sys.platform == "win32":  # Windows tells nobody that a parent is gone
         return False
     try:
-        return any("accelerate" in word for word in psutil.Process(STARTED_BY).cmdline())
+        return any("accelerate" in word for word in psutil.Process(parent).cmdline())
     except psutil.Error:
         return False
 
@@ -99,7 +99,7 @@ def stop_with_parent() -> None:
         return
     import ctypes
 
-    parent = int(os.environ.get(LAUNCHER_PID, STARTED_BY))
+    parent = int(os.environ.get(LAUNCHER_PID, os.getppid()))
     ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it died before the call, so no signal will come
         os.kill(os.getpid(), signal.SIGTERM)
