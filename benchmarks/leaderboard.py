@@ -1,14 +1,15 @@
 """Tokenizers x priors on one data set at one budget: a row for each pair.
 
     python benchmarks/leaderboard.py DATASET --folder SCRATCH [--tokenizers NAME ...] [--priors NAME ...] [--minutes 8]
-        [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
+        [-S KEY=VALUE ...] [--eager] [--precision bf16] [--given left ...] [--completed 1000]
     python benchmarks/leaderboard.py --sort gfd
 
 DATASET is CIFAR-10, a local folder in the Hub's layout. For each tokenizer, the stages before the prior run once in
 SCRATCH/TOKENIZER, with the preset cifar10; images and classifier are prepared once for all. When all tokenizers are
 trained, each prior is trained for the number of steps that the file --steps holds for the pair. A pair that it does not
 hold is timed once: as many steps as take --minutes on this machine, without compilation and validation. The file names
-the machine. The other options are those of benchmarks/priors.py, for a table in less time.
+the machine. All trainings are of fp32, unless --precision says another. The other options are those of
+benchmarks/priors.py, for a table in less time.
 
 A pair that the file --rows holds for the same steps, options, threads and parameters is not run again, and a training
 that was interrupted goes on, so that the same command resumes. The row of a training that went on has no minutes.
@@ -53,6 +54,7 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
 }
 PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order, annealed")
 MINUTES = 8  # of training, of each pair
+PRECISION = "fp32"  # not all processors have bf16 instructions, and all rows are to be of one precision
 DROPOUT = 0.0  # priors have dropout in different places, so one rate would not be the same for all
 COLUMNS = {  # of the table: a row's value, and how it is written
     "tokenizer": "{}",
@@ -189,6 +191,7 @@ def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str,
         "budget_minutes": read_steps(options.steps)[f"{tokenizer}: {prior}"]["minutes"],
         "changes": options.overrides,
         "eager": options.eager,
+        "precision": options.precision,
         **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier")},
         **{name: found[name] for name in ("distribution", "completed", "completed_images")},
     }
@@ -219,8 +222,8 @@ def tables(rows: list[dict[str, Any]], column: str) -> str:
     """
     of: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for row in rows:
-        changes, eager, *_ = priors.budget_of(row)
-        words = [f"{row['budget_minutes']:g} minutes a prior", *(f"-S {change}" for change in changes)]
+        changes, (eager, precision), *_ = priors.budget_of(row)
+        words = [f"{row['budget_minutes']:g} minutes a prior", precision, *(f"-S {change}" for change in changes)]
         words += ["--eager"] * eager
         words += [f"threads {row['settings']['threads']}", f"settings {row['settings']['shared']}"]
         of.setdefault(", ".join(words), {})[row["tokenizer"], row["prior"]] = row
@@ -283,7 +286,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=absolute, default=RESULTS / "leaderboard_steps.json")
     found.add_argument("--sort", choices=tuple(COLUMNS), default="total", help="by which the table is sorted")
     priors.add_options(found)
-    found.set_defaults(preset="cifar10", grids=None, changes={}, dropout=DROPOUT)
+    found.set_defaults(preset="cifar10", grids=None, changes={}, dropout=DROPOUT, precision=PRECISION)
     return found
 
 

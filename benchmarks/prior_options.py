@@ -20,9 +20,12 @@ def params_of(options: argparse.Namespace, changes: dict[str, Any] | None = None
     """
     found = getattr(options, "changes", {}) | (changes or {}) | {"runtime.threads": options.threads}
     overrides = read_changes(options.overrides)
+    trainings = [path.removesuffix("compile") for path in found if path.endswith(".training.compile")]
+    trainings += ["stage1_vqvae.training.", "classifier.training."]
     if options.eager:
-        compiled = [path for path in found if path.endswith(".training.compile")]
-        found |= dict.fromkeys([*compiled, "stage1_vqvae.training.compile", "classifier.training.compile"], False)
+        found |= {f"{training}compile": False for training in trainings}
+    if options.precision:
+        found |= {f"{training}precision": options.precision for training in trainings}
     for name in overrides:
         if any(overlap(name, path) or overlap(name, shared(path)) for path in found):
             raise SystemExit(f"-S {name}: the comparison sets it")
@@ -46,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     said = "a value of params.yaml beside the preset's; rows say it"
     parser.add_argument("-S", dest="overrides", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=said)
     parser.add_argument("--eager", action="store_true", help="compile nothing; rows say it")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of every training; rows say it")
     parts = list(completion.GIVEN)
     parser.add_argument("--given", nargs="+", choices=parts, default=parts, help="parts that are given, to complete")
     parser.add_argument("--completed", type=int, default=1000, help="test images that are completed (default: 1000)")
@@ -58,9 +62,10 @@ def budget_of(row: dict[str, Any]) -> tuple[Any, ...]:
     Rows that are older than these options were measured without them.
     """
     given = sorted(row.get("completed", completion.GIVEN))
-    return sorted(row.get("changes", [])), row.get("eager", False), given, row.get("completed_images", 1000)
+    changes, options = sorted(row.get("changes", [])), (row.get("eager", False), row.get("precision"))
+    return changes, options, given, row.get("completed_images", 1000)
 
 
 def asked(options: argparse.Namespace) -> tuple[Any, ...]:
     """`budget_of` of a row that is measured with these options."""
-    return sorted(options.overrides), options.eager, sorted(set(options.given)), options.completed
+    return sorted(options.overrides), (options.eager, options.precision), sorted(set(options.given)), options.completed

@@ -1,7 +1,7 @@
 """Compares every prior on the codes of one VQ-VAE: one dataset, the same minutes of training for each.
 
     python benchmarks/priors.py PRESET DATASET --folder SCRATCH [--minutes 8 | --steps N] [--only NAME ...]
-        [--grids FOLDER] [-S KEY=VALUE ...] [--eager] [--given left ...] [--completed 1000]
+        [--grids FOLDER] [-S KEY=VALUE ...] [--eager] [--precision fp32] [--given left ...] [--completed 1000]
 
 It runs the product's own stages in --folder, which is kept. The stages before the prior run once, with the preset. A
 folder serves one set of their parameters, which stands in its before.json; it refuses others. Then each prior is
@@ -12,8 +12,9 @@ completions of each part (benchmarks/completion.py) run. Each prior is a row, me
 file --rows holds for the same options is not run again; give another file to measure again. The presets have one level
 of codes, where a chain is its only link, so a chain has no row.
 
-The last options are for less time than the whole comparison takes: -S changes the preset, --eager compiles nothing, and
-only the parts named by --given are completed, of so many images. A row says what was changed.
+The last options are for less time than the whole comparison takes: -S changes the preset, --eager compiles nothing,
+--precision fp32 is for processors without bf16 instructions, and only the parts named by --given are completed, of so
+many images. A row says what was changed.
 
 The script prints the table in markdown. --grids keeps each prior's grids of images, and makes two pictures with a row
 for each prior, in the table's order: PRESET.png has two samples of each class; PRESET_completed.png has test images,
@@ -167,6 +168,7 @@ def measure(label: str, steps: int, options: argparse.Namespace) -> dict[str, An
         "minutes": options.minutes,
         "changes": options.overrides,
         "eager": options.eager,
+        "precision": options.precision,
         "completed_images": options.completed,
         "code": code_of(
             *(path for package in ("stage2_prior", "sampling") for path in (REPOSITORY / package).rglob("*.py"))

@@ -67,6 +67,20 @@ def test_a_table_in_less_time_says_what_was_changed(leaderboard: ModuleType, fin
     assert row["changes"] == ["evaluation.images=100", "sampling.images=20"] and row["eager"]
 
 
+def test_all_trainings_are_of_one_precision(leaderboard: ModuleType, finished: list[tuple]) -> None:
+    for precision, words in (("fp32", ()), ("bf16", ("--precision", "bf16"))):
+        options = options_of(leaderboard, *words)
+        found = leaderboard.priors.params_of(options, leaderboard.priors.changes_of("masked", 80))
+        trainings = [found.stage1_vqvae.training, found.stage2_prior.chosen.training, found.classifier.training]
+        assert [training.precision for training in trainings] == 3 * [precision]
+        assert found.sampling.precision == "fp32"
+    leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--priors", "masked"))
+    (row,) = leaderboard.read_rows(Path("rows.jsonl"))
+    assert row["precision"] == "fp32"
+    with pytest.raises(SystemExit, match=r"vq holds other parameters: .*precision: fp32, and now bf16"):
+        leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--precision", "bf16"))
+
+
 def test_what_the_comparison_sets_cannot_be_changed(leaderboard: ModuleType, in_tmp: Path) -> None:
     def check(prior: str, *words: str, changes: dict[str, Any] | None = None) -> None:
         options = options_of(leaderboard, *words)
@@ -81,6 +95,8 @@ def test_what_the_comparison_sets_cannot_be_changed(leaderboard: ModuleType, in_
         check("masked", "--eager", "-S", "stage1_vqvae.training.compile=true")
     with pytest.raises(SystemExit, match=r"-S stage1_vqvae.quantizer.name: the comparison sets it"):
         check("masked", "-S", "stage1_vqvae.quantizer.name=bsq", changes=leaderboard.TOKENIZERS["fsq"])
+    with pytest.raises(SystemExit, match=r"-S stage1_vqvae.training.precision: the comparison sets it"):
+        check("masked", "-S", "stage1_vqvae.training.precision=bf16")
     check("masked", "-S", "stage2_prior.masked.bound_draws=4", "stage1_vqvae.training.steps=700", "sampling.images=20")
     with pytest.raises(SystemExit, match=r"-S stage2_prior.any_order.training.steps: the comparison sets it"):
         leaderboard.import_code(options_of(leaderboard, "-S", "stage2_prior.any_order.training.steps=5"))

@@ -29,11 +29,13 @@ def test_rows_of_another_budget_are_not_taken_for_those_that_are_asked_for(
     shown = leaderboard.tables([rows[0], rows[1], eager, rows[-1]], "total")
     heads = [line for line in shown.splitlines() if line.endswith(":")]
     heads = [head.partition(", threads 1, settings ")[0] + ":" for head in heads]
-    small = "8 minutes a prior, -S evaluation.images=9, -S sampling.images=20:"
-    assert sorted(heads) == ["2 minutes a prior:", "8 minutes a prior, --eager:", small, "8 minutes a prior:"]
+    small = "8 minutes a prior, fp32, -S evaluation.images=9, -S sampling.images=20:"
+    others = ["2 minutes a prior, fp32:", "8 minutes a prior, fp32, --eager:", "8 minutes a prior, fp32:"]
+    assert sorted(heads) == sorted([small, *others])
     # The comparison of priors takes the same rows, and those that are older than the options.
     options = options_of(leaderboard)
     options.rows, options.steps, options.minutes = leaderboard.RESULTS / "priors.jsonl", None, 8
+    options.precision = None
     assert len(leaderboard.priors.rows_of(options)) == 8
     options.overrides = ["evaluation.images=9"]
     assert leaderboard.priors.rows_of(options) == []
