@@ -34,6 +34,7 @@ from whole_runs import (
 pytestmark = pytest.mark.slow
 Write = Callable[..., None]
 ON_CPU = {"ACCELERATE_USE_CPU": "1"}
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 Uninterrupted = Callable[[Path, int], Path]
 
 
@@ -44,13 +45,13 @@ def environment(repository: Path) -> Environment:
 
 @pytest.fixture
 def long_run(in_tmp: Path, write_params: Write, write_prepared: Write) -> Path:
-    """A folder with a run that takes a few seconds and saves a state every 50 of its 600 steps."""
+    """A folder with a run that takes a few seconds and saves a state every 50 of its 400 steps."""
     write_prepared()
     write_params(
         {
-            "stage1_vqvae.training.steps": 600,
+            "stage1_vqvae.training.steps": 400,
             "stage1_vqvae.training.batch_size": 16,
-            "stage1_vqvae.training.validate_every": 200,
+            "stage1_vqvae.training.validate_every": 100,
             "stage1_vqvae.training.weight_ema_decay": 0.99,
             "runtime.save_every": 50,
             "runtime.log_every": 20,
@@ -159,7 +160,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     if number != signal.SIGKILL or launcher == "two processes":
         number = signal.SIGTERM if number == signal.SIGKILL else number
         assert f"stopped by {number.name}; the same command goes on from here" in error
-    assert "step-000000600" not in saved(stopped) and not (stopped / "models").exists()
+    assert "step-000000400" not in saved(stopped) and not (stopped / "models").exists()
     done = run(stopped, command, environment)
     assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
     (same_bytes if alone else same_ends)(whole, stopped)
@@ -208,7 +209,7 @@ def signalled(
 def test_whichever_process_gets_whichever_signal_nobody_lives_on_and_the_state_is_saved(
     long_run: Path, uninterrupted: Uninterrupted, environment: Environment, target: str
 ) -> None:
-    """One training is signalled four times. Nothing but a signal saves a state here, and each run goes on from it."""
+    """One training is signalled again and again. Nothing but a signal saves a state, and each run goes on from it."""
     folder = long_run
     commands = {
         "worker": LAUNCHERS["python"],
@@ -218,9 +219,9 @@ def test_whichever_process_gets_whichever_signal_nobody_lives_on_and_the_state_i
     }
     command, alone = commands.get(target) or LAUNCHERS[target], target in ("worker", "dvc", "accelerate")
     never = {"save_every": 10**6, "save_minutes": None, "processes": 1 if alone else 2}
-    change_params(folder, {"runtime": never, "stage1_vqvae.training": {"steps": 2000, "validate_every": 1000}})
+    change_params(folder, {"runtime": never, "stage1_vqvae.training": {"steps": 1500, "validate_every": 1500}})
     whole = uninterrupted(folder, 1) if alone else None
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL):
+    for number in SIGNALS if target in ("worker", "launcher") else (signal.SIGTERM, signal.SIGKILL):
         before = newest_state(folder)
         code, said = signalled(folder, command, environment, target == "second worker", number)
         assert (f"going on from step {before} (" in said) == (before > 0), said

@@ -14,6 +14,7 @@ from whole_runs import HANGS, Environment, by_hand, copies, succeed
 
 pytestmark = pytest.mark.slow
 Write = Callable[..., None]
+ON_CPU = {"ACCELERATE_USE_CPU": "1"}
 
 # Runs an entry point once for each point, each time in a new process that kills itself there, and then to the end.
 # Processes are forked after the libraries are loaded, and before torch has computed anything.
@@ -158,7 +159,13 @@ def check_ends(whole: Path, killed: Path, stage: str, model: str) -> None:
 def environment(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     own = {"TMPDIR": "temporary", "TORCHINDUCTOR_CACHE_DIR": "inductor"}  # torch makes the second when it is loaded
     folders = {name: str(tmp_path_factory.mktemp(folder)) for name, folder in own.items()}
-    return by_hand(repository) | {"ACCELERATE_USE_CPU": "1"} | folders
+    return by_hand(repository) | ON_CPU | folders
+
+
+@pytest.fixture
+def forked(repository: Path) -> Environment:
+    """Of runs that nobody kills."""
+    return by_hand(repository, forked=True) | ON_CPU
 
 
 @pytest.fixture
@@ -191,11 +198,11 @@ PRIORS = {
 
 @pytest.mark.parametrize("changes", [{}, SCALES], ids=["one level", "scales"])
 def test_twenty_kills_of_stage_1_end_on_the_same_bytes(
-    in_tmp: Path, parameters: None, write_params: Write, environment: Environment, changes: dict
+    in_tmp: Path, parameters: None, write_params: Write, environment: Environment, forked: Environment, changes: dict
 ) -> None:
     write_params(changes)
     whole, killed = copies(in_tmp, "whole", "killed")
-    succeed(whole, [sys.executable, "-m", "stage1_vqvae.train"], environment)
+    succeed(whole, ["python", "-m", "stage1_vqvae.train"], forked)
     run_killed(killed, "stage1_vqvae.train", environment)
     check_ends(whole, killed, "train_vqvae", "vqvae")
     assert not list(Path(environment["TMPDIR"]).iterdir())
@@ -225,6 +232,7 @@ def test_twenty_kills_of_a_training_against_a_discriminator_end_on_the_same_byte
     parameters: None,
     write_params: Write,
     environment: Environment,
+    forked: Environment,
     before: list[str],
     module: str,
     stage: str,
@@ -232,9 +240,9 @@ def test_twenty_kills_of_a_training_against_a_discriminator_end_on_the_same_byte
 ) -> None:
     write_params(AGAINST_A_DISCRIMINATOR)
     for earlier in before:
-        succeed(in_tmp, [sys.executable, "-m", earlier], environment)
+        succeed(in_tmp, ["python", "-m", earlier], forked)
     whole, killed = copies(in_tmp, "whole", "killed")
-    succeed(whole, [sys.executable, "-m", module], environment)
+    succeed(whole, ["python", "-m", module], forked)
     run_killed(killed, module, environment)
     check_ends(whole, killed, stage, model)
     names = load_file(whole / "models" / model / "model.safetensors")
@@ -243,13 +251,13 @@ def test_twenty_kills_of_a_training_against_a_discriminator_end_on_the_same_byte
 
 @pytest.mark.parametrize("prior", list(PRIORS))
 def test_twenty_kills_of_stage_2_end_on_the_same_bytes(
-    in_tmp: Path, parameters: None, write_params: Write, environment: Environment, prior: str
+    in_tmp: Path, parameters: None, write_params: Write, environment: Environment, forked: Environment, prior: str
 ) -> None:
     write_params({"stage2_prior.name": prior, **PRIORS[prior]})
     for module in ("stage1_vqvae.train", "stage1_vqvae.extract"):
-        succeed(in_tmp, [sys.executable, "-m", module], environment)
+        succeed(in_tmp, ["python", "-m", module], forked)
     whole, killed = copies(in_tmp, "whole", "killed")
-    succeed(whole, [sys.executable, "-m", "stage2_prior.train"], environment)
+    succeed(whole, ["python", "-m", "stage2_prior.train"], forked)
     run_killed(killed, "stage2_prior.train", environment)
     check_ends(whole, killed, "train_prior", "prior")
     assert not list(Path(environment["TMPDIR"]).iterdir())

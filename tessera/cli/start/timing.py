@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ from tessera.training.checkpoint import StateFolder
 from tessera.training.loop import Trainer
 from tessera.training.task import Task
 
-LONG_ENOUGH = 2.0  # seconds of measuring one thing
+LONG_ENOUGH = 3.0  # seconds of measuring one thing
+FEWEST, MOST = 3, 9  # calls that are timed
 FORWARD_IMAGES = 64
 DRAWN = 32  # images of one batch while sampling is measured
 COMPARED = 2 + len(KINDS)  # sets of images that `evaluate` compares with the test images
@@ -151,7 +153,7 @@ def _refining(params: Params, task: VQVAETask, processes: int) -> float | None:
 
 
 def step_seconds(task: Task, training: TrainingParams, params: Params, processes: int = 1) -> float:
-    """The seconds of a training step of the task: the shortest of a few steps of the training loop.
+    """The seconds of a training step of the task: the median of a few steps of the training loop.
 
     Args:
         processes: the number of processes that share each batch. The share of one is timed, without communication.
@@ -170,16 +172,16 @@ def step_seconds(task: Task, training: TrainingParams, params: Params, processes
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """The shortest time of a few calls after one that is not counted: the one that other programs disturbed least.
+    """The median time of a few calls, after one that is not counted.
 
-    There are at least two, and no more than five after `LONG_ENOUGH` seconds.
+    The shortest time would promise too much: on some machines a step takes a third longer than another, at all times.
     """
     work()
     times: list[float] = []
-    while len(times) < 2 or (len(times) < 5 and sum(times) < LONG_ENOUGH):
+    while len(times) < FEWEST or (len(times) < MOST and sum(times) < LONG_ENOUGH):
         began = time.perf_counter()
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
-    return min(times)
+    return median(times)

@@ -270,3 +270,17 @@ def test_a_training_too_short_for_it_is_not_compiled() -> None:
 @pytest.mark.parametrize(("value", "expected"), [(0.3, 1), (9, 9), (99.9, 99), (1234, 1200), (98765, 98000)])
 def test_two_digits_are_enough(value, expected) -> None:
     assert rounded(value) == expected
+
+
+@pytest.mark.parametrize(("seconds", "count"), [((2.0, 1.0, 3.0), 3), ((0.1, 0.2, 0.4) * 3, 9), ((9.0,) * 3, 3)])
+def test_a_step_takes_the_median_of_a_few_after_the_first(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...], count: int
+) -> None:
+    clock, coming = [0.0], iter((50.0, *seconds))
+
+    def work() -> None:
+        clock[0] += next(coming)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    assert timing._seconds(work) == pytest.approx(sorted(seconds)[count // 2])
+    assert list(coming) == []
