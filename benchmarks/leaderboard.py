@@ -1,7 +1,7 @@
 """Tokenizers x priors on one data set at one budget: a row for each pair.
 
     python benchmarks/leaderboard.py DATASET --folder SCRATCH [--tokenizers NAME ...] [--priors NAME ...] [--minutes 8]
-        [-S KEY=VALUE ...] [--eager] [--precision bf16] [--given left ...] [--completed 1000]
+        [-S KEY=VALUE ...] [--eager] [--precision bf16] [--given left ...] [--completed 200]
     python benchmarks/leaderboard.py --sort gfd
 
 DATASET is CIFAR-10, a local folder in the Hub's layout. For each tokenizer, the stages before the prior run once in
@@ -33,6 +33,8 @@ from typing import Any
 
 import priors
 import stages
+from kept_features import keeping
+from leaderboard_table import COLUMNS, tables
 from runs import RESULTS, absolute, add_row, hash_of, processor, read_rows
 
 from tessera import paths
@@ -41,8 +43,7 @@ from tessera.launch.threads import number_of_threads
 from tessera.locks import acquire
 
 QUANTIZER = "stage1_vqvae.quantizer."
-# Changes of the preset, whose codes are 8x8 of 512.
-TOKENIZERS: dict[str, dict[str, Any]] = {
+CHANGES: dict[str, dict[str, Any]] = {  # of the preset, whose codes are 8x8 of 512
     "vq": {},
     "fsq": {QUANTIZER + "name": "fsq", QUANTIZER + "fsq.levels": [8, 8, 8]},
     "residual": {  # 4x4 positions of 4 codes
@@ -52,29 +53,12 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     },
     "multi_scale": {"stage1_vqvae.scales.sides": [1, 2, 3, 4, 6, 8], "sampling.guidance_schedule": "linear"},  # as VAR
 }
+SHARED = {"stage2_prior.masked.bound_draws": 4}  # of every pair; the mean over all test images is exact enough
+TOKENIZERS = {name: changes | SHARED for name, changes in CHANGES.items()}
 PRIORS = ("pixelcnn", "transformer, llama", "masked", "next_scale", "any_order, annealed")
 MINUTES = 8  # of training, of each pair
 PRECISION = "fp32"  # not all processors have bf16 instructions, and all rows are to be of one precision
 DROPOUT = 0.0  # priors have dropout in different places, so one rate would not be the same for all
-COLUMNS = {  # of the table: a row's value, and how it is written
-    "tokenizer": "{}",
-    "prior": "{}",
-    "tokens": "{}",
-    "bits": "{:,.0f}",
-    "parameters": "{:,}",
-    "steps": "{:,}",
-    "distortion": "{:.4f}",
-    "rate": "{:.4f}",
-    "total": "{:.4f}",
-    "rfd": "{:.2f}",
-    "gfd": "{:.2f}",
-    "gfd_unguided": "{:.2f}",
-    "agreement": "{:.1%}",
-    "images_per_second": "{:.0f}",
-    "minutes": "{:.1f}",
-    "processor": "{}",
-}
-HIGHER = ("agreement", "images_per_second", "steps")  # columns whose largest value comes first
 
 
 def share_with(folder: Path, scratch: Path) -> None:
@@ -169,7 +153,8 @@ def size_of_codes() -> dict[str, float]:
 def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str, Any]:
     """Trains, draws and measures a pair in the current folder."""
     steps = steps_of(tokenizer, prior, options)
-    found = priors.measure(prior, steps, options)
+    with keeping(Path("features.safetensors")):
+        found = priors.measure(prior, steps, options)
     bits = found["bits_per_dim"]
     distances = {name: kind["frechet_distance"] for name, kind in found["distribution"].items() if type(kind) is dict}
     return {
@@ -195,39 +180,6 @@ def row_of(tokenizer: str, prior: str, options: argparse.Namespace) -> dict[str,
         **{name: found[name] for name in ("steps", "parameters", "code", "nats_per_token", "classifier")},
         **{name: found[name] for name in ("distribution", "completed", "completed_images")},
     }
-
-
-def table(rows: list[dict[str, Any]], column: str) -> str:
-    """The rows in markdown, the best of a column first; those without a value come last."""
-    sign = -1 if column in HIGHER else 1
-
-    def key(row: dict[str, Any]) -> tuple[bool, Any]:
-        value = row[column]
-        return value is None, sign * value if isinstance(value, int | float) else str(value)
-
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    for row in sorted(rows, key=key):
-        cells = ["–" if row[name] is None else form.format(row[name]) for name, form in COLUMNS.items()]
-        if row["bound"]:
-            bounds = ["≤ " if name in ("rate", "total") else "" for name in COLUMNS]
-            cells = [bound + cell for bound, cell in zip(bounds, cells, strict=True)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def tables(rows: list[dict[str, Any]], column: str) -> str:
-    """A table for each budget, below a line that names it: rows of two budgets are no comparison.
-
-    Rows differ in budget too if the parameters that all pairs share differ. Of two rows of a pair the later one counts.
-    """
-    of: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
-    for row in rows:
-        changes, (eager, precision), *_ = priors.budget_of(row)
-        words = [f"{row['budget_minutes']:g} minutes a prior", precision, *(f"-S {change}" for change in changes)]
-        words += ["--eager"] * eager
-        words += [f"threads {row['settings']['threads']}", f"settings {row['settings']['shared']}"]
-        of.setdefault(", ".join(words), {})[row["tokenizer"], row["prior"]] = row
-    return "\n\n".join(f"{budget}:\n\n{table([*of[budget].values()], column)}" for budget in sorted(of))
 
 
 def rows_of(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -287,6 +239,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--sort", choices=tuple(COLUMNS), default="total", help="by which the table is sorted")
     priors.add_options(found)
     found.set_defaults(preset="cifar10", grids=None, changes={}, dropout=DROPOUT, precision=PRECISION)
+    found.set_defaults(given=["left"], completed=200)  # the table has no column of completions
     return found
 
 

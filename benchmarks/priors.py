@@ -52,7 +52,7 @@ from tessera.randomness import seed_of
 
 PRIOR = "stage2_prior."
 MEASURED_SECONDS = 20
-VALIDATIONS = 8
+VALIDATIONS = 4
 WIDTHS = {"layers": 4, "width": 192, "heads": 6, "dropout": 0.1}
 SNAIL = {"width": 96, "channels": 1.0, "hidden": 1.0, "kernel_size": 5, "layers": 2, "residuals": 3, "heads": 6}
 SNAIL |= {"conditioning_blocks": 0, "dropout": 0.1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,6 +152,7 @@ def test_a_pair_goes_through_all_stages_and_a_finished_training_is_not_repeated(
     leaderboard: ModuleType, repository: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leaderboard.priors, "MEASURED_SECONDS", 0.05)
+    monkeypatch.setattr(leaderboard.priors, "images_per_second", partial(leaderboard.priors.images_per_second, count=8))
     few = {"steps": 4, "batch_size": 32, "warmup_steps": 1, "validate_every": 2}
     tiny = {f"{part}.training.{name}": n for part in ("stage1_vqvae", "classifier") for name, n in few.items()}
     tiny |= {"stage1_vqvae.training.codebook_images": 64, "evaluation.images": 16, "sampling.images": 20}

@@ -35,7 +35,7 @@ def test_rows_of_another_budget_are_not_taken_for_those_that_are_asked_for(
     # The comparison of priors takes the same rows, and those that are older than the options.
     options = options_of(leaderboard)
     options.rows, options.steps, options.minutes = leaderboard.RESULTS / "priors.jsonl", None, 8
-    options.precision = None
+    options.precision, options.given, options.completed = None, list(leaderboard.priors.completion.GIVEN), 1000
     assert len(leaderboard.priors.rows_of(options)) == 8
     options.overrides = ["evaluation.images=9"]
     assert leaderboard.priors.rows_of(options) == []
@@ -89,13 +89,13 @@ def test_the_table_is_sorted_by_any_column_with_the_best_first(leaderboard: Modu
     rows[0]["gfd"] = None
 
     def shown(column: str) -> list[str]:
-        return [line.split(" | ")[1] for line in leaderboard.table(rows, column).splitlines()[2:]]
+        return [line.split(" | ")[1] for line in leaderboard.tables(rows, column).splitlines()[4:]]
 
     names = [row["prior"] for row in rows]
     assert shown("gfd") == [*names[:0:-1], names[0]] and shown("agreement") == names[::-1]
     assert shown("prior") == sorted(names)
     assert len(shown("tokenizer")) == len(names)
-    bound = next(line for line in leaderboard.table(rows, "total").splitlines() if "masked" in line)
+    bound = next(line for line in leaderboard.tables(rows, "total").splitlines() if "masked" in line)
     assert "≤ 0.5000 | ≤ 4.5000" in bound
 
 
@@ -107,7 +107,7 @@ def test_a_training_that_went_on_has_no_minutes(
     leaderboard.run(options_of(leaderboard, "--tokenizers", "vq", "--priors", "any_order, annealed"))
     rows = leaderboard.read_rows(Path("rows.jsonl"))
     assert [row["minutes"] for row in rows] == [None]
-    assert leaderboard.table(rows, "minutes").splitlines()[2].split(" | ")[-2] == "–"
+    assert leaderboard.tables(rows, "minutes").splitlines()[4].split(" | ")[-2] == "–"
 
 
 def test_steps_that_were_added_while_others_were_timed_stay(
