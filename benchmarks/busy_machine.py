@@ -38,7 +38,9 @@ SETTINGS = {
     "ours": {},
     "100,000 turns": {"GOMP_SPINCOUNT": "100000"},
     "10,000 turns": {"GOMP_SPINCOUNT": "10000"},
+    "5,000 turns": {"GOMP_SPINCOUNT": "5000"},
     "1,000 turns": {"GOMP_SPINCOUNT": "1000"},
+    "100 turns": {"GOMP_SPINCOUNT": "100"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "ours, short slices": {},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,26 @@ def configure_torch(threads: int | None) -> None:
 def set_threads(threads: int | None) -> None:
     """Have torch use this many threads, or (None) as many as the machine offers to this process."""
     torch.set_num_threads(number_of_threads(threads))
+
+
+def helper(device: torch.device) -> ThreadPoolExecutor:
+    """One thread that works beside the calling one, which computes on this device.
+
+    Beside a CPU it computes alone. It would else have a team of threads of its own. libgomp would then count more
+    threads than cores, and its threads would sleep after every operation, whatever GOMP_SPINCOUNT says.
+    """
+    pool = ThreadPoolExecutor(1)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        pool.submit(_compute_alone).result()
+        torch.set_num_threads(threads)  # of threads that begin later
+    return pool
+
+
+def _compute_alone() -> None:
+    """Have the calling thread compute without other threads."""
+    torch.get_num_threads()  # the first call in a thread takes the number of all threads over
+    torch.set_num_threads(1)
 
 
 def exact_float32() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,7 @@ from accelerate import Accelerator
 from tessera import paths
 from tessera.console import Bar, say, waiting
 from tessera.distributed import largest_over_processes, same_on_all_processes
+from tessera.launch.devices import helper
 from tessera.launch.precision import slow_bf16
 from tessera.locks import note_result
 from tessera.parameters.training import RuntimeParams, TrainingParams
@@ -120,7 +120,7 @@ class Trainer:
 
     def _take_steps(self, bar: Bar, stop: StopRequest) -> None:
         steps = range(self.progress.step, self.params.steps)
-        with ThreadPoolExecutor(1) as pool:
+        with helper(self.device) as pool:
             ahead = pool.submit(self.task.batch, self.progress.step, self.rows)
             for step in steps:
                 if not any(self.stepper.is_trained(group, self.progress) for group in self.groups):

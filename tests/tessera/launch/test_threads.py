@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -245,3 +246,21 @@ def test_one_thread_in_the_environment_is_one_busy_thread(
         shutil.rmtree(".state")
         of_torch, busy = busy_threads("stage1_vqvae.train", repository)
         assert of_torch == threads.available_cores() and busy > 1
+
+
+def test_a_helper_of_a_cpu_computes_alone_and_leaves_other_threads_theirs() -> None:
+    import torch
+
+    from tessera.launch.devices import helper
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for device, alone in (("cpu", 1), ("cuda", 3)):
+            with helper(torch.device(device)) as beside, ThreadPoolExecutor(1) as later:
+                torch.rand(100_000).exp()  # the first operation of a thread
+                assert beside.submit(lambda: (torch.rand(100_000).exp(), torch.get_num_threads())[1]).result() == alone
+                assert later.submit(torch.get_num_threads).result() == 3
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
