@@ -197,7 +197,7 @@ def signalled(
         (target,) = [p for p in family[1:] if p.environ().get("RANK") == "1"] if second else [outer]
         target.send_signal(number)
         try:
-            wait_for(lambda: outer.poll() is not None and not any(map(alive, family)), f"alive: {family}", seconds=5)
+            wait_for(lambda: outer.poll() is not None and not any(map(alive, family)), f"alive: {family}", seconds=15)
         finally:
             for process in filter(alive, family):
                 process.kill()

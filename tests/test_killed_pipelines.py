@@ -40,7 +40,7 @@ def killed_by(number: signal.Signals, folder: Path, environment: Environment) ->
         wait_for(
             lambda: pipeline.poll() is not None and not any(map(alive, family)),
             f"{number.name}: still alive: {family}",
-            seconds=5,
+            seconds=15,
         )
     said = (folder / "log").read_text(encoding="utf-8")
     assert (f"going on from step {before} (" in said) == (before > 0), said
