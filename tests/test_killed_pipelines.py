@@ -40,7 +40,7 @@ def killed_by(number: signal.Signals, folder: Path, environment: Environment) ->
         wait_for(
             lambda: pipeline.poll() is not None and not any(map(alive, family)),
             f"{number.name}: still alive: {family}",
-            seconds=15,
+            seconds=5,
         )
     said = (folder / "log").read_text(encoding="utf-8")
     assert (f"going on from step {before} (" in said) == (before > 0), said
@@ -52,14 +52,14 @@ def killed_by(number: signal.Signals, folder: Path, environment: Environment) ->
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a process that its parent is gone")
 def test_a_killed_pipeline_leaves_nobody_and_goes_on_to_the_same_model(tmp_path: Path, repository: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    changes = {"stage1_vqvae.training.steps": 400, "stage1_vqvae.training.validate_every": 200}
+    changes = {"stage1_vqvae.training.steps": 800, "stage1_vqvae.training.validate_every": 400}
     for project in (whole, killed):
         copy_code(repository, copy_wiring(repository, project))
         edit(project / "params.yaml", changes | {"runtime.threads": 1, "runtime.save_every": 20})
     dvc(whole, "repro", "train_vqvae")
 
     environment = by_hand(killed) | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
-    for number in (signal.SIGINT, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL):
         assert killed_by(number, killed, environment) == 75
         assert not (killed / "models" / "vqvae").exists()
 

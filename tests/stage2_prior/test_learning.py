@@ -112,7 +112,7 @@ def test_a_prior_compiles_whole_to_the_same_loss_and_gradients(trainable, make_t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["masked", "gpt2"])  # our blocks, which all others have, and the library's
+@pytest.mark.parametrize("family", ["pixelsnail", "gpt2"])  # our blocks, which all others have, and the library's
 def test_a_compiled_prior_can_checkpoint_gradients(family, make_trainable, make_tokens):
     plain = make_trainable(family, UNEQUAL, 2, **SHALLOW)
     compiled = copy.deepcopy(plain)
