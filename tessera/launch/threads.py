@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from tessera.launch.parents import check_variables
 
 # How often a thread of libgomp looks whether the others are done before it sleeps. By its own default it looks for
-# milliseconds, and on a busy machine it keeps the core from the very thread that it waits for (docs/benchmarks.md). On
-# an idle machine `SPINS` costs nothing, and `BUSY_SPINS` up to a third of a step.
+# milliseconds, and on a busy machine it keeps the core from the very thread that it waits for. More turns make a step
+# faster on an idle machine, and far slower if other programs come later (docs/benchmarks.md).
 SPINS, BUSY_SPINS = 5_000, 100
 LOOKS, LOOK_APART = 7, 0.003  # how often the number of running programs is read, and the seconds in between
 FILES = ("cgroup", "mountinfo")  # of a process in /proc: its groups, and what is mounted where
