@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from repository import REPOSITORY  # noqa: F401
+import repository  # noqa: F401
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -8,7 +8,7 @@ DATASET is CIFAR-10, a local folder in the Hub's layout. For each tokenizer, the
 SCRATCH/TOKENIZER, with the preset cifar10; images and classifier are prepared once for all. When all tokenizers are
 trained, each prior is trained for the number of steps that the file --steps holds for the pair. A pair that it does not
 hold is timed once: as many steps as take --minutes on this machine, without compilation and validation. The file names
-the machine. All trainings are of fp32, unless --precision says another. The other options are those of
+the machine. All trainings are of fp32, unless --precision says otherwise. The other options are those of
 benchmarks/priors.py, for a table in less time.
 
 A pair that the file --rows holds for the same steps, options, threads and parameters is not run again, and a training

@@ -174,7 +174,7 @@ def step_seconds(task: Task, training: TrainingParams, params: Params, processes
 def _seconds(work: Callable[[], Any]) -> float:
     """The median time of a few calls, after one that is not counted.
 
-    The shortest time would promise too much: on some machines a step takes a third longer than another, at all times.
+    On some machines calls differ by a third even if nothing else runs, so the shortest one would promise too much.
     """
     work()
     times: list[float] = []
