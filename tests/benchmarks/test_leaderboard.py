@@ -165,7 +165,8 @@ def test_a_pair_goes_through_all_stages_and_a_finished_training_is_not_repeated(
     leaderboard.run(options)
     rows = Path("rows.jsonl").read_text(encoding="utf-8")
     (row,) = leaderboard.read_rows(Path("rows.jsonl"))
-    assert row["steps"] == 8 and row["total"] == pytest.approx(row["distortion"] + row["rate"]) and row["minutes"] > 0
+    assert row["steps"] == leaderboard.priors.VALIDATIONS  # the fewest, since hardly any time was allowed
+    assert row["total"] == pytest.approx(row["distortion"] + row["rate"]) and row["minutes"] > 0
     assert list(row["completed"]) == ["lower"] and 0 <= row["agreement"] <= 1 and row["rfd"] >= 0
     leaderboard.run(options)
     assert Path("rows.jsonl").read_text(encoding="utf-8") == rows
