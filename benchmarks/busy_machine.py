@@ -3,12 +3,12 @@
     python benchmarks/busy_machine.py [--load 4] [--repeats 5] [--steps 20] [--settings NAME ...] [--json FILE]
 
 A thread that is done early spins for a while before it sleeps. On a busy machine it takes the core from the thread that
-it waits for. `default`: libgomp's own number of turns. `ours`: what `tessera.launch.threads` chooses. `passive`: no
-spinning at all. `ours, short slices`: as `ours`, and the scheduler is asked for slices of 0.1 ms, so that a thread that
-wakes waits less for a core (Linux 6.12 or newer). The other programs are loops that never wait. Every setting has a
-process of its own, in turn, and every second turn goes backwards. The times are medians over processes of the median
-step (quartiles of the medians). The mean over all steps counts the processes that are far slower than most, as some are
-on a busy machine.
+it waits for. `default`: libgomp's own number of turns. `ours`: the default, or almost none, as
+tessera/launch/spinning.py chooses from second to second. `passive`: no spinning at all. `ours, short slices`: as
+`ours`, and the scheduler is asked for slices of 0.1 ms, so that a thread that wakes waits less for a core (Linux 6.12
+or newer). The other programs are loops that never wait. Every setting has a process of its own, in turn, and every
+second turn goes backwards. The times are medians over processes of the median step (quartiles of the medians). The mean
+over all steps counts the processes that are far slower than most, as some are on a busy machine.
 """
 
 from __future__ import annotations

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from tessera.launch.parents import check_variables
+from tessera.launch.spinning import spinning_on_free_cores
 
-# How often a thread of libgomp looks whether the others are done before it sleeps. By its own default it looks for
-# milliseconds, and on a busy machine it keeps the core from the very thread that it waits for. More turns make a step
-# faster on an idle machine, and far slower if other programs come later (docs/benchmarks.md).
-SPINS, BUSY_SPINS = 5_000, 100
-LOOKS, LOOK_APART = 7, 0.003  # how often the number of running programs is read, and the seconds in between
 FILES = ("cgroup", "mountinfo")  # of a process in /proc: its groups, and what is mounted where
 
 
@@ -116,55 +111,16 @@ def _quota(folder: Path, version: int) -> float | None:
         return None
 
 
-def spins(threads: int, root: Path = Path("/")) -> int:
-    """`BUSY_SPINS` if other programs leave fewer than `threads` cores free at this moment, otherwise `SPINS`.
-
-    Args:
-        root: the folder that holds `proc`. Tests pass another one.
-    """
-    return BUSY_SPINS if others_running(root) + threads > (os.cpu_count() or 1) else SPINS
-
-
-def others_running(root: Path = Path("/")) -> int:
-    """How many threads of other programs run at this moment, or 0 where the system does not say.
-
-    Args:
-        root: the folder that holds `proc`. Tests pass another one.
-    """
-    running = []
-    for _ in range(LOOKS):
-        time.sleep(LOOK_APART)
-        try:
-            # The fourth field is "running/all".
-            all_running = int((root / "proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
-        except (OSError, ValueError, IndexError):  # not Linux
-            return 0
-        running.append(max(0, all_running - _own_running(root)))
-    return sorted(running)[len(running) // 2]
-
-
-def _own_running(root: Path) -> int:
-    """How many threads of this process run at this moment, with the one that asks. Threads of a library that has just
-    been loaded may spin for a while, as numpy's do."""
-    states = []
-    for thread in (root / "proc/self/task").glob("*/stat"):
-        with contextlib.suppress(OSError):  # it has ended
-            # "id (name) state ...". A name may hold any character.
-            states.append(thread.read_bytes().rpartition(b") ")[2][:1])
-    return max(1, states.count(b"R"))
-
-
 @contextlib.contextmanager
 def thread_environment(threads: int) -> Iterator[None]:
     """Within a `with` block, tell all libraries the number of threads by environment variables.
 
     Libraries read the variables when they are loaded, so torch and numpy must be imported inside the block. On exit the
-    variables get their old values back.
+    variables get their old values back. Threads that wait for one another spin only while cores are free (`spinning`).
 
     OpenMP, MKL and OpenBLAS, and so torch and numpy, read OMP_NUM_THREADS, which is overwritten. torch.compile starts
-    as many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says. GOMP_SPINCOUNT says how long threads of libgomp
-    spin (`spins`). A variable of these two that is set already stays, and OMP_WAIT_POLICY decides instead of `spins`.
-    torch's inter-op threads need no limit: only `torch.jit.fork` uses them, which this project does not call.
+    as many compiler processes as TORCHINDUCTOR_COMPILE_THREADS says, which stays if it is set already. torch's inter-op
+    threads need no limit: only `torch.jit.fork` uses them, which this project does not call.
 
     Args:
         threads: the number of threads.
@@ -172,12 +128,11 @@ def thread_environment(threads: int) -> Iterator[None]:
     changes = {"OMP_NUM_THREADS": str(threads)}
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
         changes["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
-    if "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ:
-        changes["GOMP_SPINCOUNT"] = str(spins(threads))
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
-        yield
+        with spinning_on_free_cores(threads):
+            yield
     finally:
         for name, value in before.items():
             if value is None:

@@ -17,11 +17,12 @@ from tessera.cli.start.machine import Machine
 from tessera.cli.start.plan import STAGES, Plan
 from tessera.cli.start.rules import SMALLEST, Choice
 from tessera.documents import parse_yaml
-from tessera.launch.threads import others_running
+from tessera.launch.load import cores_of_others_now
 from tessera.parameters import Params, validate
 
 WIDTH = 120  # columns of a line of params.yaml
 LONGER = 1.2  # times the minutes given: if a longer run than that would help, it is said
+NOTED = 0.1  # cores that other programs keep busy
 SQUARE = 0.05  # the part by which the sides of a square may differ
 
 
@@ -139,11 +140,10 @@ def _processes(machine: Machine) -> list[str]:
 
 def _others() -> list[str]:
     """A line if other programs keep the machine busy."""
-    number = others_running()
-    if not number:
+    if (cores := cores_of_others_now()) < NOTED:
         return []
-    running = "1 thread of other programs runs" if number == 1 else f"{number} threads of other programs run"
-    return [f"          {running} now: times are longer than on an idle machine"]
+    number = "1 core" if f"{cores:.1f}" == "1.0" else f"{cores:.1f} cores"
+    return [f"          other programs keep {number} busy now: times are longer than on an idle machine"]
 
 
 def _made(params: Params) -> list[str]:

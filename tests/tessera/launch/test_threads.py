@@ -13,15 +13,7 @@ from pathlib import Path
 import pytest
 
 from tessera.launch import threads
-from tessera.launch.threads import (
-    BUSY_SPINS,
-    SPINS,
-    cgroup_quota,
-    number_of_threads,
-    others_running,
-    spins,
-    thread_environment,
-)
+from tessera.launch.threads import cgroup_quota, number_of_threads, thread_environment
 
 Write = Callable[..., None]
 VERSION_2 = "35 24 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw"
@@ -138,42 +130,6 @@ def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch
     with thread_environment(3):
         assert os.environ["OMP_NUM_THREADS"] == "3" and os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "5"
     assert "OMP_NUM_THREADS" not in os.environ and os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "5"
-
-
-@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
-def test_waiting_threads_spin_a_little_unless_the_user_says_how_they_wait(monkeypatch, own: dict[str, str]) -> None:
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in own.items():
-        monkeypatch.setenv(name, value)
-    with thread_environment(3):
-        found = {name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ}
-    assert found == own or found["GOMP_SPINCOUNT"] in (str(SPINS), str(BUSY_SPINS))
-    assert os.environ.get("GOMP_SPINCOUNT") == own.get("GOMP_SPINCOUNT")
-
-
-@pytest.mark.parametrize(
-    ("running", "threads", "expected"),
-    [("1/400", 4, SPINS), ("2/400", 3, SPINS), ("2/400", 4, BUSY_SPINS), ("9/400", 1, BUSY_SPINS), ("?", 4, SPINS)],
-)
-def test_waiting_threads_spin_less_where_other_programs_need_the_cores(
-    tmp_path, monkeypatch, running: str, threads: int, expected: int
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/loadavg").write_text(f"0.50 1.77 2.15 {running} 12345\n")
-    assert spins(threads, tmp_path) == expected
-    assert spins(threads, tmp_path / "elsewhere") == SPINS
-
-
-def test_threads_of_this_process_that_run_are_no_other_programs(tmp_path) -> None:
-    states = {"10": "(python) R", "11": "(a) R b) S", "12": "(worker) R"}
-    for number, state in states.items():
-        (tmp_path / "proc/self/task" / number).mkdir(parents=True)
-        (tmp_path / "proc/self/task" / number / "stat").write_text(f"{number} {state} 1 2 3\n")
-    for running, others in ((5, 3), (2, 0), (1, 0)):
-        (tmp_path / "proc/loadavg").write_text(f"0.50 1.77 2.15 {running}/400 12345\n")
-        assert others_running(tmp_path) == others
 
 
 def test_the_affinity_of_this_process_counts() -> None:

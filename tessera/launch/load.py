@@ -1,0 +1,49 @@
+"""How many cores other programs keep busy."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Look(NamedTuple):
+    """How long the cores of this process have worked until a moment, in seconds."""
+
+    moment: float
+    all_programs: float  # the sum over the cores
+    this_one: float
+
+
+def look(root: Path = Path("/")) -> Look | None:
+    """How long the cores that this process may use have worked so far, or None where the system does not say.
+
+    Args:
+        root: the folder that holds `proc`. Tests pass another one.
+    """
+    try:
+        lines = (root / "proc/stat").read_text(encoding="ascii").splitlines()
+        cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        tick = 1 / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # not Linux
+        return None
+    ticks = [line.split()[1:8] for line in lines if line.partition(" ")[0] in cores]
+    if len(ticks) < len(cores):  # as a container may show it, with its cores counted from 0
+        return None
+    worked = sum(int(n) for user, nice, system, _, _, irq, softirq in ticks for n in (user, nice, system, irq, softirq))
+    return Look(time.monotonic(), worked * tick, time.process_time())
+
+
+def cores_of_others(before: Look, after: Look) -> float:
+    """How many of the cores other programs kept busy between two looks, on average."""
+    all_programs, this_one = after.all_programs - before.all_programs, after.this_one - before.this_one
+    return max(0.0, all_programs - this_one) / (after.moment - before.moment)
+
+
+def cores_of_others_now(seconds: float = 0.5) -> float:
+    """How many of the cores other programs keep busy in the next seconds, or 0 where the system does not say."""
+    before = look()
+    time.sleep(seconds)
+    after = look()
+    return cores_of_others(before, after) if before and after else 0.0

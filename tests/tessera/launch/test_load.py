@@ -1,0 +1,54 @@
+"""How many cores other programs keep busy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tessera.launch.load import Look, cores_of_others, cores_of_others_now, look
+
+pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat on this system")
+HERTZ = os.sysconf("SC_CLK_TCK")
+LOOP = "print(flush=True)\nwhile True: pass"
+
+
+def stat(root: Path, lines: list[str]) -> Path:
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/stat").write_text("\n".join([*lines, "intr 1 2 3", "ctxt 4"]) + "\n", encoding="ascii")
+    return root
+
+
+def test_work_of_all_kinds_on_the_cores_of_this_process_counts(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 10}, raising=False)
+    # user, nice, system; idle, waiting; interrupts of hardware and of software; stolen by the host; guests, as in user
+    cores = ["cpu 9 9 9 9 9 9 9 9 9 9", "cpu0 7 7 7 7 7 7 7 7 7 7"]
+    cores += ["cpu1 1 2 4 5000 6000 8 16 7000 1 0", "cpu10 32 0 0 0 0 0 0 0 0 0", "cpu100 5 5 5 5 5 5 5 5 5 5"]
+    seen = look(stat(tmp_path, cores))
+    assert seen and seen.all_programs == pytest.approx((1 + 2 + 4 + 8 + 16 + 32) / HERTZ)
+
+
+def test_where_the_system_does_not_tell_nothing_is_known(tmp_path: Path, monkeypatch) -> None:
+    assert look(tmp_path / "elsewhere") is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3}, raising=False)
+    assert look(stat(tmp_path, ["cpu0 1 1 1 1 1 1 1", "cpu3 1 1 1 1 1 1 1"])) is None  # core 2 is not shown
+
+
+def test_what_this_process_did_itself_is_not_of_others() -> None:
+    before = Look(10.0, 100.0, 5.0)
+    assert cores_of_others(before, Look(12.0, 103.5, 6.5)) == pytest.approx(1.0)
+    assert cores_of_others(before, Look(12.0, 103.0, 8.5)) == 0  # ticks are coarser than the time of a process
+
+
+def test_a_program_that_never_waits_is_noticed() -> None:
+    other = subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout and other.stdout.readline()  # it has begun
+        assert cores_of_others_now() > 0.2
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()

@@ -1,0 +1,127 @@
+"""Threads that wait sleep almost at once while other programs want the cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tessera.launch import spinning
+from tessera.launch.load import Look
+from tessera.launch.spinning import spinning_on_free_cores
+from tessera.launch.threads import available_cores
+
+PATIENCE = 60.0  # seconds, on a busy machine
+
+pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat on this system")
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How many of two cores other programs keep busy: a list of one number, which a test changes."""
+    busy = [0.0]
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(spinning, "APART", 0.01)
+    monkeypatch.setattr(spinning, "look", lambda root: Look(0.0, 0.0, 0.0))
+    monkeypatch.setattr(spinning, "cores_of_others", lambda before, after: busy[0])
+    return busy
+
+
+def until(true: Callable[[], bool]) -> bool:
+    """Whether it becomes true."""
+    end = time.monotonic() + PATIENCE
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
+def named(name: str) -> bool:
+    return any(thread.name == name for thread in threading.enumerate())
+
+
+def test_threads_sleep_for_as_long_as_others_want_the_cores(others: list[float]) -> None:
+    with spinning_on_free_cores(2):
+        for _ in range(2):
+            others[0] = 0.6
+            assert until(lambda: named("sleep"))
+            others[0] = 0.4
+            assert until(lambda: not named("sleep"))
+        others[0] = 2.0
+        assert until(lambda: named("sleep"))
+    assert until(lambda: not named("sleep")) and not named("watch other programs")
+
+
+@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_nobody_watches_if_the_user_says_how_threads_wait(
+    others: list[float], monkeypatch, own: dict[str, str]
+) -> None:
+    with spinning_on_free_cores(2):
+        assert named("watch other programs")
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with spinning_on_free_cores(2):
+        assert not named("watch other programs")
+
+
+def test_nobody_watches_for_one_thread_nor_without_figures_of_the_system(others: list[float], monkeypatch) -> None:
+    with spinning_on_free_cores(1):
+        assert not named("watch other programs")
+    monkeypatch.setattr(spinning, "look", lambda root: None)
+    with spinning_on_free_cores(2):
+        assert until(lambda: not named("watch other programs"))
+
+
+# Prints how often threads of this process went to sleep in 500 operations of two threads: while other programs want the
+# cores, and the least of many trials afterwards.
+COUNTED = """
+import resource, threading, time
+from tessera.launch import spinning
+from tessera.launch.threads import thread_environment
+
+def sleeps():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    for _ in range(500):
+        values.add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+
+def until(true):
+    end = time.monotonic() + 60
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+
+def team():
+    return any(thread.name == "sleep" for thread in threading.enumerate())
+
+busy, spinning.APART = 99.0, 0.01
+spinning.cores_of_others = lambda before, after: busy
+with thread_environment(2):
+    import torch
+
+    values = torch.ones(2 * 32768)
+    sleeps()
+    until(team)
+    time.sleep(0.5)  # the team's threads begin
+    print(sleeps())
+    busy = 0.0
+    until(lambda: not team())
+    least = sleeps()
+    for _ in range(50):
+        least = min(least, sleeps())
+    print(least)
+"""
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="two threads on one core sleep in any case")
+def test_libgomps_threads_do_not_spin_while_others_want_the_cores() -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", COUNTED], env=kept, capture_output=True, text=True, check=True)
+    busy, free = map(int, done.stdout.split())
+    assert busy > 250 and free < busy / 2
