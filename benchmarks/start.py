@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 from repository import REPOSITORY
 from runs import RESULTS, absolute, add_row, processor, read_rows
 
-from tessera.launch.threads import available_cores
+from tessera.launch.cores import available_cores
 
 STAGES = {
     "prepare": "stage0_images.prepare",

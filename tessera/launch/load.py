@@ -1,4 +1,4 @@
-"""How many cores other programs keep busy."""
+"""How many cores other programs keep busy, and whether they take them from this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from tessera.launch.cores import available_cores, cgroup_quota
+
+MARGIN = 0.25  # the part of the cores that other programs may take from a process unnoticed
 
 
 class Look(NamedTuple):
@@ -17,19 +21,23 @@ class Look(NamedTuple):
 
 
 def look(root: Path = Path("/")) -> Look | None:
-    """How long the cores that this process may use have worked so far, or None where the system does not say.
+    """How long the cores that this process may use have worked so far.
+
+    None where the system does not say, as in a container that numbers its cores anew. None for a process with a quota
+    of fewer cores too: /proc shows what all programs of the machine do, and these do not use up the quota.
 
     Args:
         root: the folder that holds `proc`. Tests pass another one.
     """
     try:
+        cores = os.sched_getaffinity(0)
         lines = (root / "proc/stat").read_text(encoding="ascii").splitlines()
-        cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
         tick = 1 / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError):  # not Linux
         return None
-    ticks = [line.split()[1:8] for line in lines if line.partition(" ")[0] in cores]
-    if len(ticks) < len(cores):  # as a container may show it, with its cores counted from 0
+    ticks = [line.split()[1:8] for line in lines if line.partition(" ")[0] in {f"cpu{core}" for core in cores}]
+    quota = cgroup_quota(root)
+    if len(ticks) < len(cores) or (quota is not None and quota < len(cores)):
         return None
     worked = sum(int(n) for user, nice, system, _, _, irq, softirq in ticks for n in (user, nice, system, irq, softirq))
     return Look(time.monotonic(), worked * tick, time.process_time())
@@ -39,6 +47,16 @@ def cores_of_others(before: Look, after: Look) -> float:
     """How many of the cores other programs kept busy between two looks, on average."""
     all_programs, this_one = after.all_programs - before.all_programs, after.this_one - before.this_one
     return max(0.0, all_programs - this_one) / (after.moment - before.moment)
+
+
+def crowded(others: float, threads: int) -> bool:
+    """Whether other programs take cores from this process.
+
+    Args:
+        others: how many cores they keep busy.
+        threads: how many threads this process computes with.
+    """
+    return others + threads > (1 + MARGIN) * available_cores()
 
 
 def cores_of_others_now(seconds: float = 0.5) -> float:

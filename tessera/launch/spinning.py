@@ -1,10 +1,10 @@
 """Threads of libgomp that wait for one another spin while cores are free, and sleep while other programs want them.
 
-A thread that is done early looks again and again whether the others are done too. It spins for some milliseconds before
-it sleeps. On an idle machine that saves time. On a busy one the thread keeps the core from the very thread for which it
-waits (docs/benchmarks.md). How long threads spin is read once, when libgomp is loaded. But while libgomp counts more
-threads than cores, it lets them sleep after 100 looks. So this process gets a few more threads, which only sleep, for
-as long as other programs want its cores.
+libgomp is torch's OpenMP library. A thread of it that is done early looks again and again whether the others are done
+too. It spins for some milliseconds before it sleeps. On an idle machine that saves time. On a busy one the thread keeps
+the core from the very thread for which it waits (docs/benchmarks.md). How long threads spin is read once, when libgomp
+is loaded. But while libgomp counts more threads than cores, it lets them sleep after 100 looks. So while other programs
+want the cores, this process gets as many more threads as there are cores. They only sleep.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tessera.launch.load import cores_of_others, look
+from tessera.launch.cores import available_cores
+from tessera.launch.load import cores_of_others, crowded, look
 
 APART = 1.0  # seconds between two looks at the other programs
-SPARE = 0.5  # as many cores other programs may take from this process before its threads stop to spin
+MOST_CORES = 16  # with more, as many more threads would be needed
 
 
 @contextlib.contextmanager
-def spinning_on_free_cores(threads: int, root: Path = Path("/")) -> Iterator[None]:
+def spinning_on_free_cores(threads: int) -> Iterator[None]:
     """Within a `with` block, threads that wait sleep almost at once while other programs want the cores.
 
-    Nothing is done for a process that computes with one thread, or if GOMP_SPINCOUNT or OMP_WAIT_POLICY is set.
+    Nothing is done for a process that computes with one thread, on a machine with more than `MOST_CORES` cores, or if
+    GOMP_SPINCOUNT or OMP_WAIT_POLICY is set.
 
     Args:
         threads: how many threads this process computes with.
-        root: the folder that holds `proc`. Tests pass another one.
     """
-    if threads == 1 or any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")):
+    chosen = any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
+    if threads == 1 or available_cores() > MOST_CORES or chosen:
         yield
         return
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(threads, root, ended), daemon=True, name="watch other programs")
+    watcher = threading.Thread(target=_watch, args=(threads, ended), daemon=True, name="watch other programs")
     watcher.start()
     try:
         yield
@@ -45,19 +47,23 @@ def spinning_on_free_cores(threads: int, root: Path = Path("/")) -> Iterator[Non
         watcher.join()
 
 
-def _watch(threads: int, root: Path, ended: threading.Event) -> None:
+def _watch(threads: int, ended: threading.Event) -> None:
     """Have libgomp count more threads than cores while other programs want the cores, until `ended` is set."""
     sleeping: dict[Path, threading.Event] = {}  # what wakes the threads, for each library
-    before = look(root)
-    while before and not ended.wait(APART) and (now := look(root)):
-        if cores_of_others(before, now) + threads > len(os.sched_getaffinity(0)) + SPARE:
-            for library in _loaded() - sleeping.keys():
-                wake = sleeping[library] = threading.Event()
-                threading.Thread(target=_sleep, args=(library, threads, wake), daemon=True, name="sleep").start()
-        else:
-            _wake(sleeping)
-        before = now
-    _wake(sleeping)
+    before = look()
+    try:
+        while before and not ended.wait(APART) and (now := look()):
+            if crowded(cores_of_others(before, now), threads):
+                for library in _loaded() - sleeping.keys():
+                    wake = sleeping[library] = threading.Event()
+                    threading.Thread(target=_sleep, args=(library, wake), daemon=True, name="sleep").start()
+            else:
+                _wake(sleeping)
+            before = now
+    except (OSError, RuntimeError):  # no further thread may be started, or /proc cannot be read any more
+        pass
+    finally:
+        _wake(sleeping)
 
 
 def _wake(sleeping: dict[Path, threading.Event]) -> None:
@@ -73,8 +79,8 @@ def _loaded() -> set[Path]:
     return {file for file in files if file.name.startswith("libgomp") and file.exists()}
 
 
-def _sleep(library: Path, threads: int, wake: threading.Event) -> None:
-    """Sleep with so many threads that libgomp counts more threads than cores. They end when this thread does."""
-    gomp, nothing = ctypes.CDLL(str(library)), ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # of NULL
-    gomp.GOMP_parallel(nothing, None, max(2, gomp.omp_get_num_procs() + 2 - threads), 0)
+def _sleep(library: Path, wake: threading.Event) -> None:
+    """Sleep beside as many sleeping threads of libgomp as there are cores. They end when this thread does."""
+    gomp, free = ctypes.CDLL(str(library)), ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
+    gomp.GOMP_parallel(free, None, gomp.omp_get_num_procs() + 1, 0)  # each calls free(NULL), which does nothing
     wake.wait()

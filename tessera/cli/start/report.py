@@ -17,12 +17,12 @@ from tessera.cli.start.machine import Machine
 from tessera.cli.start.plan import STAGES, Plan
 from tessera.cli.start.rules import SMALLEST, Choice
 from tessera.documents import parse_yaml
-from tessera.launch.load import cores_of_others_now
+from tessera.launch.cores import available_cores
+from tessera.launch.load import cores_of_others_now, crowded
 from tessera.parameters import Params, validate
 
 WIDTH = 120  # columns of a line of params.yaml
 LONGER = 1.2  # times the minutes given: if a longer run than that would help, it is said
-NOTED = 0.1  # cores that other programs keep busy
 SQUARE = 0.05  # the part by which the sides of a square may differ
 
 
@@ -126,7 +126,7 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
         f"machine   {machine.gpu or f'{cores}, no GPU'}{memory}; {low}"
         + ("" if machine.compiler else "; no compiler, so nothing is compiled"),
         *_processes(machine),
-        *_others(),
+        *_others(machine),
     ]
 
 
@@ -138,12 +138,15 @@ def _processes(machine: Machine) -> list[str]:
     return [f"          {machine.processes} processes share the work: {assumed}"]
 
 
-def _others() -> list[str]:
-    """A line if other programs keep the machine busy."""
-    if (cores := cores_of_others_now()) < NOTED:
+def _others(machine: Machine) -> list[str]:
+    """A line if other programs keep cores busy that the stages want."""
+    cores = cores_of_others_now()
+    if not crowded(cores, machine.threads * machine.processes):
         return []
-    number = "1 core" if f"{cores:.1f}" == "1.0" else f"{cores:.1f} cores"
-    return [f"          other programs keep {number} busy now: times are longer than on an idle machine"]
+    return [
+        f"          other programs keep {cores:.1f} of {available_cores()} cores busy now: times are longer than on an "
+        "idle machine"
+    ]
 
 
 def _made(params: Params) -> list[str]:

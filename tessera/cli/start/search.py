@@ -26,9 +26,9 @@ from tessera.cli.start.report import report, write
 from tessera.cli.start.rules import FEW, STAGE2, Choice
 from tessera.cli.start.timing import measure, prior_step, step_seconds
 from tessera.console import waiting
+from tessera.launch.cores import available_cores
 from tessera.launch.devices import configure_torch
 from tessera.launch.processes import number_of_processes
-from tessera.launch.threads import available_cores
 from tessera.parameters import Params, read_yaml, validate
 
 ENOUGH, ENOUGH_FOR_FEW = 1500, 700  # steps of stage 1

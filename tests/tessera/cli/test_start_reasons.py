@@ -11,13 +11,14 @@ from made_up_surveys import CPU, GPU, survey
 
 from stage0_images.survey import Survey
 from tessera.cli.preset import editor
-from tessera.cli.start import rules
+from tessera.cli.start import report, rules
 from tessera.cli.start.machine import Machine
 from tessera.cli.start.plan import Plan
 from tessera.cli.start.report import write
 from tessera.cli.start.rules import Choice
 from tessera.cli.start.search import parameters
 from tessera.cli.start.timing import Times
+from tessera.launch import load
 
 OLD = dataclasses.replace(CPU, slow_bf16="bf16 is slow", compiler=False)
 SHARED = dataclasses.replace(GPU, processes=1000, judge="efficientnet_lite0")
@@ -170,3 +171,16 @@ def test_every_reason_fits_beside_its_value(machine, train, side, minutes, chang
     write(Path("params.yaml"), choice)
     found = reasons_in(Path("params.yaml"))
     assert {path: found.get(path) for path in choice.reasons} == choice.reasons
+
+
+@pytest.mark.parametrize(
+    ("busy", "processes", "told"), [(2.9, 1, False), (3.2, 1, True), (0.9, 2, False), (1.2, 2, True)]
+)
+def test_other_programs_are_told_of_where_the_stages_want_their_cores(
+    monkeypatch: pytest.MonkeyPatch, busy: float, processes: int, told: bool
+) -> None:
+    for module in (report, load):
+        monkeypatch.setattr(module, "available_cores", lambda: 4)
+    monkeypatch.setattr(report, "cores_of_others_now", lambda: busy)
+    line = f"          other programs keep {busy} of 4 cores busy now: times are longer than on an idle machine"
+    assert report._others(dataclasses.replace(CPU, processes=processes)) == [line] * told

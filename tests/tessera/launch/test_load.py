@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tessera.launch.load import Look, cores_of_others, cores_of_others_now, look
+from tessera.launch import load
+from tessera.launch.load import Look, cores_of_others, cores_of_others_now, crowded, look
 
-pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat on this system")
+pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not Linux")
 HERTZ = os.sysconf("SC_CLK_TCK")
 LOOP = "print(flush=True)\nwhile True: pass"
 
@@ -37,12 +38,33 @@ def test_where_the_system_does_not_tell_nothing_is_known(tmp_path: Path, monkeyp
     assert look(stat(tmp_path, ["cpu0 1 1 1 1 1 1 1", "cpu3 1 1 1 1 1 1 1"])) is None  # core 2 is not shown
 
 
+@pytest.mark.parametrize(("quota", "known"), [(None, True), (2.0, True), (1.5, False)])
+def test_a_quota_of_fewer_cores_counts_what_proc_does_not_say(
+    tmp_path: Path, monkeypatch, quota: float | None, known: bool
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3}, raising=False)
+    monkeypatch.setattr(load, "cgroup_quota", lambda root: quota)
+    assert (look(stat(tmp_path, ["cpu2 1 1 1 1 1 1 1", "cpu3 1 1 1 1 1 1 1"])) is not None) == known
+
+
+@pytest.mark.parametrize(
+    ("others", "threads", "expected"),
+    [(0.9, 8, False), (1.9, 8, False), (2.1, 8, True), (3.9, 6, False), (4.1, 6, True)],
+)
+def test_others_may_take_a_quarter_of_the_cores_unnoticed(
+    monkeypatch, others: float, threads: int, expected: bool
+) -> None:
+    monkeypatch.setattr(load, "available_cores", lambda: 8)
+    assert crowded(others, threads) == expected
+
+
 def test_what_this_process_did_itself_is_not_of_others() -> None:
     before = Look(10.0, 100.0, 5.0)
     assert cores_of_others(before, Look(12.0, 103.5, 6.5)) == pytest.approx(1.0)
     assert cores_of_others(before, Look(12.0, 103.0, 8.5)) == 0  # ticks are coarser than the time of a process
 
 
+@pytest.mark.skipif(look() is None, reason="this system does not say what its cores do")
 def test_a_program_that_never_waits_is_noticed() -> None:
     other = subprocess.Popen([sys.executable, "-c", LOOP], stdout=subprocess.PIPE)
     try:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tessera.launch import spinning
-from tessera.launch.load import Look
-from tessera.launch.spinning import spinning_on_free_cores
-from tessera.launch.threads import available_cores
+from tessera.launch import load, spinning
+from tessera.launch.cores import available_cores
+from tessera.launch.load import Look, look
+from tessera.launch.spinning import MOST_CORES, spinning_on_free_cores
 
 PATIENCE = 60.0  # seconds, on a busy machine
 
-pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat on this system")
+pytestmark = pytest.mark.skipif(look() is None, reason="this system does not say what its cores do")
 
 
 @pytest.fixture
@@ -28,10 +28,13 @@ def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     busy = [0.0]
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    for module in (load, spinning):
+        monkeypatch.setattr(module, "available_cores", lambda: 2)
     monkeypatch.setattr(spinning, "APART", 0.01)
-    monkeypatch.setattr(spinning, "look", lambda root: Look(0.0, 0.0, 0.0))
+    monkeypatch.setattr(spinning, "look", lambda: Look(0.0, 0.0, 0.0))
     monkeypatch.setattr(spinning, "cores_of_others", lambda before, after: busy[0])
+    monkeypatch.setattr(spinning, "_loaded", lambda: {Path("libgomp.so.1")})
+    monkeypatch.setattr(spinning, "_sleep", lambda library, wake: wake.wait())
     return busy
 
 
@@ -71,16 +74,32 @@ def test_nobody_watches_if_the_user_says_how_threads_wait(
         assert not named("watch other programs")
 
 
-def test_nobody_watches_for_one_thread_nor_without_figures_of_the_system(others: list[float], monkeypatch) -> None:
+def test_nobody_watches_for_one_thread_nor_on_many_cores_nor_without_figures(others: list[float], monkeypatch) -> None:
     with spinning_on_free_cores(1):
         assert not named("watch other programs")
-    monkeypatch.setattr(spinning, "look", lambda root: None)
+    monkeypatch.setattr(spinning, "look", lambda: None)
     with spinning_on_free_cores(2):
         assert until(lambda: not named("watch other programs"))
+    monkeypatch.undo()
+    monkeypatch.setattr(spinning, "available_cores", lambda: MOST_CORES + 1)
+    with spinning_on_free_cores(2):
+        assert not named("watch other programs")
 
 
-# Prints how often threads of this process went to sleep in 500 operations of two threads: while other programs want the
-# cores, and the least of many trials afterwards.
+def test_threads_wake_if_the_load_cannot_be_read_any_more(others: list[float], monkeypatch) -> None:
+    def no_more() -> Look:
+        raise OSError("too many open files")
+
+    others[0] = 2.0
+    with spinning_on_free_cores(2):
+        assert until(lambda: named("sleep"))
+        monkeypatch.setattr(spinning, "look", no_more)
+        assert until(lambda: not named("sleep") and not named("watch other programs"))
+
+
+# Prints how often threads of this process went to sleep in 300 operations of two threads: while other programs want the
+# cores, and the least of many trials afterwards. Between two operations, a thread waits far longer than 100 looks take,
+# and far shorter than it spins by default.
 COUNTED = """
 import resource, threading, time
 from tessera.launch import spinning
@@ -88,40 +107,46 @@ from tessera.launch.threads import thread_environment
 
 def sleeps():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
-    for _ in range(500):
+    for _ in range(300):
         values.add_(1)
+        end = time.perf_counter() + 1e-4
+        while time.perf_counter() < end:
+            pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
 
-def until(true):
+def wait_until(true):
     end = time.monotonic() + 60
-    while not true() and time.monotonic() < end:
+    while not true():
+        assert time.monotonic() < end
         time.sleep(0.01)
 
 def team():
     return any(thread.name == "sleep" for thread in threading.enumerate())
 
-busy, spinning.APART = 99.0, 0.01
-spinning.cores_of_others = lambda before, after: busy
+busy, spinning.APART = True, 0.01
+spinning.crowded = lambda others, threads: busy
 with thread_environment(2):
     import torch
 
+    if not spinning._loaded():
+        raise SystemExit("torch has no libgomp here")
     values = torch.ones(2 * 32768)
     sleeps()
-    until(team)
+    wait_until(team)
     time.sleep(0.5)  # the team's threads begin
     print(sleeps())
-    busy = 0.0
-    until(lambda: not team())
-    least = sleeps()
-    for _ in range(50):
-        least = min(least, sleeps())
-    print(least)
+    busy = False
+    wait_until(lambda: not team())
+    print(min(sleeps() for _ in range(50)))
 """
 
 
-@pytest.mark.skipif(available_cores() < 2, reason="two threads on one core sleep in any case")
+@pytest.mark.skipif(not 2 <= available_cores() <= MOST_CORES, reason="nothing is done on this number of cores")
 def test_libgomps_threads_do_not_spin_while_others_want_the_cores() -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run([sys.executable, "-c", COUNTED], env=kept, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", COUNTED], env=kept, capture_output=True, text=True)
+    if "no libgomp" in done.stderr:
+        pytest.skip("torch has no libgomp here")
+    assert done.returncode == 0, done.stderr
     busy, free = map(int, done.stdout.split())
-    assert busy > 250 and free < busy / 2
+    assert busy > 150 and free < busy / 2
