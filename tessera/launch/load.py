@@ -31,15 +31,15 @@ def look(root: Path = Path("/")) -> Look | None:
     """
     try:
         cores = os.sched_getaffinity(0)
-        lines = (root / "proc/stat").read_text(encoding="ascii").splitlines()
+        lines = [line.split() for line in (root / "proc/stat").read_text(encoding="ascii").splitlines()]
+        ticks = [[int(word) for word in words[1:8]] for words in lines if words[0] in {f"cpu{core}" for core in cores}]
         tick = 1 / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError):  # not Linux
+    except (OSError, AttributeError, ValueError, IndexError):  # not Linux, or not what Linux writes
         return None
-    ticks = [line.split()[1:8] for line in lines if line.partition(" ")[0] in {f"cpu{core}" for core in cores}]
     quota = cgroup_quota(root)
     if len(ticks) < len(cores) or (quota is not None and quota < len(cores)):
         return None
-    worked = sum(int(n) for user, nice, system, _, _, irq, softirq in ticks for n in (user, nice, system, irq, softirq))
+    worked = sum(user + nice + system + irq + softirq for user, nice, system, _, _, irq, softirq in ticks)
     return Look(time.monotonic(), worked * tick, time.process_time())
 
 

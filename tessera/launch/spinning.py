@@ -21,6 +21,7 @@ from tessera.launch.load import cores_of_others, crowded, look
 
 APART = 1.0  # seconds between two looks at the other programs
 MOST_CORES = 16  # with more, as many more threads would be needed
+SPARE_THREADS = 16  # that the process must be able to start besides those that sleep
 
 
 @contextlib.contextmanager
@@ -39,12 +40,14 @@ def spinning_on_free_cores(threads: int) -> Iterator[None]:
         return
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(threads, ended), daemon=True, name="watch other programs")
-    watcher.start()
+    with contextlib.suppress(RuntimeError):  # no further thread may be started
+        watcher.start()
     try:
         yield
     finally:
         ended.set()
-        watcher.join()
+        if watcher.ident is not None:
+            watcher.join()
 
 
 def _watch(threads: int, ended: threading.Event) -> None:
@@ -60,7 +63,7 @@ def _watch(threads: int, ended: threading.Event) -> None:
             else:
                 _wake(sleeping)
             before = now
-    except (OSError, RuntimeError):  # no further thread may be started, or /proc cannot be read any more
+    except (OSError, RuntimeError):  # /proc cannot be read any more, or no further thread may be started
         pass
     finally:
         _wake(sleeping)
@@ -80,7 +83,30 @@ def _loaded() -> set[Path]:
 
 
 def _sleep(library: Path, wake: threading.Event) -> None:
-    """Sleep beside as many sleeping threads of libgomp as there are cores. They end when this thread does."""
-    gomp, free = ctypes.CDLL(str(library)), ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
-    gomp.GOMP_parallel(free, None, gomp.omp_get_num_procs() + 1, 0)  # each calls free(NULL), which does nothing
-    wake.wait()
+    """Sleep beside as many sleeping threads of libgomp as there are cores. They end when this thread does.
+
+    Does nothing where the process may not start many more threads.
+    """
+    with contextlib.suppress(OSError):  # the file cannot be loaded a second time
+        gomp, free = ctypes.CDLL(str(library)), ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
+        cores = gomp.omp_get_num_procs()
+        if _can_start(cores + SPARE_THREADS):  # if libgomp cannot start a thread, it ends the process
+            gomp.GOMP_parallel(free, None, cores + 1, 0)  # each calls free(NULL), which does nothing
+            wake.wait()
+
+
+def _can_start(count: int) -> bool:
+    """Whether the process may start so many more threads, beside those that it has. It starts them, and ends them."""
+    end, started = threading.Event(), []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        return False
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+    return True

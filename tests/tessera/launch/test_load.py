@@ -34,6 +34,7 @@ def test_work_of_all_kinds_on_the_cores_of_this_process_counts(tmp_path: Path, m
 
 def test_where_the_system_does_not_tell_nothing_is_known(tmp_path: Path, monkeypatch) -> None:
     assert look(tmp_path / "elsewhere") is None
+    assert look(stat(tmp_path, [f"cpu{core} a b c d e f g" for core in os.sched_getaffinity(0)])) is None
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3}, raising=False)
     assert look(stat(tmp_path, ["cpu0 1 1 1 1 1 1 1", "cpu3 1 1 1 1 1 1 1"])) is None  # core 2 is not shown
 

@@ -97,6 +97,16 @@ def test_threads_wake_if_the_load_cannot_be_read_any_more(others: list[float], m
         assert until(lambda: not named("sleep") and not named("watch other programs"))
 
 
+def test_without_room_for_more_threads_a_run_goes_on_alone(others: list[float], monkeypatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with spinning_on_free_cores(2):
+        assert not named("watch other programs")
+    assert not spinning._can_start(1)
+
+
 # Prints how often threads of this process went to sleep in 300 operations of two threads: while other programs want the
 # cores, and the least of many trials afterwards. Between two operations, a thread waits far longer than 100 looks take,
 # and far shorter than it spins by default.
@@ -150,3 +160,34 @@ def test_libgomps_threads_do_not_spin_while_others_want_the_cores() -> None:
     assert done.returncode == 0, done.stderr
     busy, free = map(int, done.stdout.split())
     assert busy > 150 and free < busy / 2
+
+
+# The process may take 12 MB more than it has, which is less than one thread's stack and its surroundings.
+WITHOUT_ROOM = """
+import resource, time
+from tessera.launch import spinning
+from tessera.launch.threads import thread_environment
+
+busy, spinning.APART = False, 0.01
+spinning.crowded = lambda others, threads: busy
+with thread_environment(2):
+    import torch
+
+    values = torch.ones(2 * 32768)
+    values.add_(1)
+    time.sleep(0.2)
+    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 12 * 2**20,) * 2)
+    busy = True
+    for _ in range(100):
+        values.add_(1)
+        time.sleep(0.01)
+print(values[0].item())
+"""
+
+
+@pytest.mark.skipif(not 2 <= available_cores() <= MOST_CORES, reason="nothing is done on this number of cores")
+def test_a_process_without_room_for_more_threads_is_not_ended_by_libgomp() -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_ROOM], env=kept, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "102.0\n"), done.stderr
