@@ -33,13 +33,13 @@ def look(root: Path = Path("/")) -> Look | None:
         cores = os.sched_getaffinity(0)
         lines = [line.split() for line in (root / "proc/stat").read_text(encoding="ascii").splitlines()]
         ticks = [[int(word) for word in words[1:8]] for words in lines if words[0] in {f"cpu{core}" for core in cores}]
+        worked = sum(user + nice + system + irq + softirq for user, nice, system, _, _, irq, softirq in ticks)
         tick = 1 / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):  # not Linux, or not what Linux writes
         return None
     quota = cgroup_quota(root)
     if len(ticks) < len(cores) or (quota is not None and quota < len(cores)):
         return None
-    worked = sum(user + nice + system + irq + softirq for user, nice, system, _, _, irq, softirq in ticks)
     return Look(time.monotonic(), worked * tick, time.process_time())
 
 
@@ -56,7 +56,8 @@ def crowded(others: float, threads: int) -> bool:
         others: how many cores they keep busy.
         threads: how many threads this process computes with.
     """
-    return others + threads > (1 + MARGIN) * available_cores()
+    cores = available_cores()
+    return others + min(threads, cores) > (1 + MARGIN) * cores
 
 
 def cores_of_others_now(seconds: float = 0.5) -> float:

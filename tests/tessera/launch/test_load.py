@@ -50,7 +50,7 @@ def test_a_quota_of_fewer_cores_counts_what_proc_does_not_say(
 
 @pytest.mark.parametrize(
     ("others", "threads", "expected"),
-    [(0.9, 8, False), (1.9, 8, False), (2.1, 8, True), (3.9, 6, False), (4.1, 6, True)],
+    [(1.9, 8, False), (2.1, 8, True), (3.9, 6, False), (4.1, 6, True), (0.0, 16, False), (2.1, 16, True)],
 )
 def test_others_may_take_a_quarter_of_the_cores_unnoticed(
     monkeypatch, others: float, threads: int, expected: bool
