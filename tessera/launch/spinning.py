@@ -28,8 +28,8 @@ SPARE_THREADS = 16  # that the process must be able to start besides those that 
 def spinning_on_free_cores(threads: int) -> Iterator[None]:
     """Within a `with` block, threads that wait sleep almost at once while other programs want the cores.
 
-    Nothing is done for a process that computes with one thread, on a machine with more than `MOST_CORES` cores, or if
-    GOMP_SPINCOUNT or OMP_WAIT_POLICY is set.
+    Nothing is done for a process that computes with one thread or that may start few more threads, on a machine with
+    more than `MOST_CORES` cores, where the load is not known (`look`), or if GOMP_SPINCOUNT or OMP_WAIT_POLICY is set.
 
     Args:
         threads: how many threads this process computes with.
