@@ -48,7 +48,7 @@ def about_links(links: list[str]) -> list[str]:
     """Tells how many symbolic links lead out of the folder."""
     if not links:
         return []
-    return [f"{len(links)} symbolic links lead out of the folder and are followed, the first: {links[0]}"]
+    return [f"symbolic links that lead out of the folder are followed: {len(links)}, the first: {links[0]}"]
 
 
 def about_folders(images: Iterable[str], others: Iterable[str]) -> list[str]:

@@ -72,7 +72,7 @@ def list_files(folder: Path) -> Listing:
                     waiting.append(name)
             elif not entry.is_file() and os.path.exists(entry.path):
                 listing.odd.append(name)
-                listing.aside.append(Aside(shown(name), "no files", "a pipe, a socket or a device"))
+                listing.aside.append(Aside(shown(name), "pipe or device", "a pipe, a socket or a device"))
             elif not entry.name.startswith("."):
                 listing.files[name] = DiskFile(Path(entry.path))
     listing.files = dict(sorted(listing.files.items()))
@@ -81,7 +81,7 @@ def list_files(folder: Path) -> Listing:
 
 def system_folder(name: str) -> Aside:
     """A folder of the operating system, by its path relative to the source."""
-    kind = shown(f"system folders named {name.rsplit('/', 1)[-1]}")
+    kind = shown(f"{name.rsplit('/', 1)[-1]} (system folder)")
     return Aside(shown(name), kind, "a folder of the operating system")
 
 

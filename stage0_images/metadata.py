@@ -177,7 +177,7 @@ def tables(rows: pa.Table, splits: dict[str, list[str]]) -> tuple[dict[str, data
     for split, files in splits.items():
         named = [file for file in files if file in place]
         aside += [
-            Aside(shown(file), "images not named in metadata", "no metadata file names it")
+            Aside(shown(file), "not named in metadata", "no metadata file names it")
             for file in files
             if file not in place
         ]

@@ -53,10 +53,10 @@ def test_links_out_of_the_folder_are_followed_and_said(opened, in_tmp, refused):
     folder = write_images(in_tmp / "pets", {"dog/3.png": 3})
     (folder / "cat").symlink_to(elsewhere)
     (folder / "dog" / "again.png").symlink_to("3.png")
-    assert opened(folder).notes == ("1 symbolic links lead out of the folder and are followed, the first: cat",)
+    assert opened(folder).notes == ("symbolic links that lead out of the folder are followed: 1, the first: cat",)
     (folder / "dog" / "far.png").symlink_to(elsewhere / "2.png")
     source = opened(folder)
-    assert source.notes[0].startswith("2 symbolic links") and values_of(source.splits["train"]) == [1, 2, 3, 3, 2]
+    assert "are followed: 2," in source.notes[0] and values_of(source.splits["train"]) == [1, 2, 3, 3, 2]
     (folder / "all").symlink_to("/")
     assert f"{folder}/all: a symbolic link to /, in which the source itself lies" in refused(folder)
 
@@ -199,7 +199,7 @@ def test_folders_of_the_system_are_left_aside_and_counted(opened, in_tmp):
     assert counts(source) == {"train": ["cat", "dog"]}
     assert sorted(one.file for one in source.aside) == sorted(names)
     assert {one.kind for one in source.aside} == {
-        f"system folders named {name}" for name in ("@eaDir", "$RECYCLE.BIN", "__MACOSX")
+        f"{name} (system folder)" for name in ("@eaDir", "$RECYCLE.BIN", "__MACOSX")
     }
 
 

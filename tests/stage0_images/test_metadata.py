@@ -22,8 +22,8 @@ def test_metadata_gives_labels_and_images_that_it_does_not_name_are_counted(open
     assert source.classes == ("cat", "dog") and source.splits["train"].labels.tolist() == [0, 1, 0, 1]
     assert values_of(source.splits["train"]) == [1, 2, 3, 4]
     assert [(one.file, one.kind) for one in source.aside] == [
-        ("5.png", "images not named in metadata"),
-        ("6.png", "images not named in metadata"),
+        ("5.png", "not named in metadata"),
+        ("6.png", "not named in metadata"),
     ]
     lines = "".join(f'{{"file_name": "{i}.png", "class": {i % 3}}}\n' for i in range(1, 7))
     source = opened(described(in_tmp / "jsonl", lines, "metadata.jsonl"))

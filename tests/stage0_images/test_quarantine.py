@@ -83,7 +83,7 @@ def test_files_that_are_not_read_are_listed_and_counted(prepare, capsys):
     assert prepare(source="pets") == 0
     line = capsys.readouterr().out.splitlines()[0]
     assert line.endswith(
-        "2 classes, 0 refused, left aside: 2 .heic, 1 .txt, 1 system folders named @eaDir "
+        "2 classes, 0 refused, left aside: 2 .heic, 1 .txt, 1 @eaDir (system folder) "
         "(listed in data/prepared/quarantine.jsonl)"
     )
     rows = [json.loads(row) for row in (PREPARED / "quarantine.jsonl").read_text().splitlines()]
