@@ -17,6 +17,9 @@ LITTLE_LEARNED = 0.02  # of the bits that counting needs: a prior that saves les
 BARELY = 0.2  # of the errors of always answering with the most frequent class: a classifier must avoid this share
 RECOGNISED = 0.75  # of the share of test images that are recognised: below it reconstructions have lost too much
 ALIKE = 0.5  # the same for samples, below which they look little like their classes
+LOST = 0.05  # of the variance of pixels (NMSE): above it reconstructions are blurred
+FEW = 10  # samples of a class: of fewer, the share that is recognised says little
+NAMED = 3  # classes at most in a sentence
 USED = 0.5  # of the codes that evenly used codebooks would show on as many tokens
 COPIES = 0.75  # of pairs in which a sample is nearer to training images than a test image is; 0.5 is expected
 ROSE = 0.02  # of the best validation figure: a last one that is worse by more has overfitted
@@ -37,6 +40,10 @@ LONGER_CLASSIFIER = (
     "Train it longer (classifier.training.steps) or with smaller batches (classifier.training.batch_size). Until then, "
     "neither the agreement of samples with it nor distances in its features say much."
 )
+SEE_CLASSES = (
+    "Look at their rows in results/sample/grid.png. A class with few or very different images needs more of them, or a "
+    "prior that is trained longer (stage2_prior.training.steps)."
+)
 CHOOSE_SAMPLING = (
     "Then choose guidance_scale and temperature on validation images (python benchmarks/sampling_parameters.py)."
 )
@@ -49,7 +56,8 @@ NO_OVERFITTING = (
     "stage1_vqvae.augmentation), more dropout, or a smaller model move that step back."
 )
 PATIENCE = "A patience ends a training some validations after its best step, and so saves time."
-MORE_STEPS = "More steps are likely to help; a run that was planned by `start` takes more `--minutes`."
+PLANNED = "If `start` planned the run, give it more `--minutes`."
+MORE_STEPS = f"More steps are likely to help. {PLANNED}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ def findings(metrics: dict[str, Any], usage: Usage, params: Params) -> list[Find
     agreement, distribution = metrics.get("classifier", {}), metrics.get("distribution", {})
     said = [_prior(metrics["bits_per_dim"], better_prior), *_classifier(agreement, better_prior)]
     poor = distribution.get("features") == "classifier" and _learned_little(agreement)
+    if not any(MEND_STAGE_1 in finding.advice for finding in said):
+        said += _reconstructions(metrics.get("reconstruction", {}))
     said += _distances(distribution, {} if poor else metrics.get("memorisation", {}))
     if usage.share < USED * usage.expected:
         text = f"Only {usage.share:.0%} of the codes{usage.where} occur in the test images: many are not used."
@@ -184,7 +194,25 @@ def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]
         said.append(Finding("The reconstructions have lost much of what tells classes apart.", MEND_STAGE_1))
     elif samples < ALIKE * real:
         said.append(Finding("The samples look little like their classes.", f"{better_prior} {CHOOSE_SAMPLING}"))
+    elif named := _weakest(agreement.get("per_class", []), ALIKE * real):
+        said.append(Finding(f"The samples of some classes are seldom recognised: {named}.", SEE_CLASSES))
     return said
+
+
+def _weakest(per_class: list[dict[str, Any]], least: float) -> str:
+    """The classes whose samples are recognised more seldom than `least`, the worst first; empty if there is none."""
+    weak = [each for each in per_class if each["samples"] >= FEW and each["sample_agreement"] < least]
+    weak.sort(key=lambda each: each["sample_agreement"])
+    named = [f"{each['class']} ({each['sample_agreement']:.0%})" for each in weak[:NAMED]]
+    return ", ".join(named) + (f" and {len(weak) - NAMED} more" if len(weak) > NAMED else "")
+
+
+def _reconstructions(figures: dict[str, float]) -> list[Finding]:
+    """Whether reconstructions lose details, by their squared error."""
+    if figures.get("nmse", 0.0) <= LOST:
+        return []
+    text = f"Reconstructions miss {figures['nmse']:.1%} of the variance of the pixels (NMSE): details are lost."
+    return [Finding(text, f"{MEND_STAGE_1} {PLANNED}")]
 
 
 def _learned_little(agreement: dict[str, float]) -> bool:

@@ -263,18 +263,33 @@ class Evaluation:
         means = {name: float(np.mean([level[name] for level in levels])) for name in levels[0]}
         return means | tokens(self.layout, len(self.prepared["train"])) | {"per_level": levels}
 
-    def _samples(self) -> dict[str, float]:
-        """The share of sampled images in which the classifier sees the class that was asked for."""
+    def _samples(self) -> dict[str, Any]:
+        """The share of sampled images in which the classifier sees the class that was asked for; of each class too."""
         if self.classifier is None:
             return {}
-        names = {"sample_agreement": "default", "unguided_agreement": "unguided"}
-        return {name: self._agreement(self.samples[kind]) for name, kind in names.items()}
+        default, unguided = (self.samples[kind] for kind in ("default", "unguided"))
+        hits, asked = self._hits(default), np.bincount(np.asarray(default.labels)).tolist()
+        return {
+            "sample_agreement": sum(hits) / len(default),
+            "unguided_agreement": sum(self._hits(unguided)) / len(unguided),
+            "per_class": [
+                {"class": name, "sample_agreement": right / count, "samples": count}
+                for name, right, count in zip(self.prepared.stats.classes, hits, asked, strict=False)
+                if count
+            ],
+        }
 
-    def _agreement(self, split: ImageSplit) -> float:
+    def _hits(self, split: ImageSplit) -> list[int]:
+        """How many images of each class the classifier takes for what they are, in the order of the classes."""
+        names = [str(number) for number in range(self.prepared.stats.num_classes)]
+
         def measure(rows: slice) -> dict[str, float]:
-            return {"hits": (predict(self.classifier, split.pixels(rows)) == split.label_tensor(rows)).sum().item()}
+            labels = split.label_tensor(rows)
+            right = labels[predict(self.classifier, split.pixels(rows)) == labels]
+            return dict(zip(names, right.bincount(minlength=len(names)).tolist(), strict=True))
 
-        return self._sums(["hits"], len(split), TOGETHER, "samples", measure)["hits"] / len(split)
+        sums = self._sums(names, len(split), TOGETHER, "samples", measure)
+        return [round(sums[name]) for name in names]
 
     def reconstructions(self) -> torch.Tensor:
         """Test images, spread over the classes, above their reconstructions, as one picture."""

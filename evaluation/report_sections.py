@@ -200,12 +200,13 @@ def copies(run: Published) -> Section:
                 "Rows of samples, each above the training image that is nearest to it",
             )
         ],
-        f"If pairs are the same image, the model has learned training images by heart. Of all pairs of a sample and a "
-        f"test image, the sample is nearer to a training image in {found['nearer_than_test']:.0%}: 50% is expected of "
-        f"a model that copies nothing. The median distance to the nearest training image is "
+        f"If pairs are the same image, the model has learned training images by heart. To tell, take a sample and a "
+        f"test image at random: in {found['nearer_than_test']:.0%} of such pairs the sample is the one with the nearer "
+        f"training image. The median distance to the nearest training image is "
         f"{found['sample_distance']:.3g} for samples and {found['test_distance']:.3g} for test images, in the features "
         f"of {found['features']}.",
-        "About 50% is best; far above it, samples may be copies.",
+        "About 50% is best: samples are as near as test images, which are no copies. Far above it, samples may be "
+        "copies. Far below it, samples look less like training images than test images do.",
         f"{count(found['samples'], 'sample')}, {count(found['test_images'], 'test image')}, "
         f"{count(found['training_images'], 'training image')}; the picture shows the 24 nearest pairs at most.",
     )

@@ -77,14 +77,12 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
     options.whole(arguments, "count")
     options.picture_path(arguments.output)
     section = options.section_with(arguments, params.sampling)
+    pipeline = options.load(arguments, section, params.runtime.threads)
     from dataclasses import asdict
 
     from sampling.pictures import completions, require_size
     from tessera.images.grids import image_grid, save_grid
-    from tessera.launch.devices import configure_torch
 
-    configure_torch(params.runtime.threads)
-    pipeline = options.load(arguments, section)
     settings = options.settings_of(section, pipeline)
     label = None if arguments.label is None else options.class_of(arguments.label, pipeline.classes)
     require_size("--count", arguments.count + 1, pipeline.layout.image_shape)

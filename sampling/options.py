@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from sampling.parameters import SamplingParams
 from tessera import paths
+from tessera.console import starting
 from tessera.errors import UserError
 from tessera.parameters.parts import parameters_of
 
@@ -107,12 +108,19 @@ def picture_path(path: Path) -> Path:
     return path
 
 
-def load(arguments: argparse.Namespace, section: SamplingParams) -> TwoStagePipeline:
-    """The pipeline that `--models` names, or that of models/. Notes tell of options that change nothing."""
-    from sampling.pipeline import TwoStagePipeline
+def load(arguments: argparse.Namespace, section: SamplingParams, threads: int | None) -> TwoStagePipeline:
+    """The pipeline that `--models` names, or that of models/. Notes tell of options that change nothing.
 
+    Args:
+        threads: `runtime.threads`.
+    """
     source, choices = arguments.models or paths.MODELS, {"precision": section.precision, "decoder": section.decoder}
-    pipeline = TwoStagePipeline.from_pretrained(source, revision=arguments.revision, **choices)
+    with starting():
+        from sampling.pipeline import TwoStagePipeline
+        from tessera.launch.devices import configure_torch
+
+        configure_torch(threads)
+        pipeline = TwoStagePipeline.from_pretrained(source, revision=arguments.revision, **choices)
     without = () if pipeline.prior.num_classes else ("guidance_scale", "guidance_schedule")
     reasons = dict.fromkeys(without, "the prior was trained without labels")
     used = _sampled_by(pipeline)

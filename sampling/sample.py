@@ -44,13 +44,16 @@ LARGEST_FACTOR = 64  # by which --enlarge repeats pixels
 ASKED = ("labels", "count", "output", "images", "enlarge", "models", "revision", *options.VALUES)
 
 
-def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> None:
+def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace, threads: int | None) -> None:
     """Sample what the options ask for, and write the picture and the single images that they name.
 
     Args:
         section: the values of params.yaml, with those that options gave.
         arguments: see `checked`.
+        threads: `runtime.threads`.
     """
+    each, output, factor = arguments.count or section.grid_columns, arguments.output, arguments.enlarge or 1
+    pipeline = options.load(arguments, section, threads)
     from dataclasses import asdict
 
     import torch
@@ -59,8 +62,6 @@ def sample_as_asked(section: SamplingParams, arguments: argparse.Namespace) -> N
     from tessera.images.grids import enlarged, save_grid
     from tessera.images.pixels import to_uint8
 
-    each, output, factor = arguments.count or section.grid_columns, arguments.output, arguments.enlarge or 1
-    pipeline = options.load(arguments, section)
     classes = pipeline.classes
     named = [options.class_of(text, classes) for text in arguments.labels or ()]
     numbers = named or list(classes.trained)
@@ -129,10 +130,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
         sample(params, MODULE, USES, getattr(arguments, "share", None))
         return
     section, arguments = options.section_with(arguments, params.sampling), checked(arguments)
-    from tessera.launch.devices import configure_torch
-
-    configure_torch(params.runtime.threads)
-    sample_as_asked(section, arguments)
+    sample_as_asked(section, arguments, params.runtime.threads)
 
 
 def asked(arguments: argparse.Namespace) -> bool:

@@ -45,7 +45,7 @@ def run(params: Params, arguments: argparse.Namespace) -> None:
             require_token(None)
     from tempfile import TemporaryDirectory
 
-    pipeline = options.load(arguments, params.sampling)
+    pipeline = options.load(arguments, params.sampling, params.runtime.threads)
     told = {"license": arguments.license, "dataset": arguments.dataset}
     if arguments.folder is not None:
         written = pipeline.save_pretrained(arguments.folder, **told)

@@ -72,11 +72,12 @@ class Quarantine:
         )
 
     def summary(self, place: Path) -> str:
-        """How many images were refused, and how many files of each kind are not read.
+        """How many images were refused, the first of them, and how many files of each kind are not read.
 
         Args:
             place: where the list is, which is named if it is not empty.
         """
         aside = left_aside(self.aside)
-        text = f"{len(self.rows)} refused" + (f", {aside}" if aside else "")
+        first = [f"{row['file'] or row['index']}: {row['reason']}" for row in self.rows[:1]]
+        text = ", ".join(filter(None, [f"{len(self.rows)} refused", *(f"the first {one}" for one in first), aside]))
         return f"{text} (listed in {place})" if self.rows or self.aside else text

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+DVC_LOCK = Path("dvc.lock")
 PREPARED = Path("data/prepared")
 CODES = Path("data/codes")
 MODELS = Path("models")

@@ -14,9 +14,10 @@ from tessera.streams import lasting
 
 
 def commands() -> dict[str, str]:
-    """Each command and the first line of what it says of itself."""
+    """Each command and what its first line says of it, without the words that call it."""
     names = sorted(module.name for module in iter_modules(__path__))
-    return {name: str(import_module(f"{__name__}.{name}").__doc__).splitlines()[0] for name in names}
+    lines = {name: str(import_module(f"{__name__}.{name}").__doc__).splitlines()[0] for name in names}
+    return {name: line.split(": python -m")[0].rstrip(".") for name, line in lines.items()}
 
 
 def main(argv: list[str]) -> int:

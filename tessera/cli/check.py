@@ -1,5 +1,8 @@
-"""Check the whole of a parameter file, its source of images, its trackers, the models that trainings begin with, batch
-sizes and the rows of train.csv: python -m tessera check [FILE]. `--params FILE` means the same, as for the stages."""
+"""Check the whole of a parameter file, and what it names: python -m tessera check [FILE].
+
+These are the source of images, the trackers, the models that trainings begin with, batch sizes and the rows of
+train.csv. `--params FILE` means the same as FILE, as for the stages.
+"""
 
 from __future__ import annotations
 

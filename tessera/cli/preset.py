@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from stage0_images.parameters import absolute
 from stage0_images.places import local_folder
 from tessera import paths
 from tessera.artifacts.files import write_text
@@ -116,6 +117,9 @@ def _kinds(path: str) -> tuple[Any, ...]:
 def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:
     """A local `data.source` is also what DVC watches, and has no revision.
 
+    The path of a folder outside this one is written in full, since `dvc exp run --queue` and `--temp` work in a copy of
+    this folder, from which a relative path would lead elsewhere.
+
     Raises:
         UserError: the source is no folder, and no Hub id either.
     """
@@ -125,7 +129,8 @@ def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:
     folder = local_folder(source)
     if folder is None:
         return changes
-    source = str(folder) if source.startswith("~") else source  # DVC does not expand `~`
+    if source.startswith("~") or not folder.is_relative_to(absolute(".")):  # DVC does not expand `~`
+        source = str(folder)
     return {"data.watch": source, "data.revision": None} | changes | {"data.source": source}
 
 

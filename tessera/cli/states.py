@@ -74,7 +74,7 @@ class Run:
         """The number of steps that the newest state has taken, or of parts in place."""
         if (parts := parts_of(self.folder)) is not None:
             return f"{parts:,} parts"
-        return f"step {int(self.states[-1].name.split('-')[1]):,}" if self.states else "step -"
+        return f"step {int(self.states[-1].name.split('-')[1]):,}" if self.states else "nothing saved yet"
 
     @property
     def bytes(self) -> int:

@@ -123,18 +123,21 @@ def test_a_class_without_training_images_is_no_part_of_the_classifiers_figures(t
     shares = test.label_tensor(slice(None))[known].bincount() / known.sum()
     assert found["majority_accuracy"] == pytest.approx(shares.max().item())
     assert right.float().mean() < 0.8, "the class without training images makes a difference"
-    for kind, name in {"default": "sample_agreement", "unguided": "unguided_agreement"}.items():
+    for kind, name in {"unguided": "unguided_agreement", "default": "sample_agreement"}.items():
         split = open_samples(paths.SAMPLES)[kind]
         assert np.asarray(split.labels).tolist() == [0, 2] * 7
         right = predict(judge, split.pixels(slice(None))) == split.label_tensor(slice(None))
         assert found[name] == pytest.approx(right.float().mean().item())
+    names, share = open_prepared(paths.PREPARED).stats.classes, {n: right[n // 2 :: 2].float().mean() for n in (0, 2)}
+    rows = [{"class": names[n], "sample_agreement": pytest.approx(share[n].item()), "samples": 7} for n in (0, 2)]
+    assert found["per_class"] == rows
 
 
 def test_without_a_test_image_of_a_trained_class_the_classifiers_accuracy_is_unavailable(tiny_run):
     folder = tiny_run(untrained=int(fixed_choice(20, 1)[0]) % 3)  # the class of the only image that is measured
     run_all()
     metrics = limit_images(folder, 1)
-    assert set(metrics["classifier"]) == {"sample_agreement", "unguided_agreement"}
+    assert set(metrics["classifier"]) == {"sample_agreement", "unguided_agreement", "per_class"}
     assert {name.removeprefix("classifier.") for name in metrics["unavailable"] if "classifier." in name} == {
         "real_accuracy",
         "majority_accuracy",
@@ -287,14 +290,3 @@ def test_sample_refuses_a_prior_of_another_vqvae_and_keeps_the_old_samples(tiny_
     error = capsys.readouterr().err
     assert "f" * 16 in error and read_manifest(paths.VQVAE, "vqvae").identity[:16] in error
     assert read_manifest(paths.SAMPLES, "samples").identity == before
-
-
-def test_top_k_over_every_codebook_is_one_line_and_leaves_the_samples(tiny_run, capsys):
-    folder = tiny_run()
-    raw = json.loads((folder / "params.yaml").read_text())
-    raw["sampling"]["top_k"] = 9  # the published codebook has 8; params.yaml now speaks of a larger one
-    raw["stage1_vqvae"]["quantizer"]["vq"]["codebook_size"] = 16
-    (folder / "params.yaml").write_text(json.dumps(raw))
-    assert sample.main([]) == 2
-    assert "top_k" in capsys.readouterr().err
-    assert not paths.SAMPLES.exists()

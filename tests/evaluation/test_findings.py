@@ -14,6 +14,7 @@ GOOD = {
     "bits_per_dim": {"rate_counts": 1.0, "rate_prior": 0.75},
     "codebook": {"usage": 0.9},
     "classifier": {"real_accuracy": 0.98, "reconstruction_agreement": 0.96, "sample_agreement": 0.92},
+    "reconstruction": {"nmse": 0.03},
 }
 
 
@@ -25,7 +26,10 @@ def said(params):
     """`said(section, usage, changes, **figures)`: the sentences about a good run with some figures replaced."""
 
     def say(
-        section: str = "codebook", usage: Usage = GOOD_USAGE, changes: dict[str, object] | None = None, **figures: float
+        section: str = "codebook",
+        usage: Usage = GOOD_USAGE,
+        changes: dict[str, object] | None = None,
+        **figures: object,
     ) -> str:
         metrics = copy.deepcopy(GOOD)
         metrics[section] |= figures
@@ -177,3 +181,32 @@ def test_a_validation_curve_tells_of_overfitting_and_of_too_few_steps(values, ex
 def test_a_patience_is_advised_only_where_there_is_none(patient):
     (found,) = of_a_curve("The prior", "nats", [0, 100, 200], [3.0, 2.0, 2.5], patient)
     assert ("patience" in found.advice) is not patient
+
+
+def test_reconstructions_that_lose_details_are_named_with_what_mends_stage_1(said):
+    assert "miss 6.7% of the variance" in (text := said("reconstruction", nmse=0.067)) and "finer grid" in text
+    assert "details are lost" not in said("reconstruction", nmse=0.04)
+
+
+def test_stage_1_is_to_be_mended_once_where_both_the_error_and_the_classifier_say_so(params):
+    metrics = copy.deepcopy(GOOD) | {"reconstruction": {"nmse": 0.2}}
+    metrics["classifier"]["reconstruction_agreement"] = 0.6
+    assert "\n".join(map(str, findings(metrics, GOOD_USAGE, params()))).count("Mend stage 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"cat": 0.9, "dog": 0.5}, None),  # half of the 98% of test images is 49%
+        ({"cat": 0.4, "dog": 0.9, "a fox": 0.1}, "seldom recognised: a fox (10%), cat (40%)."),
+        ({"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}, "seldom recognised: d (10%), c (20%), b (30%) and 1 more."),
+    ],
+)
+def test_the_classes_whose_samples_are_seldom_recognised_are_named_the_worst_first(said, shares, expected):
+    per_class = [{"class": name, "sample_agreement": share, "samples": 10} for name, share in shares.items()]
+    text = said("classifier", per_class=per_class)
+    assert (expected in text) if expected else ("seldom recognised" not in text)
+
+
+def test_few_samples_of_a_class_say_nothing_of_it(said):
+    assert "seldom" not in said("classifier", per_class=[{"class": "cat", "sample_agreement": 0.0, "samples": 9}])

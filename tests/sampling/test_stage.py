@@ -135,3 +135,13 @@ def test_a_picture_without_names_has_none_explained(tiny_run, capsys):
     assert sample.main([]) == 0
     said = capsys.readouterr().out
     assert "2 images" in said and "Ελληνικά" not in said
+
+
+def test_top_k_over_every_codebook_is_one_line_and_leaves_no_samples(run, raw_params, capsys):
+    raw_params["sampling"]["top_k"] = 9  # the published codebook has 8; params.yaml now speaks of a larger one
+    raw_params["stage1_vqvae"]["quantizer"]["vq"]["codebook_size"] = 16
+    (run / "params.yaml").write_text(json.dumps(raw_params), encoding="utf-8")
+    assert sample.main([]) == 2
+    error = capsys.readouterr().err
+    assert "top_k" in error.splitlines()[-1] and "Traceback" not in error
+    assert not paths.SAMPLES.exists()

@@ -236,3 +236,10 @@ def test_help_shows_the_description(capsys):
         entry.main(fail, "Makes pictures.", ["--help"])
     assert left.value.code == 0
     assert "Makes pictures." in capsys.readouterr().out
+
+
+def test_a_script_beside_a_clone_of_the_same_name_imports_the_package(tmp_path):
+    (tmp_path / "tessera" / "tessera").mkdir(parents=True)  # a folder that Python would take for a package
+    (tmp_path / "script.py").write_text("import tessera\nassert tessera.__file__\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, check=True)

@@ -49,7 +49,7 @@ class Comparison:
         known = dict.fromkeys(name for run in runs for name in run.figures)
         self.figures = [name for name in in_order(known) if every_figure or name in HEADLINES]
         self.notes = [note for run in runs for note in (*run.notes, *ended_early(run))]
-        self.same_data = not any(path.startswith("data.") for path in self.parameters)
+        self.same_data = self._same_data()
         tested, drawn = ({str(run.figures[name]) for run in runs if name in run.figures} for name in (TEST, SAMPLES))
         self.same_test, self.as_many_samples = len(tested) <= 1, len(drawn) <= 1
         self.same_codes = self._same_codes()
@@ -88,6 +88,13 @@ class Comparison:
         others = [run.parameters.everything for run in self.runs if path not in run.parameters.values]
         places = {run.parameters.places[path] for run in users}
         return any(not _alike(everything.get(place, MISSING), first) for everything in others for place in places)
+
+    def _same_data(self) -> bool:
+        """Whether all runs have the same prepared images, by what DVC recorded of them, else by their parameters."""
+        recorded = {run.data for run in self.runs}
+        if "" not in recorded:
+            return len(recorded) == 1
+        return not any(path.startswith("data.") for path in self.parameters)
 
     def _same_codes(self) -> bool:
         """Whether all runs have the same VQ-VAE, as far as its parameters and the test split's distortion tell."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tessera import paths
+from tessera.artifacts.manifests import read_manifest
 from tessera.documents import JSON_BYTES, YAML_BYTES, parse_json, parse_yaml, read_bytes
 from tessera.errors import UserError
 from tessera.parameters import Params, validate
@@ -49,6 +51,8 @@ class Run:
         parameters: see `Parameters`.
         figures: values by STAGE:PATH.
         stages: the stages that have figures.
+        data: the hash that DVC recorded of the prepared images, or "" where it recorded none, or not those of
+            `parameters`.
         notes: what the user must know to read the values, a sentence each.
     """
 
@@ -57,6 +61,7 @@ class Run:
     parameters: Parameters
     figures: dict[str, Any]
     stages: set[str]
+    data: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -186,7 +191,9 @@ def read_run(name: str, params: Path = paths.PARAMS) -> Run:
         UserError: there is nothing of this name, it has no params.yaml, or a file of it is damaged.
     """
     if name == WORKSPACE:
-        return _of(name, "", read_bytes(params, YAML_BYTES), dict(_files_here()))
+        run = _of(name, "", read_bytes(params, YAML_BYTES), dict(_files_here()))
+        run.notes.extend(_made_anew(run))
+        return run
     commit = commit_of(name)
     text = git("show", f"{commit}:./{paths.PARAMS.as_posix()}")
     if text is None:
@@ -216,7 +223,36 @@ def _of(name: str, commit: str, text: bytes, files: dict[str, bytes]) -> Run:
             f"{stage}:{path}": value
             for _, path, value in leaves(parse_json(data, origin, finite=False), chosen_alone=False)
         }
-    return Run(name, commit, parameters, figures, set(files), notes)
+    run = Run(name, commit, parameters, figures, set(files), notes=notes)
+    if not edited.get("prepare"):
+        run.data = _prepared(read_file(run, paths.DVC_LOCK))
+    return run
+
+
+def _prepared(lock: bytes | None) -> str:
+    """The hash of the prepared images in a dvc.lock; empty if it is of no form that is known here."""
+    with suppress(UserError, AttributeError, TypeError, KeyError):
+        outs = parse_yaml(lock or b"", paths.DVC_LOCK)["stages"]["prepare"]["outs"]
+        return next((str(out["md5"]) for out in outs if out["path"] == paths.PREPARED.as_posix()), "")
+    return ""
+
+
+def _made_anew(run: Run) -> Iterator[str]:
+    """A note for each model in this folder that is not the one that `evaluate` measured."""
+    for kind, folder in (("vqvae", paths.VQVAE), ("prior", paths.PRIOR)):
+        measured = run.figures.get(f"evaluate:models.{kind}")
+        if measured is None:
+            continue
+        try:
+            same = read_manifest(folder, kind, contents=False).identity == measured
+        except UserError:  # it is removed when its training begins
+            same = False
+        if not same:
+            yield (
+                f"{run.label}: the figures of evaluate are of an earlier {kind}, not of the parameters shown: "
+                f"{folder.as_posix()} was made anew since, or is being made"
+            )
+            return
 
 
 def _files_here() -> Iterator[tuple[str, bytes]]:

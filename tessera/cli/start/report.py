@@ -120,7 +120,11 @@ def _found(source: str, survey: Survey, machine: Machine) -> list[str]:
         f"; {max(survey.refused, 0.01):.0%} of the files looked at cannot be read as images" if survey.refused else ""
     )
     wide = survey.aspects[0] < 1 - SQUARE or survey.aspects[-1] > 1 + SQUARE
-    squares = "; not all are square, so their centres are cut out (data.fit)" if wide else ""
+    squares = (
+        "; not all are square, so each is cropped to the square at its centre (data.fit: stretch keeps all of it)"
+        if wide
+        else ""
+    )
     return [
         f"images    {source}: {counts}; {size}, {colours}{clear}; {labels}{squares}{refused}",
         f"machine   {machine.gpu or f'{cores}, no GPU'}{memory}; {low}"

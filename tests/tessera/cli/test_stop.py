@@ -23,6 +23,17 @@ def test_the_running_training_is_asked_to_end(capsys) -> None:
     assert capsys.readouterr().out == "train_prior: ends at its next validation, and publishes its best weights\n"
 
 
+def test_without_a_stage_the_one_training_that_is_running_is_meant(capsys) -> None:
+    assert main(["stop"]) == 2
+    assert "error: no training is running; none is running in this folder" in capsys.readouterr().err
+    with StateFolder("train_prior", "a", True) as state:
+        assert main(["stop"]) == 0 and state.end_requested()
+    with StateFolder("train_prior", "c", True) as state, StateFolder("train_vqvae", "b", True) as other:
+        assert main(["stop"]) == 2
+        assert not state.end_requested() and not other.end_requested()
+    assert "2 trainings are running: train_prior, train_vqvae; name one of them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("running", "told"), [("train_vqvae", "what is running is train_vqvae"), (None, "none is")])
 def test_a_stage_that_is_not_running_is_told_with_what_is(running, told, capsys) -> None:
     StateFolder("train_prior", "a", True).__enter__().__exit__()  # it has been running

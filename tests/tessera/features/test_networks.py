@@ -197,7 +197,7 @@ def test_without_a_classifier_its_features_are_refused_with_the_reason(in_tmp: P
 
 
 def test_none_is_no_network() -> None:
-    with pytest.raises(UserError, match=r"features\.name is none: there is no network"):
+    with pytest.raises(UserError, match=r"features\.name is none, which is no network"):
         build_features({"name": "none", "none": {}})
 
 
