@@ -151,7 +151,9 @@ def test_grey_images_with_classes_go_through_with_every_prior(shades: Write, pri
     run(*SINCE_THE_PRIOR)
     metrics = measured()
     check_account(metrics)
+    of_each_class = metrics["classifier"].pop("per_class")
     assert all(0 <= value <= 1 for value in metrics["classifier"].values())
+    assert all(0 <= row["sample_agreement"] <= 1 for row in of_each_class) and of_each_class
     samples = open_samples(paths.SAMPLES)["unguided"]
     assert samples.images.shape == (6, 1, 8, 8)
     assert np.asarray(samples.labels).tolist() == [0, 1, 0, 1, 0, 1]

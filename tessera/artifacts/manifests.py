@@ -251,7 +251,9 @@ def read_manifest(folder: Path, kind: str, contents: bool = True) -> Manifest:
     """
     remedy, path = _remedy(kind), folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder}: no {kind} here (no {MANIFEST}); it is there when its stage has ended: {remedy}")
+        raise UserError(
+            f"{folder}: no {kind} here (no {MANIFEST}); if its stage is running, wait for its end; otherwise {remedy}"
+        )
     text = read_bytes(path, JSON_BYTES, remedy)
     raw = parse_json(text, path, remedy)
     try:

@@ -185,7 +185,8 @@ def test_missing_images_are_one_clear_line(write_params: Write, capsys: pytest.C
     error = capsys.readouterr().err
     assert error == (
         "error: data/prepared: no prepared here (no manifest.json); "
-        "make it anew with `python -m stage0_images.prepare` or `dvc repro`\n"
+        "if its stage is running, wait for its end; otherwise make it anew with `python -m stage0_images.prepare` or "
+        "`dvc repro`\n"
     )
     assert not paths.VQVAE.exists() and not Path(".state/train_vqvae").exists()
 
