@@ -112,6 +112,15 @@ def test_a_folder_under_the_home_folder_is_found(file, monkeypatch):
     assert data.source == data.watch == str(Path.cwd() / "pictures")
 
 
+def test_the_path_of_a_folder_outside_is_written_in_full(file):
+    """A copy of the repository, in which DVC runs queued experiments, would look elsewhere by a relative path."""
+    outside = Path.cwd().parent / "pictures of others"
+    outside.mkdir()
+    assert main(["cifar10", "-S", f"data.source=../{outside.name}"]) == 0
+    data = load(file).data
+    assert data.source == data.watch == str(outside)
+
+
 def test_a_hub_id_keeps_what_is_watched_and_its_revision(file):
     assert main(["cifar10", "-S", "data.source=someone/cifar10", "-S", "data.revision=abc"]) == 0
     data = load(file).data
