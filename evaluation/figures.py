@@ -51,6 +51,8 @@ BETTER = {
     "evaluate:reconstruction.ssim": HIGHER,
     "evaluate:codebook*.usage": HIGHER,
     "evaluate:classifier.majority_accuracy": None,  # of the test images alone: a measure for real_accuracy
+    "evaluate:classifier.per_class.*.sample_agreement": HIGHER,
+    "evaluate:classifier.per_class.*": None,  # names of classes, numbers of samples
     "evaluate:classifier.*": HIGHER,
     "extract_codes:*.bits_per_dim_distortion": LOWER,
     "extract_codes:*.codebook_usage*": HIGHER,
@@ -78,7 +80,11 @@ TEST = "evaluate:images.test"
 # Distances of samples. All but the KID depend on how many samples there are.
 SAMPLES = "evaluate:images.samples"
 OF_AS_MANY_SAMPLES = ("evaluate:distribution.default.*", "evaluate:distribution.unguided.*")
-OF_SAMPLES_ALONE = ("evaluate:classifier.sample_agreement", "evaluate:classifier.unguided_agreement")
+OF_SAMPLES_ALONE = (
+    "evaluate:classifier.sample_agreement",
+    "evaluate:classifier.unguided_agreement",
+    "evaluate:classifier.per_class.*",
+)
 
 
 def better(figure: str) -> str | None:
@@ -98,7 +104,8 @@ def needs_the_same_judge(figure: str) -> bool:
 
 def needs_the_same_test_images(figure: str) -> bool:
     """Whether a figure compares only between runs that were measured on the same test images."""
-    return figure.startswith("evaluate:") and figure not in OF_SAMPLES_ALONE
+    alone = any(fnmatchcase(figure, pattern) for pattern in OF_SAMPLES_ALONE)
+    return figure.startswith("evaluate:") and not alone
 
 
 def needs_as_many_samples(figure: str) -> bool:

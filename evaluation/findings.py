@@ -17,7 +17,7 @@ LITTLE_LEARNED = 0.02  # of the bits that counting needs: a prior that saves les
 BARELY = 0.2  # of the errors of always answering with the most frequent class: a classifier must avoid this share
 RECOGNISED = 0.75  # of the share of test images that are recognised: below it reconstructions have lost too much
 ALIKE = 0.5  # the same for samples, below which they look little like their classes
-LOST = 0.05  # of the variance of pixels (NMSE): above it reconstructions are blurred
+LOST = 0.05  # of the variance of pixels (NMSE): above it reconstructions have lost details
 FEW = 10  # samples of a class: of fewer, the share that is recognised says little
 NAMED = 3  # classes at most in a sentence
 USED = 0.5  # of the codes that evenly used codebooks would show on as many tokens
@@ -41,8 +41,8 @@ LONGER_CLASSIFIER = (
     "neither the agreement of samples with it nor distances in its features say much."
 )
 SEE_CLASSES = (
-    "Look at their rows in results/sample/grid.png. A class with few or very different images needs more of them, or a "
-    "prior that is trained longer (stage2_prior.training.steps)."
+    "Look at samples of these classes (python -m sampling.sample --class NAME). If they look right, the classifier "
+    "hardly knows these classes. Otherwise give them more training images."
 )
 CHOOSE_SAMPLING = (
     "Then choose guidance_scale and temperature on validation images (python benchmarks/sampling_parameters.py)."
@@ -170,7 +170,7 @@ def _prior(bits: dict[str, float], advice: str) -> Finding:
     return Finding(f"The prior needs {compared} how often each occurs: it has learned little.", advice)
 
 
-def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]:
+def _classifier(agreement: dict[str, Any], better_prior: str) -> list[Finding]:
     """How many images of each kind the classifier takes for what they are; nothing if there is no classifier.
 
     Args:
@@ -195,7 +195,9 @@ def _classifier(agreement: dict[str, float], better_prior: str) -> list[Finding]
     elif samples < ALIKE * real:
         said.append(Finding("The samples look little like their classes.", f"{better_prior} {CHOOSE_SAMPLING}"))
     elif named := _weakest(agreement.get("per_class", []), ALIKE * real):
-        said.append(Finding(f"The samples of some classes are seldom recognised: {named}.", SEE_CLASSES))
+        said.append(
+            Finding(f"The samples of some classes are seldom recognised: {named}.", f"{SEE_CLASSES} {better_prior}")
+        )
     return said
 
 
@@ -215,7 +217,7 @@ def _reconstructions(figures: dict[str, float]) -> list[Finding]:
     return [Finding(text, f"{MEND_STAGE_1} {PLANNED}")]
 
 
-def _learned_little(agreement: dict[str, float]) -> bool:
+def _learned_little(agreement: dict[str, Any]) -> bool:
     """Whether the classifier is hardly better than one that always answers with the most frequent class."""
     real, majority = agreement.get("real_accuracy"), agreement.get("majority_accuracy")  # None: an older evaluation
     if real is None or majority is None or majority == 1:

@@ -65,7 +65,7 @@ class Quarantine:
         why, remedy = f"over data.max_bad_fraction ({params.max_bad_fraction})", "or raise it"
         if len(self.rows) <= params.max_bad_fraction * self.total:
             why, remedy = f"all of the split {empty[0]}", "or add others"
-        first = "; ".join(f"{r['split']} {r['file'] or r['index']}: {r['reason']}" for r in self.rows[:NAMED])
+        first = "; ".join(map(_told, self.rows[:NAMED]))
         raise UserError(
             f"data.source: {params.source!r}: {len(self.rows)} of {self.total} images refused, {why}; {place} lists "
             f"them all; mend or remove them, {remedy}; first: {first}"
@@ -77,7 +77,11 @@ class Quarantine:
         Args:
             place: where the list is, which is named if it is not empty.
         """
-        aside = left_aside(self.aside)
-        first = [f"{row['file'] or row['index']}: {row['reason']}" for row in self.rows[:1]]
-        text = ", ".join(filter(None, [f"{len(self.rows)} refused", *(f"the first {one}" for one in first), aside]))
+        refused = f"{len(self.rows)} refused" + (f" (first: {_told(self.rows[0])})" if self.rows else "")
+        text = ", ".join(filter(None, (refused, left_aside(self.aside))))
         return f"{text} (listed in {place})" if self.rows or self.aside else text
+
+
+def _told(row: dict[str, Any]) -> str:
+    """Which image was refused, and why."""
+    return f"{row['split']} {row['file'] or 'row ' + str(row['index'])}: {row['reason']}"

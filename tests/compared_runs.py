@@ -10,6 +10,8 @@ from tessera import paths
 from tessera.artifacts.files import json_text, write_text
 from tessera.cli import main as command
 
+PER_CLASS = [{"class": "cat", "sample_agreement": 0.5, "samples": 100}]
+
 
 def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
@@ -20,7 +22,7 @@ def write_metrics(rate: float, distortion: float = 3.5, stages: tuple[str, ...] 
     evaluated = {
         "bits_per_dim": {"distortion": distortion, "rate_prior": rate, "total_prior": distortion + rate},
         "reconstruction": {"nmse": 0.03282198, "psnr": 23.5},
-        "classifier": {"sample_agreement": 1 - rate / 2, "unguided_agreement": 0.85},
+        "classifier": {"sample_agreement": 1 - rate / 2, "unguided_agreement": 0.85, "per_class": PER_CLASS},
         "codebook": {"usage": 1.0, "perplexity": 54.4680319, "per_level": [{"usage": 1.0, "perplexity": 54.4680319}]},
         "images": {"test": 252, "samples": 1000},
     }

@@ -14,7 +14,7 @@ from tessera.streams import lasting
 
 
 def commands() -> dict[str, str]:
-    """Each command and what its first line says of it, without the words that call it."""
+    """Each command, with the first line of its docstring up to the command line."""
     names = sorted(module.name for module in iter_modules(__path__))
     lines = {name: str(import_module(f"{__name__}.{name}").__doc__).splitlines()[0] for name in names}
     return {name: line.split(": python -m")[0].rstrip(".") for name, line in lines.items()}

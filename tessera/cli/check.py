@@ -1,6 +1,6 @@
-"""Check the whole of a parameter file, and what it names: python -m tessera check [FILE].
+"""Check a whole parameter file before anything runs: python -m tessera check [FILE].
 
-These are the source of images, the trackers, the models that trainings begin with, batch sizes and the rows of
+It also checks the source of images, the trackers, the models that trainings begin with, batch sizes and the rows of
 train.csv. `--params FILE` means the same as FILE, as for the stages.
 """
 
@@ -17,7 +17,9 @@ from tessera.training.tracked import require_trackers
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tessera check", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tessera check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", nargs="?", type=Path, help=f"default: {paths.PARAMS}")
     parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="the same")
     arguments = parser.parse_args(argv)

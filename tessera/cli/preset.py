@@ -131,7 +131,10 @@ def _follow_source(changes: dict[str, Any]) -> dict[str, Any]:
         return changes
     if source.startswith("~") or not folder.is_relative_to(absolute(".")):  # DVC does not expand `~`
         source = str(folder)
-    return {"data.watch": source, "data.revision": None} | changes | {"data.source": source}
+    changes = {"data.watch": source, "data.revision": None} | changes | {"data.source": source}
+    if isinstance(watched := changes["data.watch"], str) and absolute(watched) == folder:
+        changes["data.watch"] = source
+    return changes
 
 
 def patch(tree: Any, changes: dict[str, Any]) -> None:

@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     stage = stage or "".join(there)
     if stage not in there:
         which = f" of the stage {stage!r}" if stage else ""
-        others = f"what is running is {', '.join(there)}" if there else "none is running in this folder"
-        raise UserError(f"no training{which} is running; {others}")
+        others = f"; what is running is {', '.join(there)}" if there else " in this folder"
+        raise UserError(f"no training{which} is running{others}")
     for folder in found[stage]:
         request_end(folder)
     print(f"{stage}: ends at its next validation, and publishes its best weights")

@@ -212,7 +212,7 @@ def test_two_processes_measure_what_one_does(tiny_run: Callable, mobilenet: dict
     for folder, launcher in zip(folders, (["python"], torchrun(2)), strict=True):
         succeed(folder, [*launcher, "-m", "evaluation.evaluate"], environment)
     files = [(folder / "results" / "evaluate" / "metrics.json").read_text() for folder in folders]
-    one, two = (leaves(json.loads(text)["distribution"]) for text in files)
+    one, two = (leaves({name: json.loads(text)[name] for name in ("classifier", "distribution")}) for text in files)
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert two[name] == (value if isinstance(value, str | list) else pytest.approx(value, abs=1e-9, rel=1e-9)), name

@@ -49,7 +49,7 @@ def test_bad_images_are_quarantined_with_reasons_and_the_rest_is_kept(prepare, c
     assert {file: order.index(file) for file in rows} == {file: row["index"] for file, row in rows.items()}
     kept = sorted(chain(*(shades(name) for name in ("train", "validation", "test"))))
     assert kept == [i for i in range(50) if i not in (2, 4, 5, 7, 9)]
-    assert re.search(r"5 refused, the first even/002\.png: empty file.* \(listed in", capsys.readouterr().out)
+    assert re.search(r"5 refused \(first: train even/002\.png: empty file.*\) \(listed in", capsys.readouterr().out)
     first = hashes()
     assert prepare(source="pets", max_pixels=900, max_bad_fraction=0.1) == 0
     assert hashes() == first

@@ -55,7 +55,10 @@ class Comparison:
         self.same_codes = self._same_codes()
         self.same_judge = len({run.figures[JUDGE] for run in runs if JUDGE in run.figures}) <= 1
         if self.figures and not self.same_data:
-            self.notes.append("the runs have different data, by which figures cannot be compared: no best is marked")
+            self.notes.append(
+                "the runs have different data (data/prepared, as DVC recorded it, or else the parameters), by which "
+                "figures cannot be compared: no best is marked"
+            )
         elif not self.same_codes and any(needs_the_same_codes(name) for name in self.figures):
             self.notes.append(
                 "rates and nats per token have no best here: they compare only between runs of the same VQ-VAE"

@@ -51,8 +51,8 @@ class Run:
         parameters: see `Parameters`.
         figures: values by STAGE:PATH.
         stages: the stages that have figures.
-        data: the hash that DVC recorded of the prepared images, or "" where it recorded none, or not those of
-            `parameters`.
+        data: the hash that DVC recorded of the prepared images; "" where it recorded none, or if in the working folder
+            `data` was edited since.
         notes: what the user must know to read the values, a sentence each.
     """
 
@@ -238,19 +238,23 @@ def _prepared(lock: bytes | None) -> str:
 
 
 def _made_anew(run: Run) -> Iterator[str]:
-    """A note for each model in this folder that is not the one that `evaluate` measured."""
+    """A note on the first model in this folder that is not known to be the one that `evaluate` measured."""
     for kind, folder in (("vqvae", paths.VQVAE), ("prior", paths.PRIOR)):
         measured = run.figures.get(f"evaluate:models.{kind}")
         if measured is None:
             continue
         try:
-            same = read_manifest(folder, kind, contents=False).identity == measured
-        except UserError:  # it is removed when its training begins
-            same = False
-        if not same:
+            found = read_manifest(folder, kind, contents=False).identity
+        except UserError:  # DVC removes a model when its training begins
             yield (
-                f"{run.label}: the figures of evaluate are of an earlier {kind}, not of the parameters shown: "
-                f"{folder.as_posix()} was made anew since, or is being made"
+                f"{run.label}: {folder.as_posix()} is not here. If it is being trained, the figures of evaluate are of "
+                "an earlier one, and not of the parameters shown; otherwise `dvc checkout` may bring it back"
+            )
+            return
+        if found != measured:
+            yield (
+                f"{run.label}: evaluate measured another {kind} than the one in {folder.as_posix()}, so its figures "
+                "may be of other parameters than those shown; `dvc repro` measures the present one"
             )
             return
 

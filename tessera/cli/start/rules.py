@@ -235,7 +235,7 @@ def prior(survey: Survey) -> Choice:
     chosen.set(f"{STAGE2}.name", "transformer")
     chosen.set(f"{STAGE2}.transformer.architecture", "llama", "had the best likelihood at equal time")
     chosen.set(f"{STAGE2}.layers", layers)
-    reason = f"a wider prior would learn the images by heart, since there are only {train:,}"
+    reason = f"with only {train:,} images, a wider prior soon learns them by heart"
     if train >= MANY:
         reason = f"wide, since so many images are not soon learned by heart: {train:,}"
     chosen.set(f"{STAGE2}.width", width, reason)

@@ -163,6 +163,12 @@ def test_data_are_the_same_if_dvc_recorded_the_same_images_wherever_they_lie(pro
     assert "different data" not in (text := compare(capsys, "HEAD", "workspace"))
     assert row(text, "evaluate:bits_per_dim.rate_prior")[-2] == "* 0.6000"
     assert "data.source" in text
+    record = fingerprint("stage0_images.prepare", ("data",), load(paths.PARAMS))
+    edit(paths.PARAMS, {"data.split_seed": 7})
+    write_text(paths.FINGERPRINTS / "prepare.json", json_text(record))
+    assert "different data" in compare(capsys, "HEAD", "workspace"), "what DVC recorded is of the data before the edit"
+    edit(paths.PARAMS, {"data.split_seed": 0})
+    assert "different data" not in compare(capsys, "HEAD", "workspace")
     paths.DVC_LOCK.write_text(recorded.format("cd"))
     assert "different data" in compare(capsys, "HEAD", "workspace")
     for damaged in ("", "stages: 1", "stages:\n  prepare: {}", "\t"):
@@ -174,13 +180,28 @@ def test_figures_of_an_earlier_model_have_a_note(project, capsys):
     file = paths.RESULTS / "evaluate" / "metrics.json"
     write_text(file, json_text(read_json(file) | {"models": {"prior": "0" * 64, "vqvae": "1" * 64}}))
     shutil.rmtree(paths.PRIOR, ignore_errors=True)
-    assert "note: workspace: the figures of evaluate are of an earlier vqvae" in compare(capsys)
+    assert "note: workspace: models/vqvae is not here. If it is being trained" in compare(capsys)
     for kind, folder in (("vqvae", paths.VQVAE), ("prior", paths.PRIOR)):
         save_model(folder, kind, {}, {"weight": torch.zeros(1)}, {})
     made = {kind: read_manifest(paths.MODELS / kind, kind).identity for kind in ("prior", "vqvae")}
     write_text(file, json_text(read_json(file) | {"models": made}))
-    assert "earlier" not in compare(capsys)
+    assert "note: workspace" not in compare(capsys)
     shutil.rmtree(paths.PRIOR)  # as DVC does when the stage begins
     text = compare(capsys)
-    assert "note: workspace: the figures of evaluate are of an earlier prior, not of the parameters shown" in text
-    assert "first: the figures" not in text
+    assert "note: workspace: models/prior is not here. If it is being trained, the figures of evaluate are of" in text
+    assert "note: HEAD" not in text
+    shutil.rmtree(paths.VQVAE)
+    save_model(paths.VQVAE, "vqvae", {}, {"weight": torch.ones(1)}, {})
+    assert "note: workspace: evaluate measured another vqvae than the one in models/vqvae" in compare(capsys)
+
+
+def test_the_agreement_of_a_class_has_a_best_and_its_name_and_samples_have_none(project, capsys):
+    file = paths.RESULTS / "evaluate" / "metrics.json"
+    rows = [{"class": "dog", "sample_agreement": 0.75, "samples": 200}]
+    measured = read_json(file)
+    measured["classifier"]["per_class"], measured["images"]["test"] = rows, 100  # other test images are no hindrance
+    write_text(file, json_text(measured))
+    text = compare(capsys, "--all")
+    assert row(text, "evaluate:classifier.per_class.0.sample_agreement") == ["higher", "0.5000", "* 0.7500", "+0.25"]
+    assert row(text, "evaluate:classifier.per_class.0.samples")[:2] == ["100", "200"]
+    assert row(text, "evaluate:classifier.per_class.0.class")[:2] == ["cat", "dog"]

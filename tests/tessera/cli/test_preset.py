@@ -119,6 +119,9 @@ def test_the_path_of_a_folder_outside_is_written_in_full(file):
     assert main(["cifar10", "-S", f"data.source=../{outside.name}"]) == 0
     data = load(file).data
     assert data.source == data.watch == str(outside)
+    both = [word for name in ("source", "watch") for word in ("-S", f"data.{name}=../{outside.name}")]
+    assert main(["cifar10", *both]) == 0
+    assert load(file).data.watch == str(outside)
 
 
 def test_a_hub_id_keeps_what_is_watched_and_its_revision(file):

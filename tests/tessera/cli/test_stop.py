@@ -25,7 +25,7 @@ def test_the_running_training_is_asked_to_end(capsys) -> None:
 
 def test_without_a_stage_the_one_training_that_is_running_is_meant(capsys) -> None:
     assert main(["stop"]) == 2
-    assert "error: no training is running; none is running in this folder" in capsys.readouterr().err
+    assert "error: no training is running in this folder" in capsys.readouterr().err
     with StateFolder("train_prior", "a", True) as state:
         assert main(["stop"]) == 0 and state.end_requested()
     with StateFolder("train_prior", "c", True) as state, StateFolder("train_vqvae", "b", True) as other:
@@ -34,12 +34,12 @@ def test_without_a_stage_the_one_training_that_is_running_is_meant(capsys) -> No
     assert "2 trainings are running: train_prior, train_vqvae; name one of them" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("running", "told"), [("train_vqvae", "what is running is train_vqvae"), (None, "none is")])
+@pytest.mark.parametrize(("running", "told"), [("train_vqvae", "; what is running is train_vqvae"), (None, " in this")])
 def test_a_stage_that_is_not_running_is_told_with_what_is(running, told, capsys) -> None:
     StateFolder("train_prior", "a", True).__enter__().__exit__()  # it has been running
     with StateFolder(running or "train_prior", "b", bool(running)):
         assert main(["stop", "train_prior"]) == 2
-    assert f"error: no training of the stage 'train_prior' is running; {told}" in capsys.readouterr().err
+    assert f"error: no training of the stage 'train_prior' is running{told}" in capsys.readouterr().err
 
 
 def test_a_request_does_not_outlive_the_training_that_it_was_for() -> None:
